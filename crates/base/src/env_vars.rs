@@ -1,0 +1,38 @@
+//! Every environment variable that Cofferdam reads, in one place.
+
+use std::{ffi::OsString, path::PathBuf};
+
+/// Directory of images, sandboxes and templates.
+pub const HOME: &str = "COFFER_HOME";
+/// Guest kernel to use in place of the one beside the program.
+pub const KERNEL: &str = "COFFER_KERNEL";
+/// The `coffer` program that a library user's process starts supervisors with.
+pub const PROGRAM: &str = "COFFER_PROGRAM";
+/// Backend to use when none is asked for by flag.
+pub const BACKEND: &str = "COFFER_BACKEND";
+/// Directory of the docker configuration file with registry credentials.
+pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
+/// Extra certificate authorities (PEM) trusted for registries.
+pub const CA_FILE: &str = "COFFER_CA_FILE";
+/// Mirrors, `registry=mirror` pairs separated by commas.
+pub const MIRRORS: &str = "COFFER_MIRRORS";
+
+/// The value of `name`; an empty value counts as unset.
+#[must_use]
+pub fn var_os(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The value of `name` as text; empty or non-UTF-8 values count as unset.
+#[must_use]
+pub fn var(name: &str) -> Option<String> {
+    var_os(name).and_then(|value| value.into_string().ok())
+}
+
+/// The value of `name` as an absolute path; others count as unset, as the XDG specification says.
+#[must_use]
+pub fn absolute_path(name: &str) -> Option<PathBuf> {
+    var_os(name)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+}

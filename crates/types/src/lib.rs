@@ -1,0 +1,25 @@
+//! Plain data shared by every Cofferdam crate: ids, platforms, sizes, signals, states, specs.
+//!
+//! Invariant: nothing here does I/O, reads a clock or the environment, or knows a backend.
+
+mod blame;
+mod capabilities;
+mod digest;
+mod id;
+mod platform;
+mod sandbox;
+mod signal;
+mod size;
+mod status;
+
+pub use blame::Blame;
+pub use capabilities::{BridgeBackend, GuestChannel, HostFamily, PlatformCapabilities, VmBackend};
+pub use digest::{Digest, ParseDigestError};
+pub use id::{ParseIdError, SandboxId, valid_name};
+pub use platform::{ParsePlatformError, Platform};
+pub use sandbox::{
+    CpuCount, ExitStatus, PullPolicy, ResourceLimits, Rlimit, SandboxSpec, TmpfsMount, UpperSpec,
+};
+pub use signal::{ParseSignalError, Signal};
+pub use size::{ByteSize, ParseSizeError};
+pub use status::SandboxStatus;
