@@ -1,0 +1,78 @@
+//! What the agent tells the host.
+
+use std::fmt;
+
+use cofferdam_types::ExitStatus;
+use serde::{Deserialize, Serialize};
+
+/// A message from the agent. Those about a session carry its number as the frame's stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AgentMessage {
+    /// The agent serves. Pushed once after boot, and the answer to every `Hello`.
+    Ready {
+        /// The agent's [`crate::GENERATION`].
+        generation: u32,
+        /// Guest kernel start to this message, in nanoseconds of the guest's monotonic clock.
+        uptime_ns: u64,
+    },
+    /// The identity is in force; no user process ran before this.
+    Adopted,
+    /// The root is mounted.
+    RootMounted,
+    /// A session's process runs.
+    Started {
+        /// Its number in the workload's PID namespace; 1 for the workload itself.
+        pid: u32,
+    },
+    /// A session's process ended, and all that it wrote was sent before this.
+    Exited {
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// A step or a session could not be done. On a session's stream it ends the session.
+    Failed(Failure),
+    /// The guest may be captured now.
+    Quiesced,
+}
+
+/// Why the agent could not do something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// For control flow.
+    pub kind: FailureKind,
+    /// For people: a sentence without a full stop. Comes from the guest: not to be trusted, not
+    /// to be printed unescaped.
+    pub message: String,
+}
+
+/// What the agent could not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// The program is not in the root; exit code 127.
+    ProgramNotFound,
+    /// The program is there but cannot be run; exit code 126.
+    ProgramNotExecutable,
+    /// The user or group is not in the root's `/etc/passwd` or `/etc/group`.
+    UnknownUser,
+    /// The working directory cannot be used.
+    BadWorkdir,
+    /// A file system could not be mounted.
+    Mount,
+    /// The identity could not be taken on.
+    Identity,
+    /// A limit could not be set.
+    Limits,
+    /// The message does not fit the agent's state, such as an exec before the start.
+    OutOfOrder,
+    /// The guest's kernel refused something it should not have.
+    Internal,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,97 @@
+//! What the host tells the agent.
+//!
+//! Order on a fresh or restored machine: [`HostMessage::Hello`] (answered by `Ready`), then
+//! `Adopt`, `MountRoot` and `Start`, which the host may send at once: the agent works them off in
+//! order and, after one that failed, refuses all that follow.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ProcessSpec, TerminalSize};
+use cofferdam_types::ResourceLimits;
+
+/// A message to the agent. Those about a session carry its number as the frame's stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HostMessage {
+    /// Asks for `Ready`.
+    Hello {
+        /// The host's [`crate::GENERATION`].
+        generation: u32,
+    },
+    /// Takes on an identity: clock, entropy, machine id, host name. Answered by `Adopted`.
+    Adopt(Identity),
+    /// Mounts the root file system. Answered by `RootMounted`.
+    MountRoot(RootSpec),
+    /// Starts the workload, once. Its session is the frame's stream. Answered by `Started` or
+    /// `Failed` on that stream.
+    Start {
+        /// What to run as PID 1 of the workload's namespace.
+        process: ProcessSpec,
+        /// Limits for the workload and all its execs together.
+        limits: ResourceLimits,
+    },
+    /// Starts one more process beside the workload. Answered like `Start`.
+    Exec(ProcessSpec),
+    /// Sends a signal to a session's process. Ignored once it has ended.
+    Signal {
+        /// Linux signal number, 1 to 64.
+        signal: u8,
+    },
+    /// Resizes a session's terminal.
+    Resize(TerminalSize),
+    /// Nobody reads this session any more: its input ends, its output is thrown away, its
+    /// process goes on.
+    Detach,
+    /// Brings the guest to a point that may be captured: file systems are synced, nothing is
+    /// under way. Answered by `Quiesced`; the next message wakes the agent.
+    Quiesce,
+    /// Syncs, unmounts and ends the machine.
+    Shutdown,
+}
+
+/// Who a machine is after a boot, restore or fork.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The host's wall clock when this was sent, in nanoseconds since the Unix epoch.
+    pub unix_ns: u64,
+    /// Fresh random bytes; credited to the guest kernel's pool, which is then reseeded.
+    pub entropy: Vec<u8>,
+    /// Content of `/etc/machine-id`: 32 lower-case hex digits.
+    pub machine_id: String,
+    /// Host name.
+    pub hostname: String,
+}
+
+/// The root file system that a workload sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootSpec {
+    /// Where writes go.
+    pub upper: UpperDevice,
+    /// Size limit of `/dev/shm` in bytes.
+    pub shm_bytes: u64,
+    /// Extra tmpfs mounts.
+    pub tmpfs: Vec<TmpfsSpec>,
+}
+
+/// Where writes to the root go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpperDevice {
+    /// The disk with serial number [`crate::UPPER_DISK_SERIAL`], an ext4.
+    Disk,
+    /// Nowhere: the root is read-only.
+    ReadOnly,
+}
+
+/// A tmpfs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TmpfsSpec {
+    /// Absolute path; made when absent.
+    pub target: String,
+    /// Size limit in bytes; absent is the kernel's default, half of memory.
+    pub size_bytes: Option<u64>,
+    /// Permission bits of its root.
+    pub mode: u32,
+    /// Whether it is read-only.
+    pub read_only: bool,
+    /// Whether programs on it may run.
+    pub exec: bool,
+}

@@ -1,0 +1,32 @@
+//! A process as the host asks the agent for it.
+
+use cofferdam_types::Rlimit;
+use serde::{Deserialize, Serialize};
+
+/// What to run. Everything of the image and of the user is already merged in by the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessSpec {
+    /// Program and arguments; the program is looked up in the `PATH` of `env`.
+    pub argv: Vec<String>,
+    /// `KEY=VALUE`; `HOME`, `TERM` and `PATH` are added by the agent where absent.
+    pub env: Vec<String>,
+    /// Absolute working directory; made when absent from the root, as Docker does. Empty is `/`.
+    pub workdir: String,
+    /// `uid`, `uid:gid`, `user` or `user:group`; empty is root.
+    pub user: String,
+    /// The terminal's first size; absent for pipes.
+    pub terminal: Option<TerminalSize>,
+    /// Whether standard input is a stream; else it is `/dev/null`.
+    pub stdin: bool,
+    /// POSIX resource limits.
+    pub rlimits: Vec<Rlimit>,
+}
+
+/// A terminal's size in character cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Rows.
+    pub rows: u16,
+    /// Columns.
+    pub columns: u16,
+}
