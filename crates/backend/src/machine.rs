@@ -1,0 +1,183 @@
+//! The two traits.
+
+use std::{
+    fmt, future::Future, net::IpAddr, os::unix::net::UnixStream, path::PathBuf, pin::Pin,
+    time::Duration,
+};
+
+use cofferdam_types::{SandboxId, Signal};
+use serde::{Deserialize, Serialize};
+
+use crate::{BackendCapabilities, BackendKind, HostProbe, MachineSpec, Result};
+
+/// A boxed future, so that the traits are object-safe without naming an async runtime.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A way to run machines.
+pub trait Backend: Send + Sync + fmt::Debug {
+    /// Name for people and for `--backend`.
+    fn name(&self) -> &'static str;
+
+    /// Which implementation this is.
+    fn kind(&self) -> BackendKind;
+
+    /// What this host really offers it, with what would mend what is missing.
+    ///
+    /// # Blocking
+    /// Tens of milliseconds at most.
+    fn probe(&self) -> HostProbe;
+
+    /// What it can do.
+    fn capabilities(&self) -> BackendCapabilities;
+
+    /// The command that installs what it needs on this host.
+    fn install_hint(&self) -> String;
+
+    /// Everything that a snapshot's user must share with its maker, as one line: program
+    /// version, accelerator, machine type, CPU model. Part of every template's key.
+    fn compatibility_key(&self) -> Result<String>;
+
+    /// Starts a machine; returns when its program runs, not when the guest is ready.
+    fn start<'a>(&'a self, spec: &'a MachineSpec) -> BoxFuture<'a, Result<Box<dyn Machine>>>;
+
+    /// Starts a machine from a snapshot. `spec` must have the same processors, memory and number
+    /// and order of disks as the one captured; the disks' files may differ as far as the guest
+    /// had not read them. The machine runs at once.
+    fn restore<'a>(
+        &'a self,
+        snapshot: &'a SnapshotFiles,
+        spec: &'a MachineSpec,
+    ) -> BoxFuture<'a, Result<Box<dyn Machine>>>;
+
+    /// A handle to a machine that another process started and whose record is in `run_dir`. It
+    /// has no agent channel.
+    fn attach(&self, run_dir: PathBuf) -> BoxFuture<'_, Result<Box<dyn Machine>>>;
+
+    /// The machines recorded in directories below `parent`, living and dead.
+    fn list(&self, parent: PathBuf) -> BoxFuture<'_, Result<Vec<MachineInfo>>>;
+}
+
+/// A machine that was started.
+///
+/// All methods take `&self`; a machine may be shared by tasks. Dropping the last handle of a
+/// started or restored machine kills it.
+pub trait Machine: Send + Sync + fmt::Debug {
+    /// The sandbox it belongs to.
+    fn id(&self) -> SandboxId;
+
+    /// Process id of its program.
+    fn pid(&self) -> u32;
+
+    /// What it is doing.
+    fn status(&self) -> MachineStatus;
+
+    /// Waits until it has ended. May be called by many and more than once.
+    fn wait(&self) -> BoxFuture<'_, MachineExit>;
+
+    /// How it ended, if it has.
+    fn exit_status(&self) -> Option<MachineExit>;
+
+    /// Sends `signal` to its program and kills it if it has not ended after `timeout`.
+    fn stop(&self, signal: Signal, timeout: Duration) -> BoxFuture<'_, Result<MachineExit>>;
+
+    /// Kills it now.
+    fn kill(&self) -> BoxFuture<'_, Result<MachineExit>>;
+
+    /// Stops its vCPUs.
+    fn pause(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Lets its vCPUs run again.
+    fn resume(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Captures memory and devices of a paused machine into files that do not exist yet. With
+    /// [`crate::MemoryBacking::SharedFile`], `files.memory` must be that file, which then holds
+    /// the memory; the machine must be killed, never resumed, before the snapshot is used.
+    fn snapshot(&self, files: SnapshotFiles) -> BoxFuture<'_, Result<()>>;
+
+    /// Takes the host's end of the agent channel; it can be taken once.
+    fn agent_channel(&self) -> Result<UnixStream>;
+
+    /// Addresses of the guest; `None` without a network.
+    fn network_info(&self) -> Option<NetworkInfo>;
+
+    /// What it uses now.
+    fn metrics(&self) -> Result<MachineMetrics>;
+
+    /// The last `lines` lines of a log.
+    fn logs(&self, lines: usize, kind: LogKind) -> Result<Vec<String>>;
+
+    /// Asks the guest to give back or take memory until it has `target_mib` MiB.
+    fn balloon(&self, target_mib: u32) -> BoxFuture<'_, Result<()>>;
+}
+
+/// What a machine is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MachineStatus {
+    /// Its vCPUs run.
+    Running,
+    /// Its vCPUs are stopped.
+    Paused,
+    /// It has ended.
+    Exited,
+}
+
+/// How a machine's program ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineExit {
+    /// Exit code, if it exited.
+    pub code: Option<i32>,
+    /// Signal that ended it, if one did.
+    pub signal: Option<i32>,
+}
+
+/// What is known of a machine from its record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineInfo {
+    /// The sandbox it belongs to.
+    pub id: SandboxId,
+    /// Process id of its program.
+    pub pid: u32,
+    /// Its directory.
+    pub run_dir: PathBuf,
+    /// Whether that very process still lives.
+    pub alive: bool,
+}
+
+/// Addresses of a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkInfo {
+    /// Addresses with prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Gateways.
+    pub gateways: Vec<IpAddr>,
+}
+
+/// What a machine uses.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MachineMetrics {
+    /// Processor time used since the start, in milliseconds.
+    pub cpu_time_ms: u64,
+    /// Share of one processor used since the last call, in percent; since the start at first.
+    pub cpu_percent: f64,
+    /// Resident memory of its program in bytes.
+    pub memory_bytes: u64,
+}
+
+/// Which log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogKind {
+    /// The guest's console.
+    Console,
+    /// What the VMM printed.
+    Vmm,
+}
+
+/// The files of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotFiles {
+    /// Guest memory, as long as the guest has memory; sparse.
+    pub memory: PathBuf,
+    /// Devices and vCPUs.
+    pub state: PathBuf,
+}
