@@ -1,0 +1,144 @@
+//! Sparse files and copies of them.
+//!
+//! A copy shares blocks with its source where the file system can (`FICLONE`); elsewhere only
+//! the source's data is copied, never its holes. Source: lseek(2) `SEEK_DATA`, ioctl_ficlone(2).
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::Path,
+};
+
+use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
+
+use crate::error::{Result, io as io_error};
+
+/// Makes a file of `bytes` bytes that uses no space. Mode 0600; the file must not exist.
+///
+/// # Errors
+/// The file system's.
+pub fn create_sparse(path: &Path, bytes: u64) -> Result<File> {
+    create_new(path)
+        .and_then(|file| file.set_len(bytes).map(|()| file))
+        .map_err(|error| {
+            io_error(
+                format!("Could not make the disk `{}`", path.display()),
+                error,
+            )
+        })
+}
+
+/// Copies `from` to `to`, which must not exist; holes stay holes. On failure `to` is removed.
+///
+/// # Errors
+/// The file system's.
+pub fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
+    let copy = || {
+        let source = File::open(from)?;
+        let target = create_new(to)?;
+        let result = copy_into(&source, &target);
+        if result.is_err() {
+            // The first error is the one to report.
+            let _ = std::fs::remove_file(to);
+        }
+        result
+    };
+    copy().map_err(|error| {
+        io_error(
+            format!("Could not copy `{}` to `{}`", from.display(), to.display()),
+            error,
+        )
+    })
+}
+
+/// Bytes that a file uses on its disk.
+///
+/// # Errors
+/// The file system's.
+pub fn allocated_bytes(path: &Path) -> Result<u64> {
+    std::fs::metadata(path)
+        // Linux counts `st_blocks` in units of 512 bytes whatever the block size; stat(3type).
+        .map(|metadata| metadata.blocks() * 512)
+        .map_err(|error| io_error(format!("Could not read `{}`", path.display()), error))
+}
+
+fn create_new(path: &Path) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+fn copy_into(source: &File, target: &File) -> io::Result<()> {
+    if ioctl_ficlone(target, source).is_ok() {
+        return Ok(());
+    }
+    let length = source.metadata()?.len();
+    target.set_len(length)?;
+    let mut position = 0;
+    while position < length {
+        // ENXIO: no data from here to the end.
+        let start = match seek(source, SeekFrom::Data(position)) {
+            Ok(start) => start,
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = seek(source, SeekFrom::Hole(start))?;
+        copy_range(source, target, start, end)?;
+        position = end;
+    }
+    Ok(())
+}
+
+fn copy_range(source: &File, target: &File, start: u64, end: u64) -> io::Result<()> {
+    let (mut from, mut to) = (start, start);
+    while from < end {
+        let rest = usize::try_from(end - from).unwrap_or(usize::MAX);
+        if copy_file_range(source, Some(&mut from), target, Some(&mut to), rest)? == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "file became shorter while it was copied",
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn a_copy_has_the_same_bytes_and_no_more_blocks() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        let file = create_sparse(&from, 64 << 20).unwrap();
+        file.write_all_at(b"head", 0).unwrap();
+        file.write_all_at(b"middle", 33 << 20).unwrap();
+        file.sync_all().unwrap();
+        copy_sparse(&from, &to).unwrap();
+        let copy = File::open(&to).unwrap();
+        assert_eq!(copy.metadata().unwrap().len(), 64 << 20);
+        let mut buffer = [0; 6];
+        copy.read_exact_at(&mut buffer, 33 << 20).unwrap();
+        assert_eq!(&buffer, b"middle");
+        copy.read_exact_at(&mut buffer[..4], 0).unwrap();
+        assert_eq!(&buffer[..4], b"head");
+        assert!(allocated_bytes(&to).unwrap() < 1 << 20);
+    }
+
+    #[test]
+    fn an_existing_target_is_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        create_sparse(&from, 4096).unwrap();
+        std::fs::write(&to, b"mine").unwrap();
+        assert!(copy_sparse(&from, &to).is_err());
+        assert_eq!(std::fs::read(&to).unwrap(), b"mine");
+    }
+}
