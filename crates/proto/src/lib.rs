@@ -8,12 +8,17 @@
 //! [len: u32 LE][stream: u32 LE][kind: u8][channel: u8][flags: u8][0: u8][payload: len bytes]
 //! ```
 
+mod client;
 mod credit;
 mod frame;
 mod guest;
 mod host;
 mod process;
 
+pub use client::{
+    CLIENT_GENERATION, ClientMessage, ClientRequest, LiveStatus, RemoteFailure, Request,
+    SESSION_STREAM, Stage, SupervisorMessage,
+};
 pub use credit::{INITIAL_WINDOW_BYTES, Window};
 pub use frame::{
     CONTROL_STREAM, Channel, Decoder, FLAG_EOF, Frame, FrameError, FrameKind, HEADER_BYTES,
