@@ -1,0 +1,142 @@
+//! The data area: bodies of files, written once, in the order of arrival.
+//!
+//! A file's last part (less than a block) stays in memory to go beside its inode, as long as the
+//! memory for such tails lasts; after that it takes a block like the rest.
+
+use std::{fs::File, os::unix::fs::FileExt};
+
+use super::{
+    bits::{BLOCK_BYTES, BLOCK_BYTES_U64, INODE_BYTES, NO_BLOCK},
+    writer::write_error,
+    xattr,
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    layer::tree::Xattr,
+};
+
+/// Memory for tails of all files together.
+const MAX_TAIL_BYTES: usize = 128 << 20;
+
+/// Where a file's data is.
+#[derive(Debug)]
+pub(crate) struct FileData {
+    pub(super) size: u64,
+    pub(super) first_block: u32,
+    pub(super) blocks: u32,
+    /// What follows the blocks; empty if they hold everything.
+    pub(super) tail: Box<[u8]>,
+}
+
+/// Blocks from 1 on, handed out in order.
+#[derive(Debug)]
+pub(crate) struct DataArea<'a> {
+    out: &'a File,
+    next_block: u32,
+    tail_bytes: usize,
+}
+
+/// One file being written. Bytes that are skipped are zeros.
+#[derive(Debug)]
+pub(crate) struct FileWriter<'a> {
+    out: &'a File,
+    data: FileData,
+    position: u64,
+}
+
+impl<'a> DataArea<'a> {
+    /// `out` is empty: what is not written reads as zeros.
+    pub(super) fn new(out: &'a File) -> Self {
+        Self { out, next_block: 1, tail_bytes: 0 }
+    }
+
+    /// The block after the last one in use.
+    pub(super) fn end(&self) -> u32 {
+        self.next_block
+    }
+
+    /// Starts a file of `size` bytes whose inode will carry `xattrs`.
+    pub(crate) fn begin(&mut self, size: u64, xattrs: &[Xattr]) -> Result<FileWriter<'a>> {
+        let tail = usize::try_from(size % BLOCK_BYTES_U64).unwrap_or_default();
+        let fits = INODE_BYTES + xattr::body_bytes(xattrs) + tail <= BLOCK_BYTES;
+        let is_inline = fits && self.tail_bytes + tail <= MAX_TAIL_BYTES;
+        let tail = if is_inline { tail } else { 0 };
+        let blocks = (size - tail as u64).div_ceil(BLOCK_BYTES_U64);
+        let first_block = self.next_block;
+        // Block numbers are 32 bits and the last one means none.
+        let next_block = u32::try_from(u64::from(first_block) + blocks).ok();
+        self.next_block = next_block.filter(|&block| block < NO_BLOCK).ok_or_else(image_full)?;
+        self.tail_bytes += tail;
+        Ok(FileWriter {
+            out: self.out,
+            data: FileData {
+                size,
+                first_block,
+                blocks: self.next_block - first_block,
+                tail: vec![0; tail].into_boxed_slice(),
+            },
+            position: 0,
+        })
+    }
+
+    /// Gives the disk back what files held that no name leads to any more.
+    pub(super) fn forget(&mut self, dead: &[FileData]) -> Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        for data in dead {
+            self.tail_bytes -= data.tail.len();
+            if data.blocks == 0 {
+                continue;
+            }
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            let start = u64::from(data.first_block) * BLOCK_BYTES_U64;
+            let len = u64::from(data.blocks) * BLOCK_BYTES_U64;
+            match fallocate(self.out, flags, start, len) {
+                Ok(()) => {}
+                // Without holes the image is larger than it need be, and as right. The old data
+                // stays unreachable, which is what a layer's own blob holds anyway.
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => return Ok(()),
+                Err(error) => return Err(write_error(error.into())),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FileWriter<'_> {
+    /// Moves forward to `position`; what lies between stays zeros.
+    pub(crate) fn skip_to(&mut self, position: u64) {
+        self.position = self.position.max(position);
+    }
+
+    /// Writes the next bytes; what lies past the size given at the start is dropped.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let body_left = (u64::from(self.data.blocks) * BLOCK_BYTES_U64).saturating_sub(self.position);
+        let body_left = usize::try_from(body_left).unwrap_or(usize::MAX);
+        let (body, tail) = bytes.split_at(bytes.len().min(body_left));
+        // Zeros are there already; a file of zeros costs no disk.
+        if body.iter().any(|&byte| byte != 0) {
+            let start = u64::from(self.data.first_block) * BLOCK_BYTES_U64 + self.position;
+            self.out.write_all_at(body, start).map_err(write_error)?;
+        }
+        self.position += body.len() as u64;
+        if !tail.is_empty() {
+            let tail_start = self.data.size - self.data.tail.len() as u64;
+            let start = usize::try_from(self.position - tail_start).unwrap_or(usize::MAX);
+            if let Some(place) = self.data.tail.get_mut(start..) {
+                let len = place.len().min(tail.len());
+                place[..len].copy_from_slice(&tail[..len]);
+            }
+            self.position += tail.len() as u64;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(self) -> FileData {
+        self.data
+    }
+}
+
+/// The image would have more blocks than the format can number.
+pub(super) fn image_full() -> Error {
+    Error::new(ErrorKind::TooLarge, "The root file system has more than 16 TiB")
+}
