@@ -1,0 +1,20 @@
+//! Starting a machine's program so that it has what it may have and ends with its parent.
+//!
+//! Called by the backends that run a program per machine. [`spawn`] gives the program exactly the
+//! descriptors it is meant to hold, no environment, no terminal, no new privileges, no core
+//! dumps, and a parent-death signal. [`Launch::keep_files_whole`] adds the system-call filter that a
+//! program needs which maps a file that others map too.
+//!
+//! Invariant: what runs between fork and exec is async-signal-safe: system calls on data that was
+//! laid out before the fork, no allocation, no lock.
+
+#![allow(
+    unsafe_code,
+    reason = "fork, prctl and dup2 between fork and exec have no safe form"
+)]
+
+mod filter;
+mod setup;
+mod spawn;
+
+pub use spawn::{Child, Launch, spawn};

@@ -1,0 +1,259 @@
+//! From a [`Launch`] to a running child.
+//!
+//! Children are forked by one thread that lives as long as the process: PR_SET_PDEATHSIG fires
+//! when the *thread* that forked ends, so a child forked by a pool's idle thread would be killed
+//! when the pool shrinks. Source: prctl(2).
+
+use std::{
+    ffi::OsString,
+    io,
+    os::{
+        fd::{OwnedFd, RawFd},
+        unix::process::CommandExt,
+    },
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::{
+        OnceLock,
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread,
+};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::setup::Setup;
+
+/// What to start.
+#[derive(Debug)]
+pub struct Launch {
+    /// The program, an absolute path.
+    pub program: PathBuf,
+    /// Its arguments without its name.
+    pub args: Vec<OsString>,
+    /// Descriptors that it gets, each with the number that it has in the child; the numbers are
+    /// different from each other and above 2. It gets no other.
+    pub fds: Vec<(OwnedFd, RawFd)>,
+    /// Its standard output and error; its standard input is empty.
+    pub output: OwnedFd,
+    /// Lets its attempts to punch holes into files succeed without any effect; see
+    /// [`crate`]. For a program that maps a file privately which others map too: giving back
+    /// guest memory must drop its own pages only, never the file's.
+    pub keep_files_whole: bool,
+}
+
+/// A started program, not yet waited for.
+#[derive(Debug)]
+pub struct Child {
+    /// Process id.
+    pub pid: u32,
+    /// The process itself: readable when it has ended, valid when its id is used again.
+    pub pidfd: OwnedFd,
+}
+
+/// Starts a program. It is killed when this process ends.
+///
+/// # Errors
+/// When it cannot be forked, prepared or executed; then no process is left.
+///
+/// # Blocking
+/// Until the program is executed: about a millisecond.
+pub fn spawn(launch: Launch) -> io::Result<Child> {
+    let (reply, answer) = channel();
+    spawner()?
+        .send((launch, reply))
+        .map_err(|_| io::Error::other("the spawning thread has ended"))?;
+    answer
+        .recv()
+        .map_err(|_| io::Error::other("the spawning thread has ended"))?
+}
+
+type Request = (Launch, Sender<io::Result<Child>>);
+
+fn spawner() -> io::Result<Sender<Request>> {
+    static SPAWNER: OnceLock<Sender<Request>> = OnceLock::new();
+    if let Some(sender) = SPAWNER.get() {
+        return Ok(sender.clone());
+    }
+    let (sender, requests) = channel();
+    thread::Builder::new()
+        .name("coffer-spawn".to_owned())
+        .spawn(move || serve(&requests))?;
+    // If two threads race, the loser's sender is dropped here and its thread ends; it has
+    // forked nothing.
+    Ok(SPAWNER.get_or_init(|| sender).clone())
+}
+
+fn serve(requests: &Receiver<Request>) {
+    while let Ok((launch, reply)) = requests.recv() {
+        // A caller that went away has dropped its machine; the child is killed below.
+        if let Err(unclaimed) = reply.send(start(launch))
+            && let Ok(child) = unclaimed.0
+        {
+            let _ = rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+fn start(launch: Launch) -> io::Result<Child> {
+    let mut setup = Setup::new(&launch)?;
+    let reserved = reserve(&launch)?;
+    let error_output = launch.output.try_clone()?;
+    let mut command = Command::new(&launch.program);
+    command
+        .args(&launch.args)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(launch.output)
+        .stderr(error_output);
+    // SAFETY: `apply` is async-signal-safe as its contract says: it makes system calls on arrays
+    // that `setup` owns and that exist before the fork.
+    unsafe { command.pre_exec(move || setup.apply()) };
+    let child = command.spawn()?;
+    drop((launch.fds, reserved));
+    let pid = child.id();
+    let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let process = process.ok_or_else(|| io::Error::other("the child has no process id"))?;
+    // Not reaped yet, so the id is still this child's.
+    let pidfd = pidfd_open(process, PidfdFlags::empty())?;
+    Ok(Child { pid, pidfd })
+}
+
+/// Takes the numbers that the child's descriptors will have, as far as they are free, so that the
+/// pipe by which `std` reports a failed exec does not get one of them and is not overwritten.
+fn reserve(launch: &Launch) -> io::Result<Vec<OwnedFd>> {
+    let take = |(_, target): &(OwnedFd, RawFd)| {
+        rustix::io::fcntl_dupfd_cloexec(&launch.output, *target).map_err(Into::into)
+    };
+    launch.fds.iter().map(take).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Read, os::unix::net::UnixStream};
+
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+    use super::*;
+
+    fn shell(script: &str, fds: Vec<(OwnedFd, RawFd)>) -> (Child, String) {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let launch = Launch {
+            program: "/bin/sh".into(),
+            args: vec!["-c".into(), script.into()],
+            fds,
+            output: theirs.into(),
+            keep_files_whole: false,
+        };
+        let child = spawn(launch).unwrap();
+        let mut text = String::new();
+        ours.read_to_string(&mut text).unwrap();
+        (child, text)
+    }
+
+    fn exit_code(child: &Child) -> Option<i32> {
+        use std::os::fd::AsFd;
+        let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
+        status.unwrap().unwrap().exit_status()
+    }
+
+    #[test]
+    fn a_child_has_the_descriptors_it_was_given_and_no_others() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let _bystander = fs::File::open("/dev/null").unwrap();
+        // `ls` itself opens the directory it lists, as the lowest free number.
+        let (child, text) = shell(
+            "echo hi >&7; exec ls /proc/self/fd",
+            vec![(theirs.into(), 7)],
+        );
+        assert_eq!(text, "0\n1\n2\n3\n7\n");
+        assert_eq!(exit_code(&child), Some(0));
+        let mut word = [0; 3];
+        ours.read_exact(&mut word).unwrap();
+        assert_eq!(&word, b"hi\n");
+    }
+
+    #[test]
+    fn descriptors_may_swap_numbers() {
+        let pair = || UnixStream::pair().unwrap();
+        let ((mut a, x), (mut b, y)) = (pair(), pair());
+        use std::os::fd::AsRawFd;
+        let (x_number, y_number) = (x.as_raw_fd(), y.as_raw_fd());
+        let script = format!("echo x >&{y_number}; echo y >&{x_number}");
+        let fds = vec![(x.into(), y_number), (y.into(), x_number)];
+        let (child, _) = shell(&script, fds);
+        assert_eq!(exit_code(&child), Some(0));
+        let read = |stream: &mut UnixStream| {
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            text
+        };
+        assert_eq!((read(&mut a), read(&mut b)), ("x\n".into(), "y\n".into()));
+    }
+
+    #[test]
+    fn a_child_has_no_environment_no_new_privileges_and_no_core_dumps() {
+        let script =
+            "tr '\\0' '\\n' </proc/self/environ; grep NoNewPrivs /proc/self/status; ulimit -c";
+        let (child, text) = shell(script, Vec::new());
+        assert_eq!(exit_code(&child), Some(0));
+        // The shell itself sets PWD for its children.
+        let lines: Vec<&str> = text.lines().filter(|l| !l.starts_with("PWD=")).collect();
+        assert_eq!(lines, ["NoNewPrivs:\t1", "0"]);
+    }
+
+    #[test]
+    fn a_missing_program_is_an_error_and_leaves_no_process() {
+        let launch = Launch {
+            program: "/nonexistent/program".into(),
+            args: Vec::new(),
+            fds: Vec::new(),
+            output: UnixStream::pair().unwrap().1.into(),
+            keep_files_whole: false,
+        };
+        assert_eq!(spawn(launch).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_child_outlives_the_thread_that_asked_for_it() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let child = thread::spawn(|| {
+            let (_, output) = UnixStream::pair().unwrap();
+            spawn(Launch {
+                program: "/bin/sh".into(),
+                args: vec!["-c".into(), "read line <&5; exit 3".into()],
+                fds: vec![(theirs.into(), 5)],
+                output: output.into(),
+                keep_files_whole: false,
+            })
+            .unwrap()
+        });
+        let child = child.join().unwrap();
+        // It waits for this end, then ends by itself and not by a signal.
+        drop(ours);
+        assert_eq!(exit_code(&child), Some(3));
+    }
+
+    #[test]
+    fn punched_holes_are_refused_silently_only_where_files_are_kept_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        for keep in [false, true] {
+            let path = dir.path().join("file");
+            fs::write(&path, [1; 8192]).unwrap();
+            let (_ours, output) = UnixStream::pair().unwrap();
+            let args = ["--punch-hole", "--offset", "0", "--length", "4096"];
+            let mut args: Vec<OsString> = args.map(OsString::from).into();
+            args.push(path.clone().into());
+            let child = spawn(Launch {
+                program: "/usr/bin/fallocate".into(),
+                args,
+                fds: Vec::new(),
+                output: output.into(),
+                keep_files_whole: keep,
+            })
+            .unwrap();
+            assert_eq!(exit_code(&child), Some(0));
+            assert_eq!(fs::read(&path).unwrap()[0] == 1, keep);
+        }
+    }
+}
