@@ -1,1 +1,57 @@
-//! Placeholder head.
+//! Run code that you did not write in microVMs: the Cofferdam SDK.
+//!
+//! A [`Coffer`] is a store of images and sandboxes below one directory. A [`Sandbox`] is an
+//! isolated workload in a virtual machine of its own; a [`Session`] is one process in it, with
+//! its streams. There is no daemon: each live sandbox has a supervisor process, which the SDK
+//! starts from the `coffer` program (`COFFER_PROGRAM`, or one beside this program or in `PATH`).
+//!
+//! ```no_run
+//! use cofferdam::{Coffer, ExecSpec, SandboxSpec};
+//!
+//! # async fn example() -> cofferdam::Result<()> {
+//! let coffer = Coffer::open()?;
+//! let spec = SandboxSpec {
+//!     image: "debian".to_owned(),
+//!     command: vec!["sleep".to_owned(), "infinity".to_owned()],
+//!     ..SandboxSpec::default()
+//! };
+//! let sandbox = coffer.create(spec, &()).await?;
+//! sandbox.start().await?;
+//! let output = sandbox.output(ExecSpec::new(["uname", "-r"])).await?;
+//! println!("{}", String::from_utf8_lossy(&output.stdout));
+//! sandbox.remove(true).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! API boundary: what is public here is all that a program may rely on. All futures are to be
+//! polled on a tokio runtime with its I/O and time drivers enabled.
+
+mod coffer;
+mod exec;
+mod images;
+mod logs;
+mod sandbox;
+mod session;
+
+pub use cofferdam_runtime::{
+    Channel, Error, ErrorKind, LogRecord, Result, Stage,
+    host::{BackendReport, HostReport},
+    image::{
+        HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, Progress,
+        ProgressEvent, Reference, Removed, SaveFormat,
+    },
+    run_role,
+};
+pub use cofferdam_types::{
+    Blame, ByteSize, CpuCount, Digest, ExitStatus, Platform, PlatformCapabilities, PullPolicy,
+    ResourceLimits, Rlimit, SandboxId, SandboxSpec, SandboxStatus, Signal, TmpfsMount, UpperSpec,
+    valid_name,
+};
+
+pub use coffer::Coffer;
+pub use exec::ExecSpec;
+pub use images::Images;
+pub use logs::{LogOptions, Logs};
+pub use sandbox::{Output, Sandbox, SandboxInfo, SandboxStats};
+pub use session::{Session, SessionEvent, SessionInput};

@@ -1,1 +1,34 @@
-//! Placeholder head.
+//! Sandbox life: the supervisor, the store, exec sessions and templates.
+//!
+//! The SDK is built on this crate; nothing else uses it. Invariant: names no device and no KVM
+//! call; backends are wired in [`host`] and nowhere else.
+
+mod client;
+mod diagnosis;
+mod error;
+mod guest;
+pub mod host;
+mod layout;
+mod output_log;
+mod process;
+mod program;
+mod random;
+mod sandbox;
+mod store;
+mod supervisor;
+mod template;
+mod uppers;
+
+pub use client::{Connection, Incoming, LogFollower, LogOptions, Outgoing, Receiver};
+pub use cofferdam_image as image;
+pub use cofferdam_proto::{
+    Channel, ClientMessage, LiveStatus, ProcessSpec, Request, Stage, SupervisorMessage,
+    TerminalSize,
+};
+pub use cofferdam_base::time::{rfc3339, unix_time_ns};
+pub use error::{Error, ErrorKind, Result, from_remote as remote_failure, lift_image};
+pub use layout::{Layout, SandboxPaths};
+pub use output_log::LogRecord;
+pub use program::run_role;
+pub use sandbox::{Runtime, StartMode};
+pub use store::{Entry, Failure, RecordedImage, SandboxRecord, SandboxState, Store};

@@ -1,0 +1,78 @@
+//! The store: where sandboxes and images come from.
+
+use std::{path::Path, sync::Arc};
+
+use cofferdam_runtime::{Runtime, host::HostReport, image::Progress};
+use cofferdam_types::{Digest, SandboxSpec};
+
+use crate::{Images, Result, Sandbox, SandboxInfo};
+
+/// An open store of images and sandboxes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Coffer {
+    pub(crate) runtime: Arc<Runtime>,
+}
+
+impl Coffer {
+    /// Opens the user's store: `COFFER_HOME`, else `/var/lib/cofferdam` for root and
+    /// `~/.local/share/cofferdam` for others. What killed processes left is cleaned up.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub fn open() -> Result<Self> {
+        Ok(Self { runtime: Arc::new(Runtime::open()?) })
+    }
+
+    /// Opens the store below `home`.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn open_at(home: &Path) -> Result<Self> {
+        Ok(Self { runtime: Arc::new(Runtime::open_at(home)?) })
+    }
+
+    /// Makes a sandbox, pulling its image as `spec.pull` says. It does not run yet.
+    ///
+    /// # Errors
+    /// Of the image, the spec, or the name ([`crate::ErrorKind::NameTaken`]).
+    pub async fn create(&self, spec: SandboxSpec, progress: &dyn Progress) -> Result<Sandbox> {
+        let entry = self.runtime.create(spec, progress).await?;
+        Ok(Sandbox::new(self.clone(), entry))
+    }
+
+    /// The sandbox of a name, an id, or the unique start of an id.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] or [`crate::ErrorKind::Ambiguous`].
+    pub fn sandbox(&self, name: &str) -> Result<Sandbox> {
+        Ok(Sandbox::new(self.clone(), self.runtime.find(name)?))
+    }
+
+    /// Every sandbox, newest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn sandboxes(&self) -> Result<Vec<SandboxInfo>> {
+        Ok(self.runtime.list()?.into_iter().map(SandboxInfo::from_entry).collect())
+    }
+
+    /// The images of the store.
+    #[must_use]
+    pub const fn images(&self) -> Images<'_> {
+        Images::new(self)
+    }
+
+    /// What this host can do, what is missing and what mends it.
+    ///
+    /// # Blocking
+    /// Tens of milliseconds, once per boot; then it is remembered.
+    #[must_use]
+    pub fn host_report(&self) -> HostReport {
+        cofferdam_runtime::host::report(self.runtime.store().layout())
+    }
+
+    /// The name of a sandbox that uses an image.
+    pub(crate) fn image_user(&self, image: &Digest) -> Option<String> {
+        self.runtime.image_user(image)
+    }
+}

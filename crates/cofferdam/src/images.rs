@@ -1,0 +1,119 @@
+//! The images of a store.
+
+use std::io::Write;
+
+use cofferdam_runtime::{
+    Result,
+    image::{
+        HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, Progress,
+        PullOptions, Reference, Removed, SaveFormat,
+    },
+    lift_image,
+};
+use cofferdam_types::Platform;
+
+use crate::Coffer;
+
+/// The images of a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Images<'a> {
+    coffer: &'a Coffer,
+}
+
+impl<'a> Images<'a> {
+    pub(crate) const fn new(coffer: &'a Coffer) -> Self {
+        Self { coffer }
+    }
+
+    /// Fetches an image from its registry. Every byte is checked against its digest.
+    ///
+    /// # Errors
+    /// Of the registry, the network, the image or the disk.
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        progress: &dyn Progress,
+    ) -> Result<Image> {
+        let store = self.coffer.runtime.images();
+        lift_image(store.pull(reference, platform, &PullOptions::default(), progress).await)
+    }
+
+    /// Reads images from a docker archive or an OCI layout.
+    ///
+    /// # Errors
+    /// Of the archive or the disk.
+    ///
+    /// # Blocking
+    /// As long as the reading takes; use a blocking thread in a busy runtime.
+    pub fn load(
+        &self,
+        source: LoadSource,
+        platform: &Platform,
+        progress: &dyn Progress,
+    ) -> Result<Vec<LoadedImage>> {
+        lift_image(self.coffer.runtime.images().load(source, platform, progress))
+    }
+
+    /// Writes images as an archive.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::ImageNotFound`], or of the writer.
+    ///
+    /// # Blocking
+    /// As long as the writing takes.
+    pub fn save(&self, names: &[String], format: SaveFormat, out: &mut dyn Write) -> Result<()> {
+        lift_image(self.coffer.runtime.images().save(names, format, out))
+    }
+
+    /// Gives an image one more name.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::ImageNotFound`].
+    pub fn tag(&self, name: &str, new: &Reference) -> Result<()> {
+        lift_image(self.coffer.runtime.images().tag(name, new))
+    }
+
+    /// Every image.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn list(&self) -> Result<Vec<ImageSummary>> {
+        lift_image(self.coffer.runtime.images().list())
+    }
+
+    /// All about an image.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::ImageNotFound`].
+    pub fn inspect(&self, name: &str) -> Result<ImageDetails> {
+        lift_image(self.coffer.runtime.images().inspect(name))
+    }
+
+    /// How an image was made.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::ImageNotFound`].
+    pub fn history(&self, name: &str) -> Result<Vec<HistoryEntry>> {
+        lift_image(self.coffer.runtime.images().history(name))
+    }
+
+    /// Removes a name, and the image with its last name; with `force` also when it has several.
+    /// An image that a sandbox uses stays.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::ImageNotFound`], [`crate::ErrorKind::InUse`].
+    pub fn remove(&self, name: &str, force: bool) -> Result<Removed> {
+        let user = |image: &_| self.coffer.image_user(image);
+        lift_image(self.coffer.runtime.images().remove(name, force, &user))
+    }
+
+    /// Removes images without a name; with `all`, every image that no sandbox uses.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub fn prune(&self, all: bool) -> Result<Removed> {
+        let user = |image: &_| self.coffer.image_user(image);
+        lift_image(self.coffer.runtime.images().prune(all, &user))
+    }
+}

@@ -1,0 +1,323 @@
+//! A sandbox and what can be done with it.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use cofferdam_runtime::{
+    Channel, Entry, Error, ErrorKind, ProcessSpec, Request, Result, Stage, StartMode,
+    SupervisorMessage, TerminalSize,
+};
+use cofferdam_types::{Digest, ExitStatus, SandboxId, SandboxSpec, SandboxStatus, Signal};
+use serde::Serialize;
+
+use crate::{Coffer, ExecSpec, LogOptions, Logs, Session, SessionEvent};
+
+/// A sandbox, live or not.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    coffer: Coffer,
+    entry: Entry,
+}
+
+/// What is known of a sandbox.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SandboxInfo {
+    /// Id.
+    pub id: SandboxId,
+    /// Name.
+    pub name: String,
+    /// Where it is in its life.
+    pub status: SandboxStatus,
+    /// The image as it was asked for.
+    pub image: String,
+    /// Digest of the image's configuration.
+    pub image_id: Digest,
+    /// Program and arguments of the workload.
+    pub command: Vec<String>,
+    /// Environment of the workload.
+    pub env: Vec<String>,
+    /// Working directory of the workload.
+    pub workdir: String,
+    /// User of the workload; empty is root.
+    pub user: String,
+    /// Host name in the guest.
+    pub hostname: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// When it was made, RFC 3339.
+    pub created: String,
+    /// When its workload last started.
+    pub started: Option<String>,
+    /// When its workload last ended.
+    pub finished: Option<String>,
+    /// Nanoseconds since the Unix epoch of `created`.
+    pub created_ns: u64,
+    /// Nanoseconds since the Unix epoch of `started`.
+    pub started_ns: Option<u64>,
+    /// Nanoseconds since the Unix epoch of `finished`.
+    pub finished_ns: Option<u64>,
+    /// Exit code of the workload, 128 + n for a signal.
+    pub exit_code: Option<u8>,
+    /// Why it failed.
+    pub failure: Option<String>,
+    /// The backend that runs or ran it.
+    pub backend: Option<String>,
+    /// Process id of its supervisor on the host.
+    pub supervisor_pid: Option<u32>,
+    /// Process id of its machine on the host.
+    pub machine_pid: Option<u32>,
+    /// Its directory on the host, with its logs.
+    pub directory: PathBuf,
+    /// What was asked.
+    pub spec: SandboxSpec,
+}
+
+/// What a command printed and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: Vec<u8>,
+}
+
+/// What a live sandbox uses now.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SandboxStats {
+    /// Share of one processor, in percent.
+    pub cpu_percent: f64,
+    /// Resident memory of the machine's program in bytes.
+    pub memory_bytes: u64,
+    /// Processes that were started through the supervisor and run.
+    pub sessions: u32,
+}
+
+impl Sandbox {
+    pub(crate) const fn new(coffer: Coffer, entry: Entry) -> Self {
+        Self { coffer, entry }
+    }
+
+    /// Id.
+    #[must_use]
+    pub const fn id(&self) -> SandboxId {
+        self.entry.record.id
+    }
+
+    /// Name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.entry.record.name
+    }
+
+    /// What is known of it now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when it was removed.
+    pub fn info(&self) -> Result<SandboxInfo> {
+        let mut info = SandboxInfo::from_entry(self.now()?);
+        info.directory = self.coffer.runtime.store().layout().sandbox(self.id()).dir;
+        Ok(info)
+    }
+
+    /// Starts it; returns when its workload runs, with how long each stage took. It outlives this
+    /// process.
+    ///
+    /// # Errors
+    /// Why it did not start.
+    pub async fn start(&self) -> Result<Vec<Stage>> {
+        let (_, started) = self.coffer.runtime.start(&self.now()?, StartMode::default()).await?;
+        Ok(timeline(started))
+    }
+
+    /// Starts it and stays attached to its workload. When the session is dropped, or this process
+    /// dies, the sandbox ends.
+    ///
+    /// # Errors
+    /// Why it did not start.
+    pub async fn start_attached(&self, stdin: bool) -> Result<(Session, Vec<Stage>)> {
+        let mode = StartMode { attach: true, stdin, tied: true };
+        let (connection, started) = self.coffer.runtime.start(&self.now()?, mode).await?;
+        Ok((Session::new(connection), timeline(started)))
+    }
+
+    /// Follows its workload from now on. Dropping the session detaches.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when it does not run.
+    pub async fn attach(&self, stdin: bool) -> Result<Session> {
+        self.session(Request::Attach { stdin }).await
+    }
+
+    /// Runs one more process in it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when it does not run; [`ErrorKind::ProgramNotFound`] and others
+    /// when the process could not start.
+    pub async fn exec(&self, spec: ExecSpec) -> Result<Session> {
+        let process = self.process(spec)?;
+        self.session(Request::Exec { process, detach: false }).await
+    }
+
+    /// Runs one more process in it and leaves it to itself.
+    ///
+    /// # Errors
+    /// Like [`Self::exec`].
+    pub async fn exec_detached(&self, spec: ExecSpec) -> Result<()> {
+        let process = self.process(spec)?;
+        self.session(Request::Exec { process, detach: true }).await.map(drop)
+    }
+
+    /// Runs a command without input to its end and keeps all that it prints.
+    ///
+    /// # Errors
+    /// Like [`Self::exec`].
+    pub async fn output(&self, spec: ExecSpec) -> Result<Output> {
+        let mut session = self.exec(ExecSpec { stdin: false, ..spec }).await?;
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        loop {
+            match session.next().await? {
+                SessionEvent::Output { channel: Channel::Stderr, bytes } => stderr.extend(bytes),
+                SessionEvent::Output { bytes, .. } => stdout.extend(bytes),
+                SessionEvent::Exited(status) => return Ok(Output { status, stdout, stderr }),
+            }
+        }
+    }
+
+    /// Asks its workload to end by its stop signal, and makes it after `timeout` (its own, 10 s
+    /// by default, when absent). Returns when it has stopped; at once if it does not run.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SupervisorLost`] when the supervisor died meanwhile.
+    pub async fn stop(&self, timeout: Option<Duration>) -> Result<()> {
+        self.coffer.runtime.stop(&self.now()?, timeout).await
+    }
+
+    /// Sends a signal to its workload. SIGKILL is waited for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when it does not run.
+    pub async fn kill(&self, signal: Signal) -> Result<()> {
+        self.coffer.runtime.kill(&self.now()?, signal).await
+    }
+
+    /// Waits until its workload has ended; at once if it already has.
+    ///
+    /// # Errors
+    /// Why the sandbox failed, if it did; [`ErrorKind::WrongState`] if it never ran.
+    pub async fn wait(&self) -> Result<ExitStatus> {
+        self.coffer.runtime.wait(&self.now()?).await
+    }
+
+    /// Removes it with its disk and logs; with `force` also when it runs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when it runs and `force` is not set.
+    pub async fn remove(&self, force: bool) -> Result<()> {
+        self.coffer.runtime.remove(&self.now()?, force).await
+    }
+
+    /// Its workload's output as the supervisor kept it.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn logs(&self, options: &LogOptions) -> Result<Logs> {
+        Logs::open(self, options)
+    }
+
+    /// What it uses now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when it does not run.
+    pub async fn stats(&self) -> Result<SandboxStats> {
+        let mut connection = self.coffer.runtime.connect(&self.now()?, Request::Status).await?;
+        match connection.answer().await? {
+            SupervisorMessage::Status(status) => Ok(SandboxStats {
+                cpu_percent: status.cpu_percent,
+                memory_bytes: status.memory_bytes,
+                sessions: status.sessions,
+            }),
+            _ => Err(Error::new(ErrorKind::Bug, "The supervisor answered something else")),
+        }
+    }
+
+    pub(crate) fn coffer(&self) -> &Coffer {
+        &self.coffer
+    }
+
+    /// The sandbox as the store has it now.
+    fn now(&self) -> Result<Entry> {
+        self.coffer.runtime.store().load(self.id())?.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("Sandbox `{}` was removed", self.name()))
+        })
+    }
+
+    async fn session(&self, request: Request) -> Result<Session> {
+        let mut connection = self.coffer.runtime.connect(&self.now()?, request).await?;
+        connection.answer().await?;
+        Ok(Session::new(connection))
+    }
+
+    /// The workload's process with what the caller changes.
+    fn process(&self, spec: ExecSpec) -> Result<ProcessSpec> {
+        if spec.command.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidSpec, "There is no command to run"));
+        }
+        let workload = &self.entry.record.process;
+        let mut env = workload.env.clone();
+        for new in spec.env {
+            let key = new.split('=').next().unwrap_or_default().to_owned() + "=";
+            env.retain(|old| !old.starts_with(&key));
+            env.push(new);
+        }
+        Ok(ProcessSpec {
+            argv: spec.command,
+            env,
+            workdir: spec.workdir.unwrap_or_else(|| workload.workdir.clone()),
+            user: spec.user.unwrap_or_else(|| workload.user.clone()),
+            terminal: spec.terminal.map(|(rows, columns)| TerminalSize { rows, columns }),
+            stdin: spec.stdin,
+            rlimits: workload.rlimits.clone(),
+        })
+    }
+}
+
+impl SandboxInfo {
+    pub(crate) fn from_entry(entry: Entry) -> Self {
+        let Entry { record, state } = entry;
+        let time = cofferdam_runtime::rfc3339;
+        Self {
+            id: record.id,
+            name: record.name,
+            status: state.status,
+            image: record.image.name,
+            image_id: record.image.id,
+            command: record.process.argv,
+            env: record.process.env,
+            workdir: record.process.workdir,
+            user: record.process.user,
+            hostname: record.hostname,
+            labels: record.spec.labels.clone(),
+            created: time(record.created_ns),
+            started: state.started_ns.map(time),
+            finished: state.finished_ns.map(time),
+            created_ns: record.created_ns,
+            started_ns: state.started_ns,
+            finished_ns: state.finished_ns,
+            exit_code: state.exit.map(ExitStatus::code),
+            failure: state.failure.map(|failure| failure.message),
+            backend: state.backend,
+            supervisor_pid: state.supervisor_pid,
+            machine_pid: state.machine_pid,
+            directory: PathBuf::new(),
+            spec: record.spec,
+        }
+    }
+}
+
+fn timeline(started: SupervisorMessage) -> Vec<Stage> {
+    match started {
+        SupervisorMessage::Started { timeline, .. } => timeline,
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,52 @@
+//! Starting a sandbox's supervisor.
+
+use std::{
+    os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
+    process::{Command, Stdio},
+};
+
+use cofferdam_proto::Request;
+use cofferdam_types::SandboxId;
+
+use super::{Connection, from_std};
+use crate::{
+    error::{Result, io},
+    layout::Layout,
+};
+
+/// Starts a supervisor for a sandbox and asks it to bring the sandbox up. The connection is its
+/// first client; the first answer tells whether the workload runs.
+///
+/// The supervisor is a process of its own session and outlives this one unless tied to it.
+///
+/// # Errors
+/// When the process cannot be started.
+pub async fn launch(layout: &Layout, id: SandboxId, request: Request) -> Result<Connection> {
+    let failed = |error| io("Could not start the sandbox's supervisor", error);
+    let (ours, theirs) = StdUnixStream::pair().map_err(failed)?;
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(layout.sandbox(id).supervisor_log())
+        .map_err(failed)?;
+    let child = Command::new(crate::program::path()?)
+        .arg(crate::program::SUPERVISE)
+        .arg(layout.home())
+        .arg(id.to_string())
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .map_err(failed)?;
+    // It is not waited for: it ends after its clients do, and this process may be one for long.
+    reap_in_background(child);
+    Connection::over(from_std(ours)?, request).await
+}
+
+/// A supervisor that ends while this process lives must not stay a zombie.
+fn reap_in_background(mut child: std::process::Child) {
+    let wait = move || child.wait();
+    // Without a thread the zombie lasts as long as this process, which harms nobody.
+    let _ = std::thread::Builder::new().name("reap-supervisor".to_owned()).spawn(wait);
+}

@@ -1,0 +1,95 @@
+//! Reading a sandbox's output log, also while it grows.
+
+use std::{os::fd::OwnedFd, path::PathBuf};
+
+use cofferdam_types::SandboxId;
+use rustix::fs::inotify;
+use tokio::io::unix::AsyncFd;
+
+use crate::{
+    error::{Result, io},
+    output_log::{LogReader, LogRecord},
+    store::Store,
+};
+
+/// What to read.
+#[derive(Clone, Debug, Default)]
+pub struct LogOptions {
+    /// Go on as long as the sandbox is live.
+    pub follow: bool,
+    /// Only this many last records' lines; all when absent.
+    pub tail: Option<usize>,
+    /// Only what came at or after this time, in nanoseconds since the Unix epoch.
+    pub since_ns: Option<u64>,
+}
+
+/// Yields a log's records.
+#[derive(Debug)]
+pub struct LogFollower {
+    reader: LogReader,
+    watch: Option<AsyncFd<OwnedFd>>,
+    path: PathBuf,
+}
+
+impl LogFollower {
+    /// Opens a sandbox's log.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn open(store: &Store, id: SandboxId, follow: bool) -> Result<Self> {
+        let paths = store.layout().sandbox(id);
+        let failed = |error| io("Could not read the sandbox's output", error);
+        // The watch comes before the first read, so that no change falls between.
+        let watch = if follow {
+            let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+                .map_err(|error| failed(error.into()))?;
+            inotify::add_watch(
+                &fd,
+                &paths.dir,
+                inotify::WatchFlags::MODIFY
+                    | inotify::WatchFlags::CREATE
+                    | inotify::WatchFlags::MOVED_TO
+                    | inotify::WatchFlags::DELETE_SELF
+                    | inotify::WatchFlags::MOVE_SELF,
+            )
+            .map_err(|error| failed(error.into()))?;
+            Some(AsyncFd::new(fd).map_err(failed)?)
+        } else {
+            None
+        };
+        let path = paths.output();
+        let reader = LogReader::open(&path).map_err(failed)?;
+        Ok(Self { reader, watch, path })
+    }
+
+    /// The next record that is there now.
+    ///
+    /// # Errors
+    /// A damaged file, or the file system's.
+    pub fn next_now(&mut self) -> Result<Option<LogRecord>> {
+        let failed = |error| io("Could not read the sandbox's output", error);
+        match self.reader.next_record().map_err(failed)? {
+            Some(record) => Ok(Some(record)),
+            None if self.reader.is_replaced(&self.path).map_err(failed)? => {
+                self.reader.reopen(&self.path).map_err(failed)?;
+                self.reader.next_record().map_err(failed)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Waits until something in the sandbox's directory changed. Without `follow`, for ever.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub async fn changed(&mut self) -> Result<()> {
+        let Some(watch) = &mut self.watch else { return std::future::pending().await };
+        let failed = |error: std::io::Error| io("Could not watch the sandbox's output", error);
+        let mut guard = watch.readable().await.map_err(failed)?;
+        let mut buffer = [0; 4096];
+        // What changed does not matter: the reader looks for itself.
+        while rustix::io::read(guard.get_inner(), &mut buffer).is_ok_and(|length| length > 0) {}
+        guard.clear_ready();
+        Ok(())
+    }
+}

@@ -1,0 +1,290 @@
+//! What this host offers, and the one place where backends are wired.
+//!
+//! The KVM probe runs in a process of its own, so that a KVM that hangs can be killed; what holds
+//! until the next boot is remembered under the boot's id.
+
+use std::{path::PathBuf, time::Duration};
+
+use cofferdam_backend::{Backend, BackendKind, HostProbe, ProbeFix};
+use cofferdam_base::{env_vars, fs};
+use cofferdam_qemu::{Accel, KvmUsable, QemuBackend};
+use cofferdam_types::PlatformCapabilities;
+use cofferdam_vm::KvmFinding;
+use serde::Serialize;
+
+use crate::{
+    error::{Error, ErrorKind, Result},
+    layout::Layout,
+};
+
+/// How long the probe's process may take before it is killed; the probe itself gives up earlier.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A finding is a few KiB.
+const MAX_FINDING_BYTES: u64 = 64 << 10;
+
+/// The name that means QEMU with whatever the host has.
+const ANY_QEMU: &str = "qemu";
+
+/// Everything that `doctor` says.
+#[derive(Clone, Debug, Serialize)]
+pub struct HostReport {
+    /// What a host of this family can have.
+    pub capabilities: PlatformCapabilities,
+    /// What KVM can do here.
+    pub kvm: KvmFinding,
+    /// The backends, in order of preference.
+    pub backends: Vec<BackendReport>,
+    /// The guest kernel that would be used.
+    pub kernel: Option<PathBuf>,
+    /// Further checks.
+    pub checks: Vec<Check>,
+}
+
+/// What a backend can do here.
+#[derive(Clone, Debug, Serialize)]
+pub struct BackendReport {
+    /// Name for `--backend`.
+    pub name: String,
+    /// Whether it works here.
+    pub usable: bool,
+    /// Whether it is what a sandbox gets that asks for none.
+    pub chosen: bool,
+    /// One sentence.
+    pub summary: String,
+    /// Version of the program behind it.
+    pub version: Option<String>,
+    /// What isolates a guest of it.
+    pub isolation: String,
+    /// What would mend it.
+    pub fixes: Vec<ProbeFix>,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// What.
+    pub name: String,
+    /// Whether it is as it should be.
+    pub ok: bool,
+    /// What was found.
+    pub detail: String,
+    /// What it costs when it is not.
+    pub cost: Option<String>,
+    /// A command that mends it.
+    pub command: Option<String>,
+}
+
+/// Looks at the host.
+#[must_use]
+pub fn report(layout: &Layout) -> HostReport {
+    let kvm = kvm_finding(layout);
+    let mut backends = Vec::new();
+    for backend in all(&kvm) {
+        let HostProbe { usable, summary, version, isolation, fixes } = backend.probe();
+        let chosen = usable && !backends.iter().any(|other: &BackendReport| other.chosen);
+        let name = backend.name().to_owned();
+        backends.push(BackendReport { name, usable, chosen, summary, version, isolation, fixes });
+    }
+    let kernel = crate::guest::find_kernel(None);
+    let checks = vec![kernel_check(&kernel), agent_check(), space_check(layout), memory_report()];
+    HostReport {
+        capabilities: PlatformCapabilities::current(),
+        kvm,
+        backends,
+        kernel: kernel.ok(),
+        checks,
+    }
+}
+
+/// The backend that a sandbox gets: the one asked for by name or environment, else the first that
+/// works.
+///
+/// # Errors
+/// [`ErrorKind::BackendUnavailable`] with the reason when it does not work here, at once.
+pub fn backend(layout: &Layout, asked: Option<&str>) -> Result<Box<dyn Backend>> {
+    let from_environment = env_vars::var(env_vars::BACKEND);
+    let asked = asked.or(from_environment.as_deref()).filter(|name| *name != "auto");
+    let kvm = kvm_finding(layout);
+    let known = all(&kvm);
+    let names: Vec<&str> = known.iter().map(|backend| backend.name()).collect();
+    let names = names.join("`, `");
+    if let Some(name) = asked
+        && name != ANY_QEMU
+        && !known.iter().any(|backend| backend.name() == name)
+    {
+        return Err(Error::new(ErrorKind::InvalidSpec, format!("There is no backend `{name}`"))
+            .hint(format!("Choose one of `auto`, `{ANY_QEMU}`, `{names}`")));
+    }
+    let mut reasons = Vec::new();
+    let mut hint = None;
+    for backend in known {
+        if asked.is_some_and(|name| name != backend.name() && name != ANY_QEMU) {
+            continue;
+        }
+        match unusable(backend.as_ref(), &kvm) {
+            None => return Ok(backend),
+            Some((reason, fix)) => {
+                reasons.push(reason);
+                hint = fix.or(hint);
+            }
+        }
+    }
+    let error = Error::new(ErrorKind::BackendUnavailable, reasons.join("; "));
+    Err(error.hint(hint.unwrap_or_else(|| "See what `coffer doctor` says".to_owned())))
+}
+
+/// Why a backend does not work here and what mends it; cheap for the one that mostly does.
+fn unusable(backend: &dyn Backend, kvm: &KvmFinding) -> Option<(String, Option<String>)> {
+    if backend.kind() == BackendKind::QemuKvm && !kvm.is_usable() {
+        let fix = kvm.fixes.first().map(|fix| match &fix.command {
+            Some(command) => format!("{}: {command}", fix.what),
+            None => fix.what.clone(),
+        });
+        return Some((format!("`{}` cannot be used: {}", backend.name(), kvm.detail), fix));
+    }
+    // The key needs the program's version: it is there when the program is, and is remembered.
+    match backend.compatibility_key() {
+        Ok(_) => None,
+        Err(error) => Some((
+            format!("`{}` cannot be used: {}", backend.name(), error.chain()),
+            Some(format!("Install it with `{}`", backend.install_hint())),
+        )),
+    }
+}
+
+/// Every backend, the best first.
+fn all(kvm: &KvmFinding) -> Vec<Box<dyn Backend>> {
+    let usable = if kvm.is_usable() {
+        KvmUsable::Yes
+    } else {
+        KvmUsable::No { reason: kvm.detail.clone() }
+    };
+    vec![
+        Box::new(QemuBackend::new(Accel::Kvm, usable.clone())),
+        Box::new(QemuBackend::new(Accel::Tcg, usable)),
+    ]
+}
+
+/// What KVM can do, from memory if this boot has been probed.
+fn kvm_finding(layout: &Layout) -> KvmFinding {
+    let remembered = boot_id().map(|boot| {
+        let uid = rustix::process::geteuid().as_raw();
+        layout.cache().join(format!("kvm-{boot}-{uid}.json"))
+    });
+    if let Some(finding) =
+        remembered.as_ref().and_then(|path| fs::read_json(path, MAX_FINDING_BYTES).ok())
+    {
+        return finding;
+    }
+    let finding = match crate::program::path() {
+        Ok(program) => {
+            let mut command = std::process::Command::new(program);
+            command.arg(crate::program::PROBE_KVM);
+            cofferdam_vm::probe_in_child(command, PROBE_TIMEOUT)
+        }
+        // A library user without the program: the probe bounds its own time.
+        Err(_) => cofferdam_vm::probe_in_process(),
+    };
+    if finding.verdict.holds_until_reboot()
+        && let Some(path) = remembered
+    {
+        // Only a cache: the next call probes again.
+        let _ = fs::publish_json(&path, &finding, false);
+    }
+    finding
+}
+
+/// `main` of the probe's process: the finding as JSON on standard output.
+pub(crate) fn probe_main() -> u8 {
+    let finding = cofferdam_vm::probe_in_process();
+    match serde_json::to_writer(std::io::stdout().lock(), &finding) {
+        Ok(()) => 0,
+        Err(_) => 1,
+    }
+}
+
+fn boot_id() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let id = id.trim();
+    (id.len() == 36 && id.chars().all(|c| c.is_ascii_hexdigit() || c == '-')).then(|| id.to_owned())
+}
+
+/// Fails when a machine would have more memory than the host can give.
+///
+/// # Errors
+/// [`ErrorKind::InvalidSpec`].
+pub(crate) fn check_memory(memory_mib: u32) -> Result<()> {
+    let Some(host) = meminfo("MemTotal:") else { return Ok(()) };
+    if u64::from(memory_mib) <= host >> 20 {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::InvalidSpec,
+        format!("{memory_mib} MiB of memory are more than the host's {} MiB", host >> 20),
+    )
+    .hint("Give the sandbox less with `--memory`"))
+}
+
+/// A line of `/proc/meminfo` in bytes. Source: proc_meminfo(5); values are in KiB.
+fn meminfo(key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+fn kernel_check(kernel: &Result<PathBuf>) -> Check {
+    Check {
+        name: "guest kernel".to_owned(),
+        ok: kernel.is_ok(),
+        detail: match kernel {
+            Ok(path) => path.display().to_string(),
+            Err(error) => error.chain(),
+        },
+        cost: kernel.is_err().then(|| "No sandbox can start without `--kernel`".to_owned()),
+        command: kernel.is_err().then(|| "cargo xtask kernel".to_owned()),
+    }
+}
+
+fn agent_check() -> Check {
+    let ok = crate::guest::has_agent();
+    Check {
+        name: "guest agent".to_owned(),
+        ok,
+        detail: if ok { "built in" } else { "missing from this build" }.to_owned(),
+        cost: (!ok).then(|| "No sandbox can start".to_owned()),
+        command: (!ok).then(|| "cargo xtask build --release".to_owned()),
+    }
+}
+
+/// Room for one template and one image of common size, in bytes.
+const COMFORTABLE_BYTES: u64 = 2 << 30;
+
+fn space_check(layout: &Layout) -> Check {
+    let free = rustix::fs::statvfs(layout.home())
+        .map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+    let ok = free >= COMFORTABLE_BYTES;
+    let free = cofferdam_types::ByteSize::from_bytes(free);
+    Check {
+        name: "disk space".to_owned(),
+        ok,
+        detail: format!("{free} free in `{}`", layout.home().display()),
+        cost: (!ok).then(|| "Images and templates may not fit".to_owned()),
+        command: (!ok).then(|| "export COFFER_HOME=/path/with/space".to_owned()),
+    }
+}
+
+/// Memory for one sandbox of the default size and its VMM, in bytes.
+const ONE_SANDBOX_BYTES: u64 = 640 << 20;
+
+fn memory_report() -> Check {
+    let available = meminfo("MemAvailable:").unwrap_or(0);
+    let ok = available >= ONE_SANDBOX_BYTES;
+    Check {
+        name: "memory".to_owned(),
+        ok,
+        detail: format!("{} available", cofferdam_types::ByteSize::from_bytes(available)),
+        cost: (!ok).then(|| "A sandbox of the default size may not start".to_owned()),
+        command: None,
+    }
+}

@@ -1,0 +1,234 @@
+//! Every path of the store, in one place.
+//!
+//! ```text
+//! home/                      0700, COFFER_HOME
+//!   images/                  the image store
+//!   sandboxes/<id>/          one directory per sandbox: the truth about it
+//!     sandbox.json           what was asked and resolved; never changes
+//!     state.json             where it is in its life
+//!     lock                   held by its supervisor as long as that lives
+//!     upper.ext4             its writes
+//!     output.log, output.log.1, console.log, vmm.log, supervisor.log
+//!   templates/<key>/         memory, state, manifest.json, upper.ext4
+//!   cache/                   worthless when lost: blank uppers, host findings
+//!   index.db                 SQLite; rebuilt from the directories when lost
+//! run/<short id>/            0700, sockets and the machine's record; gone after a reboot
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use cofferdam_base::{env_vars, fs};
+use cofferdam_types::SandboxId;
+
+use crate::error::{Error, ErrorKind, Result, io};
+
+/// Where things are on this host for this user.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    home: PathBuf,
+    run: PathBuf,
+}
+
+impl Layout {
+    /// The layout by environment: `COFFER_HOME`, else `/var/lib/cofferdam` for root and the XDG
+    /// data directory for others; sockets in `XDG_RUNTIME_DIR`, else below `/run` or the home.
+    ///
+    /// # Errors
+    /// When no home can be told or made.
+    pub fn from_environment() -> Result<Self> {
+        let root = rustix::process::geteuid().is_root();
+        let home = match env_vars::var_os(env_vars::HOME) {
+            Some(home) => std::path::absolute(PathBuf::from(home))
+                .map_err(|error| io("Could not resolve `COFFER_HOME`", error))?,
+            None if root => PathBuf::from("/var/lib/cofferdam"),
+            None => env_vars::absolute_path("XDG_DATA_HOME")
+                .or_else(|| Some(env_vars::absolute_path("HOME")?.join(".local/share")))
+                .ok_or_else(|| {
+                    Error::new(ErrorKind::InvalidSpec, "There is no home directory")
+                        .hint("Set `COFFER_HOME` to a directory of your own")
+                })?
+                .join("cofferdam"),
+        };
+        Self::at(&home)
+    }
+
+    /// The layout with its home at `home`, which is made if needed.
+    ///
+    /// # Errors
+    /// When a directory cannot be made.
+    pub fn at(home: &Path) -> Result<Self> {
+        let layout = Self { home: home.to_owned(), run: run_dir(home) };
+        for path in [
+            layout.home.clone(),
+            layout.sandboxes(),
+            layout.templates(),
+            layout.cache(),
+            layout.run.clone(),
+        ] {
+            if !path.is_dir() {
+                fs::create_private_dir(&path).map_err(|error| {
+                    io(format!("Could not make `{}`", path.display()), error)
+                        .hint("Set `COFFER_HOME` to a directory that you may write")
+                })?;
+            }
+        }
+        Ok(layout)
+    }
+
+    /// The home directory.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// The image store.
+    #[must_use]
+    pub fn images(&self) -> PathBuf {
+        self.home.join("images")
+    }
+
+    /// The directory of all sandboxes.
+    #[must_use]
+    pub fn sandboxes(&self) -> PathBuf {
+        self.home.join("sandboxes")
+    }
+
+    /// A sandbox's directory.
+    #[must_use]
+    pub fn sandbox(&self, id: SandboxId) -> SandboxPaths {
+        SandboxPaths {
+            dir: self.sandboxes().join(id.to_string()),
+            run: self.run.join(id.short()),
+        }
+    }
+
+    /// The directory of all templates.
+    #[must_use]
+    pub fn templates(&self) -> PathBuf {
+        self.home.join("templates")
+    }
+
+    /// Things worth nothing when lost.
+    #[must_use]
+    pub fn cache(&self) -> PathBuf {
+        self.home.join("cache")
+    }
+
+    /// The index.
+    #[must_use]
+    pub fn index(&self) -> PathBuf {
+        self.home.join("index.db")
+    }
+
+    /// The directory of sockets.
+    #[must_use]
+    pub fn run(&self) -> &Path {
+        &self.run
+    }
+}
+
+/// The paths of one sandbox.
+#[derive(Clone, Debug)]
+pub struct SandboxPaths {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Its directory of sockets.
+    pub run: PathBuf,
+}
+
+impl SandboxPaths {
+    /// What was asked and resolved.
+    #[must_use]
+    pub fn record(&self) -> PathBuf {
+        self.dir.join("sandbox.json")
+    }
+
+    /// Where it is in its life.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.dir.join("state.json")
+    }
+
+    /// The supervisor's lock.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.dir.join("lock")
+    }
+
+    /// Its writes.
+    #[must_use]
+    pub fn upper(&self) -> PathBuf {
+        self.dir.join("upper.ext4")
+    }
+
+    /// The workload's output.
+    #[must_use]
+    pub fn output(&self) -> PathBuf {
+        self.dir.join("output.log")
+    }
+
+    /// The guest's console.
+    #[must_use]
+    pub fn console(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+
+    /// What the VMM printed.
+    #[must_use]
+    pub fn vmm(&self) -> PathBuf {
+        self.dir.join("vmm.log")
+    }
+
+    /// What the supervisor printed.
+    #[must_use]
+    pub fn supervisor_log(&self) -> PathBuf {
+        self.dir.join("supervisor.log")
+    }
+
+    /// The supervisor's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.run.join("supervisor.sock")
+    }
+}
+
+/// Sockets need short paths (`sun_path` has 108 bytes; unix(7)) that vanish with a reboot. Two
+/// homes of one user do not share a directory: its name has the home's hash.
+fn run_dir(home: &Path) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt as _;
+    // FNV-1a, 64 bits: only has to tell a user's few homes apart.
+    let hash = home.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let name = format!("cofferdam-{hash:016x}");
+    let uid = rustix::process::geteuid();
+    let base = if uid.is_root() {
+        PathBuf::from("/run")
+    } else {
+        match env_vars::absolute_path("XDG_RUNTIME_DIR").filter(|path| path.is_dir()) {
+            Some(path) => path,
+            None => return home.join("run"),
+        }
+    };
+    base.join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_private_and_two_homes_have_two_run_directories() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let one = Layout::at(&dir.path().join("one")).unwrap();
+        let two = Layout::at(&dir.path().join("two")).unwrap();
+        assert_ne!(one.run(), two.run());
+        for path in [one.home(), one.run(), &one.sandboxes()] {
+            assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
+        }
+        for layout in [one, two] {
+            std::fs::remove_dir_all(layout.run()).unwrap();
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The workload's process: what the user asks over what the image says.
+//!
+//! Source: OCI image-spec, config.md and conversion.md; where they are silent, Docker.
+
+use cofferdam_image::ImageConfig;
+use cofferdam_proto::{ProcessSpec, TerminalSize};
+use cofferdam_types::{SandboxId, SandboxSpec, Signal};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// A terminal's size until a client tells its own.
+const DEFAULT_TERMINAL: TerminalSize = TerminalSize { rows: 24, columns: 80 };
+
+/// Merges.
+///
+/// # Errors
+/// [`ErrorKind::InvalidSpec`] when neither side names a command.
+pub(crate) fn merge(spec: &SandboxSpec, image: &ImageConfig, id: SandboxId) -> Result<ProcessSpec> {
+    let argv = command(spec, image);
+    if argv.is_empty() {
+        return Err(Error::new(
+            ErrorKind::InvalidSpec,
+            format!("Neither the image `{}` nor you named a command", spec.image),
+        )
+        .hint("Add one behind the image's name"));
+    }
+    let hostname = spec.hostname.clone().unwrap_or_else(|| id.short());
+    let mut env = image.env.clone();
+    set_env(&mut env, format!("HOSTNAME={hostname}"));
+    for entry in &spec.env {
+        set_env(&mut env, entry.clone());
+    }
+    let workdir = spec.workdir.clone().unwrap_or_else(|| image.working_dir.clone());
+    Ok(ProcessSpec {
+        argv,
+        env,
+        workdir: if workdir.is_empty() { "/".to_owned() } else { workdir },
+        user: spec.user.clone().unwrap_or_else(|| image.user.clone()),
+        terminal: spec.tty.then_some(DEFAULT_TERMINAL),
+        stdin: spec.stdin,
+        rlimits: spec.limits.rlimits.clone(),
+    })
+}
+
+/// Entrypoint and command: an entrypoint of the user's drops the image's command.
+fn command(spec: &SandboxSpec, image: &ImageConfig) -> Vec<String> {
+    let entrypoint = spec.entrypoint.as_ref().unwrap_or(&image.entrypoint);
+    let command = if spec.command.is_empty() && spec.entrypoint.is_none() {
+        &image.cmd
+    } else {
+        &spec.command
+    };
+    entrypoint.iter().chain(command).cloned().collect()
+}
+
+/// Sets one variable; the last setting wins and keeps the place of the first.
+fn set_env(env: &mut Vec<String>, entry: String) {
+    let key_length = entry.find('=').map_or(entry.len(), |position| position + 1);
+    let key = &entry[..key_length];
+    match env.iter_mut().find(|old| old.starts_with(key)) {
+        Some(old) => *old = entry,
+        None => env.push(entry),
+    }
+}
+
+/// The signal that asks the workload to end: the user's, the image's, or SIGTERM.
+///
+/// # Errors
+/// [`ErrorKind::BadImage`] when the image names no signal of Linux.
+pub(crate) fn stop_signal(spec: &SandboxSpec, image: &ImageConfig) -> Result<Signal> {
+    match (&spec.stop_signal, image.stop_signal.as_deref()) {
+        (Some(signal), _) => Ok(*signal),
+        (None, Some(name)) if !name.is_empty() => name.parse().map_err(|error| {
+            Error::new(ErrorKind::BadImage, "The image's stop signal is none of Linux")
+                .because(error)
+                .hint("Name one with `--stop-signal`")
+        }),
+        _ => Ok(Signal::TERM),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(items: &[&str]) -> Vec<String> {
+        items.iter().map(|item| (*item).to_owned()).collect()
+    }
+
+    fn image() -> ImageConfig {
+        ImageConfig {
+            entrypoint: strings(&["/entry"]),
+            cmd: strings(&["default"]),
+            env: strings(&["PATH=/bin", "A=image"]),
+            working_dir: "/work".to_owned(),
+            user: "app".to_owned(),
+            stop_signal: Some("SIGQUIT".to_owned()),
+            ..ImageConfig::default()
+        }
+    }
+
+    #[test]
+    fn commands_follow_the_oci_rules() {
+        for (entrypoint, command_, expected) in [
+            (None, &[][..], &["/entry", "default"][..]),
+            (None, &["x"], &["/entry", "x"]),
+            (Some(&["/mine"][..]), &[], &["/mine"]),
+            (Some(&["/mine"]), &["x"], &["/mine", "x"]),
+            (Some(&[]), &["x"], &["x"]),
+        ] {
+            let spec = SandboxSpec {
+                entrypoint: entrypoint.map(strings),
+                command: strings(command_),
+                ..SandboxSpec::default()
+            };
+            assert_eq!(command(&spec, &image()), strings(expected));
+        }
+    }
+
+    #[test]
+    fn the_users_environment_wins_and_the_image_fills_in() {
+        let id = SandboxId::from_random([7; 32]);
+        let spec = SandboxSpec { env: strings(&["A=mine", "B=1", "B=2"]), ..SandboxSpec::default() };
+        let process = merge(&spec, &image(), id).unwrap();
+        let host = format!("HOSTNAME={}", id.short());
+        assert_eq!(process.env, strings(&["PATH=/bin", "A=mine", &host, "B=2"]));
+        assert_eq!((process.workdir.as_str(), process.user.as_str()), ("/work", "app"));
+    }
+
+    #[test]
+    fn no_command_at_all_is_the_users_error() {
+        let error = merge(
+            &SandboxSpec::default(),
+            &ImageConfig::default(),
+            SandboxId::from_random([0; 32]),
+        );
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidSpec);
+    }
+
+    #[test]
+    fn the_stop_signal_is_the_users_then_the_images_then_term() {
+        let spec = SandboxSpec::default();
+        assert_eq!(stop_signal(&spec, &image()).unwrap(), Signal::QUIT);
+        assert_eq!(stop_signal(&spec, &ImageConfig::default()).unwrap(), Signal::TERM);
+        let mine = SandboxSpec { stop_signal: Some(Signal::INT), ..SandboxSpec::default() };
+        assert_eq!(stop_signal(&mine, &image()).unwrap(), Signal::INT);
+        let odd = ImageConfig { stop_signal: Some("SIGWAT".to_owned()), ..image() };
+        assert_eq!(stop_signal(&spec, &odd).unwrap_err().kind(), ErrorKind::BadImage);
+    }
+}

@@ -1,0 +1,57 @@
+//! The `coffer` program as seen by itself and by programs that use the library: supervisors and
+//! template builders are this program again with a first argument that no user types.
+
+use std::path::PathBuf;
+
+use cofferdam_base::env_vars;
+
+use crate::error::{Error, ErrorKind, Result, io};
+
+/// First argument of a supervisor.
+pub(crate) const SUPERVISE: &str = "__supervise";
+
+/// First argument of a template builder.
+pub(crate) const BUILD_TEMPLATE: &str = "__build-template";
+
+/// First argument of the KVM probe.
+pub(crate) const PROBE_KVM: &str = "__probe-kvm";
+
+/// Name of the program.
+const NAME: &str = "coffer";
+
+/// The path of the program: `COFFER_PROGRAM`, else this very program if it is `coffer`, else one
+/// beside it or in `PATH`.
+///
+/// # Errors
+/// When there is none.
+pub fn path() -> Result<PathBuf> {
+    if let Some(path) = env_vars::var_os(env_vars::PROGRAM) {
+        return Ok(PathBuf::from(path));
+    }
+    let this = std::env::current_exe()
+        .map_err(|error| io("Could not find the running program", error))?;
+    if this.file_name().is_some_and(|name| name == NAME) {
+        return Ok(this);
+    }
+    let beside = this.parent().map(|dir| dir.join(NAME));
+    let in_path = env_vars::var_os("PATH")
+        .map(|path| std::env::split_paths(&path).map(|dir| dir.join(NAME)).collect::<Vec<_>>())
+        .unwrap_or_default();
+    beside.into_iter().chain(in_path).find(|path| path.is_file()).ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, "The `coffer` program is not installed")
+            .hint("Put it in `PATH`, or name it with `COFFER_PROGRAM`")
+    })
+}
+
+/// Runs the role that the program's arguments name, if they name one; returns its exit code.
+///
+/// Called first thing in `coffer`'s `main`.
+#[must_use]
+pub fn run_role(args: &[std::ffi::OsString]) -> Option<u8> {
+    match args.get(1)?.to_str()? {
+        SUPERVISE => Some(crate::supervisor::main(args.get(2..)?)),
+        BUILD_TEMPLATE => Some(crate::template::build_main()),
+        PROBE_KVM => Some(crate::host::probe_main()),
+        _ => None,
+    }
+}

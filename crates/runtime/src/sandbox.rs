@@ -1,0 +1,362 @@
+//! What clients do with sandboxes: create, start, stop, kill, wait, remove, connect.
+
+use std::{path::Path, time::Duration};
+
+use cofferdam_base::time::unix_time_ns;
+use cofferdam_image::{Image, ImageStore, Progress, Reference};
+use cofferdam_proto::{Request, SupervisorMessage};
+use cofferdam_types::{
+    Digest, ExitStatus, Platform, PullPolicy, SandboxId, SandboxSpec, SandboxStatus, Signal,
+    UpperSpec, valid_name,
+};
+
+use crate::{
+    client::{Connection, launch},
+    error::{Error, ErrorKind, Result, from_remote, lift},
+    layout::Layout,
+    process, random,
+    store::{Entry, RECORD_VERSION, RecordedImage, SandboxRecord, Store, random_name},
+};
+
+/// The store of sandboxes and that of images.
+#[derive(Debug)]
+pub struct Runtime {
+    store: Store,
+    images: ImageStore,
+}
+
+/// How a sandbox is started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StartMode {
+    /// Stay attached to the workload's streams.
+    pub attach: bool,
+    /// Send input.
+    pub stdin: bool,
+    /// End the sandbox when the connection closes.
+    pub tied: bool,
+}
+
+impl Runtime {
+    /// Opens the stores by environment.
+    ///
+    /// # Errors
+    /// When the home cannot be read or written.
+    pub fn open() -> Result<Self> {
+        Self::with_layout(Layout::from_environment()?)
+    }
+
+    /// Opens the stores below `home`.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn open_at(home: &Path) -> Result<Self> {
+        Self::with_layout(Layout::at(home)?)
+    }
+
+    fn with_layout(layout: Layout) -> Result<Self> {
+        let images = lift(ImageStore::open(&layout.images()))?;
+        Ok(Self { store: Store::open(layout)?, images })
+    }
+
+    /// The store of sandboxes.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The store of images.
+    #[must_use]
+    pub const fn images(&self) -> &ImageStore {
+        &self.images
+    }
+
+    /// Makes a sandbox: finds or pulls its image, merges its defaults, claims its name.
+    ///
+    /// # Errors
+    /// Of the image, the spec or the name.
+    pub async fn create(&self, spec: SandboxSpec, progress: &dyn Progress) -> Result<Entry> {
+        check(&spec)?;
+        let image = self.find_image(&spec, progress).await?;
+        let rootfs = lift(self.images.rootfs(&image, progress))?;
+        let id = SandboxId::from_random(random::bytes()?);
+        let process = process::merge(&spec, &image.config, id)?;
+        let mut record = SandboxRecord {
+            version: RECORD_VERSION,
+            id,
+            name: String::new(),
+            created_ns: unix_time_ns(),
+            image: RecordedImage {
+                name: spec.image.clone(),
+                id: image.id,
+                manifest: image.manifest,
+                rootfs: rootfs.path,
+                disk_bytes: rootfs.disk_bytes,
+            },
+            process,
+            hostname: spec.hostname.clone().unwrap_or_else(|| id.short()),
+            stop_signal: process::stop_signal(&spec, &image.config)?,
+            spec,
+        };
+        self.insert(&mut record)?;
+        self.find(&id.to_string())
+    }
+
+    fn insert(&self, record: &mut SandboxRecord) -> Result<()> {
+        if let Some(name) = record.spec.name.clone() {
+            record.name = name;
+            return self.store.insert(record).map(drop);
+        }
+        // Of two million names one is free soon; the bound is for a broken index.
+        for _ in 0..100 {
+            record.name = random_name(random::bytes()?);
+            match self.store.insert(record) {
+                Err(error) if error.kind() == ErrorKind::NameTaken => {}
+                other => return other.map(drop),
+            }
+        }
+        Err(Error::new(ErrorKind::NameTaken, "No name is free").hint("Give one with `--name`"))
+    }
+
+    async fn find_image(&self, spec: &SandboxSpec, progress: &dyn Progress) -> Result<Image> {
+        let platform = spec.platform.clone().unwrap_or_else(Platform::host);
+        if !platform.runs_on(&Platform::host()) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("Images for {platform} do not run on {}", Platform::host()),
+            ));
+        }
+        let found = if spec.pull == PullPolicy::Always {
+            None
+        } else {
+            lift(self.images.resolve(&spec.image, &platform))?
+        };
+        if let Some(image) = found {
+            return Ok(image);
+        }
+        if spec.pull == PullPolicy::Never {
+            return Err(Error::new(
+                ErrorKind::ImageNotFound,
+                format!("There is no image `{}` for {platform} in the store", spec.image),
+            )
+            .hint("Pull or load it, or allow that with `--pull missing`"));
+        }
+        let reference: Reference = lift(spec.image.parse())?;
+        let options = cofferdam_image::PullOptions::default();
+        lift(self.images.pull(&reference, &platform, &options, progress).await)
+    }
+
+    /// The sandbox that `name` means.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] or [`ErrorKind::Ambiguous`].
+    pub fn find(&self, name: &str) -> Result<Entry> {
+        self.store.find(name)
+    }
+
+    /// Every sandbox, newest first.
+    ///
+    /// # Errors
+    /// The index's.
+    pub fn list(&self) -> Result<Vec<Entry>> {
+        self.store.list()
+    }
+
+    /// The name of a sandbox that uses an image, for those who would remove it.
+    #[must_use]
+    pub fn image_user(&self, image: &Digest) -> Option<String> {
+        let entries = self.store.list().ok()?;
+        entries.into_iter().find(|e| e.record.image.id == *image).map(|e| e.record.name)
+    }
+
+    /// Starts a sandbox and waits until its workload runs.
+    ///
+    /// # Errors
+    /// Why it did not start.
+    pub async fn start(
+        &self,
+        entry: &Entry,
+        mode: StartMode,
+    ) -> Result<(Connection, SupervisorMessage)> {
+        entry.expect_can_become(SandboxStatus::Starting)?;
+        let StartMode { attach, stdin, tied } = mode;
+        let request = Request::Start { attach, stdin, tied };
+        let mut connection = launch(self.store.layout(), entry.record.id, request).await?;
+        let started = connection.answer().await?;
+        Ok((connection, started))
+    }
+
+    /// Connects to a live sandbox with a request.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when it does not run.
+    pub async fn connect(&self, entry: &Entry, request: Request) -> Result<Connection> {
+        if !entry.state.status.is_live() {
+            return Err(Error::new(
+                ErrorKind::WrongState,
+                format!("Sandbox `{}` is {}", entry.record.name, entry.state.status),
+            )
+            .hint(format!("Start it with `coffer start {}`", entry.record.name)));
+        }
+        Connection::open(&self.store.layout().sandbox(entry.record.id).socket(), request).await
+    }
+
+    /// Stops a sandbox; it is no error if it does not run.
+    ///
+    /// # Errors
+    /// The supervisor's.
+    pub async fn stop(&self, entry: &Entry, timeout: Option<Duration>) -> Result<()> {
+        if !entry.state.status.is_live() {
+            return Ok(());
+        }
+        let timeout_ms = timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
+        self.ask(entry, Request::Stop { timeout_ms }).await
+    }
+
+    /// Sends a signal to a sandbox's workload; SIGKILL is waited for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when it does not run.
+    pub async fn kill(&self, entry: &Entry, signal: Signal) -> Result<()> {
+        self.ask(entry, Request::Kill { signal: signal.number() }).await
+    }
+
+    async fn ask(&self, entry: &Entry, request: Request) -> Result<()> {
+        let mut connection = self.connect(entry, request).await?;
+        match connection.answer().await {
+            Ok(_) => Ok(()),
+            // It ended while we asked: what was wanted is so.
+            Err(error) if error.kind() == ErrorKind::SupervisorLost => {
+                match self.store.load(entry.record.id)? {
+                    Some(entry) if entry.state.status.is_live() => Err(error),
+                    _ => Ok(()),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until a sandbox's workload has ended.
+    ///
+    /// # Errors
+    /// Why it failed, if it did; [`ErrorKind::WrongState`] if it never ran.
+    pub async fn wait(&self, entry: &Entry) -> Result<ExitStatus> {
+        if entry.state.status.is_live() {
+            let asked = match self.connect(entry, Request::Wait).await {
+                Ok(mut connection) => connection.answer().await,
+                Err(error) => Err(error),
+            };
+            match asked {
+                Ok(SupervisorMessage::Exited { status }) => return Ok(status),
+                Ok(_) => return Err(Error::new(ErrorKind::Bug, "The supervisor lost the thread")),
+                Err(error) if error.kind() != ErrorKind::SupervisorLost => return Err(error),
+                // It may have ended between the look and the question.
+                Err(_) => {}
+            }
+        }
+        let gone = || Error::new(ErrorKind::NotFound, "The sandbox was removed");
+        let state = self.store.load(entry.record.id)?.ok_or_else(gone)?.state;
+        match (state.exit, state.failure) {
+            (Some(status), _) => Ok(status),
+            (None, Some(failure)) => Err(from_remote(&cofferdam_proto::RemoteFailure {
+                kind: failure.kind,
+                message: failure.message,
+                hint: failure.hint,
+            })),
+            (None, None) => Err(Error::new(
+                ErrorKind::WrongState,
+                format!("Sandbox `{}` is {}", entry.record.name, state.status),
+            )),
+        }
+    }
+
+    /// Removes a sandbox; with `force` it is killed first, and a damaged one goes too.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when it runs and `force` is not set.
+    pub async fn remove(&self, entry: &Entry, force: bool) -> Result<()> {
+        let id = entry.record.id;
+        if entry.state.status.is_live() {
+            if !force {
+                return Err(Error::new(
+                    ErrorKind::WrongState,
+                    format!("Sandbox `{}` is {}", entry.record.name, entry.state.status),
+                )
+                .hint("Stop it first, or force it with `-f`"));
+            }
+            self.kill(entry, Signal::KILL).await?;
+        }
+        let Some(_lock) = self.store.try_lock_existing(id)? else {
+            return Err(Error::new(
+                ErrorKind::WrongState,
+                format!("Sandbox `{}` is being used by another command", entry.record.name),
+            ));
+        };
+        self.store.remove(id)
+    }
+}
+
+/// What can be known to be wrong before anything is made.
+fn check(spec: &SandboxSpec) -> Result<()> {
+    let invalid = |what: String| Err(Error::new(ErrorKind::InvalidSpec, what));
+    if let Some(name) = spec.name.as_deref().filter(|name| !valid_name(name)) {
+        return Err(Error::new(ErrorKind::InvalidSpec, format!("`{name}` is not a sandbox name"))
+            .hint("Use letters, digits, `_`, `.` and `-`; start with a letter or digit; at most 63"));
+    }
+    if let Some(bad) = spec.hostname.as_deref().filter(|name| !valid_name(name)) {
+        return invalid(format!("`{bad}` is not a host name"));
+    }
+    if let UpperSpec::Disk(size) = spec.upper
+        && size.bytes() < cofferdam_disk::MIN_UPPER_BYTES
+    {
+        return invalid(format!("A disk of {size} is too small"));
+    }
+    if spec.memory.mib_rounded_up() < MIN_MEMORY_MIB {
+        return Err(Error::new(
+            ErrorKind::InvalidSpec,
+            format!("{} of memory is too little for a guest", spec.memory),
+        )
+        .hint(format!("Give it at least {MIN_MEMORY_MIB} MiB")));
+    }
+    crate::host::check_memory(u32::try_from(spec.memory.mib_rounded_up()).unwrap_or(u32::MAX))?;
+    let path = |path: &str| path.starts_with('/') && !path.contains('\0');
+    if let Some(mount) = spec.tmpfs.iter().find(|mount| !path(&mount.target)) {
+        return invalid(format!("`{}` is not an absolute path", mount.target));
+    }
+    if let Some(workdir) = spec.workdir.as_deref().filter(|workdir| !path(workdir)) {
+        return invalid(format!("`{workdir}` is not an absolute path"));
+    }
+    if let Some(bad) = spec.env.iter().find(|entry| !entry.contains('=') || entry.starts_with('=')) {
+        return invalid(format!("`{bad}` is not `KEY=VALUE`"));
+    }
+    Ok(())
+}
+
+/// Kernel, agent and page tables take some 40 MiB; below this nothing useful is left.
+const MIN_MEMORY_MIB: u64 = 64;
+
+#[cfg(test)]
+mod tests {
+    use cofferdam_types::ByteSize;
+
+    use super::*;
+
+    #[test]
+    fn specs_that_cannot_work_are_refused_before_anything_is_made() {
+        let with = |change: fn(&mut SandboxSpec)| {
+            let mut spec = SandboxSpec { image: "x".to_owned(), ..SandboxSpec::default() };
+            change(&mut spec);
+            check(&spec).unwrap_err().kind()
+        };
+        let all = [
+            with(|spec| spec.name = Some("a b".to_owned())),
+            with(|spec| spec.hostname = Some("a/b".to_owned())),
+            with(|spec| spec.memory = ByteSize::from_mib(1)),
+            with(|spec| spec.memory = ByteSize::from_bytes(u64::MAX)),
+            with(|spec| spec.upper = UpperSpec::Disk(ByteSize::from_mib(1))),
+            with(|spec| spec.workdir = Some("tmp".to_owned())),
+            with(|spec| spec.env = vec!["=x".to_owned()]),
+        ];
+        assert!(all.iter().all(|kind| *kind == ErrorKind::InvalidSpec), "{all:?}");
+        assert!(check(&SandboxSpec::default()).is_ok());
+    }
+}

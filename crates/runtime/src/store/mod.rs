@@ -1,0 +1,256 @@
+//! The store of sandboxes: a directory each, which is the truth, and an index.
+//!
+//! Every change is a rename, so a reader sees the old or the new. A sandbox's directory appears
+//! whole, by the rename of a staging directory, and disappears by the rename to another before
+//! its files go. State that claims a live supervisor is believed only while that supervisor holds
+//! the sandbox's lock: see [`reconcile`].
+
+mod index;
+mod names;
+mod reconcile;
+mod record;
+
+use std::{fs as std_fs, path::PathBuf, sync::Mutex};
+
+use cofferdam_base::{LockFile, fs};
+use cofferdam_types::{SandboxId, SandboxStatus};
+
+use self::index::{Index, IndexEntry};
+pub(crate) use self::names::random_name;
+pub use self::record::{Failure, RECORD_VERSION, RecordedImage, SandboxRecord, SandboxState};
+use crate::{
+    error::{Error, ErrorKind, Result, io},
+    layout::{Layout, SandboxPaths},
+};
+
+/// Largest record or state file that is read, in bytes: a megabyte holds the longest command
+/// line and environment that Linux would run.
+const MAX_RECORD_BYTES: u64 = 4 << 20;
+
+/// The open store.
+#[derive(Debug)]
+pub struct Store {
+    layout: Layout,
+    // Lock order: taken alone, for the length of one query.
+    index: Mutex<Index>,
+}
+
+/// A sandbox as the store has it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What was asked and resolved.
+    pub record: SandboxRecord,
+    /// Where it is in its life.
+    pub state: SandboxState,
+}
+
+impl Store {
+    /// Opens the store and cleans up what killed processes left.
+    ///
+    /// # Errors
+    /// When the home cannot be read or written.
+    pub fn open(layout: Layout) -> Result<Self> {
+        let (index, must_fill) = Index::open(&layout.index())?;
+        let store = Self { layout, index: Mutex::new(index) };
+        if must_fill {
+            store.fill_index()?;
+        }
+        reconcile::sweep(&store)?;
+        Ok(store)
+    }
+
+    /// Where things are.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Adds a sandbox.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NameTaken`], or the file system's.
+    pub fn insert(&self, record: &SandboxRecord) -> Result<SandboxPaths> {
+        let paths = self.layout.sandbox(record.id);
+        let entry = IndexEntry { id: record.id, name: record.name.clone() };
+        self.with_index(|index| index.insert(&entry))?;
+        let staging = fs::staging_path(&paths.dir);
+        let write = || {
+            fs::create_private_dir(&staging)?;
+            fs::publish_json(&staging.join("sandbox.json"), record, false)?;
+            fs::publish_json(&staging.join("state.json"), &SandboxState::created(), false)?;
+            std_fs::rename(&staging, &paths.dir)
+        };
+        if let Err(error) = write() {
+            // The first error is the one to report.
+            let _ = fs::remove_dir_if_present(&staging);
+            let _ = self.with_index(|index| index.remove(record.id));
+            return Err(io(format!("Could not make sandbox `{}`", record.name), error));
+        }
+        Ok(paths)
+    }
+
+    /// The sandbox that `name` means: a name, an id, or the unique start of an id.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] or [`ErrorKind::Ambiguous`].
+    pub fn find(&self, name: &str) -> Result<Entry> {
+        let not_found = || {
+            Error::new(ErrorKind::NotFound, format!("There is no sandbox `{name}`"))
+                .hint("List them with `coffer ps -a`")
+        };
+        if let Some(id) = self.with_index(|index| index.by_name(name))? {
+            return self.load(id)?.ok_or_else(not_found);
+        }
+        let is_hex = |c: char| c.is_ascii_digit() || matches!(c, 'a'..='f');
+        if name.is_empty() || name.len() > 64 || !name.chars().all(is_hex) {
+            return Err(not_found());
+        }
+        match self.with_index(|index| index.by_prefix(name))?.as_slice() {
+            [] => Err(not_found()),
+            [id] => self.load(*id)?.ok_or_else(not_found),
+            _ => Err(Error::new(
+                ErrorKind::Ambiguous,
+                format!("More than one sandbox has an id that starts with `{name}`"),
+            )
+            .hint("Give more digits")),
+        }
+    }
+
+    /// Every sandbox, newest first.
+    ///
+    /// # Errors
+    /// The index's; a damaged sandbox is left out.
+    pub fn list(&self) -> Result<Vec<Entry>> {
+        let ids = self.with_index(|index| index.all())?;
+        let mut entries: Vec<Entry> =
+            ids.into_iter().filter_map(|id| self.load(id).ok().flatten()).collect();
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.record.created_ns));
+        Ok(entries)
+    }
+
+    /// A sandbox by id, its state reconciled with reality; `None` if it is gone.
+    ///
+    /// # Errors
+    /// When its files are damaged.
+    pub fn load(&self, id: SandboxId) -> Result<Option<Entry>> {
+        let paths = self.layout.sandbox(id);
+        let record: SandboxRecord = match fs::read_json(&paths.record(), MAX_RECORD_BYTES) {
+            Ok(record) => record,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(damaged(id, error)),
+        };
+        if record.version != RECORD_VERSION {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("Sandbox `{}` was made by another version of Cofferdam", record.name),
+            )
+            .hint("Use that version, or remove its directory"));
+        }
+        let state = read_state(&paths).map_err(|error| damaged(id, error))?;
+        let entry = Entry { record, state };
+        if entry.state.status.is_live() { reconcile::check(self, entry) } else { Ok(Some(entry)) }
+    }
+
+    /// Replaces a sandbox's state. The caller holds its lock.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn set_state(&self, id: SandboxId, state: &SandboxState) -> Result<()> {
+        fs::publish_json(&self.layout.sandbox(id).state(), state, false)
+            .map_err(|error| io(format!("Could not write the state of `{}`", id.short()), error))
+    }
+
+    /// Removes a sandbox that is not live, with its lock held by the caller or free.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn remove(&self, id: SandboxId) -> Result<()> {
+        let paths = self.layout.sandbox(id);
+        let doomed = fs::staging_path(&paths.dir);
+        match std_fs::rename(&paths.dir, &doomed) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(io(format!("Could not remove sandbox `{}`", id.short()), error));
+            }
+        }
+        self.with_index(|index| index.remove(id))?;
+        // From here on the sandbox is gone; what is left are files that any later call sweeps.
+        let _ = fs::remove_dir_if_present(&doomed);
+        let _ = fs::remove_dir_if_present(&paths.run);
+        Ok(())
+    }
+
+    /// Takes a sandbox's lock if no supervisor holds it.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn try_lock(&self, id: SandboxId) -> Result<Option<LockFile>> {
+        LockFile::try_exclusive(&self.layout.sandbox(id).lock())
+            .map_err(|error| io(format!("Could not lock sandbox `{}`", id.short()), error))
+    }
+
+    /// Like [`Self::try_lock`]; a sandbox whose directory is gone counts as unlocked.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn try_lock_existing(&self, id: SandboxId) -> Result<Option<Option<LockFile>>> {
+        if !self.layout.sandbox(id).dir.exists() {
+            return Ok(Some(None));
+        }
+        Ok(self.try_lock(id)?.map(Some))
+    }
+
+    fn fill_index(&self) -> Result<()> {
+        let dir = self.layout.sandboxes();
+        let entries = std_fs::read_dir(&dir)
+            .map_err(|error| io(format!("Could not read `{}`", dir.display()), error))?;
+        for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+            let Ok(id) = name.parse::<SandboxId>() else { continue };
+            let path = self.layout.sandbox(id).record();
+            if let Ok(record) = fs::read_json::<SandboxRecord>(&path, MAX_RECORD_BYTES) {
+                self.with_index(|index| index.insert(&IndexEntry { id, name: record.name }))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn with_index<T>(&self, query: impl FnOnce(&Index) -> Result<T>) -> Result<T> {
+        // A panic in a query leaves nothing half-done in memory: the connection rolls back.
+        query(&self.index.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+fn read_state(paths: &SandboxPaths) -> std::io::Result<SandboxState> {
+    fs::read_json(&paths.state(), MAX_RECORD_BYTES)
+}
+
+fn damaged(id: SandboxId, error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, format!("The files of sandbox `{}` are damaged", id.short()))
+        .because(error)
+        .hint(format!("Remove it with `coffer rm -f {}`", id.short()))
+}
+
+/// Where a doomed or staging directory may be left by a killed process.
+fn staging_dirs(layout: &Layout) -> [PathBuf; 2] {
+    [layout.sandboxes(), layout.templates()]
+}
+
+impl Entry {
+    /// Fails unless the sandbox may become `next`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`].
+    pub fn expect_can_become(&self, next: SandboxStatus) -> Result<()> {
+        if self.state.status.can_become(next) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::WrongState,
+            format!("Sandbox `{}` is {}", self.record.name, self.state.status),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests;

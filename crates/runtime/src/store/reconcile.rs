@@ -1,0 +1,106 @@
+//! Reality against the store: what a killed process left is put right by the next one.
+//!
+//! A supervisor holds its sandbox's lock for life, and the kernel frees it when the process dies
+//! in whatever way. So a live state with a free lock is a lie: its machine is ended (it died with
+//! its supervisor, unless the kernel was slow), the state becomes `Failed`, or the sandbox goes
+//! when it was asked to.
+
+use std::fs as std_fs;
+
+use cofferdam_base::fs;
+use cofferdam_types::SandboxStatus;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Entry, Failure, Store, read_state, staging_dirs};
+use crate::error::{ErrorKind, Result};
+
+/// Corrects an entry that claims to be live; `None` if that made it disappear.
+pub(super) fn check(store: &Store, entry: Entry) -> Result<Option<Entry>> {
+    let id = entry.record.id;
+    let Some(lock) = store.try_lock(id)? else {
+        return Ok(Some(entry));
+    };
+    // Between the read and the lock the supervisor may have ended in good order.
+    let paths = store.layout().sandbox(id);
+    let mut state = match read_state(&paths) {
+        Ok(state) => state,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(super::damaged(id, error)),
+    };
+    if !state.status.is_live() {
+        return Ok(Some(Entry { state, ..entry }));
+    }
+    end_machine(&paths.run);
+    if entry.record.spec.auto_remove {
+        store.remove(id)?;
+        return Ok(None);
+    }
+    state.status = SandboxStatus::Failed;
+    state.supervisor_pid = None;
+    state.machine_pid = None;
+    state.finished_ns = Some(cofferdam_base::time::unix_time_ns());
+    state.failure = Some(Failure {
+        kind: ErrorKind::SupervisorLost.name(),
+        message: "Its supervisor was killed or the host went down".to_owned(),
+        hint: Some(format!("Start it again with `coffer start {}`", entry.record.name)),
+    });
+    store.set_state(id, &state)?;
+    // Sockets of the dead; a leftover is swept later.
+    let _ = fs::remove_dir_if_present(&paths.run);
+    drop(lock);
+    Ok(Some(Entry { state, ..entry }))
+}
+
+/// Removes staging directories of dead processes, and sandboxes that look live but are not.
+/// Cheap: reads the directories of the live ones and of the store, and no file of the others.
+pub(super) fn sweep(store: &Store) -> Result<()> {
+    for dir in staging_dirs(store.layout()) {
+        let Ok(entries) = std_fs::read_dir(&dir) else { continue };
+        for entry in entries.flatten() {
+            let owner = entry.file_name().to_str().and_then(fs::staging_owner);
+            if owner.is_some_and(|pid| !is_alive(pid)) {
+                // Another process may be sweeping too.
+                let _ = fs::remove_dir_if_present(&entry.path());
+            }
+        }
+    }
+    let Ok(entries) = std_fs::read_dir(store.layout().run()) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let Some(short) = entry.file_name().to_str().map(str::to_owned) else { continue };
+        for id in store.with_index(|index| index.by_prefix(&short))? {
+            // A damaged sandbox is reported when somebody asks for it, not here.
+            let _ = store.load(id);
+        }
+    }
+    Ok(())
+}
+
+/// Ends the machine whose record lies in `run_dir`, if that very process still lives.
+fn end_machine(run_dir: &std::path::Path) {
+    #[derive(serde::Deserialize)]
+    struct Record {
+        pid: u32,
+        start_time: u64,
+    }
+    /// A record is a few hundred bytes.
+    const MAX_BYTES: u64 = 64 << 10;
+    let Ok(record) = fs::read_json::<Record>(&run_dir.join("machine.json"), MAX_BYTES) else {
+        return;
+    };
+    let pid = i32::try_from(record.pid).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid.filter(|_| start_time(record.pid) == Some(record.start_time)) {
+        // It may die by itself at this moment.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+/// When a process started, in clock ticks since boot. Source: proc_pid_stat(5), field 22.
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = std_fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The program's name may hold blanks and parentheses; fields are counted behind the last.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+fn is_alive(pid: u32) -> bool {
+    start_time(pid).is_some()
+}

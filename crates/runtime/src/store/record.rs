@@ -1,0 +1,121 @@
+//! What the store knows of a sandbox: its record, which never changes, and its state.
+
+use std::path::PathBuf;
+
+use cofferdam_proto::{ProcessSpec, RemoteFailure};
+use cofferdam_types::{Digest, ExitStatus, SandboxId, SandboxSpec, SandboxStatus, Signal};
+use serde::{Deserialize, Serialize};
+
+/// Version of the files' form. A newer one is refused, not guessed at.
+pub const RECORD_VERSION: u32 = 1;
+
+/// A sandbox as asked for and resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxRecord {
+    /// [`RECORD_VERSION`].
+    pub version: u32,
+    /// Id.
+    pub id: SandboxId,
+    /// Name, unique in the store.
+    pub name: String,
+    /// When it was made, in nanoseconds since the Unix epoch.
+    pub created_ns: u64,
+    /// What was asked.
+    pub spec: SandboxSpec,
+    /// The image that was meant.
+    pub image: RecordedImage,
+    /// The workload with the image's defaults merged in.
+    pub process: ProcessSpec,
+    /// Host name in the guest.
+    pub hostname: String,
+    /// The signal that asks the workload to end.
+    pub stop_signal: Signal,
+}
+
+/// An image as a sandbox pinned it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedImage {
+    /// Name by which it was asked for.
+    pub name: String,
+    /// Digest of its configuration.
+    pub id: Digest,
+    /// Digest of its manifest.
+    pub manifest: Digest,
+    /// Its root file system.
+    pub rootfs: PathBuf,
+    /// Size of the disk that the guest sees it on, in bytes.
+    pub disk_bytes: u64,
+}
+
+/// Where a sandbox is in its life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxState {
+    /// [`RECORD_VERSION`].
+    pub version: u32,
+    /// Status.
+    pub status: SandboxStatus,
+    /// How often it was started.
+    pub starts: u32,
+    /// Process id of the supervisor, while live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervisor_pid: Option<u32>,
+    /// Process id of the machine's program, while live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_pid: Option<u32>,
+    /// The backend that runs or ran it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// When its workload last started, in nanoseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_ns: Option<u64>,
+    /// When its workload last ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_ns: Option<u64>,
+    /// How its workload ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<ExitStatus>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
+/// A failure as a state file keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failure {
+    /// Kind by its stable name.
+    pub kind: String,
+    /// The sentence with its causes.
+    pub message: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl From<RemoteFailure> for Failure {
+    fn from(failure: RemoteFailure) -> Self {
+        Self { kind: failure.kind, message: failure.message, hint: failure.hint }
+    }
+}
+
+impl SandboxState {
+    /// The state of a sandbox that was just made.
+    #[must_use]
+    pub const fn created() -> Self {
+        Self {
+            version: RECORD_VERSION,
+            status: SandboxStatus::Created,
+            starts: 0,
+            supervisor_pid: None,
+            machine_pid: None,
+            backend: None,
+            started_ns: None,
+            finished_ns: None,
+            exit: None,
+            failure: None,
+        }
+    }
+}

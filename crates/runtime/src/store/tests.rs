@@ -1,0 +1,151 @@
+//! Tests of the store on a temporary home.
+
+use cofferdam_proto::ProcessSpec;
+use cofferdam_types::{Digest, SandboxSpec, Signal};
+
+use super::*;
+
+struct Home {
+    dir: tempfile::TempDir,
+}
+
+impl Home {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn open(&self) -> Store {
+        Store::open(Layout::at(self.dir.path()).unwrap()).unwrap()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let _ = std_fs::remove_dir_all(Layout::at(self.dir.path()).unwrap().run());
+    }
+}
+
+fn record(byte: u8, name: &str) -> SandboxRecord {
+    SandboxRecord {
+        version: RECORD_VERSION,
+        id: SandboxId::from_random([byte; 32]),
+        name: name.to_owned(),
+        created_ns: u64::from(byte),
+        spec: SandboxSpec::default(),
+        image: RecordedImage {
+            name: "image".to_owned(),
+            id: Digest::from_sha256([1; 32]),
+            manifest: Digest::from_sha256([2; 32]),
+            rootfs: "/rootfs".into(),
+            disk_bytes: 0,
+        },
+        process: ProcessSpec::default(),
+        hostname: "host".to_owned(),
+        stop_signal: Signal::TERM,
+    }
+}
+
+fn live_state() -> SandboxState {
+    SandboxState { status: SandboxStatus::Running, ..SandboxState::created() }
+}
+
+#[test]
+fn a_sandbox_is_found_by_name_id_and_unique_prefix() {
+    let home = Home::new();
+    let store = home.open();
+    store.insert(&record(0xa1, "web")).unwrap();
+    store.insert(&record(0xa2, "db")).unwrap();
+    let id = record(0xa1, "web").id.to_string();
+    for name in ["web", &id, "a1", &id[..12]] {
+        assert_eq!(store.find(name).unwrap().record.name, "web", "{name}");
+    }
+    assert_eq!(store.find("a").unwrap_err().kind(), ErrorKind::Ambiguous);
+    for name in ["", "nope", "f", "../etc"] {
+        assert_eq!(store.find(name).unwrap_err().kind(), ErrorKind::NotFound, "{name}");
+    }
+}
+
+#[test]
+fn the_newest_sandbox_is_listed_first() {
+    let home = Home::new();
+    let store = home.open();
+    store.insert(&record(1, "old")).unwrap();
+    store.insert(&record(2, "new")).unwrap();
+    let names: Vec<String> =
+        store.list().unwrap().into_iter().map(|entry| entry.record.name).collect();
+    assert_eq!(names, ["new", "old"]);
+}
+
+#[test]
+fn a_lost_index_is_rebuilt_from_the_directories() {
+    let home = Home::new();
+    home.open().insert(&record(1, "kept")).unwrap();
+    let index = home.open().layout().index();
+    std_fs::remove_file(&index).unwrap();
+    let store = home.open();
+    assert_eq!(store.find("kept").unwrap().record.name, "kept");
+    assert_eq!(store.insert(&record(2, "kept")).unwrap_err().kind(), ErrorKind::NameTaken);
+}
+
+#[test]
+fn a_live_state_is_believed_only_while_the_lock_is_held() {
+    let home = Home::new();
+    let store = home.open();
+    let id = record(1, "web").id;
+    store.insert(&record(1, "web")).unwrap();
+    store.set_state(id, &live_state()).unwrap();
+    let lock = store.try_lock(id).unwrap().unwrap();
+    assert_eq!(store.find("web").unwrap().state.status, SandboxStatus::Running);
+    drop(lock);
+    let state = store.find("web").unwrap().state;
+    assert_eq!(state.status, SandboxStatus::Failed);
+    assert_eq!(state.failure.unwrap().kind, "supervisor_lost");
+}
+
+#[test]
+fn an_abandoned_sandbox_that_was_to_be_removed_is_removed() {
+    let home = Home::new();
+    let store = home.open();
+    let mut doomed = record(1, "gone");
+    doomed.spec.auto_remove = true;
+    store.insert(&doomed).unwrap();
+    store.set_state(doomed.id, &live_state()).unwrap();
+    assert_eq!(store.find("gone").unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(!store.layout().sandbox(doomed.id).dir.exists());
+}
+
+#[test]
+fn staging_of_dead_processes_is_swept_and_of_living_ones_kept() {
+    let home = Home::new();
+    let store = home.open();
+    let dir = store.layout().sandboxes();
+    // The largest process id of Linux is 2^22; this one cannot exist.
+    let dead = dir.join(".tmp-99999999-0-x");
+    let living = dir.join(format!(".tmp-{}-0-x", std::process::id()));
+    std_fs::create_dir(&dead).unwrap();
+    std_fs::create_dir(&living).unwrap();
+    drop(home.open());
+    assert!(!dead.exists());
+    assert!(living.exists());
+}
+
+#[test]
+fn a_removed_sandbox_leaves_nothing_and_frees_its_name() {
+    let home = Home::new();
+    let store = home.open();
+    store.insert(&record(1, "web")).unwrap();
+    store.remove(record(1, "web").id).unwrap();
+    assert_eq!(std_fs::read_dir(store.layout().sandboxes()).unwrap().count(), 0);
+    store.insert(&record(2, "web")).unwrap();
+}
+
+#[test]
+fn damaged_files_are_a_typed_error_with_the_way_out() {
+    let home = Home::new();
+    let store = home.open();
+    let paths = store.insert(&record(1, "web")).unwrap();
+    std_fs::write(paths.record(), b"{").unwrap();
+    let error = store.find("web").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(error.hint_text().unwrap().contains("coffer rm -f"));
+}

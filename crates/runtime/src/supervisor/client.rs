@@ -1,0 +1,156 @@
+//! A supervisor's end of a client's connection.
+
+use cofferdam_proto::{
+    CONTROL_STREAM, Channel, ClientRequest, Decoder, Frame, FrameKind, INITIAL_WINDOW_BYTES,
+    SESSION_STREAM, SupervisorMessage, Window, decode_control, encode_control, encode_credit,
+    encode_data,
+};
+use tokio::{io::AsyncReadExt, net::UnixStream, sync::mpsc};
+
+use super::{
+    agent::write_all,
+    event::{ClientEvent, ClientId, Event},
+};
+
+/// A connected client as the switchboard sees it.
+#[derive(Debug)]
+pub(crate) struct Client {
+    outgoing: mpsc::UnboundedSender<Vec<u8>>,
+    writing: tokio::task::JoinHandle<()>,
+    /// What may still be sent to it, for standard output and error.
+    windows: [Window; 2],
+}
+
+impl Client {
+    /// Starts the tasks of a connection. Only the user who owns the sandbox may connect.
+    pub(crate) fn accept(
+        id: ClientId,
+        stream: UnixStream,
+        events: mpsc::Sender<Event>,
+    ) -> Option<Self> {
+        let uid = rustix::process::geteuid().as_raw();
+        if !stream.peer_cred().is_ok_and(|peer| peer.uid() == uid || peer.uid() == 0) {
+            return None;
+        }
+        let (reader, writer) = stream.into_split();
+        let (outgoing, queue) = mpsc::unbounded_channel();
+        let writing = tokio::spawn(write_all(writer, queue));
+        tokio::spawn(async move {
+            read_events(id, reader, &events).await;
+            // The receiver is gone only when the supervisor ends.
+            let _ = events.send(Event::Client(id, ClientEvent::Gone)).await;
+        });
+        Some(Self { outgoing, writing, windows: [Window::new(); 2] })
+    }
+
+    /// Waits until the kernel has all that was sent, then hangs up.
+    pub(crate) async fn close(self) {
+        let Self { outgoing, writing, .. } = self;
+        drop(outgoing);
+        // A writer that panicked has nothing left to write.
+        let _ = writing.await;
+    }
+
+    /// Sends an answer.
+    pub(crate) fn answer(&self, message: &SupervisorMessage) {
+        let mut bytes = Vec::new();
+        if encode_control(CONTROL_STREAM, message, &mut bytes).is_ok() {
+            // A closed queue means the client is gone; its event is under way.
+            let _ = self.outgoing.send(bytes);
+        }
+    }
+
+    /// Sends output; the caller kept to [`Self::room`].
+    pub(crate) fn output(&mut self, channel: Channel, payload: &[u8], eof: bool) {
+        if let Some(window) = self.window(channel)
+            && window.spend(payload.len()).is_ok()
+        {
+            let mut bytes = Vec::with_capacity(payload.len() + 64);
+            encode_data(SESSION_STREAM, channel, payload, eof, &mut bytes);
+            let _ = self.outgoing.send(bytes);
+        }
+    }
+
+    /// Bytes of output that it can take now.
+    pub(crate) fn room(&self, channel: Channel) -> usize {
+        index(channel).map_or(0, |index| self.windows[index].left())
+    }
+
+    /// Bytes of output that it was sent and has not read.
+    pub(crate) fn unread(&self) -> usize {
+        let full = INITIAL_WINDOW_BYTES as usize * self.windows.len();
+        full - self.windows.iter().map(Window::left).sum::<usize>()
+    }
+
+    /// Notes that it has read output; false when it claims more than it was sent.
+    pub(crate) fn credit(&mut self, channel: Channel, bytes: u32) -> bool {
+        self.window(channel).is_some_and(|window| window.give(bytes).is_ok())
+    }
+
+    /// Lets it send more input.
+    pub(crate) fn give_input_credit(&self, bytes: u32) {
+        let mut out = Vec::new();
+        encode_credit(SESSION_STREAM, Channel::Stdin, bytes, &mut out);
+        let _ = self.outgoing.send(out);
+    }
+
+    fn window(&mut self, channel: Channel) -> Option<&mut Window> {
+        index(channel).map(|index| &mut self.windows[index])
+    }
+}
+
+fn index(channel: Channel) -> Option<usize> {
+    match channel {
+        Channel::Stdin => None,
+        Channel::Stdout => Some(0),
+        Channel::Stderr => Some(1),
+    }
+}
+
+/// Reads until the connection ends or the client breaks the protocol.
+async fn read_events(
+    id: ClientId,
+    mut reader: tokio::net::unix::OwnedReadHalf,
+    events: &mpsc::Sender<Event>,
+) {
+    let mut decoder = Decoder::new();
+    let mut buffer = vec![0; 64 << 10];
+    let mut introduced = false;
+    loop {
+        loop {
+            let event = match decoder.next_frame() {
+                Ok(Some(frame)) => parse(&frame, introduced),
+                Ok(None) => break,
+                Err(_) => return,
+            };
+            let Some(event) = event else { return };
+            introduced = true;
+            if events.send(Event::Client(id, event)).await.is_err() {
+                return;
+            }
+        }
+        match reader.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(length) => decoder.push(&buffer[..length]),
+        }
+    }
+}
+
+fn parse(frame: &Frame<'_>, introduced: bool) -> Option<ClientEvent> {
+    match (frame.kind, frame.stream, introduced) {
+        (FrameKind::Control, CONTROL_STREAM, false) => {
+            decode_control::<ClientRequest>(frame.payload).ok().map(ClientEvent::Request)
+        }
+        (FrameKind::Control, SESSION_STREAM, true) => {
+            decode_control(frame.payload).ok().map(ClientEvent::Message)
+        }
+        (FrameKind::Data, SESSION_STREAM, true) if frame.channel == Channel::Stdin => {
+            Some(ClientEvent::Input { bytes: frame.payload.to_vec(), eof: frame.eof })
+        }
+        (FrameKind::Credit, SESSION_STREAM, true) => {
+            let bytes = frame.credit().ok()?;
+            Some(ClientEvent::Credit { channel: frame.channel, bytes })
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,57 @@
+//! What happens to a supervisor: the one queue that its switchboard works off.
+
+use cofferdam_backend::MachineExit;
+use cofferdam_proto::{Channel, ClientMessage, ClientRequest};
+use tokio::{net::UnixStream, sync::mpsc};
+
+use super::agent::OwnedFrame;
+use crate::error::Error;
+
+/// A connection's number, never reused.
+pub(crate) type ClientId = u64;
+
+/// One thing that happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The agent sent a frame.
+    Agent(OwnedFrame),
+    /// The agent's channel is of no further use.
+    AgentLost(Error),
+    /// The machine's program ended.
+    MachineExited(MachineExit),
+    /// Somebody connected.
+    Connected(UnixStream),
+    /// A client said something.
+    Client(ClientId, ClientEvent),
+    /// SIGTERM, or the like, to the supervisor.
+    Terminated,
+    /// The time that a stop allows is over.
+    StopTimeout,
+    /// An attached client did not read for too long.
+    StalledCheck,
+    /// The moment to make the image's template has come.
+    TemplateTime,
+}
+
+/// What a client said.
+#[derive(Debug)]
+pub(crate) enum ClientEvent {
+    /// Its first message.
+    Request(ClientRequest),
+    /// A control message of its session.
+    Message(ClientMessage),
+    /// Bytes for its session's input.
+    Input { bytes: Vec<u8>, eof: bool },
+    /// It has read output.
+    Credit { channel: Channel, bytes: u32 },
+    /// It is gone, or broke the protocol.
+    Gone,
+}
+
+/// The queue's length: enough that readers rarely wait, short enough that memory stays flat.
+pub(crate) const QUEUE_EVENTS: usize = 64;
+
+/// Makes the queue.
+pub(crate) fn queue() -> (mpsc::Sender<Event>, mpsc::Receiver<Event>) {
+    mpsc::channel(QUEUE_EVENTS)
+}

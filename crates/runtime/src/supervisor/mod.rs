@@ -1,0 +1,251 @@
+//! The supervisor: one process for each live sandbox, which owns its machine.
+//!
+//! Born of a client with one end of a socket as its standard input: that is its first client. It
+//! holds the sandbox's lock for life, brings the machine up ([`start`]), then works off one queue
+//! of events ([`switchboard`]) until the workload has ended and everybody was told.
+//!
+//! One thread, one owner of all state; tasks only carry bytes. No lock is held across an await.
+
+mod agent;
+mod client;
+mod event;
+mod input;
+mod session;
+mod start;
+mod switchboard;
+mod workload;
+
+use std::{
+    ffi::OsString,
+    future::Future,
+    os::{fd::AsFd, unix::net::UnixStream as StdUnixStream},
+    path::Path,
+    time::Duration,
+};
+
+use cofferdam_base::{fs, time::unix_time_ns};
+use cofferdam_proto::{ClientRequest, Request, SupervisorMessage};
+use cofferdam_types::{SandboxId, SandboxStatus};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::mpsc,
+};
+
+pub(crate) use self::agent::AgentLink;
+pub(crate) use self::start::adopt;
+use self::{
+    client::Client,
+    event::{ClientEvent, ClientId, Event},
+    start::StartOptions,
+    switchboard::{End, Parts, Switchboard},
+};
+use crate::{
+    error::{Error, ErrorKind, Result, io, to_remote},
+    layout::{Layout, SandboxPaths},
+    store::{Entry, Store},
+};
+
+/// The first client: the one whose socket is the supervisor's standard input.
+const FIRST_CLIENT: ClientId = 0;
+
+/// When a long-lived sandbox's image gets its template: late enough not to slow its start.
+const TEMPLATE_DELAY: Duration = Duration::from_secs(2);
+
+/// Runs a future to its end on this thread.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map(|runtime| {
+            let value = runtime.block_on(future);
+            // Blocking tasks hold nothing that matters after this; never wait for one.
+            runtime.shutdown_background();
+            value
+        })
+        .map_err(|error| io("Could not start the async runtime", error))
+}
+
+/// Writes a line to the process's own log, which its parent opened as standard error.
+pub(crate) fn log_line(text: &str) {
+    use std::io::Write as _;
+    // A log that cannot be written has nobody left to tell.
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// `main` of a supervisor: home and id of the sandbox; returns the exit code.
+pub(crate) fn main(args: &[OsString]) -> u8 {
+    let _ = rustix::process::setsid();
+    let result = parse_args(args).and_then(|(layout, id)| block_on(supervise(layout, id))?);
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            log_line(&error.chain());
+            1
+        }
+    }
+}
+
+fn parse_args(args: &[OsString]) -> Result<(Layout, SandboxId)> {
+    let bad = || Error::new(ErrorKind::Bug, "A supervisor wants a home and an id");
+    let [home, id] = args else { return Err(bad()) };
+    let id = id.to_str().and_then(|id| id.parse().ok()).ok_or_else(bad)?;
+    Ok((Layout::at(Path::new(home))?, id))
+}
+
+async fn supervise(layout: Layout, id: SandboxId) -> Result<()> {
+    let (events, mut queue) = event::queue();
+    let first = first_client()?;
+    let client = Client::accept(FIRST_CLIENT, first, events.clone()).ok_or_else(|| {
+        Error::new(ErrorKind::Permission, "The first client is not the sandbox's owner")
+    })?;
+    let Some(request) = first_request(&mut queue).await else {
+        return Ok(());
+    };
+    let result = run(&layout, id, request, client, events, queue).await;
+    if let Err((client, error)) = result {
+        client.answer(&SupervisorMessage::Failed(to_remote(&error)));
+        client.close().await;
+        return Err(error);
+    }
+    Ok(())
+}
+
+async fn first_request(queue: &mut mpsc::Receiver<Event>) -> Option<ClientRequest> {
+    match queue.recv().await? {
+        Event::Client(FIRST_CLIENT, ClientEvent::Request(request)) => Some(request),
+        _ => None,
+    }
+}
+
+async fn run(
+    layout: &Layout,
+    id: SandboxId,
+    request: ClientRequest,
+    client: Client,
+    events: mpsc::Sender<Event>,
+    mut queue: mpsc::Receiver<Event>,
+) -> std::result::Result<(), (Client, Error)> {
+    let prepared = prepare(layout, id, &request);
+    let (store, entry, lock, options) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return Err((client, error)),
+    };
+    let paths = layout.sandbox(id);
+    let started = start::bring_up(layout, &store, &entry, &paths, &events, &mut queue, options);
+    let live = match started.await {
+        Ok(live) => live,
+        Err(error) => {
+            record_failure(&store, &entry, &error);
+            return Err((client, error));
+        }
+    };
+    let parts = Parts { store, entry, paths, live, lock, events, client, options };
+    let (mut board, early) = Switchboard::open(parts)?;
+    let end = board.run(early, &mut queue).await;
+    finish(board, end, &mut queue).await;
+    Ok(())
+}
+
+/// How long a guest may take to put its file systems in order.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Puts a sandbox's end on record, then tells everybody.
+///
+/// The order matters: who is told that a sandbox has stopped may at once start or remove it.
+async fn finish(mut board: Switchboard, end: End, queue: &mut mpsc::Receiver<Event>) {
+    board.finished(&end);
+    board.make_template();
+    let id = board.entry.record.id;
+    if board.entry.record.spec.auto_remove {
+        if let Err(error) = board.store.remove(id) {
+            log_line(&error.chain());
+        }
+        board.tell_all(&end);
+        let _ = board.machine.kill().await;
+    } else {
+        if matches!(end, End::Exited(_)) {
+            board.shut_down();
+            let ended = tokio::time::timeout(SHUTDOWN_TIMEOUT, board.machine.wait());
+            if ended.await.is_err() {
+                log_line("The guest did not shut down in time");
+            }
+        }
+        let _ = board.machine.kill().await;
+        if let Err(error) = board.store.set_state(id, &board.entry.state) {
+            log_line(&error.chain());
+        }
+        let _ = fs::remove_dir_if_present(&board.store.layout().sandbox(id).run);
+        board.tell_all(&end);
+    }
+    board.lock = None;
+    board.linger(queue).await;
+}
+
+type Prepared = (Store, Entry, cofferdam_base::LockFile, StartOptions);
+
+/// Takes the sandbox and says that it is starting.
+fn prepare(layout: &Layout, id: SandboxId, request: &ClientRequest) -> Result<Prepared> {
+    let options = StartOptions::of(request)?;
+    let store = Store::open(layout.clone())?;
+    let gone = || Error::new(ErrorKind::NotFound, "The sandbox was removed");
+    let name = store.load(id)?.ok_or_else(gone)?.record.name;
+    let Some(lock) = store.try_lock(id)? else {
+        return Err(Error::new(
+            ErrorKind::WrongState,
+            format!("Sandbox `{name}` is being used by another command"),
+        ));
+    };
+    // With the lock held the state cannot change under us.
+    let mut entry = store.load(id)?.ok_or_else(gone)?;
+    entry.expect_can_become(SandboxStatus::Starting)?;
+    entry.state.status = SandboxStatus::Starting;
+    entry.state.starts += 1;
+    entry.state.supervisor_pid = Some(std::process::id());
+    entry.state.exit = None;
+    entry.state.failure = None;
+    store.set_state(id, &entry.state)?;
+    Ok((store, entry, lock, options))
+}
+
+/// The state after a start that failed: the sandbox is there to be looked at, or gone if it was
+/// to be removed.
+fn record_failure(store: &Store, entry: &Entry, error: &Error) {
+    let id = entry.record.id;
+    let result = if entry.record.spec.auto_remove {
+        store.remove(id)
+    } else {
+        let mut state = entry.state.clone();
+        state.status = SandboxStatus::Failed;
+        state.supervisor_pid = None;
+        state.machine_pid = None;
+        state.finished_ns = Some(unix_time_ns());
+        state.failure = Some(to_remote(error).into());
+        store.set_state(id, &state)
+    };
+    if let Err(second) = result {
+        log_line(&second.chain());
+    }
+    // Sockets of a machine that never was.
+    let _ = fs::remove_dir_if_present(&store.layout().sandbox(id).run);
+}
+
+/// The socket that this process was given as its standard input.
+fn first_client() -> Result<UnixStream> {
+    let failed = |error| io("Could not take the first client's socket", error);
+    let fd = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
+    let stream = StdUnixStream::from(fd);
+    stream.set_nonblocking(true).map_err(failed)?;
+    UnixStream::from_std(stream).map_err(failed)
+}
+
+/// Opens the socket on which further clients come.
+fn listen(paths: &SandboxPaths) -> Result<UnixListener> {
+    let failed = |error| io(format!("Could not listen at `{}`", paths.socket().display()), error);
+    fs::remove_file_if_present(&paths.socket()).map_err(failed)?;
+    UnixListener::bind(paths.socket()).map_err(failed)
+}
+
+/// What a request on a connection that is not the first may not be.
+fn only_at_birth(request: &Request) -> bool {
+    matches!(request, Request::Start { .. })
+}

@@ -1,0 +1,87 @@
+//! One exec session in the supervisor: a process in the guest and the client that asked for it.
+
+use cofferdam_proto::{Channel, FrameError, INITIAL_WINDOW_BYTES, Window};
+
+use super::{event::ClientId, input::Input};
+
+/// Credit goes to the guest in pieces of at least this many bytes; a quarter of a window, so that
+/// what is held back never stops a guest.
+pub(crate) const CREDIT_BATCH_BYTES: u32 = INITIAL_WINDOW_BYTES / 4;
+
+/// The supervisor's view of a session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// Who reads its output; none after the client left.
+    pub(crate) client: Option<ClientId>,
+    /// Its input.
+    pub(crate) input: Input,
+    /// What the guest may still send on standard output and error.
+    windows: [Window; 2],
+    /// What the client has read and the guest has not been told of.
+    due: [u32; 2],
+    /// Whether the client wants only to know that it started.
+    pub(crate) detach: bool,
+}
+
+impl Session {
+    pub(crate) fn new(client: ClientId, detach: bool) -> Self {
+        Self {
+            client: Some(client),
+            input: Input::default(),
+            windows: [Window::new(); 2],
+            due: [0; 2],
+            detach,
+        }
+    }
+
+    /// The guest sent output.
+    ///
+    /// # Errors
+    /// When it sent more than its window, or on a channel that is not output.
+    pub(crate) fn received(&mut self, channel: Channel, bytes: usize) -> Result<(), FrameError> {
+        self.window(channel)?.spend(bytes)
+    }
+
+    /// The client has read output; returns what the guest is to be told now. Small pieces wait
+    /// for others, to spare the guest messages.
+    ///
+    /// # Errors
+    /// When that is more than was sent.
+    pub(crate) fn allow(&mut self, channel: Channel, bytes: u32) -> Result<u32, FrameError> {
+        let index = usize::from(channel == Channel::Stderr);
+        let due = self.due[index].saturating_add(bytes);
+        if due < CREDIT_BATCH_BYTES {
+            self.due[index] = due;
+            return Ok(0);
+        }
+        self.due[index] = 0;
+        self.window(channel)?.give(due)?;
+        Ok(due)
+    }
+
+    fn window(&mut self, channel: Channel) -> Result<&mut Window, FrameError> {
+        match channel {
+            Channel::Stdin => Err(FrameError::UnknownChannel(channel as u8)),
+            Channel::Stdout => Ok(&mut self.windows[0]),
+            Channel::Stderr => Ok(&mut self.windows[1]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_ignores_its_window_is_found_out() {
+        let mut session = Session::new(1, false);
+        let window = INITIAL_WINDOW_BYTES as usize;
+        session.received(Channel::Stdout, window).unwrap();
+        assert!(session.received(Channel::Stdout, 1).is_err());
+        assert!(session.received(Channel::Stderr, 1).is_ok());
+        assert!(session.received(Channel::Stdin, 0).is_err());
+        assert_eq!(session.allow(Channel::Stdout, CREDIT_BATCH_BYTES - 1), Ok(0));
+        assert_eq!(session.allow(Channel::Stdout, 1), Ok(CREDIT_BATCH_BYTES));
+        session.received(Channel::Stdout, CREDIT_BATCH_BYTES as usize).unwrap();
+    }
+}

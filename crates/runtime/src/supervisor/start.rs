@@ -1,0 +1,343 @@
+//! From a sandbox's record to a running workload.
+//!
+//! Normally a fork: the machine comes from the image's template, or from the base template and
+//! mounts the root itself. The base template is made first if there is none; it takes hardly
+//! longer than a boot. Only when templates cannot be kept does the machine boot for itself.
+
+use std::{path::PathBuf, time::{Duration, Instant}};
+
+use cofferdam_backend::{Backend, Machine, MachineSpec};
+use cofferdam_base::{fs, time::unix_time_ns};
+use cofferdam_proto::{
+    AgentMessage, CLIENT_GENERATION, CONTROL_STREAM, ClientRequest, HostMessage, Identity, Request,
+    RootSpec, SESSION_STREAM, Stage, TmpfsSpec, UpperDevice,
+};
+use cofferdam_types::{ResourceLimits, SandboxSpec, UpperSpec};
+use tokio::sync::mpsc;
+
+use super::{AgentLink, event::Event, log_line};
+use crate::{
+    error::{Error, ErrorKind, Result, io, lift},
+    guest::{self, GuestFiles},
+    layout::{Layout, SandboxPaths},
+    random,
+    store::{Entry, Store},
+    template::{self, MachineShape, RootShape, Template},
+};
+
+/// How long a restored guest may take to answer. It was ready when it was captured, so even a
+/// busy host needs a fraction of this.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the guest may take for mounts and the workload's start.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Fresh entropy for a guest: twice the size of the kernel's pool.
+const ENTROPY_BYTES: usize = 64;
+
+/// What the first client wants besides the start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StartOptions {
+    pub(crate) attach: bool,
+    pub(crate) stdin: bool,
+    pub(crate) tied: bool,
+}
+
+impl StartOptions {
+    pub(crate) fn of(request: &ClientRequest) -> Result<Self> {
+        match request.request {
+            _ if request.generation != CLIENT_GENERATION => Err(other_generation()),
+            Request::Start { attach, stdin, tied } => Ok(Self { attach, stdin, tied }),
+            _ => Err(Error::new(ErrorKind::Bug, "A supervisor starts with a start")),
+        }
+    }
+}
+
+pub(crate) fn other_generation() -> Error {
+    Error::new(ErrorKind::Unsupported, "The sandbox was started by another version of Cofferdam")
+        .hint("Stop and start it again with this version")
+}
+
+/// A sandbox that runs.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) machine: Box<dyn Machine>,
+    pub(crate) agent: AgentLink,
+    pub(crate) backend: &'static str,
+    pub(crate) timeline: Vec<Stage>,
+    pub(crate) started_ns: u64,
+    /// What an image template would be made from; absent when there is one or none fits.
+    pub(crate) wanted_template: Option<WantedTemplate>,
+}
+
+/// An image template to make.
+#[derive(Debug)]
+pub(crate) struct WantedTemplate {
+    pub(crate) guest: GuestFiles,
+    pub(crate) shape: MachineShape,
+    pub(crate) root: RootShape,
+    pub(crate) rootfs: PathBuf,
+}
+
+/// Measures the stages of a start.
+struct Clock {
+    last: Instant,
+    stages: Vec<Stage>,
+}
+
+impl Clock {
+    fn lap(&mut self, name: &str) {
+        let now = Instant::now();
+        let micros = u64::try_from((now - self.last).as_micros()).unwrap_or(u64::MAX);
+        self.stages.push(Stage { name: name.to_owned(), micros });
+        self.last = now;
+    }
+}
+
+/// Brings a sandbox up. Gives up early when its client goes or the supervisor is told to end.
+pub(crate) async fn bring_up(
+    layout: &Layout,
+    store: &Store,
+    entry: &Entry,
+    paths: &SandboxPaths,
+    events: &mpsc::Sender<Event>,
+    queue: &mut mpsc::Receiver<Event>,
+    options: StartOptions,
+) -> Result<Live> {
+    super::switchboard::forward_signals(events);
+    let start = start(layout, store, entry, paths);
+    tokio::pin!(start);
+    loop {
+        tokio::select! {
+            result = &mut start => return result,
+            event = queue.recv() => match event {
+                Some(Event::Terminated) => return Err(cancelled()),
+                Some(Event::Client(_, super::event::ClientEvent::Gone)) if options.tied => {
+                    return Err(cancelled());
+                }
+                // Input and signals that come before there is a workload have nowhere to go yet;
+                // clients send them after `Started`.
+                _ => {}
+            }
+        }
+    }
+}
+
+async fn start(
+    layout: &Layout,
+    store: &Store,
+    entry: &Entry,
+    paths: &SandboxPaths,
+) -> Result<Live> {
+    let mut clock = Clock { last: Instant::now(), stages: Vec::new() };
+    let record = &entry.record;
+    let backend = crate::host::backend(layout, record.spec.backend.as_deref())?;
+    let guest = guest::find(layout, record.spec.kernel.as_deref())?;
+    let shape = MachineShape::of(&record.spec, record.image.disk_bytes);
+    crate::host::check_memory(shape.memory_mib)?;
+    fs::create_private_dir(&paths.run)
+        .map_err(|error| io(format!("Could not make `{}`", paths.run.display()), error))?;
+    clock.lap("prepare");
+
+    let origin = choose_origin(layout, backend.as_ref(), &guest, entry, paths, &shape, &mut clock)
+        .await?;
+    let spec = machine_spec(entry, paths, &guest, &shape);
+    let (machine, root_is_mounted) = match &origin {
+        Origin::Image(template) => (lift(backend.restore(&template.files(), &spec).await)?, true),
+        Origin::Base(template) => (lift(backend.restore(&template.files(), &spec).await)?, false),
+        Origin::Boot => (lift(backend.start(&spec).await)?, false),
+    };
+    clock.lap("machine");
+    let mut state = entry.state.clone();
+    state.machine_pid = Some(machine.pid());
+    state.backend = Some(backend.name().to_owned());
+    store.set_state(record.id, &state)?;
+
+    let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
+    let limit = if matches!(origin, Origin::Boot) {
+        template::BOOT_TIMEOUT
+    } else {
+        RESTORE_TIMEOUT
+    };
+    let handshake = async {
+        agent.ready(limit).await?;
+        clock.lap("guest ready");
+        start_workload(&mut agent, entry, root_is_mounted, &mut clock).await
+    };
+    if let Err(error) = handshake.await {
+        return Err(crate::diagnosis::explain(machine.as_ref(), &spec, error));
+    }
+    let wanted_template = match origin {
+        Origin::Image(_) => None,
+        _ => RootShape::of(&record.spec, record.image.manifest).map(|root| WantedTemplate {
+            guest,
+            shape,
+            root,
+            rootfs: record.image.rootfs.clone(),
+        }),
+    };
+    Ok(Live {
+        machine,
+        agent,
+        backend: backend.name(),
+        timeline: clock.stages,
+        started_ns: unix_time_ns(),
+        wanted_template,
+    })
+}
+
+/// Where a machine comes from.
+enum Origin {
+    Image(Template),
+    Base(Template),
+    Boot,
+}
+
+/// Finds the best template and makes the upper that goes with it.
+async fn choose_origin(
+    layout: &Layout,
+    backend: &dyn Backend,
+    guest: &GuestFiles,
+    entry: &Entry,
+    paths: &SandboxPaths,
+    shape: &MachineShape,
+    clock: &mut Clock,
+) -> Result<Origin> {
+    let spec = &entry.record.spec;
+    let read_only = spec.upper == UpperSpec::ReadOnly;
+    let upper = paths.upper();
+    // A sandbox that has run before has a disk of its own, which no image template's guest knows.
+    let fresh = !upper.exists();
+    if fresh && let Some(root) = RootShape::of(spec, entry.record.image.manifest) {
+        let compatibility = lift(backend.compatibility_key())?;
+        let (key, _) = template::image_key(guest, &compatibility, shape, &root);
+        if let Some(found) = Template::find(layout, &key) {
+            lift(cofferdam_disk::copy_sparse(&found.upper(), &upper))?;
+            clock.lap("image template");
+            return Ok(Origin::Image(found));
+        }
+    }
+    if fresh {
+        crate::uppers::make(layout, shape.upper_bytes, read_only, &upper)?;
+    }
+    let base = template::ensure_base(layout, backend, guest, shape).await;
+    clock.lap("base template");
+    match base {
+        Ok(base) => Ok(Origin::Base(base)),
+        // Without room for a template a machine can still boot for itself.
+        Err(error) if error.kind() == ErrorKind::NoSpace => {
+            log_line(&format!("No template: {}", error.chain()));
+            Ok(Origin::Boot)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn machine_spec(
+    entry: &Entry,
+    paths: &SandboxPaths,
+    guest: &GuestFiles,
+    shape: &MachineShape,
+) -> MachineSpec {
+    let record = &entry.record;
+    MachineSpec {
+        console_log: paths.console(),
+        vmm_log: paths.vmm(),
+        run_dir: paths.run.clone(),
+        labels: record.spec.labels.clone(),
+        limits: limits(&record.spec),
+        ..template::machine_spec(
+            record.id,
+            guest,
+            shape,
+            record.image.rootfs.clone(),
+            paths.upper(),
+        )
+    }
+}
+
+/// Gives the guest its identity and starts the workload. All messages go at once: the agent works
+/// them off in order and, after one that failed, refuses the rest.
+async fn start_workload(
+    agent: &mut AgentLink,
+    entry: &Entry,
+    root_is_mounted: bool,
+    clock: &mut Clock,
+) -> Result<()> {
+    let record = &entry.record;
+    let mut messages = vec![(CONTROL_STREAM, HostMessage::Adopt(adopt(&record.hostname)?))];
+    if !root_is_mounted {
+        messages.push((CONTROL_STREAM, HostMessage::MountRoot(root_spec(&record.spec))));
+    }
+    messages.push((
+        SESSION_STREAM,
+        HostMessage::Start { process: record.process.clone(), limits: limits(&record.spec) },
+    ));
+    let steps = async {
+        agent.send(&messages).await?;
+        agent
+            .expect(CONTROL_STREAM, |m| matches!(m, AgentMessage::Adopted).then_some(()))
+            .await?;
+        clock.lap("identity");
+        if !root_is_mounted {
+            agent
+                .expect(CONTROL_STREAM, |m| matches!(m, AgentMessage::RootMounted).then_some(()))
+                .await?;
+            clock.lap("root");
+        }
+        agent
+            .expect(SESSION_STREAM, |m| matches!(m, AgentMessage::Started { .. }).then_some(()))
+            .await?;
+        clock.lap("workload");
+        Ok(())
+    };
+    tokio::time::timeout(START_TIMEOUT, steps).await.unwrap_or_else(|_| {
+        Err(Error::new(
+            ErrorKind::GuestFailed,
+            format!("The guest did not start the workload in {} s", START_TIMEOUT.as_secs()),
+        ))
+    })
+}
+
+/// A new identity with the host's clock of this moment.
+pub(crate) fn adopt(hostname: &str) -> Result<Identity> {
+    let machine_id: [u8; 16] = random::bytes()?;
+    Ok(Identity {
+        entropy: random::bytes::<ENTROPY_BYTES>()?.to_vec(),
+        machine_id: machine_id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        hostname: hostname.to_owned(),
+        unix_ns: unix_time_ns(),
+    })
+}
+
+fn root_spec(spec: &SandboxSpec) -> RootSpec {
+    RootSpec {
+        upper: match spec.upper {
+            UpperSpec::Disk(_) => UpperDevice::Disk,
+            UpperSpec::ReadOnly => UpperDevice::ReadOnly,
+        },
+        shm_bytes: spec.shm_size.bytes(),
+        tmpfs: spec
+            .tmpfs
+            .iter()
+            .map(|mount| TmpfsSpec {
+                target: mount.target.clone(),
+                size_bytes: mount.size.map(cofferdam_types::ByteSize::bytes),
+                mode: mount.mode,
+                read_only: mount.read_only,
+                exec: mount.exec,
+            })
+            .collect(),
+    }
+}
+
+/// The limits with the quota that a fractional number of processors means.
+fn limits(spec: &SandboxSpec) -> ResourceLimits {
+    let mut limits = spec.limits.clone();
+    limits.cpu_quota_millis = limits.cpu_quota_millis.or_else(|| spec.cpus.quota_millis());
+    limits
+}
+
+fn cancelled() -> Error {
+    Error::new(ErrorKind::Cancelled, "The start was cancelled")
+}

@@ -1,0 +1,151 @@
+//! What must match for a template to fit.
+
+use cofferdam_types::{Digest, SandboxSpec, UpperSpec};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::FORMAT_VERSION;
+use crate::guest::GuestFiles;
+
+/// Size of the upper disk that a read-only sandbox's machine has in its place, in bytes. Its
+/// guest never looks at it: the disk is there so that all machines have the same devices.
+pub(crate) const UNUSED_UPPER_BYTES: u64 = 16 << 20;
+
+/// The parts of a machine that its guest saw before any image was known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MachineShape {
+    pub(crate) vcpus: u8,
+    pub(crate) memory_mib: u32,
+    pub(crate) root_bytes: u64,
+    pub(crate) upper_bytes: u64,
+}
+
+/// How an image template's root is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RootShape {
+    pub(crate) manifest: Digest,
+    pub(crate) read_only: bool,
+    pub(crate) shm_bytes: u64,
+}
+
+impl MachineShape {
+    /// The shape of a sandbox's machine.
+    pub(crate) fn of(spec: &SandboxSpec, root_bytes: u64) -> Self {
+        Self {
+            vcpus: spec.cpus.vcpus(),
+            memory_mib: u32::try_from(spec.memory.mib_rounded_up()).unwrap_or(u32::MAX),
+            root_bytes,
+            upper_bytes: match spec.upper {
+                UpperSpec::Disk(size) => size.bytes(),
+                UpperSpec::ReadOnly => UNUSED_UPPER_BYTES,
+            },
+        }
+    }
+}
+
+impl RootShape {
+    /// The root of a sandbox; `None` when it has mounts that no template has.
+    pub(crate) fn of(spec: &SandboxSpec, manifest: Digest) -> Option<Self> {
+        spec.tmpfs.is_empty().then(|| Self {
+            manifest,
+            read_only: spec.upper == UpperSpec::ReadOnly,
+            shm_bytes: spec.shm_size.bytes(),
+        })
+    }
+}
+
+/// The lines that make the key of a base template.
+fn base_lines(guest: &GuestFiles, backend: &str, shape: &MachineShape) -> Vec<String> {
+    vec![
+        format!("format {FORMAT_VERSION}"),
+        format!("wire {}", cofferdam_proto::GENERATION),
+        guest.key.clone(),
+        format!("backend {backend}"),
+        format!("vcpus {} memory {} MiB", shape.vcpus, shape.memory_mib),
+        format!("disks {} {}", shape.root_bytes, shape.upper_bytes),
+    ]
+}
+
+/// A base template's key and what it is made of.
+pub(crate) fn base_key(
+    guest: &GuestFiles,
+    backend: &str,
+    shape: &MachineShape,
+) -> (String, Vec<String>) {
+    key(base_lines(guest, backend, shape))
+}
+
+/// An image template's key and what it is made of.
+pub(crate) fn image_key(
+    guest: &GuestFiles,
+    backend: &str,
+    shape: &MachineShape,
+    root: &RootShape,
+) -> (String, Vec<String>) {
+    let mut lines = base_lines(guest, backend, shape);
+    lines.push(format!("image {}", root.manifest));
+    lines.push(format!("read-only {} shm {}", root.read_only, root.shm_bytes));
+    key(lines)
+}
+
+fn key(lines: Vec<String>) -> (String, Vec<String>) {
+    let hash = Digest::from_sha256(Sha256::digest(lines.join("\n")).into());
+    (hash.hex(), lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use cofferdam_types::{ByteSize, TmpfsMount};
+
+    use super::*;
+
+    fn guest(key: &str) -> GuestFiles {
+        GuestFiles { kernel: "/k".into(), initrd: "/i".into(), key: key.to_owned() }
+    }
+
+    #[test]
+    fn every_part_of_a_key_changes_it() {
+        let shape = MachineShape { vcpus: 2, memory_mib: 512, root_bytes: 1, upper_bytes: 2 };
+        let root = RootShape {
+            manifest: Digest::from_sha256([1; 32]),
+            read_only: false,
+            shm_bytes: 64,
+        };
+        let all = [
+            base_key(&guest("a"), "q", &shape).0,
+            base_key(&guest("b"), "q", &shape).0,
+            base_key(&guest("a"), "r", &shape).0,
+            base_key(&guest("a"), "q", &MachineShape { vcpus: 1, ..shape.clone() }).0,
+            base_key(&guest("a"), "q", &MachineShape { memory_mib: 1, ..shape.clone() }).0,
+            base_key(&guest("a"), "q", &MachineShape { root_bytes: 9, ..shape.clone() }).0,
+            base_key(&guest("a"), "q", &MachineShape { upper_bytes: 9, ..shape.clone() }).0,
+            image_key(&guest("a"), "q", &shape, &root).0,
+            image_key(&guest("a"), "q", &shape, &RootShape { read_only: true, ..root.clone() }).0,
+            image_key(&guest("a"), "q", &shape, &RootShape { shm_bytes: 1, ..root.clone() }).0,
+            image_key(
+                &guest("a"),
+                "q",
+                &shape,
+                &RootShape { manifest: Digest::from_sha256([2; 32]), ..root },
+            )
+            .0,
+        ];
+        let distinct: std::collections::BTreeSet<&String> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len());
+    }
+
+    #[test]
+    fn a_sandbox_with_mounts_of_its_own_fits_no_image_template() {
+        let mut spec = SandboxSpec::default();
+        let manifest = Digest::from_sha256([1; 32]);
+        assert!(RootShape::of(&spec, manifest).is_some());
+        spec.tmpfs.push(TmpfsMount {
+            target: "/t".to_owned(),
+            size: Some(ByteSize::from_mib(1)),
+            mode: 0o1777,
+            read_only: false,
+            exec: false,
+        });
+        assert!(RootShape::of(&spec, manifest).is_none());
+    }
+}
