@@ -1,0 +1,207 @@
+//! `demo`: from a bare checkout to a command that runs in a sandbox, cold and from the template.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    args::Args,
+    build,
+    docker_archive::Layer,
+    packages, process,
+    workspace::{self, Profile},
+};
+
+/// The image's name.
+const IMAGE: &str = "cofferdam-demo:latest";
+
+/// What runs in the sandbox.
+const SCRIPT: &str = "echo \"Hello from process $$ on $(uname -srm)\"";
+
+/// Names under which the image has busybox.
+const APPLETS: &[&str] = &[
+    "cat", "date", "echo", "env", "head", "hostname", "id", "ls", "mount", "ps", "sh", "sleep",
+    "tail", "true", "uname", "wc",
+];
+
+/// How long the first template may take. Making one is a cold boot and a snapshot, seconds even
+/// under emulation on a busy machine.
+const TEMPLATE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Runs the verb.
+///
+/// # Errors
+/// When a step of it fails.
+pub(crate) fn run(args: &[OsString]) -> Result<()> {
+    Args::parse(args, &[])?;
+    packages::ensure("running microVMs", &["qemu-system-x86"])?;
+    let program = build::build(Profile::Release)?;
+    let demo = Demo::new(program)?;
+    demo.load()?;
+    println!("\nIn a sandbox booted for it:");
+    let cold = demo.sandbox()?;
+    print!("  {}", cold.output);
+    let warm = demo.forked()?;
+    println!("\nIn a sandbox forked from the template:");
+    print!("  {}", warm.output);
+    println!(
+        "\ncold {} ms, from the template {} ms, each for the whole `coffer run` command",
+        cold.time.as_millis(),
+        warm.time.as_millis()
+    );
+    Ok(())
+}
+
+/// The built program with a store of its own, empty at the start: no template, no other image.
+struct Demo {
+    program: PathBuf,
+    directory: PathBuf,
+}
+
+/// What one sandbox did.
+struct Finished {
+    output: String,
+    timeline: String,
+    time: Duration,
+}
+
+impl Demo {
+    fn new(program: PathBuf) -> Result<Self> {
+        let directory = workspace::target().join("demo");
+        let home = directory.join("home");
+        if home.exists() {
+            fs::remove_dir_all(&home)
+                .with_context(|| format!("Could not remove `{}`", home.display()))?;
+        }
+        fs::create_dir_all(&home)
+            .with_context(|| format!("Could not make `{}`", home.display()))?;
+        Ok(Self { program, directory })
+    }
+
+    fn coffer(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.env("COFFER_HOME", self.directory.join("home"));
+        command
+    }
+
+    /// Makes the image and loads it.
+    fn load(&self) -> Result<()> {
+        let archive = self.directory.join("image.tar");
+        let busybox = busybox(&self.directory)?;
+        pack(&busybox, &archive)?;
+        process::run(self.coffer().args(["load", "-i"]).arg(&archive))
+    }
+
+    /// Runs the script in a new sandbox.
+    fn sandbox(&self) -> Result<Finished> {
+        let start = Instant::now();
+        let output = self
+            .coffer()
+            .args(["run", "-v", "--rm", IMAGE, "--", "/bin/sh", "-c", SCRIPT])
+            .stdin(Stdio::null())
+            .output()
+            .context("Could not start `coffer run`")?;
+        let time = start.elapsed();
+        let timeline = String::from_utf8_lossy(&output.stderr).into_owned();
+        if !output.status.success() {
+            bail!(
+                "`coffer run` failed: {}: {}",
+                output.status,
+                timeline.trim()
+            );
+        }
+        Ok(Finished {
+            output: String::from_utf8_lossy(&output.stdout).into_owned(),
+            timeline,
+            time,
+        })
+    }
+
+    /// Runs the script until a sandbox came from the template, which the first run's supervisor
+    /// makes in the background.
+    fn forked(&self) -> Result<Finished> {
+        let start = Instant::now();
+        loop {
+            let finished = self.sandbox()?;
+            if came_from_template(&finished.timeline) {
+                // The first use of a template's files reads them from the disk.
+                return self.sandbox();
+            }
+            if start.elapsed() > TEMPLATE_TIMEOUT {
+                bail!(
+                    "No template was made within {} s; the last start was: {}",
+                    TEMPLATE_TIMEOUT.as_secs(),
+                    finished.timeline.trim()
+                );
+            }
+        }
+    }
+}
+
+/// Whether the time line that `coffer run -v` prints tells of a restored template.
+fn came_from_template(timeline: &str) -> bool {
+    timeline.contains("from template")
+}
+
+/// A static busybox: Debian's, unpacked beside the image and not installed, for the package
+/// conflicts with the ordinary busybox.
+fn busybox(directory: &Path) -> Result<PathBuf> {
+    let path = directory.join("busybox-static/bin/busybox");
+    if path.is_file() {
+        return Ok(path);
+    }
+    let download = || {
+        process::run(Command::new("apt-get").current_dir(directory).args([
+            "-qq",
+            "download",
+            "busybox-static",
+        ]))
+    };
+    println!("Downloading the package busybox-static for the image");
+    if download().is_err() {
+        packages::update()?;
+        download()?;
+    }
+    let package = fs::read_dir(directory)
+        .with_context(|| format!("Could not read `{}`", directory.display()))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .context("`apt-get download` left no package")?;
+    process::run(
+        Command::new("dpkg-deb")
+            .arg("--extract")
+            .arg(&package)
+            .arg(directory.join("busybox-static")),
+    )?;
+    Ok(path)
+}
+
+/// Writes the image.
+fn pack(busybox: &Path, archive: &Path) -> Result<()> {
+    let program =
+        fs::read(busybox).with_context(|| format!("Could not read `{}`", busybox.display()))?;
+    let mut layer = Layer::new();
+    for (directory, mode) in [
+        ("bin", 0o755),
+        ("etc", 0o755),
+        ("root", 0o700),
+        ("tmp", 0o1777),
+    ] {
+        layer.directory(directory, mode)?;
+    }
+    layer.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n")?;
+    layer.file("etc/group", 0o644, b"root:x:0:\n")?;
+    layer.file("bin/busybox", 0o755, &program)?;
+    for applet in APPLETS {
+        layer.symlink(&format!("bin/{applet}"), "busybox")?;
+    }
+    let out =
+        File::create(archive).with_context(|| format!("Could not make `{}`", archive.display()))?;
+    layer.write(IMAGE, &["/bin/sh"], out)
+}
