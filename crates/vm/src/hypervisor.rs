@@ -1,0 +1,108 @@
+//! The host check as one trait: what holds before the first machine, and what a dead one means.
+//!
+//! Called by `doctor` and by the choice of a backend. Invariant: a check never panics and never
+//! hangs, whatever the host is like.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    diagnose::{self, Diagnosis, Failure},
+    finding::{Fix, KvmFinding, KvmVerdict},
+    fixes,
+    host::{HostFacts, HostView},
+};
+
+/// A hypervisor of the host, looked at from outside.
+pub trait HypervisorProbe: Send + Sync {
+    /// What the hypervisor can really do now.
+    ///
+    /// # Blocking
+    /// For some tens of milliseconds; at most about three seconds on a broken host.
+    fn startup_check(&self) -> KvmFinding;
+
+    /// Why a machine on this hypervisor died or never became ready, if its traces tell.
+    fn diagnose_failure(&self, failure: &Failure<'_>) -> Option<Diagnosis>;
+}
+
+/// The Linux kernel's KVM, as seen through a [`HostView`].
+#[derive(Clone, Debug, Default)]
+pub struct KvmProbe {
+    view: HostView,
+}
+
+impl KvmProbe {
+    /// A probe of the host below `view`.
+    #[must_use]
+    pub fn new(view: HostView) -> Self {
+        Self { view }
+    }
+}
+
+impl HypervisorProbe for KvmProbe {
+    fn startup_check(&self) -> KvmFinding {
+        let started = Instant::now();
+        let mut finding = check(&self.view);
+        finding.elapsed_us = micros(started.elapsed());
+        finding
+    }
+
+    fn diagnose_failure(&self, failure: &Failure<'_>) -> Option<Diagnosis> {
+        diagnose::diagnose(failure)
+    }
+}
+
+/// Checks this host's KVM on a thread of this process.
+///
+/// If the kernel gets stuck in `KVM_RUN`, that thread stays behind; who cannot have that calls this
+/// in a process of its own and reads the finding with [`crate::probe_in_child`].
+#[must_use]
+pub fn probe_in_process() -> KvmFinding {
+    KvmProbe::default().startup_check()
+}
+
+#[cfg(target_arch = "x86_64")]
+fn check(view: &HostView) -> KvmFinding {
+    let outcome = crate::probe::try_kvm(&view.kvm_path());
+    let facts = view.facts();
+    let mut fixes = match outcome.verdict {
+        KvmVerdict::Absent => fixes::for_absent(&facts),
+        KvmVerdict::NoPermission => fixes::for_no_permission(&facts, view.has_group("kvm")),
+        KvmVerdict::CannotRunKernel => fixes::for_unfit(&facts),
+        KvmVerdict::Usable | KvmVerdict::Broken | KvmVerdict::Unsupported => Vec::new(),
+    };
+    fixes.extend(outcome.advice.map(|what| Fix {
+        what: what.to_owned(),
+        command: None,
+        gain: "KVM can be tried again".to_owned(),
+    }));
+    KvmFinding {
+        verdict: outcome.verdict,
+        detail: sentence(outcome.verdict, &facts, &outcome.reason),
+        flavour: facts.flavour,
+        fixes,
+        elapsed_us: 0,
+        evidence: outcome.evidence,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn check(view: &HostView) -> KvmFinding {
+    let verdict = KvmVerdict::Unsupported;
+    let reason = format!("there is no probe guest for `{}`", std::env::consts::ARCH);
+    let facts = view.facts();
+    KvmFinding {
+        flavour: facts.flavour.clone(),
+        ..KvmFinding::without_guest(verdict, sentence(verdict, &facts, &reason))
+    }
+}
+
+fn sentence(verdict: KvmVerdict, facts: &HostFacts, reason: &str) -> String {
+    match &facts.flavour {
+        Some(flavour) => format!("KVM (`{flavour}`) is {verdict}: {reason}"),
+        None => format!("KVM is {verdict}: {reason}"),
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
