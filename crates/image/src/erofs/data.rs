@@ -47,7 +47,11 @@ pub(crate) struct FileWriter<'a> {
 impl<'a> DataArea<'a> {
     /// `out` is empty: what is not written reads as zeros.
     pub(super) fn new(out: &'a File) -> Self {
-        Self { out, next_block: 1, tail_bytes: 0 }
+        Self {
+            out,
+            next_block: 1,
+            tail_bytes: 0,
+        }
     }
 
     /// The block after the last one in use.
@@ -65,7 +69,9 @@ impl<'a> DataArea<'a> {
         let first_block = self.next_block;
         // Block numbers are 32 bits and the last one means none.
         let next_block = u32::try_from(u64::from(first_block) + blocks).ok();
-        self.next_block = next_block.filter(|&block| block < NO_BLOCK).ok_or_else(image_full)?;
+        self.next_block = next_block
+            .filter(|&block| block < NO_BLOCK)
+            .ok_or_else(image_full)?;
         self.tail_bytes += tail;
         Ok(FileWriter {
             out: self.out,
@@ -110,7 +116,8 @@ impl FileWriter<'_> {
 
     /// Writes the next bytes; what lies past the size given at the start is dropped.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let body_left = (u64::from(self.data.blocks) * BLOCK_BYTES_U64).saturating_sub(self.position);
+        let body_left =
+            (u64::from(self.data.blocks) * BLOCK_BYTES_U64).saturating_sub(self.position);
         let body_left = usize::try_from(body_left).unwrap_or(usize::MAX);
         let (body, tail) = bytes.split_at(bytes.len().min(body_left));
         // Zeros are there already; a file of zeros costs no disk.
@@ -138,5 +145,8 @@ impl FileWriter<'_> {
 
 /// The image would have more blocks than the format can number.
 pub(super) fn image_full() -> Error {
-    Error::new(ErrorKind::TooLarge, "The root file system has more than 16 TiB")
+    Error::new(
+        ErrorKind::TooLarge,
+        "The root file system has more than 16 TiB",
+    )
 }

@@ -52,7 +52,10 @@ pub(super) fn size(entries: &[Dirent<'_>]) -> u64 {
     let (mut count, mut last) = (0_u64, 0);
     for block in blocks(entries) {
         count += 1;
-        last = block.iter().map(|entry| DIRENT_BYTES + entry.name.len()).sum();
+        last = block
+            .iter()
+            .map(|entry| DIRENT_BYTES + entry.name.len())
+            .sum();
     }
     count.saturating_sub(1) * BLOCK_BYTES_U64 + last as u64
 }

@@ -26,7 +26,11 @@ pub(super) struct InodeFields {
 
 /// Appends the 64 bytes.
 pub(super) fn encode(metadata: &Metadata, fields: &InodeFields, to: &mut Vec<u8>) {
-    let format = if fields.is_inline { FORMAT_EXTENDED_INLINE } else { FORMAT_EXTENDED_PLAIN };
+    let format = if fields.is_inline {
+        FORMAT_EXTENDED_INLINE
+    } else {
+        FORMAT_EXTENDED_PLAIN
+    };
     let end = to.len() + INODE_BYTES;
     to.extend_from_slice(&format.to_le_bytes());
     to.extend_from_slice(&fields.xattr_count.to_le_bytes());

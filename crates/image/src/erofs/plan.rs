@@ -78,7 +78,8 @@ impl Plan {
         }
         plan.place_outlying(packer.blocks)?;
         let places = &plan.places;
-        plan.order.sort_unstable_by_key(|id| places[id.index()].offset);
+        plan.order
+            .sort_unstable_by_key(|id| places[id.index()].offset);
         Ok(plan)
     }
 
@@ -125,7 +126,9 @@ impl Plan {
                 (data.size, data.tail.len())
             }
             InodeKind::Symlink(target) => tail_of(target.len() as u64),
-            InodeKind::Directory(children) => tail_of(directory::size(&directory::entries(id, children))),
+            InodeKind::Directory(children) => {
+                tail_of(directory::size(&directory::entries(id, children)))
+            }
             _ => (0, 0),
         };
         let is_inline = tail > 0 && head + tail <= BLOCK_BYTES;
@@ -135,7 +138,12 @@ impl Plan {
         if has_own_blocks {
             self.outlying.push(id);
         }
-        self.places[id.index()] = Place { offset, first_block: NO_BLOCK, size, is_inline };
+        self.places[id.index()] = Place {
+            offset,
+            first_block: NO_BLOCK,
+            size,
+            is_inline,
+        };
         self.order.push(id);
     }
 
@@ -204,7 +212,12 @@ impl Plan {
         directory::encode(block, resolve, buffer);
     }
 
-    fn write_outlying(&self, tree: &Tree, id: InodeId, writer: &mut RegionWriter<'_>) -> Result<()> {
+    fn write_outlying(
+        &self,
+        tree: &Tree,
+        id: InodeId,
+        writer: &mut RegionWriter<'_>,
+    ) -> Result<()> {
         match &tree.inode(id).kind {
             InodeKind::Directory(children) => self.write_directory(tree, id, children, writer),
             InodeKind::Symlink(target) => {
@@ -237,7 +250,10 @@ impl Plan {
 
 /// Size and last part of data that may all go beside the inode.
 fn tail_of(size: u64) -> (u64, usize) {
-    (size, usize::try_from(size % BLOCK_BYTES_U64).unwrap_or_default())
+    (
+        size,
+        usize::try_from(size % BLOCK_BYTES_U64).unwrap_or_default(),
+    )
 }
 
 /// Link count: names, and for a directory itself and its children's `..` too.
@@ -246,7 +262,9 @@ fn links(tree: &Tree, inode: &Inode) -> u32 {
         return inode.names;
     };
     let children = directory.children.values();
-    let subdirectories = children.filter(|child| tree.as_directory(child.id).is_some()).count();
+    let subdirectories = children
+        .filter(|child| tree.as_directory(child.id).is_some())
+        .count();
     u32::try_from(subdirectories + 2).unwrap_or(u32::MAX)
 }
 
@@ -260,14 +278,19 @@ struct Packer {
 impl Packer {
     fn new() -> Self {
         // Place 0 stays empty: programs take inode number 0 for "none".
-        Self { blocks: 1, open: VecDeque::from([(0, INODE_BYTES)]) }
+        Self {
+            blocks: 1,
+            open: VecDeque::from([(0, INODE_BYTES)]),
+        }
     }
 
     fn place(&mut self, len: usize) -> u64 {
         let slot = usize::try_from(SLOT_BYTES).unwrap_or(INODE_BYTES);
         let room = len.next_multiple_of(slot);
-        if let Some((block, used)) =
-            self.open.iter_mut().find(|(_, used)| *used + len <= BLOCK_BYTES)
+        if let Some((block, used)) = self
+            .open
+            .iter_mut()
+            .find(|(_, used)| *used + len <= BLOCK_BYTES)
         {
             let offset = *block * BLOCK_BYTES_U64 + *used as u64;
             *used += room;

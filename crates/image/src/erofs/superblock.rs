@@ -41,7 +41,10 @@ impl Superblock {
             block[start..start + bytes.len()].copy_from_slice(bytes);
         };
         put(0, &SUPER_MAGIC.to_le_bytes());
-        put(8, &(FEATURE_COMPAT_SB_CHKSUM | FEATURE_COMPAT_MTIME).to_le_bytes());
+        put(
+            8,
+            &(FEATURE_COMPAT_SB_CHKSUM | FEATURE_COMPAT_MTIME).to_le_bytes(),
+        );
         put(12, &[BLOCK_BITS]);
         put(14, &self.root_nid.to_le_bytes());
         put(16, &self.inodes.to_le_bytes());

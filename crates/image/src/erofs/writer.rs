@@ -19,13 +19,21 @@ pub(super) struct RegionWriter<'a> {
 
 impl<'a> RegionWriter<'a> {
     pub(super) fn new(out: &'a File, offset: u64) -> Self {
-        Self { out, offset, buffer: Vec::new() }
+        Self {
+            out,
+            offset,
+            buffer: Vec::new(),
+        }
     }
 
     /// Lets `encode` append to the region.
     pub(super) fn append(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
         encode(&mut self.buffer);
-        if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+        if self.buffer.len() >= BUFFER_BYTES {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     /// Leaves zeros up to `offset`, which is not behind.
@@ -43,7 +51,9 @@ impl<'a> RegionWriter<'a> {
 
     /// Writes what is left.
     pub(super) fn flush(&mut self) -> Result<()> {
-        self.out.write_all_at(&self.buffer, self.offset).map_err(write_error)?;
+        self.out
+            .write_all_at(&self.buffer, self.offset)
+            .map_err(write_error)?;
         self.offset += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())

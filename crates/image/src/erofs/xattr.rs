@@ -23,7 +23,8 @@ pub(crate) fn body_bytes(xattrs: &[Xattr]) -> usize {
         return 0;
     }
     let entry = |xattr: &Xattr| {
-        (XATTR_ENTRY_BYTES + xattr.name.len() + xattr.value.len()).next_multiple_of(XATTR_ENTRY_BYTES)
+        (XATTR_ENTRY_BYTES + xattr.name.len() + xattr.value.len())
+            .next_multiple_of(XATTR_ENTRY_BYTES)
     };
     XATTR_HEADER_BYTES + xattrs.iter().map(entry).sum::<usize>()
 }
@@ -80,7 +81,11 @@ mod tests {
             name: name.as_bytes().into(),
             value: value.into(),
         };
-        for xattrs in [vec![], vec![xattr("a", b"")], vec![xattr("ab", b"xyz"), xattr("c", b"1")]] {
+        for xattrs in [
+            vec![],
+            vec![xattr("a", b"")],
+            vec![xattr("ab", b"xyz"), xattr("c", b"1")],
+        ] {
             let mut body = Vec::new();
             encode(&xattrs, &mut body);
             assert_eq!(body.len(), body_bytes(&xattrs));

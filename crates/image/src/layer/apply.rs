@@ -47,7 +47,11 @@ pub(crate) fn apply_layer(
     stream::with_stream(layer, budget, progress, |stream| {
         let mut reader = TarReader::new(stream);
         while let Some(entry) = reader.next_entry()? {
-            let mut target = Target { tree, data, reader: &mut reader };
+            let mut target = Target {
+                tree,
+                data,
+                reader: &mut reader,
+            };
             target.apply(entry)?;
         }
         Ok(())
@@ -76,9 +80,7 @@ impl<'b> Target<'_, '_, '_, '_, '_, 'b> {
         }
         let parent = self.make_missing(&path, parent)?;
         self.budget().metadata(name.len())?;
-        self.put(&path, parent, name, entry)?;
-        self.tree.touch(parent);
-        Ok(())
+        self.put(&path, parent, name, entry)
     }
 
     fn budget(&mut self) -> &mut Budget<'b> {
@@ -127,7 +129,10 @@ impl<'b> Target<'_, '_, '_, '_, '_, 'b> {
         hidden: &[u8],
     ) -> Result<()> {
         if matches!(hidden, b"" | b"." | b"..") {
-            return Err(corrupt(format!("The whiteout {} names no file", quoted(path))));
+            return Err(corrupt(format!(
+                "The whiteout {} names no file",
+                quoted(path)
+            )));
         }
         // In a directory that does not exist there is nothing to hide.
         if parent.missing.is_empty() {
@@ -144,7 +149,10 @@ impl<'b> Target<'_, '_, '_, '_, '_, 'b> {
     fn make_missing(&mut self, path: &[u8], parent: Resolved) -> Result<InodeId> {
         let mut directory = parent.existing;
         if self.tree.as_directory(directory).is_none() {
-            return Err(corrupt(format!("A parent of {} is not a directory", quoted(path))));
+            return Err(corrupt(format!(
+                "A parent of {} is not a directory",
+                quoted(path)
+            )));
         }
         for name in parent.missing {
             // A link's target is not checked before it is used as a path.
@@ -156,7 +164,10 @@ impl<'b> Target<'_, '_, '_, '_, '_, 'b> {
             }
             self.budget().entry()?;
             self.budget().metadata(name.len())?;
-            let metadata = Metadata { mode: 0o755, ..Metadata::default() };
+            let metadata = Metadata {
+                mode: 0o755,
+                ..Metadata::default()
+            };
             directory = self.tree.insert_directory(directory, &name, metadata);
         }
         Ok(directory)
@@ -184,7 +195,11 @@ impl<'b> Target<'_, '_, '_, '_, '_, 'b> {
         }
         let link = self.symlink_target(path, &entry)?;
         let kind = entry.kind.clone();
-        let metadata = self.metadata(path, entry)?;
+        let mut metadata = self.metadata(path, entry)?;
+        if kind == EntryKind::Symlink {
+            // On Linux a symbolic link has no other mode (symlink(7)).
+            metadata.mode = 0o777;
+        }
         let kind = match kind {
             EntryKind::File { size, parts } => {
                 InodeKind::File(self.store(&metadata, size, parts.as_deref())?)
@@ -206,7 +221,10 @@ impl<'b> Target<'_, '_, '_, '_, '_, 'b> {
         }
         // symlink(2): an empty target is an error.
         if entry.link.is_empty() || entry.link.len() > MAX_TARGET_BYTES {
-            return Err(corrupt(format!("The link {} has no valid target", quoted(path))));
+            return Err(corrupt(format!(
+                "The link {} has no valid target",
+                quoted(path)
+            )));
         }
         self.budget().metadata(entry.link.len())?;
         Ok(entry.link.as_slice().into())
@@ -220,7 +238,11 @@ impl<'b> Target<'_, '_, '_, '_, '_, 'b> {
         target: &[u8],
     ) -> Result<()> {
         let broken = |why: &str| -> Error {
-            corrupt(format!("The hard link {} leads to {}, {why}", quoted(path), quoted(target)))
+            corrupt(format!(
+                "The hard link {} leads to {}, {why}",
+                quoted(path),
+                quoted(target)
+            ))
         };
         let components = clean(target);
         let Some((target_name, parents)) = components.split_last() else {
@@ -243,7 +265,10 @@ impl<'b> Target<'_, '_, '_, '_, '_, 'b> {
 
     fn metadata(&mut self, path: &[u8], entry: Entry) -> Result<Metadata> {
         let xattrs = xattrs::kept(entry.xattrs, path, self.limits())?;
-        let bytes = xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum();
+        let bytes = xattrs
+            .iter()
+            .map(|xattr| xattr.name.len() + xattr.value.len())
+            .sum();
         self.budget().metadata(bytes)?;
         Ok(Metadata {
             mode: entry.mode,
@@ -274,7 +299,8 @@ impl<'b> Target<'_, '_, '_, '_, '_, 'b> {
         let mut file = self.data.begin(size, &metadata.xattrs)?;
         for part in parts {
             file.skip_to(part.offset);
-            self.reader.read_part(part.len, &mut |bytes| file.write(bytes))?;
+            self.reader
+                .read_part(part.len, &mut |bytes| file.write(bytes))?;
         }
         Ok(file.finish())
     }
@@ -282,7 +308,9 @@ impl<'b> Target<'_, '_, '_, '_, '_, 'b> {
     fn check_size(&mut self, size: u64) -> Result<()> {
         let limit = self.limits().max_total_bytes;
         if size > limit {
-            return Err(too_large(format!("The image has more than {limit} uncompressed bytes")));
+            return Err(too_large(format!(
+                "The image has more than {limit} uncompressed bytes"
+            )));
         }
         Ok(())
     }

@@ -82,7 +82,12 @@ impl<'a> Budget<'a> {
     /// Counts `count` bytes of names, link targets or attributes.
     pub(crate) fn metadata(&mut self, count: usize) -> Result<()> {
         let limit = self.limits.max_metadata_bytes;
-        spend(&mut self.metadata_bytes, count as u64, limit, "metadata bytes")
+        spend(
+            &mut self.metadata_bytes,
+            count as u64,
+            limit,
+            "metadata bytes",
+        )
     }
 
     /// Uncompressed bytes so far, over all layers.
@@ -94,9 +99,7 @@ impl<'a> Budget<'a> {
 fn spend(spent: &mut u64, count: u64, limit: u64, what: &str) -> Result<()> {
     *spent = spent.saturating_add(count);
     if *spent > limit {
-        return Err(too_large(format!(
-            "The image has more than {limit} {what}"
-        )));
+        return Err(too_large(format!("The image has more than {limit} {what}")));
     }
     Ok(())
 }

@@ -19,8 +19,8 @@ pub(crate) mod tree;
 mod xattrs;
 
 pub(crate) use apply::apply_layer;
-pub use limits::Limits;
 pub(crate) use limits::Budget;
+pub use limits::Limits;
 pub use stream::{Compression, LayerSource};
 
 use crate::error::{Error, ErrorKind};
@@ -29,7 +29,11 @@ use crate::error::{Error, ErrorKind};
 fn quoted(name: &[u8]) -> String {
     const SHOWN_CHARS: usize = 200;
     let text = String::from_utf8_lossy(name);
-    let mut shown: String = text.chars().take(SHOWN_CHARS).flat_map(char::escape_debug).collect();
+    let mut shown: String = text
+        .chars()
+        .take(SHOWN_CHARS)
+        .flat_map(char::escape_debug)
+        .collect();
     if text.chars().count() > SHOWN_CHARS {
         shown.push('…');
     }

@@ -80,15 +80,23 @@ pub(super) fn resolve(tree: &Tree, components: &[&[u8]], limits: &Limits) -> Res
         pending.extend(target.split(|&byte| byte == b'/').rev());
     }
     let known = passed.iter().take_while(|(_, id)| id.is_some()).count();
-    let existing = passed[..known].last().and_then(|&(_, id)| id).unwrap_or(ROOT);
-    let missing: Vec<Box<[u8]>> = passed[known..].iter().map(|&(name, _)| name.into()).collect();
+    let existing = passed[..known]
+        .last()
+        .and_then(|&(_, id)| id)
+        .unwrap_or(ROOT);
+    let missing: Vec<Box<[u8]>> = passed[known..]
+        .iter()
+        .map(|&(name, _)| name.into())
+        .collect();
     check_depth(tree, existing, missing.len(), limits)?;
     Ok(Resolved { existing, missing })
 }
 
 /// One more name below the resolved directory must still be within the limit.
 fn check_depth(tree: &Tree, existing: InodeId, missing: usize, limits: &Limits) -> Result<()> {
-    let depth = tree.as_directory(existing).map_or(0, |directory| directory.depth);
+    let depth = tree
+        .as_directory(existing)
+        .map_or(0, |directory| directory.depth);
     if u64::from(depth) + missing as u64 + 1 > u64::from(limits.max_depth) {
         return Err(too_large(format!(
             "A path has more than {} components",

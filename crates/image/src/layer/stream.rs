@@ -192,13 +192,17 @@ fn decompress(
     loop {
         let mut buffer = refill.try_recv().unwrap_or_default();
         buffer.resize(BUFFER_BYTES, 0);
-        let item = fill_buffer(&mut decoder, &mut buffer).map_err(layer_error).and_then(|len| {
-            buffer.truncate(len);
-            total += len as u64;
-            check_ratio(compression, limits, total, compressed_bytes.get())?;
-            Ok(buffer)
-        });
-        let last = item.as_ref().is_ok_and(|buffer| buffer.len() < BUFFER_BYTES);
+        let item = fill_buffer(&mut decoder, &mut buffer)
+            .map_err(layer_error)
+            .and_then(|len| {
+                buffer.truncate(len);
+                total += len as u64;
+                check_ratio(compression, limits, total, compressed_bytes.get())?;
+                Ok(buffer)
+            });
+        let last = item
+            .as_ref()
+            .is_ok_and(|buffer| buffer.len() < BUFFER_BYTES);
         let failed = item.is_err();
         if fill.send(item).is_err() || last || failed {
             return;
@@ -346,8 +350,14 @@ mod tests {
     #[test]
     fn compression_is_told_by_its_magic() {
         assert_eq!(Compression::sniff(&[0x1f, 0x8b, 8]), Compression::Gzip);
-        assert_eq!(Compression::sniff(&[0x28, 0xb5, 0x2f, 0xfd]), Compression::Zstd);
-        assert_eq!(Compression::sniff(&[0x51, 0x2a, 0x4d, 0x18]), Compression::Zstd);
+        assert_eq!(
+            Compression::sniff(&[0x28, 0xb5, 0x2f, 0xfd]),
+            Compression::Zstd
+        );
+        assert_eq!(
+            Compression::sniff(&[0x51, 0x2a, 0x4d, 0x18]),
+            Compression::Zstd
+        );
         assert_eq!(Compression::sniff(b"etc/passwd\0"), Compression::None);
         assert_eq!(Compression::sniff(b""), Compression::None);
     }

@@ -107,9 +107,20 @@ pub(crate) struct Tree {
 impl Tree {
     /// An empty root: mode 0755, owned by root, of the year 1970, as `umoci` makes it.
     pub(crate) fn new() -> Self {
-        let mut tree = Self { inodes: Vec::new(), free: Vec::new(), dead: Vec::new(), layer: 0 };
+        let mut tree = Self {
+            inodes: Vec::new(),
+            free: Vec::new(),
+            dead: Vec::new(),
+            layer: 0,
+        };
         let root = tree.directory(ROOT, 0);
-        tree.add(Metadata { mode: 0o755, ..Metadata::default() }, root);
+        tree.add(
+            Metadata {
+                mode: 0o755,
+                ..Metadata::default()
+            },
+            root,
+        );
         tree
     }
 
@@ -119,11 +130,15 @@ impl Tree {
     }
 
     pub(crate) fn inode(&self, id: InodeId) -> &Inode {
-        self.inodes[id.index()].as_ref().expect("an inode id is not kept past its last name")
+        self.inodes[id.index()]
+            .as_ref()
+            .expect("an inode id is not kept past its last name")
     }
 
     pub(crate) fn inode_mut(&mut self, id: InodeId) -> &mut Inode {
-        self.inodes[id.index()].as_mut().expect("an inode id is not kept past its last name")
+        self.inodes[id.index()]
+            .as_mut()
+            .expect("an inode id is not kept past its last name")
     }
 
     pub(crate) fn as_directory(&self, id: InodeId) -> Option<&Directory> {
@@ -200,7 +215,9 @@ impl Tree {
 
     /// Removes `name` and all below it, of whatever layer.
     pub(crate) fn remove(&mut self, parent: InodeId, name: &[u8]) {
-        let child = self.as_directory_mut(parent).and_then(|dir| dir.children.remove(name));
+        let child = self
+            .as_directory_mut(parent)
+            .and_then(|dir| dir.children.remove(name));
         let mut doomed: Vec<InodeId> = child.into_iter().map(|child| child.id).collect();
         // A loop, not recursion: the tree may be as deep as the limits allow.
         while let Some(id) = doomed.pop() {
@@ -223,7 +240,10 @@ impl Tree {
 
     /// Whites out `name`: removes what lower layers put there.
     pub(crate) fn whiteout(&mut self, parent: InodeId, name: &[u8]) {
-        let Some(&child) = self.as_directory(parent).and_then(|dir| dir.children.get(name)) else {
+        let Some(&child) = self
+            .as_directory(parent)
+            .and_then(|dir| dir.children.get(name))
+        else {
             return;
         };
         if !self.is_of_this_layer(child) {
@@ -280,7 +300,11 @@ impl Tree {
     }
 
     fn add(&mut self, metadata: Metadata, kind: InodeKind) -> InodeId {
-        let inode = Some(Inode { metadata, kind, names: 1 });
+        let inode = Some(Inode {
+            metadata,
+            kind,
+            names: 1,
+        });
         if let Some(id) = self.free.pop() {
             self.inodes[id.index()] = inode;
             return id;
@@ -292,7 +316,11 @@ impl Tree {
     }
 
     fn name(&mut self, parent: InodeId, name: &[u8], id: InodeId) {
-        let child = Child { id, touched_in: self.layer };
+        self.touch(parent);
+        let child = Child {
+            id,
+            touched_in: self.layer,
+        };
         if let Some(directory) = self.as_directory_mut(parent) {
             directory.children.insert(name.into(), child);
         }

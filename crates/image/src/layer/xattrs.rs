@@ -47,7 +47,11 @@ pub(super) fn kept(
     }
     let xattrs: Box<[Xattr]> = kept
         .into_iter()
-        .map(|((namespace, name), value)| Xattr { namespace, name, value })
+        .map(|((namespace, name), value)| Xattr {
+            namespace,
+            name,
+            value,
+        })
         .collect();
     if xattr_body_bytes(&xattrs) > MAX_XATTR_BODY_BYTES {
         return Err(too_large(format!(
@@ -115,7 +119,12 @@ mod tests {
     #[test]
     fn attributes_are_sorted_and_the_last_record_counts() {
         assert_eq!(
-            names(&[("trusted.b", "1"), ("user.z", "1"), ("user.a", "1"), ("user.z", "2")]),
+            names(&[
+                ("trusted.b", "1"),
+                ("user.z", "1"),
+                ("user.a", "1"),
+                ("user.z", "2")
+            ]),
             [
                 (XattrNamespace::User, "a".into(), "1".into()),
                 (XattrNamespace::User, "z".into(), "2".into()),
@@ -126,7 +135,10 @@ mod tests {
 
     #[test]
     fn attributes_past_the_limit_are_refused() {
-        let limits = Limits { max_xattr_bytes: 10, ..Limits::default() };
+        let limits = Limits {
+            max_xattr_bytes: 10,
+            ..Limits::default()
+        };
         let records = vec![(b"user.a".to_vec(), vec![0; 5])];
         assert!(kept(records, b"x", &limits).is_err());
     }

@@ -37,7 +37,11 @@ impl<'a> Header<'a> {
         // The field itself counts as spaces. Old programs summed signed bytes.
         let (mut unsigned, mut signed) = (0_i64, 0_i64);
         for (index, &byte) in block.iter().enumerate() {
-            let byte = if (148..156).contains(&index) { b' ' } else { byte };
+            let byte = if (148..156).contains(&index) {
+                b' '
+            } else {
+                byte
+            };
             unsigned += i64::from(byte);
             signed += i64::from(i8::from_ne_bytes([byte]));
         }
@@ -163,18 +167,14 @@ fn base256(field: &[u8], first: u8) -> Option<i64> {
     let negative = first & 0x40 != 0;
     let start = if negative { -1_i64 } else { 0 };
     let first = if negative { first | 0x80 } else { first & 0x7f };
-    let value = std::iter::once(first)
-        .chain(field[1..].iter().copied())
-        .fold(Some((start, true)), |state, byte| {
-            let (value, leading) = state?;
-            // While only sign bytes have been seen nothing can be lost.
-            let fill = if negative { 0xff } else { 0 };
-            if leading && byte == fill {
-                return Some((value, true));
-            }
-            Some((value.checked_mul(256)?.checked_add(i64::from(byte))?, false))
-        });
-    value.map(|(value, _)| value)
+    let fill = if negative { 0xff } else { 0 };
+    let bytes = std::iter::once(first).chain(field[1..].iter().copied());
+    // Sign bytes in front lose nothing; after them every step is checked.
+    bytes
+        .skip_while(|&byte| byte == fill)
+        .try_fold(start, |value, byte| {
+            value.checked_mul(256)?.checked_add(i64::from(byte))
+        })
 }
 
 #[cfg(test)]

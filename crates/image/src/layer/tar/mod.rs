@@ -31,13 +31,22 @@ pub(crate) struct Timestamp {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum EntryKind {
     /// A regular file; the parts are those of a sparse file.
-    File { size: u64, parts: Option<Vec<Part>> },
+    File {
+        size: u64,
+        parts: Option<Vec<Part>>,
+    },
     Directory,
     /// Another name for the file that `link` names.
     HardLink,
     Symlink,
-    CharDevice { major: u32, minor: u32 },
-    BlockDevice { major: u32, minor: u32 },
+    CharDevice {
+        major: u32,
+        minor: u32,
+    },
+    BlockDevice {
+        major: u32,
+        minor: u32,
+    },
     Fifo,
 }
 
@@ -75,19 +84,27 @@ struct Extensions {
 
 impl<'s, 'a, 'b> TarReader<'s, 'a, 'b> {
     pub(super) fn new(stream: &'s mut LayerStream<'a, 'b>) -> Self {
-        Self { stream, data_left: 0, padding: 0 }
+        Self {
+            stream,
+            data_left: 0,
+            padding: 0,
+        }
     }
 
     /// The next entry; `None` at the end of the archive. Skips what is left of the last one.
     pub(super) fn next_entry(&mut self) -> Result<Option<Entry>> {
         let mut extensions = Extensions::default();
+        let mut is_announced = false;
         loop {
-            let Some(block) = self.next_header()? else {
-                return Ok(None);
+            let block = self.next_header()?;
+            let header = block.as_ref().map(Header::parse).transpose()?.flatten();
+            let Some(header) = header else {
+                if is_announced {
+                    return Err(corrupt("A tar archive ends where it announced an entry"));
+                }
+                return self.end(block.is_some()).map(|()| None);
             };
-            let Some(header) = Header::parse(&block)? else {
-                return self.end_mark().map(|()| None);
-            };
+            is_announced |= matches!(header.kind(), b'x' | b'L' | b'K');
             match header.kind() {
                 b'x' => extensions.pax = PaxHeader::parse(&self.extension(&header)?)?,
                 // Defaults for all entries: no image tool writes or heeds them, `git archive`
@@ -142,9 +159,12 @@ impl<'s, 'a, 'b> TarReader<'s, 'a, 'b> {
         self.block().map(Some)
     }
 
-    /// After one block of zeros: another one or the end of the stream.
-    fn end_mark(&mut self) -> Result<()> {
-        if !self.stream.fill()?.is_empty() && self.block()?.iter().any(|&byte| byte != 0) {
+    /// After one block of zeros there may be another one or the end of the stream.
+    fn end(&mut self, after_zeros: bool) -> Result<()> {
+        if after_zeros
+            && !self.stream.fill()?.is_empty()
+            && self.block()?.iter().any(|&byte| byte != 0)
+        {
             return Err(corrupt("A tar archive goes on after a block of zeros"));
         }
         Ok(())
@@ -203,14 +223,23 @@ impl<'s, 'a, 'b> TarReader<'s, 'a, 'b> {
     }
 
     fn entry(&mut self, header: &Header<'_>, extensions: Extensions) -> Result<Entry> {
-        let Extensions { mut pax, path, link } = extensions;
+        let Extensions {
+            mut pax,
+            path,
+            link,
+        } = extensions;
         let pax_path = pax.sparse.name.take().or_else(|| pax.path.take());
         let path = path.or(pax_path).unwrap_or_else(|| header.path());
-        let link = link.or_else(|| pax.link.take()).unwrap_or_else(|| header.link().to_vec());
+        let link = link
+            .or_else(|| pax.link.take())
+            .unwrap_or_else(|| header.link().to_vec());
         let name = || quoted(&path);
         let in_entry = |error: Error| {
-            Error::new(error.kind(), format!("The layer's entry {} is broken", name()))
-                .because(error)
+            Error::new(
+                error.kind(),
+                format!("The layer's entry {} is broken", name()),
+            )
+            .because(error)
         };
         let kind = self.entry_kind(header, &mut pax, &path).map_err(in_entry)?;
         let owner = |id: i64| {
@@ -222,7 +251,10 @@ impl<'s, 'a, 'b> TarReader<'s, 'a, 'b> {
         };
         let mtime = match pax.mtime {
             Some(mtime) => mtime,
-            None => Timestamp { seconds: header.mtime().map_err(in_entry)?, nanos: 0 },
+            None => Timestamp {
+                seconds: header.mtime().map_err(in_entry)?,
+                nanos: 0,
+            },
         };
         let mode = header.mode().map_err(in_entry)? & 0o7777;
         Ok(Entry {
@@ -265,7 +297,10 @@ impl<'s, 'a, 'b> TarReader<'s, 'a, 'b> {
             other => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
-                    format!("The tar entry type `{}` is not supported", other.escape_ascii()),
+                    format!(
+                        "The tar entry type `{}` is not supported",
+                        other.escape_ascii()
+                    ),
                 ));
             }
         })
@@ -275,14 +310,20 @@ impl<'s, 'a, 'b> TarReader<'s, 'a, 'b> {
         let stored = pax.size.map_or_else(|| size_of_data(header), Ok)?;
         self.begin_data(stored);
         let Some((source, size)) = pax.sparse.finish()? else {
-            return Ok(EntryKind::File { size: stored, parts: None });
+            return Ok(EntryKind::File {
+                size: stored,
+                parts: None,
+            });
         };
         let map = match source {
             sparse::MapSource::Known(map) => map,
             sparse::MapSource::InData => sparse::text_map(|| self.data_block())?,
         };
         let parts = sparse::parts(&map, size, self.data_left)?;
-        Ok(EntryKind::File { size, parts: Some(parts) })
+        Ok(EntryKind::File {
+            size,
+            parts: Some(parts),
+        })
     }
 
     fn gnu_sparse_file(&mut self, header: &Header<'_>, pax: &PaxHeader) -> Result<EntryKind> {
@@ -290,7 +331,10 @@ impl<'s, 'a, 'b> TarReader<'s, 'a, 'b> {
         let (map, size) = sparse::gnu_map(header, || self.block())?;
         self.begin_data(stored);
         let parts = sparse::parts(&map, size, stored)?;
-        Ok(EntryKind::File { size, parts: Some(parts) })
+        Ok(EntryKind::File {
+            size,
+            parts: Some(parts),
+        })
     }
 }
 
@@ -304,7 +348,9 @@ fn device_numbers(header: &Header<'_>) -> Result<(u32, u32)> {
     let fits = |number: i64, bits: u32| u32::try_from(number).ok().filter(|&n| n >> bits == 0);
     match (fits(major, 12), fits(minor, 20)) {
         (Some(major), Some(minor)) => Ok((major, minor)),
-        _ => Err(corrupt(format!("The device number {major}:{minor} is out of range"))),
+        _ => Err(corrupt(format!(
+            "The device number {major}:{minor} is out of range"
+        ))),
     }
 }
 

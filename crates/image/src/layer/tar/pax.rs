@@ -93,7 +93,9 @@ pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
 }
 
 pub(super) fn unsigned(key: &[u8], value: &[u8]) -> Result<u64> {
-    decimal(value).filter(|&value| value <= i64::MAX.unsigned_abs()).ok_or_else(|| bad_value(key))
+    decimal(value)
+        .filter(|&value| value <= i64::MAX.unsigned_abs())
+        .ok_or_else(|| bad_value(key))
 }
 
 fn signed(key: &[u8], value: &[u8]) -> Result<i64> {
@@ -123,9 +125,15 @@ fn time(value: &[u8]) -> Option<Timestamp> {
     });
     Some(match (negative, nanos) {
         (false, _) => Timestamp { seconds, nanos },
-        (true, 0) => Timestamp { seconds: -seconds, nanos },
+        (true, 0) => Timestamp {
+            seconds: -seconds,
+            nanos,
+        },
         // Nanoseconds count forward from the second before.
-        (true, _) => Timestamp { seconds: -seconds - 1, nanos: 1_000_000_000 - nanos },
+        (true, _) => Timestamp {
+            seconds: -seconds - 1,
+            nanos: 1_000_000_000 - nanos,
+        },
     })
 }
 
@@ -144,7 +152,14 @@ mod tests {
         assert_eq!(time(b"1.123456789999"), at(1, 123_456_789));
         assert_eq!(time(b"-1.5"), at(-2, 500_000_000));
         assert_eq!(time(b"-3"), at(-3, 0));
-        for bad in [&b""[..], b"-", b"1.x", b"x", b"1e9", b"99999999999999999999"] {
+        for bad in [
+            &b""[..],
+            b"-",
+            b"1.x",
+            b"x",
+            b"1e9",
+            b"99999999999999999999",
+        ] {
             assert_eq!(time(bad), None);
         }
     }
@@ -161,7 +176,14 @@ mod tests {
 
     #[test]
     fn malformed_records_are_corrupt() {
-        for bad in [&b"x"[..], b"9 path=a", b"99 path=a\n", b"2 \n", b"7 path\n", b"9 =path\n"] {
+        for bad in [
+            &b"x"[..],
+            b"9 path=a",
+            b"99 path=a\n",
+            b"2 \n",
+            b"7 path\n",
+            b"9 =path\n",
+        ] {
             assert!(PaxHeader::parse(bad).is_err(), "{bad:?}");
         }
         assert!(PaxHeader::parse(b"11 path=a\0b\n").is_err());

@@ -53,14 +53,16 @@ impl PaxSparse {
             b"size" => self.size = Some(pax::unsigned(key, value)?),
             b"realsize" => self.real_size = Some(pax::unsigned(key, value)?),
             b"map" => {
-                let numbers = value.split(|&byte| byte == b',').filter(|part| !part.is_empty());
+                let numbers = value
+                    .split(|&byte| byte == b',')
+                    .filter(|part| !part.is_empty());
                 let numbers = numbers.map(|part| pax::unsigned(key, part));
                 self.map = Some(numbers.collect::<Result<_>>()?);
             }
             b"offset" | b"numbytes" => {
                 let map = self.map.get_or_insert_default();
                 // Offset and length must come by turns.
-                if (map.len() % 2 == 0) != (field == b"offset") {
+                if map.len().is_multiple_of(2) != (field == b"offset") {
                     return Err(corrupt("A sparse map has its records out of order"));
                 }
                 map.push(pax::unsigned(key, value)?);
@@ -87,9 +89,11 @@ impl PaxSparse {
 /// Checks a map: in order, without overlap, inside the file, and of `stored` bytes in all.
 pub(super) fn parts(map: &[u64], size: u64, stored: u64) -> Result<Vec<Part>> {
     if map.len() / 2 > MAX_PARTS {
-        return Err(too_large(format!("A sparse file has more than {MAX_PARTS} parts")));
+        return Err(too_large(format!(
+            "A sparse file has more than {MAX_PARTS} parts"
+        )));
     }
-    if map.len() % 2 != 0 {
+    if !map.len().is_multiple_of(2) {
         return Err(corrupt("A sparse map is cut short"));
     }
     let (mut end, mut total) = (0_u64, 0_u64);
@@ -121,7 +125,10 @@ pub(super) fn gnu_map(
     let size = header::number(header.field(483..495)).and_then(|size| u64::try_from(size).ok());
     let mut map = Vec::new();
     let mut extend = |pairs: &[u8]| {
-        for field in pairs.chunks_exact(PAIR_BYTES).take_while(|pair| pair[0] != 0) {
+        for field in pairs
+            .chunks_exact(PAIR_BYTES)
+            .take_while(|pair| pair[0] != 0)
+        {
             let (offset, len) = field.split_at(PAIR_BYTES / 2);
             for number in [offset, len] {
                 let number = header::number(number).and_then(|number| u64::try_from(number).ok());
@@ -129,7 +136,9 @@ pub(super) fn gnu_map(
             }
         }
         if map.len() / 2 > MAX_PARTS {
-            return Err(too_large(format!("A sparse file has more than {MAX_PARTS} parts")));
+            return Err(too_large(format!(
+                "A sparse file has more than {MAX_PARTS} parts"
+            )));
         }
         Ok(())
     };
@@ -170,7 +179,9 @@ pub(super) fn text_map(
     };
     let count = number()?;
     if count > MAX_PARTS as u64 {
-        return Err(too_large(format!("A sparse file has more than {MAX_PARTS} parts")));
+        return Err(too_large(format!(
+            "A sparse file has more than {MAX_PARTS} parts"
+        )));
     }
     (0..count * 2).map(|_| number()).collect()
 }
