@@ -14,10 +14,12 @@ fn main() {
         println!("cargo::rerun-if-changed={}", path.display());
         fs::read(&path).expect("COFFER_INITRAMFS names a file")
     });
-    let digest = Sha256::digest(&content).iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a String works");
-        text
-    });
+    let digest = Sha256::digest(&content)
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("writing to a String works");
+            text
+        });
     fs::write(out.join("initramfs.cpio"), &content).expect("OUT_DIR is writable");
     println!("cargo::rustc-env=COFFER_INITRAMFS_SHA256={digest}");
 }

@@ -20,7 +20,9 @@ impl Coffer {
     /// # Errors
     /// When the store cannot be read or written.
     pub fn open() -> Result<Self> {
-        Ok(Self { runtime: Arc::new(Runtime::open()?) })
+        Ok(Self {
+            runtime: Arc::new(Runtime::open()?),
+        })
     }
 
     /// Opens the store below `home`.
@@ -28,7 +30,9 @@ impl Coffer {
     /// # Errors
     /// When it cannot be read or written.
     pub fn open_at(home: &Path) -> Result<Self> {
-        Ok(Self { runtime: Arc::new(Runtime::open_at(home)?) })
+        Ok(Self {
+            runtime: Arc::new(Runtime::open_at(home)?),
+        })
     }
 
     /// Makes a sandbox, pulling its image as `spec.pull` says. It does not run yet.
@@ -53,7 +57,12 @@ impl Coffer {
     /// # Errors
     /// When the store cannot be read.
     pub fn sandboxes(&self) -> Result<Vec<SandboxInfo>> {
-        Ok(self.runtime.list()?.into_iter().map(SandboxInfo::from_entry).collect())
+        Ok(self
+            .runtime
+            .list()?
+            .into_iter()
+            .map(SandboxInfo::from_entry)
+            .collect())
     }
 
     /// The images of the store.

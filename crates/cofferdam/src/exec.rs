@@ -29,6 +29,9 @@ impl ExecSpec {
         I: IntoIterator<Item = S>,
         S: Into<String>,
     {
-        Self { command: command.into_iter().map(Into::into).collect(), ..Self::default() }
+        Self {
+            command: command.into_iter().map(Into::into).collect(),
+            ..Self::default()
+        }
     }
 }

@@ -36,7 +36,11 @@ impl<'a> Images<'a> {
         progress: &dyn Progress,
     ) -> Result<Image> {
         let store = self.coffer.runtime.images();
-        lift_image(store.pull(reference, platform, &PullOptions::default(), progress).await)
+        lift_image(
+            store
+                .pull(reference, platform, &PullOptions::default(), progress)
+                .await,
+        )
     }
 
     /// Reads images from a docker archive or an OCI layout.
@@ -52,7 +56,12 @@ impl<'a> Images<'a> {
         platform: &Platform,
         progress: &dyn Progress,
     ) -> Result<Vec<LoadedImage>> {
-        lift_image(self.coffer.runtime.images().load(source, platform, progress))
+        lift_image(
+            self.coffer
+                .runtime
+                .images()
+                .load(source, platform, progress),
+        )
     }
 
     /// Writes images as an archive.

@@ -67,8 +67,14 @@ impl Logs {
 
     fn next_wanted(&mut self) -> Result<Option<LogRecord>> {
         while let Some(record) = self.follower.next_now()? {
-            let after = self.options.since_ns.is_none_or(|since| record.time_ns >= since);
-            let before = self.options.until_ns.is_none_or(|until| record.time_ns < until);
+            let after = self
+                .options
+                .since_ns
+                .is_none_or(|since| record.time_ns >= since);
+            let before = self
+                .options
+                .until_ns
+                .is_none_or(|until| record.time_ns < until);
             if after && before {
                 return Ok(Some(record));
             }
@@ -102,12 +108,15 @@ fn newlines(record: &LogRecord) -> usize {
 
 /// Cuts what comes before the last `lines` lines; an unfinished last line counts as one.
 fn trim_to_lines(records: &mut VecDeque<LogRecord>, lines: usize) {
-    let unfinished =
-        records.back().is_some_and(|record| record.bytes.last().is_some_and(|byte| *byte != b'\n'));
+    let unfinished = records
+        .back()
+        .is_some_and(|record| record.bytes.last().is_some_and(|byte| *byte != b'\n'));
     let total: usize = records.iter().map(newlines).sum::<usize>() + usize::from(unfinished);
     let mut surplus = total.saturating_sub(lines);
     while surplus > 0 {
-        let Some(first) = records.front_mut() else { return };
+        let Some(first) = records.front_mut() else {
+            return;
+        };
         match first.bytes.iter().position(|byte| *byte == b'\n') {
             Some(end) => {
                 first.bytes.drain(..=end);
@@ -141,7 +150,10 @@ mod tests {
     }
 
     fn text(records: &VecDeque<LogRecord>) -> String {
-        records.iter().map(|record| String::from_utf8_lossy(&record.bytes).into_owned()).collect()
+        records
+            .iter()
+            .map(|record| String::from_utf8_lossy(&record.bytes).into_owned())
+            .collect()
     }
 
     #[test]

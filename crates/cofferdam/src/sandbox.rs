@@ -126,7 +126,11 @@ impl Sandbox {
     /// # Errors
     /// Why it did not start.
     pub async fn start(&self) -> Result<Vec<Stage>> {
-        let (_, started) = self.coffer.runtime.start(&self.now()?, StartMode::default()).await?;
+        let (_, started) = self
+            .coffer
+            .runtime
+            .start(&self.now()?, StartMode::default())
+            .await?;
         Ok(timeline(started))
     }
 
@@ -136,7 +140,11 @@ impl Sandbox {
     /// # Errors
     /// Why it did not start.
     pub async fn start_attached(&self, stdin: bool) -> Result<(Session, Vec<Stage>)> {
-        let mode = StartMode { attach: true, stdin, tied: true };
+        let mode = StartMode {
+            attach: true,
+            stdin,
+            tied: true,
+        };
         let (connection, started) = self.coffer.runtime.start(&self.now()?, mode).await?;
         Ok((Session::new(connection), timeline(started)))
     }
@@ -156,7 +164,11 @@ impl Sandbox {
     /// when the process could not start.
     pub async fn exec(&self, spec: ExecSpec) -> Result<Session> {
         let process = self.process(spec)?;
-        self.session(Request::Exec { process, detach: false }).await
+        self.session(Request::Exec {
+            process,
+            detach: false,
+        })
+        .await
     }
 
     /// Runs one more process in it and leaves it to itself.
@@ -165,7 +177,12 @@ impl Sandbox {
     /// Like [`Self::exec`].
     pub async fn exec_detached(&self, spec: ExecSpec) -> Result<()> {
         let process = self.process(spec)?;
-        self.session(Request::Exec { process, detach: true }).await.map(drop)
+        self.session(Request::Exec {
+            process,
+            detach: true,
+        })
+        .await
+        .map(drop)
     }
 
     /// Runs a command without input to its end and keeps all that it prints.
@@ -173,13 +190,27 @@ impl Sandbox {
     /// # Errors
     /// Like [`Self::exec`].
     pub async fn output(&self, spec: ExecSpec) -> Result<Output> {
-        let mut session = self.exec(ExecSpec { stdin: false, ..spec }).await?;
+        let mut session = self
+            .exec(ExecSpec {
+                stdin: false,
+                ..spec
+            })
+            .await?;
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         loop {
             match session.next().await? {
-                SessionEvent::Output { channel: Channel::Stderr, bytes } => stderr.extend(bytes),
+                SessionEvent::Output {
+                    channel: Channel::Stderr,
+                    bytes,
+                } => stderr.extend(bytes),
                 SessionEvent::Output { bytes, .. } => stdout.extend(bytes),
-                SessionEvent::Exited(status) => return Ok(Output { status, stdout, stderr }),
+                SessionEvent::Exited(status) => {
+                    return Ok(Output {
+                        status,
+                        stdout,
+                        stderr,
+                    });
+                }
             }
         }
     }
@@ -230,14 +261,21 @@ impl Sandbox {
     /// # Errors
     /// [`ErrorKind::WrongState`] when it does not run.
     pub async fn stats(&self) -> Result<SandboxStats> {
-        let mut connection = self.coffer.runtime.connect(&self.now()?, Request::Status).await?;
+        let mut connection = self
+            .coffer
+            .runtime
+            .connect(&self.now()?, Request::Status)
+            .await?;
         match connection.answer().await? {
             SupervisorMessage::Status(status) => Ok(SandboxStats {
                 cpu_percent: status.cpu_percent,
                 memory_bytes: status.memory_bytes,
                 sessions: status.sessions,
             }),
-            _ => Err(Error::new(ErrorKind::Bug, "The supervisor answered something else")),
+            _ => Err(Error::new(
+                ErrorKind::Bug,
+                "The supervisor answered something else",
+            )),
         }
     }
 
@@ -248,7 +286,10 @@ impl Sandbox {
     /// The sandbox as the store has it now.
     fn now(&self) -> Result<Entry> {
         self.coffer.runtime.store().load(self.id())?.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("Sandbox `{}` was removed", self.name()))
+            Error::new(
+                ErrorKind::NotFound,
+                format!("Sandbox `{}` was removed", self.name()),
+            )
         })
     }
 
@@ -261,7 +302,10 @@ impl Sandbox {
     /// The workload's process with what the caller changes.
     fn process(&self, spec: ExecSpec) -> Result<ProcessSpec> {
         if spec.command.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidSpec, "There is no command to run"));
+            return Err(Error::new(
+                ErrorKind::InvalidSpec,
+                "There is no command to run",
+            ));
         }
         let workload = &self.entry.record.process;
         let mut env = workload.env.clone();
@@ -275,7 +319,9 @@ impl Sandbox {
             env,
             workdir: spec.workdir.unwrap_or_else(|| workload.workdir.clone()),
             user: spec.user.unwrap_or_else(|| workload.user.clone()),
-            terminal: spec.terminal.map(|(rows, columns)| TerminalSize { rows, columns }),
+            terminal: spec
+                .terminal
+                .map(|(rows, columns)| TerminalSize { rows, columns }),
             stdin: spec.stdin,
             rlimits: workload.rlimits.clone(),
         })

@@ -1,8 +1,8 @@
 //! One process in a sandbox and its streams.
 
 use cofferdam_runtime::{
-    Channel, ClientMessage, Connection, Incoming, Outgoing, Receiver, Result,
-    SupervisorMessage, TerminalSize,
+    Channel, ClientMessage, Connection, Incoming, Outgoing, Receiver, Result, SupervisorMessage,
+    TerminalSize,
 };
 use cofferdam_types::{ExitStatus, Signal};
 
@@ -37,7 +37,10 @@ pub struct SessionInput(Outgoing);
 impl Session {
     pub(crate) fn new(connection: Connection) -> Self {
         let (incoming, outgoing) = connection.split();
-        Self { incoming, input: SessionInput(outgoing) }
+        Self {
+            incoming,
+            input: SessionInput(outgoing),
+        }
     }
 
     /// The way in.
@@ -94,7 +97,11 @@ impl SessionInput {
     /// # Errors
     /// [`crate::ErrorKind::SupervisorLost`] when the session has ended.
     pub async fn signal(&self, signal: Signal) -> Result<()> {
-        self.0.message(ClientMessage::Signal { signal: signal.number() }).await
+        self.0
+            .message(ClientMessage::Signal {
+                signal: signal.number(),
+            })
+            .await
     }
 
     /// Tells the process's terminal its new size in character cells.
@@ -102,6 +109,8 @@ impl SessionInput {
     /// # Errors
     /// [`crate::ErrorKind::SupervisorLost`] when the session has ended.
     pub async fn resize(&self, rows: u16, columns: u16) -> Result<()> {
-        self.0.message(ClientMessage::Resize(TerminalSize { rows, columns })).await
+        self.0
+            .message(ClientMessage::Resize(TerminalSize { rows, columns }))
+            .await
     }
 }

@@ -12,21 +12,32 @@ pub(crate) fn explain(machine: &dyn Machine, spec: &MachineSpec, error: Error) -
     if error.kind() != ErrorKind::GuestFailed {
         return error;
     }
-    let console = machine.logs(TAIL_LINES, LogKind::Console).unwrap_or_default();
+    let console = machine
+        .logs(TAIL_LINES, LogKind::Console)
+        .unwrap_or_default();
     let vmm = machine.logs(TAIL_LINES, LogKind::Vmm).unwrap_or_default();
     let (cause, hint) = judge(&console, &vmm, spec);
-    Error::new(ErrorKind::GuestFailed, cause).because(error).hint(hint)
+    Error::new(ErrorKind::GuestFailed, cause)
+        .because(error)
+        .hint(hint)
 }
 
 /// One sentence and one hint for the two logs.
 fn judge(console: &[String], vmm: &[String], spec: &MachineSpec) -> (String, String) {
     let find = |lines: &[String], needle: &str| {
-        lines.iter().find(|line| line.contains(needle)).map(|line| printable(line))
+        lines
+            .iter()
+            .find(|line| line.contains(needle))
+            .map(|line| printable(line))
     };
     let log = format!("The guest's console is in `{}`", spec.console_log.display());
     if let Some(line) = find(console, "Kernel panic") {
         let memory = console.iter().any(|line| line.contains("Out of memory"));
-        let hint = if memory { "Give the sandbox more memory with `--memory`".to_owned() } else { log };
+        let hint = if memory {
+            "Give the sandbox more memory with `--memory`".to_owned()
+        } else {
+            log
+        };
         return (format!("The guest's kernel panicked: {line}"), hint);
     }
     if let Some(line) = find(vmm, "KVM internal error") {
@@ -42,7 +53,10 @@ fn judge(console: &[String], vmm: &[String], spec: &MachineSpec) -> (String, Str
         );
     }
     if console.iter().all(|line| line.trim().is_empty()) {
-        let said = vmm.last().map(|line| format!(": {}", printable(line))).unwrap_or_default();
+        let said = vmm
+            .last()
+            .map(|line| format!(": {}", printable(line)))
+            .unwrap_or_default();
         return (
             format!("The guest printed nothing and did not answer{said}"),
             format!("Is `{}` a kernel that boots by PVH?", spec.kernel.display()),

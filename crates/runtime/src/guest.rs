@@ -27,13 +27,13 @@ const KERNEL_NAME: &str = "coffer-vmlinux";
 
 /// The files that a machine boots from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GuestFiles {
+pub(crate) struct GuestFiles {
     /// The kernel.
-    pub kernel: PathBuf,
+    pub(crate) kernel: PathBuf,
     /// The initial file system.
-    pub initrd: PathBuf,
+    pub(crate) initrd: PathBuf,
     /// What tells these files from others, for a template's key.
-    pub key: String,
+    pub(crate) key: String,
 }
 
 /// Whether this program was built with its agent.
@@ -45,7 +45,7 @@ pub(crate) const fn has_agent() -> bool {
 ///
 /// # Errors
 /// When there is no kernel, or the program was built without its agent.
-pub fn find(layout: &Layout, kernel: Option<&str>) -> Result<GuestFiles> {
+pub(crate) fn find(layout: &Layout, kernel: Option<&str>) -> Result<GuestFiles> {
     if INITRAMFS.is_empty() {
         return Err(Error::new(
             ErrorKind::Unsupported,
@@ -54,22 +54,30 @@ pub fn find(layout: &Layout, kernel: Option<&str>) -> Result<GuestFiles> {
         .hint("Build it with `cargo xtask build --release`"));
     }
     let kernel = find_kernel(kernel)?;
-    let initrd = layout.cache().join(format!("initramfs-{INITRAMFS_SHA256}.cpio"));
+    let initrd = layout
+        .cache()
+        .join(format!("initramfs-{INITRAMFS_SHA256}.cpio"));
     if !initrd.is_file() {
         fs::publish(&initrd, INITRAMFS)
             .map_err(|error| io_error(format!("Could not write `{}`", initrd.display()), error))?;
     }
     let kernel_digest = digest_of(layout, &kernel)?;
     let key = format!("kernel {kernel_digest} initramfs {INITRAMFS_SHA256}");
-    Ok(GuestFiles { kernel, initrd, key })
+    Ok(GuestFiles {
+        kernel,
+        initrd,
+        key,
+    })
 }
 
 /// The kernel's path: the one asked for, the environment's, or the one beside the program.
 ///
 /// # Errors
 /// When it is not there.
-pub fn find_kernel(asked: Option<&str>) -> Result<PathBuf> {
-    let asked = asked.map(PathBuf::from).or_else(|| env_vars::var_os(env_vars::KERNEL).map(PathBuf::from));
+pub(crate) fn find_kernel(asked: Option<&str>) -> Result<PathBuf> {
+    let asked = asked
+        .map(PathBuf::from)
+        .or_else(|| env_vars::var_os(env_vars::KERNEL).map(PathBuf::from));
     if let Some(path) = asked {
         return if path.is_file() {
             std::path::absolute(&path)
@@ -82,15 +90,24 @@ pub fn find_kernel(asked: Option<&str>) -> Result<PathBuf> {
         };
     }
     let program = crate::program::path()?;
-    let beside = program.parent().unwrap_or(Path::new("/"));
-    let candidates = [beside.join(KERNEL_NAME), beside.join("../lib/cofferdam").join(KERNEL_NAME)];
-    candidates.into_iter().find(|path| path.is_file()).ok_or_else(|| {
-        Error::new(
-            ErrorKind::Unsupported,
-            format!("There is no guest kernel `{KERNEL_NAME}` beside `{}`", program.display()),
-        )
-        .hint("Build one with `cargo xtask kernel`, or name one with `--kernel`")
-    })
+    let beside = program.parent().unwrap_or_else(|| Path::new("/"));
+    let candidates = [
+        beside.join(KERNEL_NAME),
+        beside.join("../lib/cofferdam").join(KERNEL_NAME),
+    ];
+    candidates
+        .into_iter()
+        .find(|path| path.is_file())
+        .ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "There is no guest kernel `{KERNEL_NAME}` beside `{}`",
+                    program.display()
+                ),
+            )
+            .hint("Build one with `cargo xtask kernel`, or name one with `--kernel`")
+        })
 }
 
 /// The sha256 of a file, remembered by what a change of the file would change.

@@ -81,13 +81,32 @@ pub fn report(layout: &Layout) -> HostReport {
     let kvm = kvm_finding(layout);
     let mut backends = Vec::new();
     for backend in all(&kvm) {
-        let HostProbe { usable, summary, version, isolation, fixes } = backend.probe();
+        let HostProbe {
+            usable,
+            summary,
+            version,
+            isolation,
+            fixes,
+        } = backend.probe();
         let chosen = usable && !backends.iter().any(|other: &BackendReport| other.chosen);
         let name = backend.name().to_owned();
-        backends.push(BackendReport { name, usable, chosen, summary, version, isolation, fixes });
+        backends.push(BackendReport {
+            name,
+            usable,
+            chosen,
+            summary,
+            version,
+            isolation,
+            fixes,
+        });
     }
     let kernel = crate::guest::find_kernel(None);
-    let checks = vec![kernel_check(&kernel), agent_check(), space_check(layout), memory_report()];
+    let checks = vec![
+        kernel_check(&kernel),
+        agent_check(),
+        space_check(layout),
+        memory_report(),
+    ];
     HostReport {
         capabilities: PlatformCapabilities::current(),
         kvm,
@@ -104,7 +123,9 @@ pub fn report(layout: &Layout) -> HostReport {
 /// [`ErrorKind::BackendUnavailable`] with the reason when it does not work here, at once.
 pub fn backend(layout: &Layout, asked: Option<&str>) -> Result<Box<dyn Backend>> {
     let from_environment = env_vars::var(env_vars::BACKEND);
-    let asked = asked.or(from_environment.as_deref()).filter(|name| *name != "auto");
+    let asked = asked
+        .or(from_environment.as_deref())
+        .filter(|name| *name != "auto");
     let kvm = kvm_finding(layout);
     let known = all(&kvm);
     let names: Vec<&str> = known.iter().map(|backend| backend.name()).collect();
@@ -113,8 +134,11 @@ pub fn backend(layout: &Layout, asked: Option<&str>) -> Result<Box<dyn Backend>>
         && name != ANY_QEMU
         && !known.iter().any(|backend| backend.name() == name)
     {
-        return Err(Error::new(ErrorKind::InvalidSpec, format!("There is no backend `{name}`"))
-            .hint(format!("Choose one of `auto`, `{ANY_QEMU}`, `{names}`")));
+        return Err(Error::new(
+            ErrorKind::InvalidSpec,
+            format!("There is no backend `{name}`"),
+        )
+        .hint(format!("Choose one of `auto`, `{ANY_QEMU}`, `{names}`")));
     }
     let mut reasons = Vec::new();
     let mut hint = None;
@@ -141,7 +165,10 @@ fn unusable(backend: &dyn Backend, kvm: &KvmFinding) -> Option<(String, Option<S
             Some(command) => format!("{}: {command}", fix.what),
             None => fix.what.clone(),
         });
-        return Some((format!("`{}` cannot be used: {}", backend.name(), kvm.detail), fix));
+        return Some((
+            format!("`{}` cannot be used: {}", backend.name(), kvm.detail),
+            fix,
+        ));
     }
     // The key needs the program's version: it is there when the program is, and is remembered.
     match backend.compatibility_key() {
@@ -158,7 +185,9 @@ fn all(kvm: &KvmFinding) -> Vec<Box<dyn Backend>> {
     let usable = if kvm.is_usable() {
         KvmUsable::Yes
     } else {
-        KvmUsable::No { reason: kvm.detail.clone() }
+        KvmUsable::No {
+            reason: kvm.detail.clone(),
+        }
     };
     vec![
         Box::new(QemuBackend::new(Accel::Kvm, usable.clone())),
@@ -172,8 +201,9 @@ fn kvm_finding(layout: &Layout) -> KvmFinding {
         let uid = rustix::process::geteuid().as_raw();
         layout.cache().join(format!("kvm-{boot}-{uid}.json"))
     });
-    if let Some(finding) =
-        remembered.as_ref().and_then(|path| fs::read_json(path, MAX_FINDING_BYTES).ok())
+    if let Some(finding) = remembered
+        .as_ref()
+        .and_then(|path| fs::read_json(path, MAX_FINDING_BYTES).ok())
     {
         return finding;
     }
@@ -215,13 +245,18 @@ fn boot_id() -> Option<String> {
 /// # Errors
 /// [`ErrorKind::InvalidSpec`].
 pub(crate) fn check_memory(memory_mib: u32) -> Result<()> {
-    let Some(host) = meminfo("MemTotal:") else { return Ok(()) };
+    let Some(host) = meminfo("MemTotal:") else {
+        return Ok(());
+    };
     if u64::from(memory_mib) <= host >> 20 {
         return Ok(());
     }
     Err(Error::new(
         ErrorKind::InvalidSpec,
-        format!("{memory_mib} MiB of memory are more than the host's {} MiB", host >> 20),
+        format!(
+            "{memory_mib} MiB of memory are more than the host's {} MiB",
+            host >> 20
+        ),
     )
     .hint("Give the sandbox less with `--memory`"))
 }
@@ -230,7 +265,12 @@ pub(crate) fn check_memory(memory_mib: u32) -> Result<()> {
 fn meminfo(key: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib << 10)
 }
 
 fn kernel_check(kernel: &Result<PathBuf>) -> Check {
@@ -241,7 +281,9 @@ fn kernel_check(kernel: &Result<PathBuf>) -> Check {
             Ok(path) => path.display().to_string(),
             Err(error) => error.chain(),
         },
-        cost: kernel.is_err().then(|| "No sandbox can start without `--kernel`".to_owned()),
+        cost: kernel
+            .is_err()
+            .then(|| "No sandbox can start without `--kernel`".to_owned()),
         command: kernel.is_err().then(|| "cargo xtask kernel".to_owned()),
     }
 }
@@ -251,7 +293,12 @@ fn agent_check() -> Check {
     Check {
         name: "guest agent".to_owned(),
         ok,
-        detail: if ok { "built in" } else { "missing from this build" }.to_owned(),
+        detail: if ok {
+            "built in"
+        } else {
+            "missing from this build"
+        }
+        .to_owned(),
         cost: (!ok).then(|| "No sandbox can start".to_owned()),
         command: (!ok).then(|| "cargo xtask build --release".to_owned()),
     }
@@ -283,7 +330,10 @@ fn memory_report() -> Check {
     Check {
         name: "memory".to_owned(),
         ok,
-        detail: format!("{} available", cofferdam_types::ByteSize::from_bytes(available)),
+        detail: format!(
+            "{} available",
+            cofferdam_types::ByteSize::from_bytes(available)
+        ),
         cost: (!ok).then(|| "A sandbox of the default size may not start".to_owned()),
         command: None,
     }

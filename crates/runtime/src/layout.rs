@@ -57,7 +57,10 @@ impl Layout {
     /// # Errors
     /// When a directory cannot be made.
     pub fn at(home: &Path) -> Result<Self> {
-        let layout = Self { home: home.to_owned(), run: run_dir(home) };
+        let layout = Self {
+            home: home.to_owned(),
+            run: run_dir(home),
+        };
         for path in [
             layout.home.clone(),
             layout.sandboxes(),
@@ -197,9 +200,13 @@ impl SandboxPaths {
 fn run_dir(home: &Path) -> PathBuf {
     use std::os::unix::ffi::OsStrExt as _;
     // FNV-1a, 64 bits: only has to tell a user's few homes apart.
-    let hash = home.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = home
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
     let name = format!("cofferdam-{hash:016x}");
     let uid = rustix::process::geteuid();
     let base = if uid.is_root() {
@@ -225,7 +232,10 @@ mod tests {
         let two = Layout::at(&dir.path().join("two")).unwrap();
         assert_ne!(one.run(), two.run());
         for path in [one.home(), one.run(), &one.sandboxes()] {
-            assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
+            assert_eq!(
+                std::fs::metadata(path).unwrap().permissions().mode() & 0o777,
+                0o700
+            );
         }
         for layout in [one, two] {
             std::fs::remove_dir_all(layout.run()).unwrap();

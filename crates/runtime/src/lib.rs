@@ -20,12 +20,12 @@ mod template;
 mod uppers;
 
 pub use client::{Connection, Incoming, LogFollower, LogOptions, Outgoing, Receiver};
+pub use cofferdam_base::time::{rfc3339, unix_time_ns};
 pub use cofferdam_image as image;
 pub use cofferdam_proto::{
     Channel, ClientMessage, LiveStatus, ProcessSpec, Request, Stage, SupervisorMessage,
     TerminalSize,
 };
-pub use cofferdam_base::time::{rfc3339, unix_time_ns};
 pub use error::{Error, ErrorKind, Result, from_remote as remote_failure, lift_image};
 pub use layout::{Layout, SandboxPaths};
 pub use output_log::LogRecord;

@@ -16,7 +16,7 @@ use std::{
 use cofferdam_proto::Channel;
 
 /// A log file's largest size in bytes; two of them are kept for each sandbox.
-pub const ROTATE_BYTES: u64 = 64 << 20;
+pub(crate) const ROTATE_BYTES: u64 = 64 << 20;
 
 const HEADER_BYTES: usize = 13;
 
@@ -45,13 +45,26 @@ pub(crate) struct LogWriter {
 impl LogWriter {
     /// Opens the log for appending.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let file = File::options().create(true).append(true).mode(0o600).open(path)?;
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path)?;
         let size = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file, size })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            size,
+        })
     }
 
     /// Appends one record with a single write, so that a reader sees it whole.
-    pub(crate) fn append(&mut self, time_ns: u64, channel: Channel, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn append(
+        &mut self,
+        time_ns: u64,
+        channel: Channel,
+        bytes: &[u8],
+    ) -> io::Result<()> {
         if self.size >= ROTATE_BYTES {
             std::fs::rename(&self.path, rotated(&self.path))?;
             *self = Self::open(&self.path)?;
@@ -70,7 +83,7 @@ impl LogWriter {
 
 /// Reads a log from its oldest record; the end of the file is not the end of the log.
 #[derive(Debug)]
-pub struct LogReader {
+pub(crate) struct LogReader {
     files: Vec<BufReader<File>>,
     partial: Vec<u8>,
 }
@@ -80,7 +93,7 @@ impl LogReader {
     ///
     /// # Errors
     /// The file system's.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let mut files = Vec::new();
         for path in [path.to_owned(), rotated(path)] {
             match File::open(path) {
@@ -89,7 +102,10 @@ impl LogReader {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { files, partial: Vec::new() })
+        Ok(Self {
+            files,
+            partial: Vec::new(),
+        })
     }
 
     /// Whether the file at `path` is another than the one being read: it was rotated, or there is
@@ -97,7 +113,7 @@ impl LogReader {
     ///
     /// # Errors
     /// The file system's.
-    pub fn is_replaced(&self, path: &Path) -> io::Result<bool> {
+    pub(crate) fn is_replaced(&self, path: &Path) -> io::Result<bool> {
         use std::os::unix::fs::MetadataExt as _;
         let there = match std::fs::metadata(path) {
             Ok(metadata) => metadata.ino(),
@@ -114,7 +130,7 @@ impl LogReader {
     ///
     /// # Errors
     /// The file system's.
-    pub fn reopen(&mut self, path: &Path) -> io::Result<()> {
+    pub(crate) fn reopen(&mut self, path: &Path) -> io::Result<()> {
         self.files = vec![BufReader::with_capacity(64 << 10, File::open(path)?)];
         self.partial.clear();
         Ok(())
@@ -124,9 +140,11 @@ impl LogReader {
     ///
     /// # Errors
     /// `InvalidData` for a damaged file, or the file system's.
-    pub fn next_record(&mut self) -> io::Result<Option<LogRecord>> {
+    pub(crate) fn next_record(&mut self) -> io::Result<Option<LogRecord>> {
         loop {
-            let Some(file) = self.files.last_mut() else { return Ok(None) };
+            let Some(file) = self.files.last_mut() else {
+                return Ok(None);
+            };
             if !fill(file, &mut self.partial, HEADER_BYTES)? {
                 if self.files.len() > 1 {
                     // A rotated file does not grow: what is left of it was cut by a full disk.
@@ -137,7 +155,10 @@ impl LogReader {
                 return Ok(None);
             }
             let [t0, t1, t2, t3, t4, t5, t6, t7, channel, l0, l1, l2, l3] =
-                self.partial[..HEADER_BYTES] else { return Ok(None) };
+                self.partial[..HEADER_BYTES]
+            else {
+                return Ok(None);
+            };
             let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
             let channel = match channel {
                 1 => Channel::Stdout,
@@ -153,7 +174,11 @@ impl LogReader {
             let bytes = self.partial.split_off(HEADER_BYTES);
             self.partial.clear();
             let time_ns = u64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7]);
-            return Ok(Some(LogRecord { time_ns, channel, bytes }));
+            return Ok(Some(LogRecord {
+                time_ns,
+                channel,
+                bytes,
+            }));
         }
     }
 }
@@ -191,7 +216,10 @@ mod tests {
         let first = reader.next_record().unwrap().unwrap();
         assert_eq!((first.time_ns, first.channel), (7, Channel::Stdout));
         assert_eq!(first.bytes, b"\x00\xff\n");
-        assert_eq!(reader.next_record().unwrap().unwrap().channel, Channel::Stderr);
+        assert_eq!(
+            reader.next_record().unwrap().unwrap().channel,
+            Channel::Stderr
+        );
         assert_eq!(reader.next_record().unwrap(), None);
         writer.append(9, Channel::Stdout, b"more").unwrap();
         assert_eq!(reader.next_record().unwrap().unwrap().bytes, b"more");

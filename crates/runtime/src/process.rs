@@ -9,7 +9,10 @@ use cofferdam_types::{SandboxId, SandboxSpec, Signal};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A terminal's size until a client tells its own.
-const DEFAULT_TERMINAL: TerminalSize = TerminalSize { rows: 24, columns: 80 };
+const DEFAULT_TERMINAL: TerminalSize = TerminalSize {
+    rows: 24,
+    columns: 80,
+};
 
 /// Merges.
 ///
@@ -30,11 +33,18 @@ pub(crate) fn merge(spec: &SandboxSpec, image: &ImageConfig, id: SandboxId) -> R
     for entry in &spec.env {
         set_env(&mut env, entry.clone());
     }
-    let workdir = spec.workdir.clone().unwrap_or_else(|| image.working_dir.clone());
+    let workdir = spec
+        .workdir
+        .clone()
+        .unwrap_or_else(|| image.working_dir.clone());
     Ok(ProcessSpec {
         argv,
         env,
-        workdir: if workdir.is_empty() { "/".to_owned() } else { workdir },
+        workdir: if workdir.is_empty() {
+            "/".to_owned()
+        } else {
+            workdir
+        },
         user: spec.user.clone().unwrap_or_else(|| image.user.clone()),
         terminal: spec.tty.then_some(DEFAULT_TERMINAL),
         stdin: spec.stdin,
@@ -71,9 +81,12 @@ pub(crate) fn stop_signal(spec: &SandboxSpec, image: &ImageConfig) -> Result<Sig
     match (&spec.stop_signal, image.stop_signal.as_deref()) {
         (Some(signal), _) => Ok(*signal),
         (None, Some(name)) if !name.is_empty() => name.parse().map_err(|error| {
-            Error::new(ErrorKind::BadImage, "The image's stop signal is none of Linux")
-                .because(error)
-                .hint("Name one with `--stop-signal`")
+            Error::new(
+                ErrorKind::BadImage,
+                "The image's stop signal is none of Linux",
+            )
+            .because(error)
+            .hint("Name one with `--stop-signal`")
         }),
         _ => Ok(Signal::TERM),
     }
@@ -120,11 +133,17 @@ mod tests {
     #[test]
     fn the_users_environment_wins_and_the_image_fills_in() {
         let id = SandboxId::from_random([7; 32]);
-        let spec = SandboxSpec { env: strings(&["A=mine", "B=1", "B=2"]), ..SandboxSpec::default() };
+        let spec = SandboxSpec {
+            env: strings(&["A=mine", "B=1", "B=2"]),
+            ..SandboxSpec::default()
+        };
         let process = merge(&spec, &image(), id).unwrap();
         let host = format!("HOSTNAME={}", id.short());
         assert_eq!(process.env, strings(&["PATH=/bin", "A=mine", &host, "B=2"]));
-        assert_eq!((process.workdir.as_str(), process.user.as_str()), ("/work", "app"));
+        assert_eq!(
+            (process.workdir.as_str(), process.user.as_str()),
+            ("/work", "app")
+        );
     }
 
     #[test]
@@ -141,10 +160,22 @@ mod tests {
     fn the_stop_signal_is_the_users_then_the_images_then_term() {
         let spec = SandboxSpec::default();
         assert_eq!(stop_signal(&spec, &image()).unwrap(), Signal::QUIT);
-        assert_eq!(stop_signal(&spec, &ImageConfig::default()).unwrap(), Signal::TERM);
-        let mine = SandboxSpec { stop_signal: Some(Signal::INT), ..SandboxSpec::default() };
+        assert_eq!(
+            stop_signal(&spec, &ImageConfig::default()).unwrap(),
+            Signal::TERM
+        );
+        let mine = SandboxSpec {
+            stop_signal: Some(Signal::INT),
+            ..SandboxSpec::default()
+        };
         assert_eq!(stop_signal(&mine, &image()).unwrap(), Signal::INT);
-        let odd = ImageConfig { stop_signal: Some("SIGWAT".to_owned()), ..image() };
-        assert_eq!(stop_signal(&spec, &odd).unwrap_err().kind(), ErrorKind::BadImage);
+        let odd = ImageConfig {
+            stop_signal: Some("SIGWAT".to_owned()),
+            ..image()
+        };
+        assert_eq!(
+            stop_signal(&spec, &odd).unwrap_err().kind(),
+            ErrorKind::BadImage
+        );
     }
 }

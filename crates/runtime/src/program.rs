@@ -24,23 +24,34 @@ const NAME: &str = "coffer";
 ///
 /// # Errors
 /// When there is none.
-pub fn path() -> Result<PathBuf> {
+pub(crate) fn path() -> Result<PathBuf> {
     if let Some(path) = env_vars::var_os(env_vars::PROGRAM) {
         return Ok(PathBuf::from(path));
     }
-    let this = std::env::current_exe()
-        .map_err(|error| io("Could not find the running program", error))?;
+    let this =
+        std::env::current_exe().map_err(|error| io("Could not find the running program", error))?;
     if this.file_name().is_some_and(|name| name == NAME) {
         return Ok(this);
     }
     let beside = this.parent().map(|dir| dir.join(NAME));
     let in_path = env_vars::var_os("PATH")
-        .map(|path| std::env::split_paths(&path).map(|dir| dir.join(NAME)).collect::<Vec<_>>())
+        .map(|path| {
+            std::env::split_paths(&path)
+                .map(|dir| dir.join(NAME))
+                .collect::<Vec<_>>()
+        })
         .unwrap_or_default();
-    beside.into_iter().chain(in_path).find(|path| path.is_file()).ok_or_else(|| {
-        Error::new(ErrorKind::Unsupported, "The `coffer` program is not installed")
+    beside
+        .into_iter()
+        .chain(in_path)
+        .find(|path| path.is_file())
+        .ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "The `coffer` program is not installed",
+            )
             .hint("Put it in `PATH`, or name it with `COFFER_PROGRAM`")
-    })
+        })
 }
 
 /// Runs the role that the program's arguments name, if they name one; returns its exit code.

@@ -55,7 +55,10 @@ impl Runtime {
 
     fn with_layout(layout: Layout) -> Result<Self> {
         let images = lift(ImageStore::open(&layout.images()))?;
-        Ok(Self { store: Store::open(layout)?, images })
+        Ok(Self {
+            store: Store::open(layout)?,
+            images,
+        })
     }
 
     /// The store of sandboxes.
@@ -136,13 +139,20 @@ impl Runtime {
         if spec.pull == PullPolicy::Never {
             return Err(Error::new(
                 ErrorKind::ImageNotFound,
-                format!("There is no image `{}` for {platform} in the store", spec.image),
+                format!(
+                    "There is no image `{}` for {platform} in the store",
+                    spec.image
+                ),
             )
             .hint("Pull or load it, or allow that with `--pull missing`"));
         }
         let reference: Reference = lift(spec.image.parse())?;
         let options = cofferdam_image::PullOptions::default();
-        lift(self.images.pull(&reference, &platform, &options, progress).await)
+        lift(
+            self.images
+                .pull(&reference, &platform, &options, progress)
+                .await,
+        )
     }
 
     /// The sandbox that `name` means.
@@ -165,7 +175,10 @@ impl Runtime {
     #[must_use]
     pub fn image_user(&self, image: &Digest) -> Option<String> {
         let entries = self.store.list().ok()?;
-        entries.into_iter().find(|e| e.record.image.id == *image).map(|e| e.record.name)
+        entries
+            .into_iter()
+            .find(|e| e.record.image.id == *image)
+            .map(|e| e.record.name)
     }
 
     /// Starts a sandbox and waits until its workload runs.
@@ -178,8 +191,16 @@ impl Runtime {
         mode: StartMode,
     ) -> Result<(Connection, SupervisorMessage)> {
         entry.expect_can_become(SandboxStatus::Starting)?;
-        let StartMode { attach, stdin, tied } = mode;
-        let request = Request::Start { attach, stdin, tied };
+        let StartMode {
+            attach,
+            stdin,
+            tied,
+        } = mode;
+        let request = Request::Start {
+            attach,
+            stdin,
+            tied,
+        };
         let mut connection = launch(self.store.layout(), entry.record.id, request).await?;
         let started = connection.answer().await?;
         Ok((connection, started))
@@ -195,9 +216,16 @@ impl Runtime {
                 ErrorKind::WrongState,
                 format!("Sandbox `{}` is {}", entry.record.name, entry.state.status),
             )
-            .hint(format!("Start it with `coffer start {}`", entry.record.name)));
+            .hint(format!(
+                "Start it with `coffer start {}`",
+                entry.record.name
+            )));
         }
-        Connection::open(&self.store.layout().sandbox(entry.record.id).socket(), request).await
+        Connection::open(
+            &self.store.layout().sandbox(entry.record.id).socket(),
+            request,
+        )
+        .await
     }
 
     /// Stops a sandbox; it is no error if it does not run.
@@ -217,7 +245,13 @@ impl Runtime {
     /// # Errors
     /// [`ErrorKind::WrongState`] when it does not run.
     pub async fn kill(&self, entry: &Entry, signal: Signal) -> Result<()> {
-        self.ask(entry, Request::Kill { signal: signal.number() }).await
+        self.ask(
+            entry,
+            Request::Kill {
+                signal: signal.number(),
+            },
+        )
+        .await
     }
 
     async fn ask(&self, entry: &Entry, request: Request) -> Result<()> {
@@ -288,7 +322,10 @@ impl Runtime {
         let Some(_lock) = self.store.try_lock_existing(id)? else {
             return Err(Error::new(
                 ErrorKind::WrongState,
-                format!("Sandbox `{}` is being used by another command", entry.record.name),
+                format!(
+                    "Sandbox `{}` is being used by another command",
+                    entry.record.name
+                ),
             ));
         };
         self.store.remove(id)
@@ -299,8 +336,11 @@ impl Runtime {
 fn check(spec: &SandboxSpec) -> Result<()> {
     let invalid = |what: String| Err(Error::new(ErrorKind::InvalidSpec, what));
     if let Some(name) = spec.name.as_deref().filter(|name| !valid_name(name)) {
-        return Err(Error::new(ErrorKind::InvalidSpec, format!("`{name}` is not a sandbox name"))
-            .hint("Use letters, digits, `_`, `.` and `-`; start with a letter or digit; at most 63"));
+        return Err(Error::new(
+            ErrorKind::InvalidSpec,
+            format!("`{name}` is not a sandbox name"),
+        )
+        .hint("Use letters, digits, `_`, `.` and `-`; start with a letter or digit; at most 63"));
     }
     if let Some(bad) = spec.hostname.as_deref().filter(|name| !valid_name(name)) {
         return invalid(format!("`{bad}` is not a host name"));
@@ -325,7 +365,11 @@ fn check(spec: &SandboxSpec) -> Result<()> {
     if let Some(workdir) = spec.workdir.as_deref().filter(|workdir| !path(workdir)) {
         return invalid(format!("`{workdir}` is not an absolute path"));
     }
-    if let Some(bad) = spec.env.iter().find(|entry| !entry.contains('=') || entry.starts_with('=')) {
+    if let Some(bad) = spec
+        .env
+        .iter()
+        .find(|entry| !entry.contains('=') || entry.starts_with('='))
+    {
         return invalid(format!("`{bad}` is not `KEY=VALUE`"));
     }
     Ok(())
@@ -343,7 +387,10 @@ mod tests {
     #[test]
     fn specs_that_cannot_work_are_refused_before_anything_is_made() {
         let with = |change: fn(&mut SandboxSpec)| {
-            let mut spec = SandboxSpec { image: "x".to_owned(), ..SandboxSpec::default() };
+            let mut spec = SandboxSpec {
+                image: "x".to_owned(),
+                ..SandboxSpec::default()
+            };
             change(&mut spec);
             check(&spec).unwrap_err().kind()
         };
@@ -356,7 +403,10 @@ mod tests {
             with(|spec| spec.workdir = Some("tmp".to_owned())),
             with(|spec| spec.env = vec!["=x".to_owned()]),
         ];
-        assert!(all.iter().all(|kind| *kind == ErrorKind::InvalidSpec), "{all:?}");
+        assert!(
+            all.iter().all(|kind| *kind == ErrorKind::InvalidSpec),
+            "{all:?}"
+        );
         assert!(check(&SandboxSpec::default()).is_ok());
     }
 }

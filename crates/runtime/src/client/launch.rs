@@ -21,7 +21,7 @@ use crate::{
 ///
 /// # Errors
 /// When the process cannot be started.
-pub async fn launch(layout: &Layout, id: SandboxId, request: Request) -> Result<Connection> {
+pub(crate) async fn launch(layout: &Layout, id: SandboxId, request: Request) -> Result<Connection> {
     let failed = |error| io("Could not start the sandbox's supervisor", error);
     let (ours, theirs) = StdUnixStream::pair().map_err(failed)?;
     let log = std::fs::File::options()
@@ -48,5 +48,7 @@ pub async fn launch(layout: &Layout, id: SandboxId, request: Request) -> Result<
 fn reap_in_background(mut child: std::process::Child) {
     let wait = move || child.wait();
     // Without a thread the zombie lasts as long as this process, which harms nobody.
-    let _ = std::thread::Builder::new().name("reap-supervisor".to_owned()).spawn(wait);
+    let _ = std::thread::Builder::new()
+        .name("reap-supervisor".to_owned())
+        .spawn(wait);
 }

@@ -1,10 +1,10 @@
 //! Reading a sandbox's output log, also while it grows.
 
-use std::{os::fd::OwnedFd, path::PathBuf};
+use std::path::PathBuf;
 
 use cofferdam_types::SandboxId;
 use rustix::fs::inotify;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::Receiver as Pipe;
 
 use crate::{
     error::{Result, io},
@@ -27,7 +27,7 @@ pub struct LogOptions {
 #[derive(Debug)]
 pub struct LogFollower {
     reader: LogReader,
-    watch: Option<AsyncFd<OwnedFd>>,
+    watch: Option<Pipe>,
     path: PathBuf,
 }
 
@@ -53,13 +53,18 @@ impl LogFollower {
                     | inotify::WatchFlags::MOVE_SELF,
             )
             .map_err(|error| failed(error.into()))?;
-            Some(AsyncFd::new(fd).map_err(failed)?)
+            // An inotify descriptor is read like a pipe; the type is tokio's safe way to wait for one.
+            Some(Pipe::from_owned_fd_unchecked(fd).map_err(failed)?)
         } else {
             None
         };
         let path = paths.output();
         let reader = LogReader::open(&path).map_err(failed)?;
-        Ok(Self { reader, watch, path })
+        Ok(Self {
+            reader,
+            watch,
+            path,
+        })
     }
 
     /// The next record that is there now.
@@ -83,13 +88,14 @@ impl LogFollower {
     /// # Errors
     /// The file system's.
     pub async fn changed(&mut self) -> Result<()> {
-        let Some(watch) = &mut self.watch else { return std::future::pending().await };
+        let Some(watch) = &mut self.watch else {
+            return std::future::pending().await;
+        };
         let failed = |error: std::io::Error| io("Could not watch the sandbox's output", error);
-        let mut guard = watch.readable().await.map_err(failed)?;
+        watch.readable().await.map_err(failed)?;
         let mut buffer = [0; 4096];
         // What changed does not matter: the reader looks for itself.
-        while rustix::io::read(guard.get_inner(), &mut buffer).is_ok_and(|length| length > 0) {}
-        guard.clear_ready();
+        while watch.try_read(&mut buffer).is_ok_and(|length| length > 0) {}
         Ok(())
     }
 }

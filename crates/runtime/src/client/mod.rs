@@ -24,7 +24,7 @@ use tokio::{
     sync::watch,
 };
 
-pub use self::launch::launch;
+pub(crate) use self::launch::launch;
 pub use self::logs::{LogFollower, LogOptions};
 use crate::error::{Error, ErrorKind, Result, from_remote, io};
 
@@ -81,8 +81,11 @@ impl Connection {
     /// [`ErrorKind::SupervisorLost`] when nobody listens.
     pub async fn open(socket: &Path, request: Request) -> Result<Self> {
         let stream = UnixStream::connect(socket).await.map_err(|error| {
-            Error::new(ErrorKind::SupervisorLost, "The sandbox's supervisor does not answer")
-                .because(error)
+            Error::new(
+                ErrorKind::SupervisorLost,
+                "The sandbox's supervisor does not answer",
+            )
+            .because(error)
         })?;
         Self::over(stream, request).await
     }
@@ -101,9 +104,16 @@ impl Connection {
                 input_credit,
                 input_total: 0,
             },
-            outgoing: Outgoing { stream: writer, credit, sent: 0 },
+            outgoing: Outgoing {
+                stream: writer,
+                credit,
+                sent: 0,
+            },
         };
-        let request = ClientRequest { generation: CLIENT_GENERATION, request };
+        let request = ClientRequest {
+            generation: CLIENT_GENERATION,
+            request,
+        };
         let mut bytes = Vec::new();
         encode_control(CONTROL_STREAM, &request, &mut bytes).map_err(|error| {
             Error::new(ErrorKind::InvalidSpec, "The request is too large").because(error)
@@ -120,9 +130,10 @@ impl Connection {
         match self.incoming.next().await? {
             Incoming::Message(SupervisorMessage::Failed(failure)) => Err(from_remote(&failure)),
             Incoming::Message(message) => Ok(message),
-            Incoming::Output { .. } => {
-                Err(Error::new(ErrorKind::Bug, "The supervisor sent output out of turn"))
-            }
+            Incoming::Output { .. } => Err(Error::new(
+                ErrorKind::Bug,
+                "The supervisor sent output out of turn",
+            )),
         }
     }
 
@@ -257,12 +268,21 @@ impl Outgoing {
     }
 
     async fn write(&self, bytes: &[u8]) -> Result<()> {
-        self.stream.lock().await.write_all(bytes).await.map_err(lost)
+        self.stream
+            .lock()
+            .await
+            .write_all(bytes)
+            .await
+            .map_err(lost)
     }
 }
 
 fn lost(error: std::io::Error) -> Error {
-    Error::new(ErrorKind::SupervisorLost, "The sandbox's supervisor hung up").because(error)
+    Error::new(
+        ErrorKind::SupervisorLost,
+        "The sandbox's supervisor hung up",
+    )
+    .because(error)
 }
 
 fn broken(error: cofferdam_proto::FrameError) -> Error {

@@ -83,7 +83,10 @@ impl Index {
                     ErrorKind::NameTaken,
                     format!("The name `{}` is taken by another sandbox", entry.name),
                 )
-                .hint(format!("Remove it with `coffer rm {}`, or choose another name", entry.name)),
+                .hint(format!(
+                    "Remove it with `coffer rm {}`, or choose another name",
+                    entry.name
+                )),
                 _ => failed("write", error),
             })
     }
@@ -100,7 +103,9 @@ impl Index {
     pub(crate) fn by_name(&self, name: &str) -> Result<Option<SandboxId>> {
         let id: Option<String> = self
             .0
-            .query_row("SELECT id FROM sandboxes WHERE name = ?1", [name], |row| row.get(0))
+            .query_row("SELECT id FROM sandboxes WHERE name = ?1", [name], |row| {
+                row.get(0)
+            })
             .optional()
             .map_err(|error| failed("read", error))?;
         Ok(id.and_then(|id| id.parse().ok()))
@@ -108,7 +113,10 @@ impl Index {
 
     /// The ids that start with `prefix`, which must be hex; at most two, which is ambiguous.
     pub(crate) fn by_prefix(&self, prefix: &str) -> Result<Vec<SandboxId>> {
-        self.ids("SELECT id FROM sandboxes WHERE id >= ?1 AND id < ?1 || 'g' LIMIT 2", prefix)
+        self.ids(
+            "SELECT id FROM sandboxes WHERE id >= ?1 AND id < ?1 || 'g' LIMIT 2",
+            prefix,
+        )
     }
 
     /// Every id.
@@ -118,7 +126,10 @@ impl Index {
 
     fn ids(&self, query: &str, argument: &str) -> Result<Vec<SandboxId>> {
         let read = || -> rusqlite::Result<Vec<String>> {
-            self.0.prepare(query)?.query_map([argument], |row| row.get(0))?.collect()
+            self.0
+                .prepare(query)?
+                .query_map([argument], |row| row.get(0))?
+                .collect()
         };
         let ids = read().map_err(|error| failed("read", error))?;
         Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
@@ -148,7 +159,10 @@ mod tests {
     use super::*;
 
     fn entry(byte: u8, name: &str) -> IndexEntry {
-        IndexEntry { id: SandboxId::from_random([byte; 32]), name: name.to_owned() }
+        IndexEntry {
+            id: SandboxId::from_random([byte; 32]),
+            name: name.to_owned(),
+        }
     }
 
     #[test]
@@ -157,7 +171,10 @@ mod tests {
         let (index, new) = Index::open(&dir.path().join("index.db")).unwrap();
         assert!(new);
         index.insert(&entry(1, "web")).unwrap();
-        assert_eq!(index.insert(&entry(2, "web")).unwrap_err().kind(), ErrorKind::NameTaken);
+        assert_eq!(
+            index.insert(&entry(2, "web")).unwrap_err().kind(),
+            ErrorKind::NameTaken
+        );
         index.remove(entry(1, "web").id).unwrap();
         index.insert(&entry(2, "web")).unwrap();
     }

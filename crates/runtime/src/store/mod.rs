@@ -17,7 +17,8 @@ use cofferdam_types::{SandboxId, SandboxStatus};
 
 use self::index::{Index, IndexEntry};
 pub(crate) use self::names::random_name;
-pub use self::record::{Failure, RECORD_VERSION, RecordedImage, SandboxRecord, SandboxState};
+pub(crate) use self::record::RECORD_VERSION;
+pub use self::record::{Failure, RecordedImage, SandboxRecord, SandboxState};
 use crate::{
     error::{Error, ErrorKind, Result, io},
     layout::{Layout, SandboxPaths},
@@ -51,7 +52,10 @@ impl Store {
     /// When the home cannot be read or written.
     pub fn open(layout: Layout) -> Result<Self> {
         let (index, must_fill) = Index::open(&layout.index())?;
-        let store = Self { layout, index: Mutex::new(index) };
+        let store = Self {
+            layout,
+            index: Mutex::new(index),
+        };
         if must_fill {
             store.fill_index()?;
         }
@@ -71,7 +75,10 @@ impl Store {
     /// [`ErrorKind::NameTaken`], or the file system's.
     pub fn insert(&self, record: &SandboxRecord) -> Result<SandboxPaths> {
         let paths = self.layout.sandbox(record.id);
-        let entry = IndexEntry { id: record.id, name: record.name.clone() };
+        let entry = IndexEntry {
+            id: record.id,
+            name: record.name.clone(),
+        };
         self.with_index(|index| index.insert(&entry))?;
         let staging = fs::staging_path(&paths.dir);
         let write = || {
@@ -84,7 +91,10 @@ impl Store {
             // The first error is the one to report.
             let _ = fs::remove_dir_if_present(&staging);
             let _ = self.with_index(|index| index.remove(record.id));
-            return Err(io(format!("Could not make sandbox `{}`", record.name), error));
+            return Err(io(
+                format!("Could not make sandbox `{}`", record.name),
+                error,
+            ));
         }
         Ok(paths)
     }
@@ -122,8 +132,10 @@ impl Store {
     /// The index's; a damaged sandbox is left out.
     pub fn list(&self) -> Result<Vec<Entry>> {
         let ids = self.with_index(|index| index.all())?;
-        let mut entries: Vec<Entry> =
-            ids.into_iter().filter_map(|id| self.load(id).ok().flatten()).collect();
+        let mut entries: Vec<Entry> = ids
+            .into_iter()
+            .filter_map(|id| self.load(id).ok().flatten())
+            .collect();
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.record.created_ns));
         Ok(entries)
     }
@@ -142,13 +154,20 @@ impl Store {
         if record.version != RECORD_VERSION {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("Sandbox `{}` was made by another version of Cofferdam", record.name),
+                format!(
+                    "Sandbox `{}` was made by another version of Cofferdam",
+                    record.name
+                ),
             )
             .hint("Use that version, or remove its directory"));
         }
         let state = read_state(&paths).map_err(|error| damaged(id, error))?;
         let entry = Entry { record, state };
-        if entry.state.status.is_live() { reconcile::check(self, entry) } else { Ok(Some(entry)) }
+        if entry.state.status.is_live() {
+            reconcile::check(self, entry)
+        } else {
+            Ok(Some(entry))
+        }
     }
 
     /// Replaces a sandbox's state. The caller holds its lock.
@@ -156,8 +175,12 @@ impl Store {
     /// # Errors
     /// The file system's.
     pub fn set_state(&self, id: SandboxId, state: &SandboxState) -> Result<()> {
-        fs::publish_json(&self.layout.sandbox(id).state(), state, false)
-            .map_err(|error| io(format!("Could not write the state of `{}`", id.short()), error))
+        fs::publish_json(&self.layout.sandbox(id).state(), state, false).map_err(|error| {
+            io(
+                format!("Could not write the state of `{}`", id.short()),
+                error,
+            )
+        })
     }
 
     /// Removes a sandbox that is not live, with its lock held by the caller or free.
@@ -171,7 +194,10 @@ impl Store {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
-                return Err(io(format!("Could not remove sandbox `{}`", id.short()), error));
+                return Err(io(
+                    format!("Could not remove sandbox `{}`", id.short()),
+                    error,
+                ));
             }
         }
         self.with_index(|index| index.remove(id))?;
@@ -206,10 +232,17 @@ impl Store {
         let entries = std_fs::read_dir(&dir)
             .map_err(|error| io(format!("Could not read `{}`", dir.display()), error))?;
         for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
-            let Ok(id) = name.parse::<SandboxId>() else { continue };
+            let Ok(id) = name.parse::<SandboxId>() else {
+                continue;
+            };
             let path = self.layout.sandbox(id).record();
             if let Ok(record) = fs::read_json::<SandboxRecord>(&path, MAX_RECORD_BYTES) {
-                self.with_index(|index| index.insert(&IndexEntry { id, name: record.name }))?;
+                self.with_index(|index| {
+                    index.insert(&IndexEntry {
+                        id,
+                        name: record.name,
+                    })
+                })?;
             }
         }
         Ok(())
@@ -217,7 +250,12 @@ impl Store {
 
     fn with_index<T>(&self, query: impl FnOnce(&Index) -> Result<T>) -> Result<T> {
         // A panic in a query leaves nothing half-done in memory: the connection rolls back.
-        query(&self.index.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        query(
+            &self
+                .index
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
     }
 }
 
@@ -226,9 +264,12 @@ fn read_state(paths: &SandboxPaths) -> std::io::Result<SandboxState> {
 }
 
 fn damaged(id: SandboxId, error: std::io::Error) -> Error {
-    Error::new(ErrorKind::Io, format!("The files of sandbox `{}` are damaged", id.short()))
-        .because(error)
-        .hint(format!("Remove it with `coffer rm -f {}`", id.short()))
+    Error::new(
+        ErrorKind::Io,
+        format!("The files of sandbox `{}` are damaged", id.short()),
+    )
+    .because(error)
+    .hint(format!("Remove it with `coffer rm -f {}`", id.short()))
 }
 
 /// Where a doomed or staging directory may be left by a killed process.

@@ -2,8 +2,8 @@
 
 const FIRST: [&str; 32] = [
     "amber", "brisk", "calm", "deep", "dry", "early", "firm", "grey", "high", "icy", "keen",
-    "late", "level", "lone", "low", "mild", "neat", "new", "north", "old", "quiet", "quick",
-    "red", "salt", "slow", "south", "still", "swift", "tall", "warm", "wide", "young",
+    "late", "level", "lone", "low", "mild", "neat", "new", "north", "old", "quiet", "quick", "red",
+    "salt", "slow", "south", "still", "swift", "tall", "warm", "wide", "young",
 ];
 
 const SECOND: [&str; 32] = [
@@ -17,7 +17,11 @@ const SECOND: [&str; 32] = [
 pub(crate) fn random_name(bytes: [u8; 4]) -> String {
     let pick = |words: &[&'static str; 32], byte: u8| words[usize::from(byte) % 32];
     let [first, second, high, low] = bytes;
-    format!("{}-{}-{high:02x}{low:02x}", pick(&FIRST, first), pick(&SECOND, second))
+    format!(
+        "{}-{}-{high:02x}{low:02x}",
+        pick(&FIRST, first),
+        pick(&SECOND, second)
+    )
 }
 
 #[cfg(test)]

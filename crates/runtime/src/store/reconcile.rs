@@ -42,7 +42,10 @@ pub(super) fn check(store: &Store, entry: Entry) -> Result<Option<Entry>> {
     state.failure = Some(Failure {
         kind: ErrorKind::SupervisorLost.name(),
         message: "Its supervisor was killed or the host went down".to_owned(),
-        hint: Some(format!("Start it again with `coffer start {}`", entry.record.name)),
+        hint: Some(format!(
+            "Start it again with `coffer start {}`",
+            entry.record.name
+        )),
     });
     store.set_state(id, &state)?;
     // Sockets of the dead; a leftover is swept later.
@@ -55,7 +58,9 @@ pub(super) fn check(store: &Store, entry: Entry) -> Result<Option<Entry>> {
 /// Cheap: reads the directories of the live ones and of the store, and no file of the others.
 pub(super) fn sweep(store: &Store) -> Result<()> {
     for dir in staging_dirs(store.layout()) {
-        let Ok(entries) = std_fs::read_dir(&dir) else { continue };
+        let Ok(entries) = std_fs::read_dir(&dir) else {
+            continue;
+        };
         for entry in entries.flatten() {
             let owner = entry.file_name().to_str().and_then(fs::staging_owner);
             if owner.is_some_and(|pid| !is_alive(pid)) {
@@ -64,9 +69,13 @@ pub(super) fn sweep(store: &Store) -> Result<()> {
             }
         }
     }
-    let Ok(entries) = std_fs::read_dir(store.layout().run()) else { return Ok(()) };
+    let Ok(entries) = std_fs::read_dir(store.layout().run()) else {
+        return Ok(());
+    };
     for entry in entries.flatten() {
-        let Some(short) = entry.file_name().to_str().map(str::to_owned) else { continue };
+        let Some(short) = entry.file_name().to_str().map(str::to_owned) else {
+            continue;
+        };
         for id in store.with_index(|index| index.by_prefix(&short))? {
             // A damaged sandbox is reported when somebody asks for it, not here.
             let _ = store.load(id);
@@ -98,7 +107,12 @@ fn end_machine(run_dir: &std::path::Path) {
 fn start_time(pid: u32) -> Option<u64> {
     let stat = std_fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The program's name may hold blanks and parentheses; fields are counted behind the last.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
 }
 
 fn is_alive(pid: u32) -> bool {

@@ -7,13 +7,13 @@ use cofferdam_types::{Digest, ExitStatus, SandboxId, SandboxSpec, SandboxStatus,
 use serde::{Deserialize, Serialize};
 
 /// Version of the files' form. A newer one is refused, not guessed at.
-pub const RECORD_VERSION: u32 = 1;
+pub(crate) const RECORD_VERSION: u32 = 1;
 
 /// A sandbox as asked for and resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SandboxRecord {
-    /// [`RECORD_VERSION`].
+    /// Version of the file's form.
     pub version: u32,
     /// Id.
     pub id: SandboxId,
@@ -53,7 +53,7 @@ pub struct RecordedImage {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SandboxState {
-    /// [`RECORD_VERSION`].
+    /// Version of the file's form.
     pub version: u32,
     /// Status.
     pub status: SandboxStatus,
@@ -97,7 +97,11 @@ pub struct Failure {
 
 impl From<RemoteFailure> for Failure {
     fn from(failure: RemoteFailure) -> Self {
-        Self { kind: failure.kind, message: failure.message, hint: failure.hint }
+        Self {
+            kind: failure.kind,
+            message: failure.message,
+            hint: failure.hint,
+        }
     }
 }
 

@@ -11,7 +11,9 @@ struct Home {
 
 impl Home {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
     }
 
     fn open(&self) -> Store {
@@ -46,7 +48,10 @@ fn record(byte: u8, name: &str) -> SandboxRecord {
 }
 
 fn live_state() -> SandboxState {
-    SandboxState { status: SandboxStatus::Running, ..SandboxState::created() }
+    SandboxState {
+        status: SandboxStatus::Running,
+        ..SandboxState::created()
+    }
 }
 
 #[test]
@@ -61,7 +66,11 @@ fn a_sandbox_is_found_by_name_id_and_unique_prefix() {
     }
     assert_eq!(store.find("a").unwrap_err().kind(), ErrorKind::Ambiguous);
     for name in ["", "nope", "f", "../etc"] {
-        assert_eq!(store.find(name).unwrap_err().kind(), ErrorKind::NotFound, "{name}");
+        assert_eq!(
+            store.find(name).unwrap_err().kind(),
+            ErrorKind::NotFound,
+            "{name}"
+        );
     }
 }
 
@@ -71,8 +80,12 @@ fn the_newest_sandbox_is_listed_first() {
     let store = home.open();
     store.insert(&record(1, "old")).unwrap();
     store.insert(&record(2, "new")).unwrap();
-    let names: Vec<String> =
-        store.list().unwrap().into_iter().map(|entry| entry.record.name).collect();
+    let names: Vec<String> = store
+        .list()
+        .unwrap()
+        .into_iter()
+        .map(|entry| entry.record.name)
+        .collect();
     assert_eq!(names, ["new", "old"]);
 }
 
@@ -84,7 +97,10 @@ fn a_lost_index_is_rebuilt_from_the_directories() {
     std_fs::remove_file(&index).unwrap();
     let store = home.open();
     assert_eq!(store.find("kept").unwrap().record.name, "kept");
-    assert_eq!(store.insert(&record(2, "kept")).unwrap_err().kind(), ErrorKind::NameTaken);
+    assert_eq!(
+        store.insert(&record(2, "kept")).unwrap_err().kind(),
+        ErrorKind::NameTaken
+    );
 }
 
 #[test]
@@ -95,7 +111,10 @@ fn a_live_state_is_believed_only_while_the_lock_is_held() {
     store.insert(&record(1, "web")).unwrap();
     store.set_state(id, &live_state()).unwrap();
     let lock = store.try_lock(id).unwrap().unwrap();
-    assert_eq!(store.find("web").unwrap().state.status, SandboxStatus::Running);
+    assert_eq!(
+        store.find("web").unwrap().state.status,
+        SandboxStatus::Running
+    );
     drop(lock);
     let state = store.find("web").unwrap().state;
     assert_eq!(state.status, SandboxStatus::Failed);
@@ -135,7 +154,12 @@ fn a_removed_sandbox_leaves_nothing_and_frees_its_name() {
     let store = home.open();
     store.insert(&record(1, "web")).unwrap();
     store.remove(record(1, "web").id).unwrap();
-    assert_eq!(std_fs::read_dir(store.layout().sandboxes()).unwrap().count(), 0);
+    assert_eq!(
+        std_fs::read_dir(store.layout().sandboxes())
+            .unwrap()
+            .count(),
+        0
+    );
     store.insert(&record(2, "web")).unwrap();
 }
 

@@ -45,7 +45,11 @@ impl AgentLink {
         stream
             .set_nonblocking(true)
             .and_then(|()| UnixStream::from_std(stream))
-            .map(|stream| Self { stream, decoder: Decoder::new(), early: Vec::new() })
+            .map(|stream| Self {
+                stream,
+                decoder: Decoder::new(),
+                early: Vec::new(),
+            })
             .map_err(|error| crate::error::io("Could not use the agent channel", error))
     }
 
@@ -54,8 +58,11 @@ impl AgentLink {
         let mut bytes = Vec::new();
         for (stream, message) in messages {
             encode_control(*stream, message, &mut bytes).map_err(|error| {
-                Error::new(ErrorKind::InvalidSpec, "The request is too large for the guest")
-                    .because(error)
+                Error::new(
+                    ErrorKind::InvalidSpec,
+                    "The request is too large for the guest",
+                )
+                .because(error)
             })?;
         }
         self.stream.write_all(&bytes).await.map_err(lost)
@@ -88,7 +95,13 @@ impl AgentLink {
     /// Waits for the agent to be ready: the answer to `Hello`, or its push after a boot.
     pub(crate) async fn ready(&mut self, limit: Duration) -> Result<()> {
         let wait = async {
-            self.send(&[(CONTROL_STREAM, HostMessage::Hello { generation: GENERATION })]).await?;
+            self.send(&[(
+                CONTROL_STREAM,
+                HostMessage::Hello {
+                    generation: GENERATION,
+                },
+            )])
+            .await?;
             loop {
                 match self.receive().await?.1 {
                     AgentMessage::Ready { generation, .. } if generation == GENERATION => {
@@ -208,8 +221,12 @@ pub(crate) fn refused(failure: &Failure) -> Error {
         _ => ErrorKind::GuestFailed,
     };
     // The guest chose these bytes: no control characters of its may reach a terminal.
-    let message: String =
-        failure.message.chars().filter(|c| !c.is_control()).take(1024).collect();
+    let message: String = failure
+        .message
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(1024)
+        .collect();
     Error::new(kind, message)
 }
 

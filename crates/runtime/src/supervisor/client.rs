@@ -1,9 +1,8 @@
 //! A supervisor's end of a client's connection.
 
 use cofferdam_proto::{
-    CONTROL_STREAM, Channel, ClientRequest, Decoder, Frame, FrameKind, INITIAL_WINDOW_BYTES,
-    SESSION_STREAM, SupervisorMessage, Window, decode_control, encode_control, encode_credit,
-    encode_data,
+    CONTROL_STREAM, Channel, ClientRequest, Decoder, Frame, FrameKind, SESSION_STREAM,
+    SupervisorMessage, Window, decode_control, encode_control, encode_credit, encode_data,
 };
 use tokio::{io::AsyncReadExt, net::UnixStream, sync::mpsc};
 
@@ -29,7 +28,10 @@ impl Client {
         events: mpsc::Sender<Event>,
     ) -> Option<Self> {
         let uid = rustix::process::geteuid().as_raw();
-        if !stream.peer_cred().is_ok_and(|peer| peer.uid() == uid || peer.uid() == 0) {
+        if !stream
+            .peer_cred()
+            .is_ok_and(|peer| peer.uid() == uid || peer.uid() == 0)
+        {
             return None;
         }
         let (reader, writer) = stream.into_split();
@@ -40,12 +42,18 @@ impl Client {
             // The receiver is gone only when the supervisor ends.
             let _ = events.send(Event::Client(id, ClientEvent::Gone)).await;
         });
-        Some(Self { outgoing, writing, windows: [Window::new(); 2] })
+        Some(Self {
+            outgoing,
+            writing,
+            windows: [Window::new(); 2],
+        })
     }
 
     /// Waits until the kernel has all that was sent, then hangs up.
     pub(crate) async fn close(self) {
-        let Self { outgoing, writing, .. } = self;
+        let Self {
+            outgoing, writing, ..
+        } = self;
         drop(outgoing);
         // A writer that panicked has nothing left to write.
         let _ = writing.await;
@@ -60,7 +68,7 @@ impl Client {
         }
     }
 
-    /// Sends output; the caller kept to [`Self::room`].
+    /// Sends output. The guest's window is no larger than the client's, so it fits.
     pub(crate) fn output(&mut self, channel: Channel, payload: &[u8], eof: bool) {
         if let Some(window) = self.window(channel)
             && window.spend(payload.len()).is_ok()
@@ -71,20 +79,10 @@ impl Client {
         }
     }
 
-    /// Bytes of output that it can take now.
-    pub(crate) fn room(&self, channel: Channel) -> usize {
-        index(channel).map_or(0, |index| self.windows[index].left())
-    }
-
-    /// Bytes of output that it was sent and has not read.
-    pub(crate) fn unread(&self) -> usize {
-        let full = INITIAL_WINDOW_BYTES as usize * self.windows.len();
-        full - self.windows.iter().map(Window::left).sum::<usize>()
-    }
-
     /// Notes that it has read output; false when it claims more than it was sent.
     pub(crate) fn credit(&mut self, channel: Channel, bytes: u32) -> bool {
-        self.window(channel).is_some_and(|window| window.give(bytes).is_ok())
+        self.window(channel)
+            .is_some_and(|window| window.give(bytes).is_ok())
     }
 
     /// Lets it send more input.
@@ -139,17 +137,25 @@ async fn read_events(
 fn parse(frame: &Frame<'_>, introduced: bool) -> Option<ClientEvent> {
     match (frame.kind, frame.stream, introduced) {
         (FrameKind::Control, CONTROL_STREAM, false) => {
-            decode_control::<ClientRequest>(frame.payload).ok().map(ClientEvent::Request)
+            decode_control::<ClientRequest>(frame.payload)
+                .ok()
+                .map(ClientEvent::Request)
         }
         (FrameKind::Control, SESSION_STREAM, true) => {
             decode_control(frame.payload).ok().map(ClientEvent::Message)
         }
         (FrameKind::Data, SESSION_STREAM, true) if frame.channel == Channel::Stdin => {
-            Some(ClientEvent::Input { bytes: frame.payload.to_vec(), eof: frame.eof })
+            Some(ClientEvent::Input {
+                bytes: frame.payload.to_vec(),
+                eof: frame.eof,
+            })
         }
         (FrameKind::Credit, SESSION_STREAM, true) => {
             let bytes = frame.credit().ok()?;
-            Some(ClientEvent::Credit { channel: frame.channel, bytes })
+            Some(ClientEvent::Credit {
+                channel: frame.channel,
+                bytes,
+            })
         }
         _ => None,
     }

@@ -1,6 +1,5 @@
 //! What happens to a supervisor: the one queue that its switchboard works off.
 
-use cofferdam_backend::MachineExit;
 use cofferdam_proto::{Channel, ClientMessage, ClientRequest};
 use tokio::{net::UnixStream, sync::mpsc};
 
@@ -17,8 +16,6 @@ pub(crate) enum Event {
     Agent(OwnedFrame),
     /// The agent's channel is of no further use.
     AgentLost(Error),
-    /// The machine's program ended.
-    MachineExited(MachineExit),
     /// Somebody connected.
     Connected(UnixStream),
     /// A client said something.

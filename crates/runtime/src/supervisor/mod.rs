@@ -96,7 +96,10 @@ async fn supervise(layout: Layout, id: SandboxId) -> Result<()> {
     let (events, mut queue) = event::queue();
     let first = first_client()?;
     let client = Client::accept(FIRST_CLIENT, first, events.clone()).ok_or_else(|| {
-        Error::new(ErrorKind::Permission, "The first client is not the sandbox's owner")
+        Error::new(
+            ErrorKind::Permission,
+            "The first client is not the sandbox's owner",
+        )
     })?;
     let Some(request) = first_request(&mut queue).await else {
         return Ok(());
@@ -139,7 +142,16 @@ async fn run(
             return Err((client, error));
         }
     };
-    let parts = Parts { store, entry, paths, live, lock, events, client, options };
+    let parts = Parts {
+        store,
+        entry,
+        paths,
+        live,
+        lock,
+        events,
+        client,
+        options,
+    };
     let (mut board, early) = Switchboard::open(parts)?;
     let end = board.run(early, &mut queue).await;
     finish(board, end, &mut queue).await;
@@ -232,7 +244,10 @@ fn record_failure(store: &Store, entry: &Entry, error: &Error) {
 /// The socket that this process was given as its standard input.
 fn first_client() -> Result<UnixStream> {
     let failed = |error| io("Could not take the first client's socket", error);
-    let fd = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
+    let fd = std::io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(failed)?;
     let stream = StdUnixStream::from(fd);
     stream.set_nonblocking(true).map_err(failed)?;
     UnixStream::from_std(stream).map_err(failed)
@@ -240,7 +255,12 @@ fn first_client() -> Result<UnixStream> {
 
 /// Opens the socket on which further clients come.
 fn listen(paths: &SandboxPaths) -> Result<UnixListener> {
-    let failed = |error| io(format!("Could not listen at `{}`", paths.socket().display()), error);
+    let failed = |error| {
+        io(
+            format!("Could not listen at `{}`", paths.socket().display()),
+            error,
+        )
+    };
     fs::remove_file_if_present(&paths.socket()).map_err(failed)?;
     UnixListener::bind(paths.socket()).map_err(failed)
 }

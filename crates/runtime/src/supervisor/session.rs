@@ -80,8 +80,13 @@ mod tests {
         assert!(session.received(Channel::Stdout, 1).is_err());
         assert!(session.received(Channel::Stderr, 1).is_ok());
         assert!(session.received(Channel::Stdin, 0).is_err());
-        assert_eq!(session.allow(Channel::Stdout, CREDIT_BATCH_BYTES - 1), Ok(0));
+        assert_eq!(
+            session.allow(Channel::Stdout, CREDIT_BATCH_BYTES - 1),
+            Ok(0)
+        );
         assert_eq!(session.allow(Channel::Stdout, 1), Ok(CREDIT_BATCH_BYTES));
-        session.received(Channel::Stdout, CREDIT_BATCH_BYTES as usize).unwrap();
+        session
+            .received(Channel::Stdout, CREDIT_BATCH_BYTES as usize)
+            .unwrap();
     }
 }

@@ -4,7 +4,10 @@
 //! mounts the root itself. The base template is made first if there is none; it takes hardly
 //! longer than a boot. Only when templates cannot be kept does the machine boot for itself.
 
-use std::{path::PathBuf, time::{Duration, Instant}};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use cofferdam_backend::{Backend, Machine, MachineSpec};
 use cofferdam_base::{fs, time::unix_time_ns};
@@ -47,15 +50,29 @@ impl StartOptions {
     pub(crate) fn of(request: &ClientRequest) -> Result<Self> {
         match request.request {
             _ if request.generation != CLIENT_GENERATION => Err(other_generation()),
-            Request::Start { attach, stdin, tied } => Ok(Self { attach, stdin, tied }),
-            _ => Err(Error::new(ErrorKind::Bug, "A supervisor starts with a start")),
+            Request::Start {
+                attach,
+                stdin,
+                tied,
+            } => Ok(Self {
+                attach,
+                stdin,
+                tied,
+            }),
+            _ => Err(Error::new(
+                ErrorKind::Bug,
+                "A supervisor starts with a start",
+            )),
         }
     }
 }
 
 pub(crate) fn other_generation() -> Error {
-    Error::new(ErrorKind::Unsupported, "The sandbox was started by another version of Cofferdam")
-        .hint("Stop and start it again with this version")
+    Error::new(
+        ErrorKind::Unsupported,
+        "The sandbox was started by another version of Cofferdam",
+    )
+    .hint("Stop and start it again with this version")
 }
 
 /// A sandbox that runs.
@@ -89,7 +106,10 @@ impl Clock {
     fn lap(&mut self, name: &str) {
         let now = Instant::now();
         let micros = u64::try_from((now - self.last).as_micros()).unwrap_or(u64::MAX);
-        self.stages.push(Stage { name: name.to_owned(), micros });
+        self.stages.push(Stage {
+            name: name.to_owned(),
+            micros,
+        });
         self.last = now;
     }
 }
@@ -129,7 +149,10 @@ async fn start(
     entry: &Entry,
     paths: &SandboxPaths,
 ) -> Result<Live> {
-    let mut clock = Clock { last: Instant::now(), stages: Vec::new() };
+    let mut clock = Clock {
+        last: Instant::now(),
+        stages: Vec::new(),
+    };
     let record = &entry.record;
     let backend = crate::host::backend(layout, record.spec.backend.as_deref())?;
     let guest = guest::find(layout, record.spec.kernel.as_deref())?;
@@ -139,12 +162,23 @@ async fn start(
         .map_err(|error| io(format!("Could not make `{}`", paths.run.display()), error))?;
     clock.lap("prepare");
 
-    let origin = choose_origin(layout, backend.as_ref(), &guest, entry, paths, &shape, &mut clock)
-        .await?;
+    let origin = choose_origin(
+        layout,
+        backend.as_ref(),
+        &guest,
+        entry,
+        paths,
+        &shape,
+        &mut clock,
+    )
+    .await?;
     let spec = machine_spec(entry, paths, &guest, &shape);
     let (machine, root_is_mounted) = match &origin {
         Origin::Image(template) => (lift(backend.restore(&template.files(), &spec).await)?, true),
-        Origin::Base(template) => (lift(backend.restore(&template.files(), &spec).await)?, false),
+        Origin::Base(template) => (
+            lift(backend.restore(&template.files(), &spec).await)?,
+            false,
+        ),
         Origin::Boot => (lift(backend.start(&spec).await)?, false),
     };
     clock.lap("machine");
@@ -267,36 +301,53 @@ async fn start_workload(
     let record = &entry.record;
     let mut messages = vec![(CONTROL_STREAM, HostMessage::Adopt(adopt(&record.hostname)?))];
     if !root_is_mounted {
-        messages.push((CONTROL_STREAM, HostMessage::MountRoot(root_spec(&record.spec))));
+        messages.push((
+            CONTROL_STREAM,
+            HostMessage::MountRoot(root_spec(&record.spec)),
+        ));
     }
     messages.push((
         SESSION_STREAM,
-        HostMessage::Start { process: record.process.clone(), limits: limits(&record.spec) },
+        HostMessage::Start {
+            process: record.process.clone(),
+            limits: limits(&record.spec),
+        },
     ));
     let steps = async {
         agent.send(&messages).await?;
         agent
-            .expect(CONTROL_STREAM, |m| matches!(m, AgentMessage::Adopted).then_some(()))
+            .expect(CONTROL_STREAM, |m| {
+                matches!(m, AgentMessage::Adopted).then_some(())
+            })
             .await?;
         clock.lap("identity");
         if !root_is_mounted {
             agent
-                .expect(CONTROL_STREAM, |m| matches!(m, AgentMessage::RootMounted).then_some(()))
+                .expect(CONTROL_STREAM, |m| {
+                    matches!(m, AgentMessage::RootMounted).then_some(())
+                })
                 .await?;
             clock.lap("root");
         }
         agent
-            .expect(SESSION_STREAM, |m| matches!(m, AgentMessage::Started { .. }).then_some(()))
+            .expect(SESSION_STREAM, |m| {
+                matches!(m, AgentMessage::Started { .. }).then_some(())
+            })
             .await?;
         clock.lap("workload");
         Ok(())
     };
-    tokio::time::timeout(START_TIMEOUT, steps).await.unwrap_or_else(|_| {
-        Err(Error::new(
-            ErrorKind::GuestFailed,
-            format!("The guest did not start the workload in {} s", START_TIMEOUT.as_secs()),
-        ))
-    })
+    tokio::time::timeout(START_TIMEOUT, steps)
+        .await
+        .unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::GuestFailed,
+                format!(
+                    "The guest did not start the workload in {} s",
+                    START_TIMEOUT.as_secs()
+                ),
+            ))
+        })
 }
 
 /// A new identity with the host's clock of this moment.
@@ -304,7 +355,10 @@ pub(crate) fn adopt(hostname: &str) -> Result<Identity> {
     let machine_id: [u8; 16] = random::bytes()?;
     Ok(Identity {
         entropy: random::bytes::<ENTROPY_BYTES>()?.to_vec(),
-        machine_id: machine_id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        machine_id: machine_id
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
         hostname: hostname.to_owned(),
         unix_ns: unix_time_ns(),
     })

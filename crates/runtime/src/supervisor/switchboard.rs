@@ -117,8 +117,19 @@ pub(super) struct Parts {
 
 impl Switchboard {
     /// Takes over a sandbox that runs, and listens for clients.
-    pub(super) fn open(parts: Parts) -> std::result::Result<(Self, Vec<OwnedFrame>), (Client, Error)> {
-        let Parts { store, mut entry, paths, live, lock, events, client, options } = parts;
+    pub(super) fn open(
+        parts: Parts,
+    ) -> std::result::Result<(Self, Vec<OwnedFrame>), (Client, Error)> {
+        let Parts {
+            store,
+            mut entry,
+            paths,
+            live,
+            lock,
+            events,
+            client,
+            options,
+        } = parts;
         let listener = match super::listen(&paths) {
             Ok(listener) => listener,
             Err(error) => return Err((client, error)),
@@ -135,7 +146,10 @@ impl Switchboard {
         let (agent, early) = live.agent.split(events.clone());
         spawn_accept(listener, events.clone());
         let mut workload = Workload::new(log);
-        client.answer(&SupervisorMessage::Started { pid: 1, timeline: live.timeline });
+        client.answer(&SupervisorMessage::Started {
+            pid: 1,
+            timeline: live.timeline,
+        });
         let role = if options.attach {
             workload.attach(FIRST_CLIENT, options.stdin, options.tied);
             Role::Attached
@@ -173,12 +187,16 @@ impl Switchboard {
             self.pump_workload_input();
         }
         for frame in early {
-            if let Some(end) = self.from_agent(&frame) {
+            if let Some(end) = self.on_agent(&frame) {
                 return end;
             }
         }
         tick(STALL_CHECK_INTERVAL, &self.events, || Event::StalledCheck);
-        later(crate::supervisor::TEMPLATE_DELAY, &self.events, Event::TemplateTime);
+        later(
+            crate::supervisor::TEMPLATE_DELAY,
+            &self.events,
+            Event::TemplateTime,
+        );
         loop {
             tokio::select! {
                 // Frames that the guest sent before it died come first.
@@ -216,10 +234,10 @@ impl Switchboard {
 
     fn handle(&mut self, event: Event) -> Option<End> {
         match event {
-            Event::Agent(frame) => return self.from_agent(&frame),
+            Event::Agent(frame) => return self.on_agent(&frame),
             Event::AgentLost(error) => return Some(End::Failed(error)),
             Event::Connected(stream) => self.connected(stream),
-            Event::Client(id, event) => self.from_client(id, event),
+            Event::Client(id, event) => self.on_client(id, event),
             Event::Terminated => self.stop(None),
             Event::StopTimeout => return self.stop_timeout(),
             Event::StalledCheck => {
@@ -236,13 +254,16 @@ impl Switchboard {
     fn machine_lost(&self, detail: &str) -> End {
         End::Failed(Error::new(
             ErrorKind::GuestFailed,
-            format!("The machine of `{}` is gone: {detail}", self.entry.record.name),
+            format!(
+                "The machine of `{}` is gone: {detail}",
+                self.entry.record.name
+            ),
         ))
     }
 
     // --- from the guest ---
 
-    fn from_agent(&mut self, frame: &OwnedFrame) -> Option<End> {
+    fn on_agent(&mut self, frame: &OwnedFrame) -> Option<End> {
         let result = match frame.kind {
             FrameKind::Control => return self.agent_message(frame),
             FrameKind::Data => self.guest_output(frame),
@@ -268,7 +289,9 @@ impl Switchboard {
             return Ok(());
         }
         // A session that is unknown here ended, or lost its client and was told to be quiet.
-        let Some(session) = self.sessions.get_mut(&frame.stream) else { return Ok(()) };
+        let Some(session) = self.sessions.get_mut(&frame.stream) else {
+            return Ok(());
+        };
         session.received(frame.channel, frame.payload.len())?;
         if let Some((client, _)) = session.client.and_then(|id| self.clients.get_mut(&id)) {
             client.output(frame.channel, &frame.payload, frame.eof);
@@ -278,8 +301,10 @@ impl Switchboard {
 
     fn guest_credit(&mut self, frame: &OwnedFrame) -> std::result::Result<(), FrameError> {
         let payload = frame.payload.as_slice();
-        let bytes =
-            payload.try_into().map(u32::from_le_bytes).map_err(|_| FrameError::BadCredit)?;
+        let bytes = payload
+            .try_into()
+            .map(u32::from_le_bytes)
+            .map_err(|_| FrameError::BadCredit)?;
         if frame.stream == SESSION_STREAM {
             self.workload.input.credit(bytes)?;
             self.pump_workload_input();
@@ -308,9 +333,10 @@ impl Switchboard {
         let session = self.sessions.get(&frame.stream)?;
         let (client, detach) = (session.client, session.detach);
         let answer = match message {
-            AgentMessage::Started { pid } => {
-                Some(SupervisorMessage::Started { pid, timeline: Vec::new() })
-            }
+            AgentMessage::Started { pid } => Some(SupervisorMessage::Started {
+                pid,
+                timeline: Vec::new(),
+            }),
             AgentMessage::Exited { status } => {
                 self.sessions.remove(&frame.stream);
                 Some(SupervisorMessage::Exited { status })
@@ -343,15 +369,17 @@ impl Switchboard {
         }
     }
 
-    fn from_client(&mut self, id: ClientId, event: ClientEvent) {
-        let Some(role) = self.clients.get(&id).map(|(_, role)| *role) else { return };
+    fn on_client(&mut self, id: ClientId, event: ClientEvent) {
+        let Some(role) = self.clients.get(&id).map(|(_, role)| *role) else {
+            return;
+        };
         match event {
             ClientEvent::Request(request) => {
                 if let Err(error) = self.request(id, request) {
                     self.answer(id, &SupervisorMessage::Failed(to_remote(&error)));
                 }
             }
-            ClientEvent::Message(message) => self.session_message(role, message),
+            ClientEvent::Message(message) => self.session_message(role, &message),
             ClientEvent::Input { bytes, eof } => self.client_input(id, role, &bytes, eof),
             ClientEvent::Credit { channel, bytes } => self.client_credit(id, role, channel, bytes),
             ClientEvent::Gone => self.drop_client(id),
@@ -371,7 +399,10 @@ impl Switchboard {
             Request::Attach { stdin } => {
                 self.workload.attach(id, stdin, false);
                 self.set_role(id, Role::Attached);
-                let started = SupervisorMessage::Started { pid: 1, timeline: Vec::new() };
+                let started = SupervisorMessage::Started {
+                    pid: 1,
+                    timeline: Vec::new(),
+                };
                 self.answer(id, &started);
                 Ok(())
             }
@@ -380,7 +411,12 @@ impl Switchboard {
                 let signal = Signal::try_from(signal).map_err(|error| {
                     Error::new(ErrorKind::InvalidSpec, "No such signal").because(error)
                 })?;
-                self.send(SESSION_STREAM, &HostMessage::Signal { signal: signal.number() })?;
+                self.send(
+                    SESSION_STREAM,
+                    &HostMessage::Signal {
+                        signal: signal.number(),
+                    },
+                )?;
                 if signal == Signal::KILL {
                     self.set_role(id, Role::Stopper);
                     self.force();
@@ -442,15 +478,15 @@ impl Switchboard {
         })
     }
 
-    fn session_message(&mut self, role: Role, message: ClientMessage) {
+    fn session_message(&mut self, role: Role, message: &ClientMessage) {
         let stream = match role {
             Role::Attached => SESSION_STREAM,
             Role::Session(stream) => stream,
             _ => return,
         };
         let message = match message {
-            ClientMessage::Signal { signal } => HostMessage::Signal { signal },
-            ClientMessage::Resize(size) => HostMessage::Resize(size),
+            ClientMessage::Signal { signal } => HostMessage::Signal { signal: *signal },
+            ClientMessage::Resize(size) => HostMessage::Resize(*size),
         };
         // A message this small always encodes.
         let _ = self.send(stream, &message);
@@ -458,9 +494,7 @@ impl Switchboard {
 
     fn client_input(&mut self, id: ClientId, role: Role, bytes: &[u8], eof: bool) {
         let result = match role {
-            Role::Attached if self.workload.owns_input(id) => {
-                self.workload.input.push(bytes, eof)
-            }
+            Role::Attached if self.workload.owns_input(id) => self.workload.input.push(bytes, eof),
             Role::Session(stream) => match self.sessions.get_mut(&stream) {
                 Some(session) => session.input.push(bytes, eof),
                 None => Ok(()),
@@ -476,7 +510,10 @@ impl Switchboard {
     }
 
     fn client_credit(&mut self, id: ClientId, role: Role, channel: Channel, bytes: u32) {
-        let fits = self.clients.get_mut(&id).is_some_and(|(client, _)| client.credit(channel, bytes));
+        let fits = self
+            .clients
+            .get_mut(&id)
+            .is_some_and(|(client, _)| client.credit(channel, bytes));
         if !fits {
             self.drop_client(id);
             return;
@@ -498,7 +535,9 @@ impl Switchboard {
     }
 
     fn drop_client(&mut self, id: ClientId) {
-        let Some((_, role)) = self.clients.remove(&id) else { return };
+        let Some((_, role)) = self.clients.remove(&id) else {
+            return;
+        };
         match role {
             Role::Attached => {
                 if self.workload.detach(id) {
@@ -525,8 +564,11 @@ impl Switchboard {
     fn send(&self, stream: u32, message: &HostMessage) -> Result<()> {
         let mut bytes = Vec::new();
         encode_control(stream, message, &mut bytes).map_err(|error| {
-            Error::new(ErrorKind::InvalidSpec, "The request is too large for the guest")
-                .because(error)
+            Error::new(
+                ErrorKind::InvalidSpec,
+                "The request is too large for the guest",
+            )
+            .because(error)
         })?;
         // A closed queue means that the machine is gone; its event is under way.
         let _ = self.agent.send(bytes);
@@ -554,7 +596,9 @@ impl Switchboard {
     }
 
     fn pump_session_input(&mut self, stream: u32) {
-        let Some(session) = self.sessions.get_mut(&stream) else { return };
+        let Some(session) = self.sessions.get_mut(&stream) else {
+            return;
+        };
         let mut out = Vec::new();
         let taken = session.input.drain(stream, &mut out);
         let client = session.client;
@@ -576,8 +620,8 @@ impl Switchboard {
 
     fn stop(&mut self, timeout: Option<Duration>) {
         let record = &self.entry.record;
-        let timeout =
-            timeout.unwrap_or(Duration::from_secs(u64::from(record.spec.stop_timeout_s)));
+        let own = Duration::from_secs(u64::from(record.spec.stop_timeout_s));
+        let timeout = timeout.unwrap_or(own);
         if self.stop_stage == StopStage::NotAsked {
             self.stop_stage = StopStage::Asked;
             let signal = record.stop_signal.number();
@@ -612,7 +656,9 @@ impl Switchboard {
         if self.entry.state.status.can_become(SandboxStatus::Stopping) {
             self.entry.state.status = SandboxStatus::Stopping;
             // Readers see `running` a moment longer if this fails.
-            let _ = self.store.set_state(self.entry.record.id, &self.entry.state);
+            let _ = self
+                .store
+                .set_state(self.entry.record.id, &self.entry.state);
         }
     }
 
@@ -678,7 +724,9 @@ impl Switchboard {
 
     /// Starts the builder of this image's template, once.
     pub(super) fn make_template(&mut self) {
-        let Some(wanted) = self.wanted_template.take() else { return };
+        let Some(wanted) = self.wanted_template.take() else {
+            return;
+        };
         let result = crate::template::spawn_image_build(
             self.store.layout(),
             self.backend,
@@ -707,8 +755,14 @@ impl Switchboard {
 
 /// Sends SIGTERM, SIGINT and SIGHUP to the queue.
 pub(super) fn forward_signals(events: &mpsc::Sender<Event>) {
-    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
-        let Ok(mut stream) = signal(kind) else { continue };
+    for kind in [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ] {
+        let Ok(mut stream) = signal(kind) else {
+            continue;
+        };
         let events = events.clone();
         tokio::spawn(async move {
             while stream.recv().await.is_some() {

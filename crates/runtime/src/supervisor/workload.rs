@@ -60,7 +60,13 @@ impl Workload {
             self.input_owner = Some(client);
         }
         let read = self.received;
-        self.attached.push(Attached { client, tied, read, stalled: 0, progressed: false });
+        self.attached.push(Attached {
+            client,
+            tied,
+            read,
+            stalled: 0,
+            progressed: false,
+        });
     }
 
     /// Forgets a client; true if the sandbox was tied to it.
@@ -68,7 +74,10 @@ impl Workload {
         if self.input_owner == Some(client) {
             self.input_owner = None;
         }
-        let tied = self.attached.iter().any(|other| other.client == client && other.tied);
+        let tied = self
+            .attached
+            .iter()
+            .any(|other| other.client == client && other.tied);
         self.attached.retain(|other| other.client != client);
         tied
     }
@@ -109,8 +118,14 @@ impl Workload {
 
     /// A client has read output.
     pub(crate) fn has_read(&mut self, client: ClientId, channel: Channel, bytes: u32) {
-        let Ok(index) = output_index(channel) else { return };
-        if let Some(attached) = self.attached.iter_mut().find(|other| other.client == client) {
+        let Ok(index) = output_index(channel) else {
+            return;
+        };
+        if let Some(attached) = self
+            .attached
+            .iter_mut()
+            .find(|other| other.client == client)
+        {
             attached.read[index] += u64::from(bytes);
             attached.progressed = true;
         }
@@ -120,8 +135,14 @@ impl Workload {
     pub(crate) fn take_credit(&mut self) -> [u32; 2] {
         let mut credit = [0; 2];
         for (index, given) in credit.iter_mut().enumerate() {
-            let read = self.attached.iter().map(|attached| attached.read[index]).min();
-            let read = read.unwrap_or(self.received[index]).min(self.received[index]);
+            let read = self
+                .attached
+                .iter()
+                .map(|attached| attached.read[index])
+                .min();
+            let read = read
+                .unwrap_or(self.received[index])
+                .min(self.received[index]);
             let due = read - self.credited[index];
             if due >= u64::from(CREDIT_BATCH_BYTES) || (due > 0 && read == self.received[index]) {
                 // At most one window can be due.
@@ -144,7 +165,11 @@ impl Workload {
             attached.progressed = false;
         }
         let is_stalled = |attached: &&Attached| attached.stalled >= STALL_CHECKS;
-        self.attached.iter().filter(is_stalled).map(|attached| attached.client).collect()
+        self.attached
+            .iter()
+            .filter(is_stalled)
+            .map(|attached| attached.client)
+            .collect()
     }
 }
 
@@ -167,7 +192,9 @@ mod tests {
     fn without_clients_the_guest_gets_its_credit_at_once() {
         let mut workload = Workload::new(None);
         for _ in 0..10 {
-            workload.received(Channel::Stdout, &vec![0; WINDOW]).unwrap();
+            workload
+                .received(Channel::Stdout, &vec![0; WINDOW])
+                .unwrap();
             assert_eq!(workload.take_credit(), [INITIAL_WINDOW_BYTES, 0]);
         }
     }
@@ -177,7 +204,9 @@ mod tests {
         let mut workload = Workload::new(None);
         workload.attach(1, false, true);
         workload.attach(2, false, false);
-        workload.received(Channel::Stdout, &vec![0; WINDOW]).unwrap();
+        workload
+            .received(Channel::Stdout, &vec![0; WINDOW])
+            .unwrap();
         workload.has_read(1, Channel::Stdout, INITIAL_WINDOW_BYTES);
         assert_eq!(workload.take_credit(), [0, 0]);
         assert!(workload.received(Channel::Stdout, &[0]).is_err());

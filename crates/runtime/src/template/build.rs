@@ -62,11 +62,23 @@ pub(crate) async fn ensure_base(
         return Ok(template);
     }
     let staging = Staging::new(layout, &key)?;
-    for (name, bytes) in [("root.blank", shape.root_bytes), ("upper.blank", shape.upper_bytes)] {
-        lift(cofferdam_disk::create_sparse(&staging.dir.join(name), bytes))?;
+    for (name, bytes) in [
+        ("root.blank", shape.root_bytes),
+        ("upper.blank", shape.upper_bytes),
+    ] {
+        lift(cofferdam_disk::create_sparse(
+            &staging.dir.join(name),
+            bytes,
+        ))?;
     }
     let memory = files_in(&staging.dir).memory;
-    let spec = staging.spec(guest, shape, &staging.dir.join("root.blank"), "upper.blank", memory)?;
+    let spec = staging.spec(
+        guest,
+        shape,
+        &staging.dir.join("root.blank"),
+        "upper.blank",
+        memory,
+    )?;
     let machine = lift(backend.start(&spec).await)?;
     let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
     watch(machine.as_ref(), &spec, agent.ready(BOOT_TIMEOUT)).await?;
@@ -97,7 +109,12 @@ async fn build_image(
     let staging = Staging::new(layout, &key)?;
     let memory = files_in(&staging.dir).memory;
     lift(cofferdam_disk::copy_sparse(&base.files().memory, &memory))?;
-    crate::uppers::make(layout, build.shape.upper_bytes, build.root.read_only, &staging.upper())?;
+    crate::uppers::make(
+        layout,
+        build.shape.upper_bytes,
+        build.root.read_only,
+        &staging.upper(),
+    )?;
     let spec = staging.spec(guest, &build.shape, &build.rootfs, "upper.ext4", memory)?;
     let machine = lift(backend.restore(&base.files(), &spec).await)?;
     let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
@@ -107,7 +124,10 @@ async fn build_image(
         agent
             .send(&[
                 (CONTROL_STREAM, HostMessage::Adopt(identity)),
-                (CONTROL_STREAM, HostMessage::MountRoot(root_spec(&build.root))),
+                (
+                    CONTROL_STREAM,
+                    HostMessage::MountRoot(root_spec(&build.root)),
+                ),
             ])
             .await?;
         agent
@@ -125,7 +145,11 @@ async fn build_image(
 /// The root that a template mounts, and that a start without one mounts in the same way.
 pub(crate) fn root_spec(root: &RootShape) -> RootSpec {
     RootSpec {
-        upper: if root.read_only { UpperDevice::ReadOnly } else { UpperDevice::Disk },
+        upper: if root.read_only {
+            UpperDevice::ReadOnly
+        } else {
+            UpperDevice::Disk
+        },
         shm_bytes: root.shm_bytes,
         tmpfs: Vec::new(),
     }
@@ -138,9 +162,14 @@ async fn watch<T>(
     step: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     let step = async {
-        tokio::time::timeout(BOOT_TIMEOUT, step).await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::GuestFailed, "The guest stopped answering"))
-        })
+        tokio::time::timeout(BOOT_TIMEOUT, step)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::new(
+                    ErrorKind::GuestFailed,
+                    "The guest stopped answering",
+                ))
+            })
     };
     let result = step.await;
     match result {
@@ -157,7 +186,9 @@ async fn capture(
     dir: &Path,
 ) -> Result<()> {
     let quiesce = async {
-        agent.send(&[(CONTROL_STREAM, HostMessage::Quiesce)]).await?;
+        agent
+            .send(&[(CONTROL_STREAM, HostMessage::Quiesce)])
+            .await?;
         agent
             .expect(CONTROL_STREAM, |message| {
                 matches!(message, AgentMessage::Quiesced).then_some(())
@@ -220,7 +251,13 @@ impl Staging {
         image: Option<Digest>,
     ) -> Result<Template> {
         let failed = |error| io("Could not publish a template", error);
-        for name in ["machine.json", "console.log", "vmm.log", "console.log.1", "vmm.log.1"] {
+        for name in [
+            "machine.json",
+            "console.log",
+            "vmm.log",
+            "console.log.1",
+            "vmm.log.1",
+        ] {
             fs::remove_file_if_present(&self.dir.join(name)).map_err(failed)?;
         }
         let manifest = Manifest {
@@ -233,7 +270,9 @@ impl Staging {
         };
         fs::publish_json(&self.dir.join("manifest.json"), &manifest, false).map_err(failed)?;
         std::fs::rename(&self.dir, &self.target).map_err(failed)?;
-        Ok(Template { dir: self.target.clone() })
+        Ok(Template {
+            dir: self.target.clone(),
+        })
     }
 }
 
@@ -252,7 +291,11 @@ pub(crate) fn machine_spec(
     root: PathBuf,
     upper: PathBuf,
 ) -> MachineSpec {
-    let disk = |id: &str, path, read_only| BlockDevice { id: id.to_owned(), path, read_only };
+    let disk = |id: &str, path, read_only| BlockDevice {
+        id: id.to_owned(),
+        path,
+        read_only,
+    };
     MachineSpec {
         id,
         vcpus: shape.vcpus,
@@ -304,8 +347,9 @@ pub(crate) fn spawn_image_build(
         root: root.clone(),
         rootfs: rootfs.to_owned(),
     };
-    let input = serde_json::to_vec(&build)
-        .map_err(|error| Error::new(ErrorKind::Bug, "Could not describe a template").because(error))?;
+    let input = serde_json::to_vec(&build).map_err(|error| {
+        Error::new(ErrorKind::Bug, "Could not describe a template").because(error)
+    })?;
     let log = std::fs::File::options()
         .create(true)
         .write(true)
@@ -336,9 +380,11 @@ pub(crate) fn build_main() -> u8 {
     let _ = rustix::process::setsid();
     let _ = rustix::process::nice(10);
     let run = || -> Result<()> {
-        let build: ImageBuild = serde_json::from_reader(std::io::stdin().lock()).map_err(|error| {
-            Error::new(ErrorKind::Bug, "Could not read the template's description").because(error)
-        })?;
+        let build: ImageBuild =
+            serde_json::from_reader(std::io::stdin().lock()).map_err(|error| {
+                Error::new(ErrorKind::Bug, "Could not read the template's description")
+                    .because(error)
+            })?;
         let layout = Layout::at(&build.home)?;
         let guest = crate::guest::find(&layout, build.kernel.to_str())?;
         let backend = crate::host::backend(&layout, Some(&build.backend))?;

@@ -84,7 +84,10 @@ pub(crate) fn image_key(
 ) -> (String, Vec<String>) {
     let mut lines = base_lines(guest, backend, shape);
     lines.push(format!("image {}", root.manifest));
-    lines.push(format!("read-only {} shm {}", root.read_only, root.shm_bytes));
+    lines.push(format!(
+        "read-only {} shm {}",
+        root.read_only, root.shm_bytes
+    ));
     key(lines)
 }
 
@@ -100,12 +103,21 @@ mod tests {
     use super::*;
 
     fn guest(key: &str) -> GuestFiles {
-        GuestFiles { kernel: "/k".into(), initrd: "/i".into(), key: key.to_owned() }
+        GuestFiles {
+            kernel: "/k".into(),
+            initrd: "/i".into(),
+            key: key.to_owned(),
+        }
     }
 
     #[test]
     fn every_part_of_a_key_changes_it() {
-        let shape = MachineShape { vcpus: 2, memory_mib: 512, root_bytes: 1, upper_bytes: 2 };
+        let shape = MachineShape {
+            vcpus: 2,
+            memory_mib: 512,
+            root_bytes: 1,
+            upper_bytes: 2,
+        };
         let root = RootShape {
             manifest: Digest::from_sha256([1; 32]),
             read_only: false,
@@ -115,18 +127,71 @@ mod tests {
             base_key(&guest("a"), "q", &shape).0,
             base_key(&guest("b"), "q", &shape).0,
             base_key(&guest("a"), "r", &shape).0,
-            base_key(&guest("a"), "q", &MachineShape { vcpus: 1, ..shape.clone() }).0,
-            base_key(&guest("a"), "q", &MachineShape { memory_mib: 1, ..shape.clone() }).0,
-            base_key(&guest("a"), "q", &MachineShape { root_bytes: 9, ..shape.clone() }).0,
-            base_key(&guest("a"), "q", &MachineShape { upper_bytes: 9, ..shape.clone() }).0,
+            base_key(
+                &guest("a"),
+                "q",
+                &MachineShape {
+                    vcpus: 1,
+                    ..shape.clone()
+                },
+            )
+            .0,
+            base_key(
+                &guest("a"),
+                "q",
+                &MachineShape {
+                    memory_mib: 1,
+                    ..shape.clone()
+                },
+            )
+            .0,
+            base_key(
+                &guest("a"),
+                "q",
+                &MachineShape {
+                    root_bytes: 9,
+                    ..shape.clone()
+                },
+            )
+            .0,
+            base_key(
+                &guest("a"),
+                "q",
+                &MachineShape {
+                    upper_bytes: 9,
+                    ..shape.clone()
+                },
+            )
+            .0,
             image_key(&guest("a"), "q", &shape, &root).0,
-            image_key(&guest("a"), "q", &shape, &RootShape { read_only: true, ..root.clone() }).0,
-            image_key(&guest("a"), "q", &shape, &RootShape { shm_bytes: 1, ..root.clone() }).0,
             image_key(
                 &guest("a"),
                 "q",
                 &shape,
-                &RootShape { manifest: Digest::from_sha256([2; 32]), ..root },
+                &RootShape {
+                    read_only: true,
+                    ..root.clone()
+                },
+            )
+            .0,
+            image_key(
+                &guest("a"),
+                "q",
+                &shape,
+                &RootShape {
+                    shm_bytes: 1,
+                    ..root.clone()
+                },
+            )
+            .0,
+            image_key(
+                &guest("a"),
+                "q",
+                &shape,
+                &RootShape {
+                    manifest: Digest::from_sha256([2; 32]),
+                    ..root
+                },
             )
             .0,
         ];

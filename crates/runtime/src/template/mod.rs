@@ -20,7 +20,9 @@ use cofferdam_types::Digest;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-pub(crate) use self::build::{build_main, ensure_base, spawn_image_build};
+pub(crate) use self::build::{
+    BOOT_TIMEOUT, build_main, ensure_base, machine_spec, spawn_image_build,
+};
 pub(crate) use self::key::{MachineShape, RootShape, base_key, image_key};
 use crate::{
     error::{Error, ErrorKind, Result, io},
@@ -57,7 +59,9 @@ struct Manifest {
 impl Template {
     /// The template of a key, if there is one and it is sound.
     pub(crate) fn find(layout: &Layout, key: &str) -> Option<Self> {
-        let template = Self { dir: layout.templates().join(key) };
+        let template = Self {
+            dir: layout.templates().join(key),
+        };
         if !template.dir.is_dir() {
             return None;
         }
@@ -101,7 +105,10 @@ impl Template {
 }
 
 fn files_in(dir: &Path) -> SnapshotFiles {
-    SnapshotFiles { memory: dir.join("memory"), state: dir.join("state") }
+    SnapshotFiles {
+        memory: dir.join("memory"),
+        state: dir.join("state"),
+    }
 }
 
 fn state_digest(path: &Path) -> Result<Digest> {
