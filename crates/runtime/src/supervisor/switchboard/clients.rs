@@ -1,0 +1,225 @@
+//! What clients want.
+
+use std::time::Duration;
+
+use cofferdam_proto::{
+    CLIENT_GENERATION, Channel, ClientMessage, ClientRequest, HostMessage, LiveStatus, Request,
+    SESSION_STREAM, SupervisorMessage,
+};
+use cofferdam_types::Signal;
+use tokio::net::UnixStream;
+
+use super::{MAX_CLIENTS, MAX_SESSIONS, Role, Switchboard};
+use crate::{
+    error::{Error, ErrorKind, Result, to_remote},
+    supervisor::{
+        client::Client,
+        event::{ClientEvent, ClientId},
+        only_at_birth,
+        session::Session,
+        start::other_generation,
+    },
+};
+
+impl Switchboard {
+    pub(super) fn connected(&mut self, stream: UnixStream) {
+        let id = self.next_client;
+        self.next_client += 1;
+        if self.clients.len() >= MAX_CLIENTS {
+            return;
+        }
+        if let Some(client) = Client::accept(id, stream, self.events.clone()) {
+            self.clients.insert(id, (client, Role::None));
+        }
+    }
+
+    pub(super) fn on_client(&mut self, id: ClientId, event: ClientEvent) {
+        let Some(role) = self.clients.get(&id).map(|(_, role)| *role) else {
+            return;
+        };
+        match event {
+            ClientEvent::Request(request) => {
+                if let Err(error) = self.request(id, request) {
+                    self.answer(id, &SupervisorMessage::Failed(to_remote(&error)));
+                }
+            }
+            ClientEvent::Message(message) => self.session_message(role, &message),
+            ClientEvent::Input { bytes, eof } => self.client_input(id, role, &bytes, eof),
+            ClientEvent::Credit { channel, bytes } => self.client_credit(id, role, channel, bytes),
+            ClientEvent::Gone => self.drop_client(id),
+        }
+    }
+
+    pub(super) fn request(&mut self, id: ClientId, request: ClientRequest) -> Result<()> {
+        if request.generation != CLIENT_GENERATION {
+            return Err(other_generation());
+        }
+        match request.request {
+            request if only_at_birth(&request) => Err(Error::new(
+                ErrorKind::WrongState,
+                format!("Sandbox `{}` is already running", self.entry.record.name),
+            )),
+            Request::Start { .. } => Ok(()),
+            Request::Attach { stdin } => {
+                self.workload.attach(id, stdin, false);
+                self.set_role(id, Role::Attached);
+                let started = SupervisorMessage::Started {
+                    pid: 1,
+                    timeline: Vec::new(),
+                };
+                self.answer(id, &started);
+                Ok(())
+            }
+            Request::Exec { process, detach } => self.exec(id, process, detach),
+            Request::Kill { signal } => {
+                let signal = Signal::try_from(signal).map_err(|error| {
+                    Error::new(ErrorKind::InvalidSpec, "No such signal").because(error)
+                })?;
+                self.send(
+                    SESSION_STREAM,
+                    &HostMessage::Signal {
+                        signal: signal.number(),
+                    },
+                )?;
+                if signal == Signal::KILL {
+                    self.set_role(id, Role::Stopper);
+                    self.force();
+                } else {
+                    self.answer(id, &SupervisorMessage::Done);
+                }
+                Ok(())
+            }
+            Request::Stop { timeout_ms } => {
+                self.set_role(id, Role::Stopper);
+                self.stop(timeout_ms.map(Duration::from_millis));
+                Ok(())
+            }
+            Request::Wait => {
+                self.set_role(id, Role::Waiter);
+                Ok(())
+            }
+            Request::Status => {
+                let status = self.status()?;
+                self.answer(id, &SupervisorMessage::Status(status));
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn exec(
+        &mut self,
+        id: ClientId,
+        process: cofferdam_proto::ProcessSpec,
+        detach: bool,
+    ) -> Result<()> {
+        if self.sessions.len() >= MAX_SESSIONS {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("A sandbox runs at most {MAX_SESSIONS} commands at once"),
+            ));
+        }
+        let stream = self.next_session;
+        let no_input = !process.stdin;
+        self.send(stream, &HostMessage::Exec(process))?;
+        self.next_session += 1;
+        let mut session = Session::new(id, detach);
+        if no_input {
+            // Nothing is pending, so this cannot exceed the window.
+            let _ = session.input.push(&[], true);
+        }
+        self.sessions.insert(stream, session);
+        self.set_role(id, Role::Session(stream));
+        Ok(())
+    }
+
+    pub(super) fn status(&self) -> Result<LiveStatus> {
+        let metrics = crate::error::lift(self.machine.metrics())?;
+        Ok(LiveStatus {
+            machine_pid: self.machine.pid(),
+            cpu_percent: metrics.cpu_percent,
+            memory_bytes: metrics.memory_bytes,
+            sessions: u32::try_from(self.sessions.len() + 1).unwrap_or(u32::MAX),
+        })
+    }
+
+    pub(super) fn session_message(&mut self, role: Role, message: &ClientMessage) {
+        let stream = match role {
+            Role::Attached => SESSION_STREAM,
+            Role::Session(stream) => stream,
+            _ => return,
+        };
+        let message = match message {
+            ClientMessage::Signal { signal } => HostMessage::Signal { signal: *signal },
+            ClientMessage::Resize(size) => HostMessage::Resize(*size),
+        };
+        // A message this small always encodes.
+        let _ = self.send(stream, &message);
+    }
+
+    pub(super) fn client_input(&mut self, id: ClientId, role: Role, bytes: &[u8], eof: bool) {
+        let result = match role {
+            Role::Attached if self.workload.owns_input(id) => self.workload.input.push(bytes, eof),
+            Role::Session(stream) => match self.sessions.get_mut(&stream) {
+                Some(session) => session.input.push(bytes, eof),
+                None => Ok(()),
+            },
+            // Input that nobody owns is dropped, as the client was told by its role.
+            _ => Ok(()),
+        };
+        match (result, role) {
+            (Err(_), _) => self.drop_client(id),
+            (Ok(()), Role::Session(stream)) => self.pump_session_input(stream),
+            (Ok(()), _) => self.pump_workload_input(),
+        }
+    }
+
+    pub(super) fn client_credit(&mut self, id: ClientId, role: Role, channel: Channel, bytes: u32) {
+        let fits = self
+            .clients
+            .get_mut(&id)
+            .is_some_and(|(client, _)| client.credit(channel, bytes));
+        if !fits {
+            self.drop_client(id);
+            return;
+        }
+        match role {
+            Role::Attached => {
+                self.workload.has_read(id, channel, bytes);
+                self.give_workload_credit();
+            }
+            Role::Session(stream) => {
+                if let Some(session) = self.sessions.get_mut(&stream)
+                    && let Ok(due @ 1..) = session.allow(channel, bytes)
+                {
+                    self.give_credit(stream, channel, due);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn drop_client(&mut self, id: ClientId) {
+        let Some((_, role)) = self.clients.remove(&id) else {
+            return;
+        };
+        match role {
+            Role::Attached => {
+                if self.workload.detach(id) {
+                    self.force();
+                }
+                self.give_workload_credit();
+            }
+            Role::Session(stream) => self.leave_session(stream),
+            _ => {}
+        }
+    }
+
+    /// A session goes on without its client.
+    pub(super) fn leave_session(&mut self, stream: u32) {
+        if let Some(session) = self.sessions.get_mut(&stream)
+            && session.client.take().is_some()
+        {
+            let _ = self.send(stream, &HostMessage::Detach);
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! The supervisor's one owner of everything: it works off the queue of events.
+//!
+//! Frames are routed between the guest's sessions and the clients' connections; requests become
+//! sessions, signals and answers. Nothing here waits for a client or the guest: what goes out
+//! goes into queues that are bounded by credit.
+
+mod clients;
+mod guest;
+mod stop;
+
+use std::{collections::HashMap, time::Duration};
+
+use cofferdam_backend::Machine;
+use cofferdam_base::{LockFile, time::unix_time_ns};
+use cofferdam_proto::{SESSION_STREAM, SupervisorMessage};
+use cofferdam_types::{ExitStatus, SandboxStatus, Signal};
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use super::{
+    FIRST_CLIENT, TEMPLATE_DELAY,
+    agent::OwnedFrame,
+    client::Client,
+    event::{ClientEvent, ClientId, Event},
+    session::Session,
+    start::{Live, StartOptions, WantedTemplate},
+    workload::Workload,
+};
+use crate::{
+    error::{Error, ErrorKind, to_remote},
+    layout::SandboxPaths,
+    output_log::LogWriter,
+    store::{Entry, Store},
+};
+
+/// Most sessions at once; the agent has the same bound.
+const MAX_SESSIONS: usize = 1024;
+
+/// Most clients at once: file descriptors are finite.
+const MAX_CLIENTS: usize = 4096;
+
+/// How often attached clients are looked at for stalling.
+const STALL_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What a client is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// It has not said, or was answered.
+    None,
+    /// It reads and writes the workload's streams.
+    Attached,
+    /// It reads and writes those of a session.
+    Session(u32),
+    /// It waits for the workload's exit status.
+    Waiter,
+    /// It waits for the sandbox to have stopped.
+    Stopper,
+}
+
+/// The owner of a live sandbox.
+#[derive(Debug)]
+pub(crate) struct Switchboard {
+    pub(in crate::supervisor) store: Store,
+    pub(in crate::supervisor) entry: Entry,
+    pub(in crate::supervisor) machine: Box<dyn Machine>,
+    pub(in crate::supervisor) lock: Option<LockFile>,
+    agent: mpsc::UnboundedSender<Vec<u8>>,
+    events: mpsc::Sender<Event>,
+    clients: HashMap<ClientId, (Client, Role)>,
+    next_client: ClientId,
+    sessions: HashMap<u32, Session>,
+    next_session: u32,
+    workload: Workload,
+    wanted_template: Option<WantedTemplate>,
+    backend: &'static str,
+    stop_stage: stop::StopStage,
+}
+
+/// How a sandbox's life ended.
+#[derive(Debug)]
+pub(in crate::supervisor) enum End {
+    /// The workload ended.
+    Exited(ExitStatus),
+    /// The machine was lost.
+    Failed(Error),
+}
+
+/// What starts a switchboard.
+pub(in crate::supervisor) struct Parts {
+    pub(in crate::supervisor) store: Store,
+    pub(in crate::supervisor) entry: Entry,
+    pub(in crate::supervisor) paths: SandboxPaths,
+    pub(in crate::supervisor) live: Live,
+    pub(in crate::supervisor) lock: LockFile,
+    pub(in crate::supervisor) events: mpsc::Sender<Event>,
+    pub(in crate::supervisor) client: Client,
+    pub(in crate::supervisor) options: StartOptions,
+}
+
+impl Switchboard {
+    /// Takes over a sandbox that runs, and listens for clients.
+    pub(in crate::supervisor) fn open(
+        parts: Parts,
+    ) -> std::result::Result<(Self, Vec<OwnedFrame>), (Client, Error)> {
+        let Parts {
+            store,
+            mut entry,
+            paths,
+            live,
+            lock,
+            events,
+            client,
+            options,
+        } = parts;
+        let listener = match super::listen(&paths) {
+            Ok(listener) => listener,
+            Err(error) => return Err((client, error)),
+        };
+        entry.state.status = SandboxStatus::Running;
+        entry.state.started_ns = Some(live.started_ns);
+        entry.state.finished_ns = None;
+        entry.state.machine_pid = Some(live.machine.pid());
+        entry.state.backend = Some(live.backend.to_owned());
+        if let Err(error) = store.set_state(entry.record.id, &entry.state) {
+            return Err((client, error));
+        }
+        let log = LogWriter::open(&paths.output()).ok();
+        let (agent, early) = live.agent.split(events.clone());
+        spawn_accept(listener, events.clone());
+        let mut workload = Workload::new(log);
+        client.answer(&SupervisorMessage::Started {
+            pid: 1,
+            timeline: live.timeline,
+        });
+        let role = if options.attach {
+            workload.attach(FIRST_CLIENT, options.stdin, options.tied);
+            Role::Attached
+        } else {
+            Role::None
+        };
+        let board = Self {
+            store,
+            entry,
+            machine: live.machine,
+            lock: Some(lock),
+            agent,
+            events,
+            clients: HashMap::from([(FIRST_CLIENT, (client, role))]),
+            next_client: FIRST_CLIENT + 1,
+            sessions: HashMap::new(),
+            next_session: SESSION_STREAM + 1,
+            workload,
+            wanted_template: live.wanted_template,
+            backend: live.backend,
+            stop_stage: stop::StopStage::NotAsked,
+        };
+        Ok((board, early))
+    }
+
+    /// Works until the workload has ended or the machine is lost.
+    pub(in crate::supervisor) async fn run(
+        &mut self,
+        early: Vec<OwnedFrame>,
+        queue: &mut mpsc::Receiver<Event>,
+    ) -> End {
+        // A sandbox without input to come must not wait for any.
+        if !self.entry.record.spec.stdin {
+            let _ = self.workload.input.push(&[], true);
+            self.pump_workload_input();
+        }
+        for frame in early {
+            if let Some(end) = self.on_agent(&frame) {
+                return end;
+            }
+        }
+        tick(STALL_CHECK_INTERVAL, &self.events, || Event::StalledCheck);
+        later(TEMPLATE_DELAY, &self.events, Event::TemplateTime);
+        loop {
+            tokio::select! {
+                // Frames that the guest sent before it died come first.
+                biased;
+                event = queue.recv() => match event {
+                    Some(event) => if let Some(end) = self.handle(event) {
+                        return end;
+                    },
+                    None => return End::Failed(Error::new(ErrorKind::Bug, "The queue closed")),
+                },
+                exit = self.machine.wait() => {
+                    if let Some(end) = self.drain(queue).await {
+                        return end;
+                    }
+                    return self.machine_lost(&format!("It ended with {exit:?}"));
+                }
+            }
+        }
+    }
+
+    /// Works off what was under way when the machine ended: its last words are in the socket.
+    async fn drain(&mut self, queue: &mut mpsc::Receiver<Event>) -> Option<End> {
+        while let Some(event) = queue.recv().await {
+            match event {
+                Event::AgentLost(_) => return None,
+                event => {
+                    if let Some(end) = self.handle(event) {
+                        return Some(end);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn handle(&mut self, event: Event) -> Option<End> {
+        match event {
+            Event::Agent(frame) => return self.on_agent(&frame),
+            Event::AgentLost(error) => return Some(End::Failed(error)),
+            Event::Connected(stream) => self.connected(stream),
+            Event::Client(id, event) => self.on_client(id, event),
+            Event::Terminated => self.stop(None),
+            Event::StopTimeout => return self.stop_timeout(),
+            Event::StalledCheck => {
+                for id in self.workload.stalled() {
+                    self.drop_client(id);
+                }
+                self.give_workload_credit();
+            }
+            Event::TemplateTime => self.make_template(),
+        }
+        None
+    }
+
+    fn machine_lost(&self, detail: &str) -> End {
+        End::Failed(Error::new(
+            ErrorKind::GuestFailed,
+            format!(
+                "The machine of `{}` is gone: {detail}",
+                self.entry.record.name
+            ),
+        ))
+    }
+
+    /// Tells everybody how it ended.
+    pub(in crate::supervisor) fn tell_all(&mut self, end: &End) {
+        let answer = match end {
+            End::Exited(status) => SupervisorMessage::Exited { status: *status },
+            End::Failed(error) => SupervisorMessage::Failed(to_remote(error)),
+        };
+        let killed = SupervisorMessage::Exited {
+            status: ExitStatus::Signal(Signal::KILL.number()),
+        };
+        for (client, role) in self.clients.values_mut() {
+            match role {
+                Role::Attached | Role::Waiter => client.answer(&answer),
+                Role::Session(_) => client.answer(&killed),
+                Role::Stopper => client.answer(&SupervisorMessage::Done),
+                Role::None => {}
+            }
+        }
+        self.clients.retain(|_, (_, role)| *role != Role::None);
+    }
+
+    /// Waits until the clients that were told have read it and left.
+    pub(in crate::supervisor) async fn linger(mut self, queue: &mut mpsc::Receiver<Event>) {
+        while !self.clients.is_empty() {
+            match queue.recv().await {
+                Some(Event::Client(id, ClientEvent::Gone)) => {
+                    self.clients.remove(&id);
+                }
+                Some(Event::Client(id, ClientEvent::Credit { channel, bytes })) => {
+                    if let Some((client, _)) = self.clients.get_mut(&id) {
+                        client.credit(channel, bytes);
+                    }
+                }
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+
+    pub(in crate::supervisor) fn finished(&mut self, end: &End) {
+        let state = &mut self.entry.state;
+        state.finished_ns = Some(unix_time_ns());
+        state.supervisor_pid = None;
+        state.machine_pid = None;
+        match end {
+            End::Exited(status) => {
+                state.status = SandboxStatus::Stopped;
+                state.exit = Some(*status);
+            }
+            End::Failed(error) => {
+                state.status = SandboxStatus::Failed;
+                state.failure = Some(to_remote(error).into());
+            }
+        }
+    }
+
+    /// Starts the builder of this image's template, once.
+    pub(in crate::supervisor) fn make_template(&mut self) {
+        let Some(wanted) = self.wanted_template.take() else {
+            return;
+        };
+        let result = crate::template::spawn_image_build(
+            self.store.layout(),
+            self.backend,
+            &wanted.guest,
+            &wanted.shape,
+            &wanted.root,
+            &wanted.rootfs,
+        );
+        if let Err(error) = result {
+            super::log_line(&format!("No image template: {}", error.chain()));
+        }
+    }
+
+    fn answer(&self, id: ClientId, message: &SupervisorMessage) {
+        if let Some((client, _)) = self.clients.get(&id) {
+            client.answer(message);
+        }
+    }
+
+    fn set_role(&mut self, id: ClientId, new: Role) {
+        if let Some((_, role)) = self.clients.get_mut(&id) {
+            *role = new;
+        }
+    }
+}
+
+/// Sends SIGTERM, SIGINT and SIGHUP to the queue.
+pub(in crate::supervisor) fn forward_signals(events: &mpsc::Sender<Event>) {
+    for kind in [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ] {
+        let Ok(mut stream) = signal(kind) else {
+            continue;
+        };
+        let events = events.clone();
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                if events.send(Event::Terminated).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+fn spawn_accept(listener: UnixListener, events: mpsc::Sender<Event>) {
+    tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    if events.send(Event::Connected(stream)).await.is_err() {
+                        return;
+                    }
+                }
+                // Out of descriptors: clients wait in the backlog until one is free.
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    });
+}
+
+/// Pause after a failed accept, so that a lack of descriptors does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+fn later(delay: Duration, events: &mpsc::Sender<Event>, event: Event) {
+    let events = events.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(delay).await;
+        let _ = events.send(event).await;
+    });
+}
+
+fn tick(interval: Duration, events: &mpsc::Sender<Event>, event: fn() -> Event) {
+    let events = events.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(interval).await;
+            if events.send(event()).await.is_err() {
+                return;
+            }
+        }
+    });
+}

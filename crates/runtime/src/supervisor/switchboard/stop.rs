@@ -1,0 +1,74 @@
+//! Ending a sandbox: first by its stop signal, then by SIGKILL, then without its guest.
+
+use std::time::Duration;
+
+use cofferdam_proto::{HostMessage, SESSION_STREAM};
+use cofferdam_types::{ExitStatus, SandboxStatus, Signal};
+
+use super::{End, Switchboard, later};
+use crate::supervisor::event::Event;
+
+/// How long the guest may take to end the workload after SIGKILL before the machine goes.
+const FORCED_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How far a stop has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum StopStage {
+    /// Nobody asked.
+    NotAsked,
+    /// The stop signal was sent.
+    Asked,
+    /// SIGKILL was sent.
+    Forced,
+}
+
+impl Switchboard {
+    pub(super) fn stop(&mut self, timeout: Option<Duration>) {
+        let record = &self.entry.record;
+        let own = Duration::from_secs(u64::from(record.spec.stop_timeout_s));
+        let timeout = timeout.unwrap_or(own);
+        if self.stop_stage == StopStage::NotAsked {
+            self.stop_stage = StopStage::Asked;
+            let signal = record.stop_signal.number();
+            let _ = self.send(SESSION_STREAM, &HostMessage::Signal { signal });
+            self.set_stopping();
+        }
+        later(timeout, &self.events, Event::StopTimeout);
+    }
+
+    /// Ends the workload now.
+    pub(super) fn force(&mut self) {
+        if self.stop_stage < StopStage::Forced {
+            self.stop_stage = StopStage::Forced;
+            let signal = Signal::KILL.number();
+            let _ = self.send(SESSION_STREAM, &HostMessage::Signal { signal });
+            self.set_stopping();
+            later(FORCED_TIMEOUT, &self.events, Event::StopTimeout);
+        }
+    }
+
+    pub(super) fn stop_timeout(&mut self) -> Option<End> {
+        match self.stop_stage {
+            StopStage::Forced => Some(End::Exited(ExitStatus::Signal(Signal::KILL.number()))),
+            _ => {
+                self.force();
+                None
+            }
+        }
+    }
+
+    pub(super) fn set_stopping(&mut self) {
+        if self.entry.state.status.can_become(SandboxStatus::Stopping) {
+            self.entry.state.status = SandboxStatus::Stopping;
+            // Readers see `running` a moment longer if this fails.
+            let _ = self
+                .store
+                .set_state(self.entry.record.id, &self.entry.state);
+        }
+    }
+
+    /// Lets the guest put its file systems in order and end the machine.
+    pub(in crate::supervisor) fn shut_down(&self) {
+        let _ = self.send(cofferdam_proto::CONTROL_STREAM, &HostMessage::Shutdown);
+    }
+}
