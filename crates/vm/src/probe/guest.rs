@@ -355,3 +355,47 @@ pub(super) fn ring0_sum() -> u64 {
         sum.wrapping_add(round).rotate_left(7) ^ sum
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_fits_its_page_and_starts_with_the_switch() {
+        let code = code();
+        assert!(code.len() < l::PAGE, "{}", code.len());
+        // MOV EAX, CR4; OR EAX, 0x20
+        assert_eq!(code[..6], [0x0f, 0x20, 0xe0, 0x83, 0xc8, 0x20]);
+    }
+
+    #[test]
+    fn the_code_holds_no_address_of_this_program() {
+        let start = (&raw const cofferdam_probe_guest_start).addr() as u64;
+        let near = |value: u64| value.abs_diff(start) < 1 << 24;
+        let found = code()
+            .windows(8)
+            .any(|bytes| near(u64::from_le_bytes(bytes.try_into().unwrap())));
+        assert!(!found);
+    }
+
+    #[test]
+    fn every_reserved_vector_and_the_two_expected_ones_have_a_handler_inside_the_code() {
+        let handlers = handlers();
+        let len = u64::try_from(code().len()).unwrap();
+        assert!(handlers.iter().all(|&(_, _, offset)| offset < len));
+        let mut vectors: Vec<u8> = handlers.iter().map(|&(vector, _, _)| vector).collect();
+        vectors.sort_unstable();
+        let expected: Vec<u8> = (0..=l::INTERRUPT_VECTOR).chain([l::TRAP_VECTOR]).collect();
+        assert_eq!(vectors, expected);
+    }
+
+    #[test]
+    fn only_the_trap_may_be_raised_by_ring_3() {
+        let open: Vec<u8> = handlers()
+            .iter()
+            .filter(|&&(_, ring, _)| ring == 3)
+            .map(|&(vector, _, _)| vector)
+            .collect();
+        assert_eq!(open, [l::TRAP_VECTOR]);
+    }
+}

@@ -100,11 +100,22 @@ pub(super) mod report {
     pub(in super::super) const USER_LOOPS: u64 = 0x70;
 }
 
+/// Size of a 64-bit TSS.
+const TSS_BYTES: u64 = 104;
+
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
 const UNCACHED: u64 = 1 << 3 | 1 << 4;
 const LARGE: u64 = 1 << 7;
+
+// No table runs into the next.
+const _: () = {
+    assert!(TABLES + TSS_SELECTOR as u64 + 16 <= TSS);
+    assert!(TSS + TSS_BYTES <= GDT_POINTER_LOW);
+    assert!(IDT_POINTER + 10 <= IDT);
+    assert!(IDT + (TRAP_VECTOR as u64 + 1) * 16 <= PML4);
+};
 
 /// Writes the guest's code, descriptor tables and page tables into zeroed `memory`, guest physical
 /// address 0 first. `handlers` are (vector, ring that may trap to it, offset in the code page).
@@ -141,7 +152,6 @@ fn segments(memory: &mut [u8; MEMORY_BYTES]) {
     const CODE32: u64 = 0x00cf_9b00_0000_ffff;
     const DATA: u64 = 0x00cf_9300_0000_ffff;
     const RING3: u64 = 3 << 45;
-    const TSS_BYTES: u64 = 104;
 
     let selectors = [
         (KERNEL_CODE, CODE64),
@@ -214,4 +224,91 @@ fn page_tables(memory: &mut [u8; MEMORY_BYTES]) {
     );
     put(memory, PT_USER, CODE | PRESENT | USER);
     put(memory, PT_USER + 8, USER_DATA | USER | table);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the page tables make of a virtual address: (guest physical address, may ring 3, may
+    /// write), or none. Intel SDM volume 3 §4.5.
+    fn walk(memory: &[u8; MEMORY_BYTES], va: u64) -> Option<(u64, bool, bool)> {
+        let (mut table, mut user, mut writable) = (PML4, true, true);
+        for shift in [39, 30, 21, 12] {
+            let entry = get(memory, table + (va >> shift & 0x1ff) * 8);
+            if entry & PRESENT == 0 {
+                return None;
+            }
+            user &= entry & USER != 0;
+            writable &= entry & WRITABLE != 0;
+            table = entry & 0x000f_ffff_ffff_f000;
+            if shift == 12 || entry & LARGE != 0 {
+                return Some((table | va & ((1 << shift) - 1), user, writable));
+            }
+        }
+        None
+    }
+
+    fn written() -> Box<[u8; MEMORY_BYTES]> {
+        let mut memory: Box<[u8; MEMORY_BYTES]> =
+            vec![0; MEMORY_BYTES].into_boxed_slice().try_into().unwrap();
+        write(&mut memory, &[0xf4; 100], &[(14, 0, 0x10), (0x80, 3, 0x20)]);
+        memory
+    }
+
+    #[test]
+    fn the_upper_half_maps_all_memory_but_the_null_page_for_ring_0_alone() {
+        let memory = written();
+        assert_eq!(walk(&memory, KERNEL_BASE), None);
+        for gpa in (0x1000..0x1_0000).step_by(PAGE) {
+            assert_eq!(walk(&memory, KERNEL_BASE + gpa), Some((gpa, false, true)));
+        }
+    }
+
+    #[test]
+    fn the_demand_page_is_absent_and_its_entry_is_where_the_guest_writes_it() {
+        let mut memory = written();
+        assert_eq!(walk(&memory, DEMAND_VA), None);
+        put(&mut memory, DEMAND_PTE, DEMAND | PRESENT | WRITABLE);
+        assert_eq!(walk(&memory, DEMAND_VA), Some((DEMAND, false, true)));
+    }
+
+    #[test]
+    fn the_device_register_lies_outside_memory() {
+        assert_eq!(walk(&written(), MMIO_VA), Some((MMIO, false, true)));
+        assert!(MMIO > MEMORY_BYTES as u64);
+    }
+
+    #[test]
+    fn ring_3_can_reach_its_two_pages_only_and_cannot_write_code() {
+        let memory = written();
+        assert_eq!(walk(&memory, USER_CODE_VA), Some((CODE, true, false)));
+        assert_eq!(walk(&memory, USER_DATA_VA), Some((USER_DATA, true, true)));
+        let reachable = (0..0x60_0000_u64)
+            .step_by(PAGE)
+            .filter(|&va| walk(&memory, va).is_some_and(|(_, user, _)| user))
+            .count();
+        assert_eq!(reachable, 2);
+    }
+
+    #[test]
+    fn the_switch_finds_its_code_and_its_descriptors_at_their_physical_addresses() {
+        let memory = written();
+        assert_eq!(walk(&memory, CODE), Some((CODE, false, false)));
+        assert_eq!(walk(&memory, TABLES), Some((TABLES, false, false)));
+    }
+
+    #[test]
+    fn gates_lead_to_their_handlers_and_only_the_trap_is_open_to_ring_3() {
+        let memory = written();
+        let gate = |vector: u64| {
+            let low = get(&memory, IDT + vector * 16);
+            let high = get(&memory, IDT + vector * 16 + 8);
+            let target = low & 0xffff | low >> 32 & 0xffff_0000 | high << 32;
+            (target, low >> 45 & 3, low >> 47 & 1)
+        };
+        assert_eq!(gate(14), (KERNEL_BASE + CODE + 0x10, 0, 1));
+        assert_eq!(gate(0x80), (KERNEL_BASE + CODE + 0x20, 3, 1));
+        assert_eq!(gate(0x21), (0, 0, 0));
+    }
 }

@@ -82,24 +82,32 @@ pub(crate) fn try_kvm(path: &Path) -> Outcome {
     let (sender, receiver) = mpsc::channel();
     let worker = thread::Builder::new().name("kvm-probe".to_owned());
     let spawned = worker.spawn(move || {
+        let outcome = try_guest(&kvm);
+        drop(kvm);
         // The receiver is gone only when the hard limit has passed; then nobody wants to know.
-        let _ = sender.send(try_guest(&kvm));
+        let _ = sender.send(outcome);
     });
-    if let Err(error) = spawned {
-        return Outcome::without_guest(
+    let thread = match spawned {
+        Ok(thread) => thread,
+        Err(error) => {
+            let reason = format!("no thread could be started for a guest: {error}");
+            return Outcome::without_guest(KvmVerdict::Broken, reason);
+        }
+    };
+    match receiver.recv_timeout(HARD_LIMIT) {
+        Ok(outcome) => {
+            // It has nothing left to do but to end, and nothing to say.
+            let _ = thread.join();
+            outcome
+        }
+        Err(RecvTimeoutError::Timeout) => Outcome::without_guest(
             KvmVerdict::Broken,
-            format!("no thread could be started for a guest: {error}"),
-        );
+            format!("the kernel did not give a guest's thread back within {HARD_LIMIT:?}"),
+        ),
+        Err(RecvTimeoutError::Disconnected) => {
+            Outcome::without_guest(KvmVerdict::Broken, "a guest's thread ended early")
+        }
     }
-    receiver.recv_timeout(HARD_LIMIT).unwrap_or_else(|error| {
-        let reason = match error {
-            RecvTimeoutError::Timeout => {
-                format!("the kernel did not give a guest's thread back within {HARD_LIMIT:?}")
-            }
-            RecvTimeoutError::Disconnected => "a guest's thread ended early".to_owned(),
-        };
-        Outcome::without_guest(KvmVerdict::Broken, reason)
-    })
 }
 
 fn open(path: &Path) -> Result<Kvm, Box<Outcome>> {
