@@ -1,0 +1,336 @@
+//! From a plan to QEMU's arguments. Pure; every kind of machine has a golden file.
+//!
+//! What names a path is given as JSON, where a comma has no meaning; disks are raw, and no format
+//! is ever probed, since a guest could write another format's header into its own disk.
+
+use std::ffi::OsString;
+
+use cofferdam_backend::{BlockDevice, Error, ErrorKind, Result};
+use cofferdam_proto::AGENT_PORT_NAME;
+use serde_json::{Value, json};
+
+use crate::{
+    Accel,
+    map::{Begin, Memory, Plan},
+};
+
+/// Numbers of the descriptors that QEMU inherits, beyond the standard ones.
+pub(crate) mod fd {
+    pub(crate) const AGENT: i32 = 10;
+    pub(crate) const CONTROL: i32 = 11;
+    pub(crate) const CONSOLE: i32 = 12;
+    pub(crate) const STATE: i32 = 13;
+}
+
+/// The machine. Its RTC and ACPI are off because the guest kernel has neither; its PIT and PIC
+/// stay on because a guest under TCG hangs in its TSC calibration without them.
+const MACHINE: &str = "microvm,acpi=off,rtc=off,memory-backend=ram";
+
+/// Most memory that translated code may take beside the guest's own. A compiler run translates
+/// tens of MiB; the default of 1 GiB would let a guest double the host memory that it costs.
+const TRANSLATION_MIB: u32 = 128;
+
+/// TCG's full feature set is the same on every host. Five-level paging is taken out: its fifth
+/// level costs a load for each translation miss.
+const TCG_CPU: &str = "max,la57=off";
+
+/// The first words of every command line:
+/// - `console=ttyS0`: the serial port, kept in the console log;
+/// - `quiet`: each line printed costs a VM exit per byte;
+/// - `reboot=t panic=-1`: with `-no-reboot`, a triple fault is the only way out of a `microvm`
+///   without ACPI, and a panic must take it at once.
+const CMDLINE: &str = "console=ttyS0 quiet reboot=t panic=-1";
+
+/// System calls that QEMU never needs here; a guest that takes QEMU over has not got them either.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// The CPU model, as far as the accelerator decides it.
+pub(crate) const fn cpu(accel: Accel) -> &'static str {
+    match accel {
+        Accel::Kvm => "host",
+        Accel::Tcg => TCG_CPU,
+    }
+}
+
+/// What a snapshot depends on apart from program and CPU; part of the compatibility key, so a
+/// change to devices here makes old snapshots unfit instead of unreadable.
+pub(crate) const MACHINE_GENERATION: &str = "microvm-1";
+
+/// The arguments without the program.
+pub(crate) fn argv(plan: &Plan) -> Result<Vec<OsString>> {
+    let mut args = Args::default();
+    args.pair("-name", &plan.name);
+    for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+        args.word(flag);
+    }
+    args.pair("-display", "none");
+    args.pair("-sandbox", SANDBOX);
+    args.pair("-machine", MACHINE);
+    args.pair("-accel", &accel(plan.accel));
+    args.pair("-cpu", cpu(plan.accel));
+    args.pair("-smp", &plan.vcpus.to_string());
+    args.pair("-m", &format!("{}M", plan.memory_mib));
+    args.json("-object", &memory(plan)?);
+    // Virtio 1.x registers, not the legacy ones that QEMU has as its default on mmio.
+    args.pair("-global", "virtio-mmio.force-legacy=off");
+    // A restored machine runs as soon as it is loaded, though the captured one was paused.
+    args.pair("-global", "migration.store-global-state=off");
+    channels(&mut args);
+    devices(&mut args);
+    for (index, disk) in plan.disks.iter().enumerate() {
+        let node = format!("disk{index}");
+        args.json("-blockdev", &block_node(&node, disk)?);
+        args.json("-device", &block_device(&node, disk));
+    }
+    match &plan.begin {
+        Begin::Boot {
+            kernel,
+            initrd,
+            cmdline,
+        } => {
+            args.word("-kernel");
+            args.0.push(kernel.into());
+            if let Some(initrd) = initrd {
+                args.word("-initrd");
+                args.0.push(initrd.into());
+            }
+            args.pair("-append", format!("{CMDLINE} {cmdline}").trim_end());
+        }
+        Begin::Restore => args.pair("-incoming", "defer"),
+    }
+    Ok(args.0)
+}
+
+#[derive(Default)]
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn word(&mut self, word: &str) {
+        self.0.push(word.into());
+    }
+
+    fn pair(&mut self, name: &str, value: &str) {
+        self.word(name);
+        self.word(value);
+    }
+
+    fn json(&mut self, name: &str, value: &Value) {
+        self.pair(name, &value.to_string());
+    }
+}
+
+fn accel(accel: Accel) -> String {
+    match accel {
+        Accel::Kvm => "kvm".to_owned(),
+        Accel::Tcg => format!("tcg,thread=multi,tb-size={TRANSLATION_MIB}"),
+    }
+}
+
+/// Neither merged with other processes' pages, which tells a guest what they hold, nor dumped.
+fn memory(plan: &Plan) -> Result<Value> {
+    let size = u64::from(plan.memory_mib) << 20;
+    let (path, share) = match &plan.memory {
+        Memory::Anonymous => {
+            return Ok(json!({
+                "qom-type": "memory-backend-ram", "id": "ram", "size": size,
+                "merge": false, "dump": false,
+            }));
+        }
+        Memory::Shared(path) => (path, true),
+        Memory::CopyOnWrite(path) => (path, false),
+    };
+    Ok(json!({
+        "qom-type": "memory-backend-file", "id": "ram", "size": size, "mem-path": text(path)?,
+        "share": share, "merge": false, "dump": false,
+    }))
+}
+
+fn channels(args: &mut Args) {
+    let channel = |id: &str, number: i32| format!("socket,id={id},fd={number}");
+    args.pair("-chardev", &channel("control", fd::CONTROL));
+    args.pair("-mon", "chardev=control,mode=control");
+    args.pair("-chardev", &channel("console", fd::CONSOLE));
+    args.pair("-serial", "chardev:console");
+    args.pair("-chardev", &channel("agent", fd::AGENT));
+    // Port 0 is the console's, virtio 1.2 §5.3.2.
+    args.pair("-device", "virtio-serial-device,max_ports=2");
+    args.pair(
+        "-device",
+        &format!("virtserialport,chardev=agent,nr=1,name={AGENT_PORT_NAME}"),
+    );
+}
+
+fn devices(args: &mut Args) {
+    args.pair("-object", "rng-random,id=entropy,filename=/dev/urandom");
+    args.pair("-device", "virtio-rng-device,rng=entropy");
+    args.pair(
+        "-device",
+        "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on",
+    );
+}
+
+/// A read-only image is shared by many machines, so it is not locked; a writable one is locked by
+/// QEMU, so that two machines cannot have it. `threads` rather than io_uring: a root image lies
+/// in the page cache, and fewer kernel interfaces are within a guest's reach.
+fn block_node(node: &str, disk: &BlockDevice) -> Result<Value> {
+    let locking = if disk.read_only { "off" } else { "auto" };
+    Ok(json!({
+        "node-name": node, "driver": "raw", "read-only": disk.read_only,
+        "file": {
+            "driver": "file", "filename": text(&disk.path)?, "locking": locking,
+            "aio": "threads",
+        },
+    }))
+}
+
+/// Discard and write-zeroes are off: both punch holes into files, and that call is a no-op in
+/// machines whose memory is copy-on-write (see `cofferdam-jail`). A guest sees the same features
+/// before and after a restore, so they are off in all.
+fn block_device(node: &str, disk: &BlockDevice) -> Value {
+    json!({
+        "driver": "virtio-blk-device", "drive": node, "serial": disk.id,
+        "discard": false, "write-zeroes": false,
+    })
+}
+
+fn text(path: &std::path::Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| {
+        let what = format!("The path `{}` is not UTF-8", path.display());
+        Error::new(ErrorKind::InvalidSpec, what).hint("QEMU takes paths as JSON text; rename it")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan {
+            name: "coffer-abababababab".to_owned(),
+            accel: Accel::Tcg,
+            vcpus: 2,
+            memory_mib: 512,
+            memory: Memory::Anonymous,
+            disks: Vec::new(),
+            begin: Begin::Boot {
+                kernel: "/kernels/vmlinux".into(),
+                initrd: Some("/kernels/initramfs.cpio".into()),
+                cmdline: "coffer.debug".to_owned(),
+            },
+        }
+    }
+
+    fn disk(id: &str, path: &str, read_only: bool) -> BlockDevice {
+        BlockDevice {
+            id: id.to_owned(),
+            path: path.into(),
+            read_only,
+        }
+    }
+
+    /// Compares with `tests/golden/NAME.argv`; `UPDATE_GOLDEN=1` writes it.
+    fn golden(name: &str, plan: &Plan) {
+        let mut text = String::new();
+        for arg in argv(plan).unwrap() {
+            let arg = arg.into_string().unwrap();
+            // An option and its value share a line.
+            let separator = if arg.starts_with('-') { "\n" } else { " " };
+            text.push_str(separator);
+            text.push_str(&arg);
+        }
+        let text = format!("{}\n", text.trim_start());
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/golden")
+            .join(format!("{name}.argv"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let expected = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(text, expected, "bless with UPDATE_GOLDEN=1");
+    }
+
+    #[test]
+    fn a_boot_under_emulation() {
+        golden("boot-tcg", &plan());
+    }
+
+    #[test]
+    fn a_boot_with_kvm() {
+        golden(
+            "boot-kvm",
+            &Plan {
+                accel: Accel::Kvm,
+                ..plan()
+            },
+        );
+    }
+
+    #[test]
+    fn a_boot_with_disks_and_awkward_paths() {
+        let disks = vec![
+            disk("root", "/images/a,b.erofs", true),
+            disk("upper", "/sandboxes/with \"quotes\"/upper.img", false),
+        ];
+        golden("boot-disks", &Plan { disks, ..plan() });
+    }
+
+    #[test]
+    fn a_boot_of_a_template() {
+        let memory = Memory::Shared("/templates/x/memory".into());
+        let begin = Begin::Boot {
+            kernel: "/kernels/vmlinux".into(),
+            initrd: None,
+            cmdline: String::new(),
+        };
+        golden(
+            "boot-template",
+            &Plan {
+                memory,
+                begin,
+                ..plan()
+            },
+        );
+    }
+
+    #[test]
+    fn a_restore_for_one_of_many() {
+        let memory = Memory::CopyOnWrite("/templates/x/memory".into());
+        golden(
+            "restore-fork",
+            &Plan {
+                memory,
+                begin: Begin::Restore,
+                ..plan()
+            },
+        );
+    }
+
+    #[test]
+    fn a_restore_into_a_memory_file_of_its_own() {
+        let memory = Memory::Shared("/sandboxes/y/memory".into());
+        let accel = Accel::Kvm;
+        golden(
+            "restore-shared",
+            &Plan {
+                memory,
+                accel,
+                begin: Begin::Restore,
+                ..plan()
+            },
+        );
+    }
+
+    #[test]
+    fn a_path_that_is_no_text_is_refused() {
+        use std::os::unix::ffi::OsStringExt;
+        let path = PathBuf::from(OsString::from_vec(vec![b'/', 0xff]));
+        let error = argv(&Plan {
+            memory: Memory::Shared(path),
+            ..plan()
+        })
+        .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidSpec);
+    }
+}

@@ -1,0 +1,335 @@
+//! The backend: probe, start, restore, attach, list.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use cofferdam_backend::{
+    Backend, BackendCapabilities, BackendKind, BoxFuture, Error, ErrorKind, HostProbe, Machine,
+    MachineInfo, MachineSpec, ProbeFix, Result, SnapshotFiles, SnapshotTier,
+};
+use cofferdam_types::Digest;
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    argv::{self, MACHINE_GENERATION},
+    control,
+    machine::QemuMachine,
+    map,
+    probe::{INSTALL, Program},
+    record::Record,
+    snapshot::{self, Shape},
+    spawn::{self, Spawned},
+};
+
+/// What executes guest code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accel {
+    /// The processor, by KVM.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+/// Whether KVM can run a kernel here. The caller has probed it; this crate does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KvmUsable {
+    /// It can.
+    Yes,
+    /// It cannot.
+    No {
+        /// One sentence.
+        reason: String,
+        /// What would mend it.
+        fixes: Vec<ProbeFix>,
+    },
+}
+
+/// Machines by QEMU with one accelerator.
+#[derive(Debug)]
+pub struct QemuBackend {
+    accel: Accel,
+    kvm: KvmUsable,
+    asked: Option<PathBuf>,
+    kept: Option<PathBuf>,
+    found: OnceLock<Program>,
+}
+
+impl QemuBackend {
+    /// QEMU with KVM, as far as `usable` says that there is one.
+    #[must_use]
+    pub const fn kvm(usable: KvmUsable) -> Self {
+        Self::new(Accel::Kvm, usable)
+    }
+
+    /// QEMU's emulation; it works on every host.
+    #[must_use]
+    pub const fn tcg() -> Self {
+        Self::new(Accel::Tcg, KvmUsable::Yes)
+    }
+
+    const fn new(accel: Accel, kvm: KvmUsable) -> Self {
+        Self {
+            accel,
+            kvm,
+            asked: None,
+            kept: None,
+            found: OnceLock::new(),
+        }
+    }
+
+    /// Uses this program instead of the one in `PATH`.
+    #[must_use]
+    pub fn with_program(mut self, path: PathBuf) -> Self {
+        self.asked = Some(path);
+        self
+    }
+
+    /// Keeps what the program says of itself in this file, so that the next process need not ask,
+    /// which takes 11 ms.
+    #[must_use]
+    pub fn with_kept_probe(mut self, file: PathBuf) -> Self {
+        self.kept = Some(file);
+        self
+    }
+
+    fn program(&self) -> Result<&Program> {
+        if let Some(program) = self.found.get() {
+            return Ok(program);
+        }
+        // A failure is not kept: the user may install QEMU while this process lives.
+        let program = Program::find(self.asked.as_deref(), self.kept.as_deref())?;
+        Ok(self.found.get_or_init(|| program))
+    }
+
+    fn usable(&self) -> Result<&Program> {
+        if let KvmUsable::No { reason, fixes } = &self.kvm {
+            let error = Error::new(ErrorKind::Unavailable, reason.clone());
+            let command = fixes.iter().find_map(|fix| fix.command.as_ref());
+            return Err(match command {
+                Some(command) => error.hint(format!("Try `{command}`, or use `--backend qemu`")),
+                None => error.hint("Use `--backend qemu`"),
+            });
+        }
+        self.program()
+    }
+
+    fn shape(&self, spec: &MachineSpec) -> Result<Shape> {
+        Ok(Shape::of(spec, self.compatibility_key()?))
+    }
+
+    async fn start_machine(&self, spec: &MachineSpec) -> Result<Box<dyn Machine>> {
+        map::check(spec)?;
+        let program = self.usable()?;
+        let shape = self.shape(spec)?;
+        let plan = map::boot(self.accel, spec)?;
+        let spawned = spawn::spawn(program, &plan, spec, self.name(), None).await?;
+        let machine = QemuMachine::started(spawned, spec, shape);
+        match control::greet(machine.qmp()?).await {
+            Ok(()) => Ok(Box::new(machine)),
+            Err(error) => Err(died(&machine, ErrorKind::StartFailed, error).await),
+        }
+    }
+
+    async fn restore_machine(
+        &self,
+        files: &SnapshotFiles,
+        spec: &MachineSpec,
+    ) -> Result<Box<dyn Machine>> {
+        map::check(spec)?;
+        let program = self.usable()?;
+        let shape = self.shape(spec)?;
+        let state = snapshot::open(&files.state, &shape)?;
+        let plan = map::restore(self.accel, spec, &files.memory)?;
+        let spawned: Spawned =
+            spawn::spawn(program, &plan, spec, self.name(), Some(state.into())).await?;
+        let machine = QemuMachine::started(spawned, spec, shape);
+        match control::load(machine.qmp()?).await {
+            Ok(()) => Ok(Box::new(machine)),
+            // The files were whole, so what QEMU refuses is what they hold.
+            Err(error) => Err(died(&machine, ErrorKind::BadSnapshot, error).await),
+        }
+    }
+}
+
+/// The error of a machine that did not come up: what QEMU said, or why it is not waited for.
+async fn died(machine: &QemuMachine, kind: ErrorKind, error: Error) -> Error {
+    // A failure to kill it leaves it to `Drop`; the first error is the one to report.
+    let _ = machine.kill().await;
+    let said = machine.last_words();
+    let what = match kind {
+        ErrorKind::BadSnapshot => "QEMU could not load the snapshot",
+        _ => "QEMU ended before the machine ran",
+    };
+    if said.is_empty() {
+        Error::new(kind, what).because(error)
+    } else {
+        Error::new(kind, format!("{what}: `{said}`")).because(error)
+    }
+}
+
+impl Backend for QemuBackend {
+    fn name(&self) -> &'static str {
+        match self.accel {
+            Accel::Kvm => "qemu-kvm",
+            Accel::Tcg => "qemu-tcg",
+        }
+    }
+
+    fn kind(&self) -> BackendKind {
+        match self.accel {
+            Accel::Kvm => BackendKind::QemuKvm,
+            Accel::Tcg => BackendKind::QemuTcg,
+        }
+    }
+
+    fn probe(&self) -> HostProbe {
+        let version = self
+            .program()
+            .ok()
+            .map(|program| program.version_text.clone());
+        let mut fixes = match &self.kvm {
+            KvmUsable::No { fixes, .. } => fixes.clone(),
+            KvmUsable::Yes => Vec::new(),
+        };
+        if version.is_none() {
+            fixes.push(ProbeFix {
+                what: "QEMU 7.2 or later".to_owned(),
+                cost: format!("The backend `{}` cannot run", self.name()),
+                command: Some(INSTALL.to_owned()),
+            });
+        }
+        let usable = self.usable();
+        HostProbe {
+            usable: usable.is_ok(),
+            summary: match usable {
+                Ok(program) => format!("QEMU {} can run machines", program.version_text),
+                Err(error) => error.chain(),
+            },
+            version,
+            isolation: match self.accel {
+                Accel::Kvm => "guest kernel on virtual hardware by KVM, in QEMU".to_owned(),
+                Accel::Tcg => "guest kernel on an emulated processor, in QEMU; QEMU's developers \
+                               give no security promise for emulation"
+                    .to_owned(),
+            },
+            fixes,
+        }
+    }
+
+    fn capabilities(&self) -> BackendCapabilities {
+        BackendCapabilities {
+            pause_resume: true,
+            snapshot: SnapshotTier::Memory,
+            fork: true,
+            vsock: false,
+            shares: false,
+            network: false,
+            max_vcpus: map::MAX_VCPUS,
+            hot_plug: false,
+            balloon: true,
+        }
+    }
+
+    fn install_hint(&self) -> String {
+        INSTALL.to_owned()
+    }
+
+    fn compatibility_key(&self) -> Result<String> {
+        let program = self.program()?;
+        let key = format!(
+            "{} {} {} {MACHINE_GENERATION} {}",
+            self.name(),
+            program.version_text,
+            program.identity,
+            argv::cpu(self.accel)
+        );
+        match self.accel {
+            // Emulated processors are the same on every host.
+            Accel::Tcg => Ok(key),
+            Accel::Kvm => Ok(format!("{key} {}", host_processor()?)),
+        }
+    }
+
+    fn start<'a>(&'a self, spec: &'a MachineSpec) -> BoxFuture<'a, Result<Box<dyn Machine>>> {
+        Box::pin(self.start_machine(spec))
+    }
+
+    fn restore<'a>(
+        &'a self,
+        snapshot: &'a SnapshotFiles,
+        spec: &'a MachineSpec,
+    ) -> BoxFuture<'a, Result<Box<dyn Machine>>> {
+        Box::pin(self.restore_machine(snapshot, spec))
+    }
+
+    fn attach(&self, run_dir: PathBuf) -> BoxFuture<'_, Result<Box<dyn Machine>>> {
+        Box::pin(async move { attach(&run_dir) })
+    }
+
+    fn list(&self, parent: PathBuf) -> BoxFuture<'_, Result<Vec<MachineInfo>>> {
+        Box::pin(async move { list(&parent, self.name()) })
+    }
+}
+
+fn attach(run_dir: &Path) -> Result<Box<dyn Machine>> {
+    let gone = |what: &str| {
+        let what = format!("The machine in `{}` {what}", run_dir.display());
+        Error::new(ErrorKind::Gone, what)
+    };
+    let record = Record::read(run_dir).map_err(|error| gone("has no record").because(error))?;
+    let pidfd = record.open_process().ok_or_else(|| gone("has ended"))?;
+    let machine = QemuMachine::attached(record, pidfd)
+        .map_err(|error| gone("cannot be watched").because(error))?;
+    Ok(Box::new(machine))
+}
+
+fn list(parent: &Path, backend: &str) -> Result<Vec<MachineInfo>> {
+    let entries = fs::read_dir(parent).map_err(|error| {
+        let what = format!("The directory `{}` cannot be read", parent.display());
+        Error::new(ErrorKind::Io, what).because(error)
+    })?;
+    let mut machines: Vec<MachineInfo> = entries
+        .filter_map(|entry| {
+            let run_dir = entry.ok()?.path();
+            // A directory without a whole record has no machine, or not yet.
+            let record = Record::read(&run_dir).ok()?;
+            (record.backend == backend).then(|| MachineInfo {
+                id: record.id,
+                pid: record.pid,
+                alive: record.open_process().is_some(),
+                run_dir,
+            })
+        })
+        .collect();
+    machines.sort_by(|a, b| a.run_dir.cmp(&b.run_dir));
+    Ok(machines)
+}
+
+/// What a guest of KVM sees of the host: its processor, by the fields that do not change with
+/// load, and the kernel, whose KVM adds features of its own.
+fn host_processor() -> Result<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").map_err(|error| {
+        Error::new(ErrorKind::Io, "The host's processor cannot be told").because(error)
+    })?;
+    const FIELDS: [&str; 6] = [
+        "vendor_id",
+        "cpu family",
+        "model",
+        "stepping",
+        "microcode",
+        "flags",
+    ];
+    let mut hash = Sha256::new();
+    // The first processor's block.
+    for line in text.lines().take_while(|line| !line.is_empty()) {
+        let name = line.split(':').next().unwrap_or_default().trim();
+        if FIELDS.contains(&name) {
+            hash.update(line);
+        }
+    }
+    hash.update(rustix::system::uname().release().to_bytes());
+    Ok(Digest::from_sha256(hash.finalize().into()).to_string())
+}

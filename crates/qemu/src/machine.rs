@@ -1,0 +1,317 @@
+//! The machine: what can be done with a QEMU that runs.
+//!
+//! Locks: `agent` and `usage` are each held for a few instructions and never across an await.
+
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use cofferdam_backend::{
+    BoxFuture, Error, ErrorKind, LogKind, Machine, MachineExit, MachineMetrics, MachineSpec,
+    MachineStatus, MemoryBacking, NetworkInfo, Result, SnapshotFiles,
+};
+use cofferdam_types::{SandboxId, Signal};
+use tokio::time::timeout;
+
+use crate::{
+    control, logs,
+    process::Process,
+    qmp::Qmp,
+    record::{ProcessStat, Record},
+    snapshot::{self, MemoryFile, Shape},
+    spawn::Spawned,
+};
+
+/// A machine run by QEMU.
+#[derive(Debug)]
+pub(crate) struct QemuMachine {
+    id: SandboxId,
+    process: Process,
+    console_log: PathBuf,
+    vmm_log: PathBuf,
+    usage: Mutex<Usage>,
+    /// What only the process that started the machine has.
+    owned: Option<Owned>,
+}
+
+#[derive(Debug)]
+struct Owned {
+    qmp: Qmp,
+    agent: Mutex<Option<UnixStream>>,
+    shape: Shape,
+    memory: MemoryBacking,
+}
+
+/// Processor time at the last look.
+#[derive(Debug)]
+struct Usage {
+    at: Instant,
+    cpu_time_ms: u64,
+}
+
+impl QemuMachine {
+    /// A machine that this process started.
+    pub(crate) fn started(spawned: Spawned, spec: &MachineSpec, shape: Shape) -> Self {
+        Self {
+            id: spec.id,
+            process: spawned.process,
+            console_log: spec.console_log.clone(),
+            vmm_log: spec.vmm_log.clone(),
+            usage: Mutex::new(Usage {
+                at: spawned.started,
+                cpu_time_ms: 0,
+            }),
+            owned: Some(Owned {
+                qmp: spawned.qmp,
+                agent: Mutex::new(Some(spawned.agent)),
+                shape,
+                memory: spec.memory.clone(),
+            }),
+        }
+    }
+
+    /// A machine that another process started and still owns.
+    pub(crate) fn attached(record: Record, pidfd: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            id: record.id,
+            process: Process::stranger(record.pid, pidfd)?,
+            console_log: record.console_log,
+            vmm_log: record.vmm_log,
+            usage: Mutex::new(Usage {
+                at: Instant::now(),
+                cpu_time_ms: cpu_time_ms(&ProcessStat::read(record.pid)?),
+            }),
+            owned: None,
+        })
+    }
+
+    pub(crate) fn qmp(&self) -> Result<&Qmp> {
+        self.owned().map(|owned| &owned.qmp)
+    }
+
+    fn owned(&self) -> Result<&Owned> {
+        self.owned.as_ref().ok_or_else(|| {
+            Error::new(
+                ErrorKind::WrongState,
+                "The machine is controlled by the process that started it",
+            )
+        })
+    }
+
+    fn alive(&self) -> Result<()> {
+        match self.process.exit() {
+            None => Ok(()),
+            Some(_) => Err(Error::new(ErrorKind::Gone, "The machine has ended")),
+        }
+    }
+
+    /// A command that failed because the machine ended meanwhile says so.
+    async fn or_gone<T>(&self, result: Result<T>) -> Result<T> {
+        match result {
+            Err(error) if error.kind() == ErrorKind::Gone => {
+                self.process.wait().await;
+                Err(Error::new(ErrorKind::Gone, "The machine has ended").because(error))
+            }
+            other => other,
+        }
+    }
+
+    async fn set_running(&self, run: bool) -> Result<()> {
+        let owned = self.owned()?;
+        self.alive()?;
+        self.or_gone(control::set_running(&owned.qmp, run).await)
+            .await
+    }
+
+    async fn capture(&self, files: SnapshotFiles) -> Result<()> {
+        let owned = self.owned()?;
+        self.alive()?;
+        if self.status() != MachineStatus::Paused {
+            let what = "Only a paused machine can be captured";
+            return Err(Error::new(ErrorKind::WrongState, what).hint("Pause it first"));
+        }
+        let memory = match &owned.memory {
+            MemoryBacking::SharedFile(path) if *path == files.memory => MemoryFile::Present,
+            MemoryBacking::SharedFile(path) => {
+                let what = format!("The machine's memory is the file `{}`", path.display());
+                return Err(Error::new(ErrorKind::InvalidSpec, what)
+                    .hint("Name that file as the snapshot's memory"));
+            }
+            MemoryBacking::Private => MemoryFile::Write,
+        };
+        let (ours, theirs) = UnixStream::pair().map_err(|error| {
+            Error::new(ErrorKind::Io, "A channel for the state cannot be made").because(error)
+        })?;
+        let shape = owned.shape.clone();
+        let writing =
+            tokio::task::spawn_blocking(move || snapshot::write(&ours, &files, &shape, memory));
+        let sent = control::capture(&owned.qmp, theirs).await;
+        let written = writing.await.map_err(|error| {
+            Error::new(ErrorKind::Io, "Writing the snapshot was cut off").because(error)
+        })?;
+        // If writing failed, QEMU failed because of that.
+        written.and(self.or_gone(sent).await)
+    }
+
+    async fn end(&self, signal: rustix::process::Signal) -> Result<()> {
+        self.process.signal(signal).map_err(|error| {
+            Error::new(ErrorKind::Io, "The machine cannot be signalled").because(error)
+        })
+    }
+
+    /// What QEMU printed last, for the errors of a failed start.
+    pub(crate) fn last_words(&self) -> String {
+        let lines = logs::tail(&self.vmm_log, 3).unwrap_or_default();
+        lines.join("; ")
+    }
+}
+
+impl Machine for QemuMachine {
+    fn id(&self) -> SandboxId {
+        self.id
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.pid
+    }
+
+    fn status(&self) -> MachineStatus {
+        if self.process.exit().is_some() {
+            return MachineStatus::Exited;
+        }
+        let events = self.owned.as_ref().map(|owned| owned.qmp.events());
+        match events.and_then(|events| *events.running.borrow()) {
+            Some(false) => MachineStatus::Paused,
+            // It runs from its start on, and of another process's machine no more is known.
+            Some(true) | None => MachineStatus::Running,
+        }
+    }
+
+    fn wait(&self) -> BoxFuture<'_, MachineExit> {
+        Box::pin(self.process.wait())
+    }
+
+    fn exit_status(&self) -> Option<MachineExit> {
+        self.process.exit()
+    }
+
+    fn stop(&self, signal: Signal, limit: Duration) -> BoxFuture<'_, Result<MachineExit>> {
+        Box::pin(async move {
+            let number = i32::from(signal.number());
+            let named = rustix::process::Signal::from_named_raw(number).ok_or_else(|| {
+                let what = format!("The signal `{signal}` cannot be sent to a machine");
+                Error::new(ErrorKind::InvalidSpec, what).hint("Use TERM, INT or KILL")
+            })?;
+            self.end(named).await?;
+            match timeout(limit, self.process.wait()).await {
+                Ok(exit) => Ok(exit),
+                Err(_) => self.kill().await,
+            }
+        })
+    }
+
+    fn kill(&self) -> BoxFuture<'_, Result<MachineExit>> {
+        Box::pin(async move {
+            self.end(rustix::process::Signal::KILL).await?;
+            Ok(self.process.wait().await)
+        })
+    }
+
+    fn pause(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.set_running(false))
+    }
+
+    fn resume(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.set_running(true))
+    }
+
+    fn snapshot(&self, files: SnapshotFiles) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.capture(files))
+    }
+
+    fn agent_channel(&self) -> Result<UnixStream> {
+        let mut agent = self
+            .owned()?
+            .agent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        agent.take().ok_or_else(|| {
+            Error::new(
+                ErrorKind::WrongState,
+                "The agent channel has been taken already",
+            )
+        })
+    }
+
+    fn network_info(&self) -> Option<NetworkInfo> {
+        None
+    }
+
+    fn metrics(&self) -> Result<MachineMetrics> {
+        self.alive()?;
+        let stat = ProcessStat::read(self.process.pid)
+            .map_err(|error| Error::new(ErrorKind::Gone, "The machine has ended").because(error))?;
+        let now = Usage {
+            at: Instant::now(),
+            cpu_time_ms: cpu_time_ms(&stat),
+        };
+        let mut last = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        let elapsed = now.at.duration_since(last.at);
+        let used = Duration::from_millis(now.cpu_time_ms.saturating_sub(last.cpu_time_ms));
+        let metrics = MachineMetrics {
+            cpu_time_ms: now.cpu_time_ms,
+            // A look right after the last one has no time to share out.
+            cpu_percent: if elapsed.is_zero() {
+                0.0
+            } else {
+                100.0 * used.as_secs_f64() / elapsed.as_secs_f64()
+            },
+            memory_bytes: stat.resident_pages * rustix::param::page_size() as u64,
+        };
+        *last = now;
+        Ok(metrics)
+    }
+
+    fn logs(&self, lines: usize, kind: LogKind) -> Result<Vec<String>> {
+        let path = match kind {
+            LogKind::Console => &self.console_log,
+            LogKind::Vmm => &self.vmm_log,
+        };
+        logs::tail(path, lines).map_err(|error| {
+            let what = format!("The log `{}` cannot be read", path.display());
+            Error::new(ErrorKind::Io, what).because(error)
+        })
+    }
+
+    fn balloon(&self, target_mib: u32) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let owned = self.owned()?;
+            self.alive()?;
+            let target = u64::from(target_mib) << 20;
+            if target == 0 || target > owned.shape.memory_bytes() {
+                let what = format!("`{target_mib}` MiB are not within the guest's memory");
+                return Err(Error::new(ErrorKind::InvalidSpec, what));
+            }
+            self.or_gone(control::balloon(&owned.qmp, target).await)
+                .await
+        })
+    }
+}
+
+impl Drop for QemuMachine {
+    /// The process that started a machine takes it along; the task that waits for it reaps it.
+    fn drop(&mut self) {
+        if self.owned.is_some() {
+            let _ = self.process.signal(rustix::process::Signal::KILL);
+        }
+    }
+}
+
+fn cpu_time_ms(stat: &ProcessStat) -> u64 {
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    (stat.user_ticks + stat.system_ticks) * 1000 / per_second
+}

@@ -1,0 +1,100 @@
+//! From arguments to a process with its channels.
+
+use std::{
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    time::Instant,
+};
+
+use cofferdam_backend::{Error, ErrorKind, MachineSpec, Result};
+use cofferdam_base::fs::create_private_dir;
+use cofferdam_jail::Launch;
+
+use crate::{
+    argv::{argv, fd},
+    logs::Outputs,
+    map::{Memory, Plan},
+    probe::Program,
+    process::Process,
+    qmp::Qmp,
+    record::{ProcessStat, Record},
+};
+
+/// A QEMU that was executed; whether it likes its arguments is not known yet.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    pub(crate) process: Process,
+    pub(crate) qmp: Qmp,
+    pub(crate) agent: UnixStream,
+    pub(crate) started: Instant,
+}
+
+/// Starts QEMU. `state` is a captured state to begin from.
+pub(crate) async fn spawn(
+    program: &Program,
+    plan: &Plan,
+    spec: &MachineSpec,
+    backend: &str,
+    state: Option<OwnedFd>,
+) -> Result<Spawned> {
+    let io = |what: &'static str| move |error| Error::new(ErrorKind::Io, what).because(error);
+    create_private_dir(&spec.run_dir).map_err(io("The machine's directory cannot be made"))?;
+    let pair = || UnixStream::pair().map_err(io("A channel to the machine cannot be made"));
+    let (agent, agent_child) = pair()?;
+    let (control, control_child) = pair()?;
+    let (console, console_child) = pair()?;
+    let (output, output_child) = pair()?;
+    let mut fds = vec![
+        (agent_child.into(), fd::AGENT),
+        (control_child.into(), fd::CONTROL),
+        (console_child.into(), fd::CONSOLE),
+    ];
+    fds.extend(state.map(|state| (state, fd::STATE)));
+    let launch = Launch {
+        program: program.path.clone(),
+        args: argv(plan)?,
+        fds,
+        output: output_child.into(),
+        keep_files_whole: matches!(plan.memory, Memory::CopyOnWrite(_)),
+    };
+    let outputs = vec![
+        (console.into(), spec.console_log.clone()),
+        (output.into(), spec.vmm_log.clone()),
+    ];
+    let outputs = Outputs::keep(outputs).map_err(io("The machine's logs cannot be kept"))?;
+    let started = Instant::now();
+    // Forking blocks for about a millisecond.
+    let child = tokio::task::spawn_blocking(move || cofferdam_jail::spawn(launch))
+        .await
+        .map_err(|error| {
+            Error::new(ErrorKind::StartFailed, "Starting QEMU was cut off").because(error)
+        })?
+        .map_err(|error| {
+            Error::new(ErrorKind::StartFailed, "QEMU cannot be executed").because(error)
+        })?;
+    let process = Process::child(child.pid, child.pidfd, outputs)
+        .map_err(io("The machine's process cannot be watched"))?;
+    record(spec, backend, child.pid)?;
+    let qmp = Qmp::new(control).map_err(io("The machine's control channel cannot be used"))?;
+    Ok(Spawned {
+        process,
+        qmp,
+        agent,
+        started,
+    })
+}
+
+fn record(spec: &MachineSpec, backend: &str, pid: u32) -> Result<()> {
+    // An unreaped child has its entry even if it has ended already.
+    let stat = ProcessStat::read(pid).map_err(|error| {
+        Error::new(ErrorKind::Io, "The machine's start time cannot be read").because(error)
+    })?;
+    Record {
+        id: spec.id,
+        backend: backend.to_owned(),
+        pid,
+        start_ticks: stat.start_ticks,
+        console_log: spec.console_log.clone(),
+        vmm_log: spec.vmm_log.clone(),
+    }
+    .publish(&spec.run_dir)
+}

@@ -1,0 +1,325 @@
+//! QEMU's migration stream: guest memory is taken out of it and put into a file of its own.
+//!
+//! A snapshot is a memory file that can be mapped and a small state. Memory that is a shared file
+//! is not in the stream at all; any other memory is, page by page, and is moved here. What comes
+//! out is what QEMU would have written had the memory been a shared file, which is what a restore
+//! loads.
+//!
+//! ```text
+//! magic "QEVM", version 3                       be32 each
+//! 0x07 configuration: machine name, subsections 0x05
+//! 0x01 start  "ram": blocks and their lengths   footer 0x7e
+//! 0x02 part   "ram": pages                      footer
+//! 0x03 end    "ram": pages                      footer
+//! 0x04 full   one per device, and on to the end: copied as it is
+//! ```
+//! Source: QEMU 7.2 `migration/savevm.c`, `migration/ram.c`, `docs/devel/migration.rst`; the same
+//! up to 10.0 without the capabilities that are not used here.
+
+use std::io::{self, Read, Write};
+
+const MAGIC: u32 = 0x5145_564d;
+const VERSION: u32 = 3;
+const CONFIGURATION: u8 = 0x07;
+const SUBSECTION: u8 = 0x05;
+const SECTION_START: u8 = 0x01;
+const SECTION_PART: u8 = 0x02;
+const SECTION_END: u8 = 0x03;
+const SECTION_FULL: u8 = 0x04;
+const FOOTER: u8 = 0x7e;
+
+/// `RAM_SAVE_FLAG_*`; the low bits of a page's offset.
+const FLAG_ZERO: u64 = 0x02;
+const FLAG_SIZES: u64 = 0x04;
+const FLAG_PAGE: u64 = 0x08;
+const FLAG_END: u64 = 0x10;
+const FLAG_SAME_BLOCK: u64 = 0x20;
+const PAGE_BYTES: usize = 4096;
+const FLAGS: u64 = 0xfff;
+
+/// A machine has a handful of memory blocks: guest memory and its firmware.
+const MAX_BLOCKS: usize = 64;
+
+/// Takes a guest's memory pages in the order in which they come.
+pub(crate) trait PageSink {
+    /// Puts a page that is not all zeroes at `offset` bytes from the start of guest memory.
+    fn put(&mut self, offset: u64, page: &[u8; PAGE_BYTES]) -> io::Result<()>;
+}
+
+/// Copies a stream from `input` to `output` without guest memory, which is the one block of
+/// `memory_bytes` bytes and goes to `pages`.
+pub(crate) fn split(
+    input: impl Read,
+    output: impl Write,
+    memory_bytes: u64,
+    pages: &mut impl PageSink,
+) -> io::Result<()> {
+    let mut tape = Tape { input, output };
+    tape.expect_u32(MAGIC)?;
+    tape.expect_u32(VERSION)?;
+    let mut ram = Ram {
+        memory_bytes,
+        section: None,
+        memory_block: None,
+    };
+    let mut kind = tape.copy_configuration()?;
+    loop {
+        match kind {
+            SECTION_START | SECTION_PART | SECTION_END => ram.section(&mut tape, kind, pages)?,
+            // Memory comes before all devices.
+            SECTION_FULL => {
+                tape.output.write_all(&[kind])?;
+                io::copy(&mut tape.input, &mut tape.output)?;
+                return tape.output.flush();
+            }
+            other => return Err(unknown("section", u64::from(other))),
+        }
+        kind = tape.read_u8()?;
+    }
+}
+
+struct Ram {
+    memory_bytes: u64,
+    section: Option<u32>,
+    /// Name of the block that is guest memory; `None` if it is not in the stream.
+    memory_block: Option<Vec<u8>>,
+}
+
+impl Ram {
+    fn section(
+        &mut self,
+        tape: &mut Tape<impl Read, impl Write>,
+        kind: u8,
+        pages: &mut impl PageSink,
+    ) -> io::Result<()> {
+        tape.output.write_all(&[kind])?;
+        let id = tape.copy_u32()?;
+        if kind == SECTION_START {
+            if tape.copy_name()? != b"ram" || self.section.replace(id).is_some() {
+                return Err(malformed("a section that streams is not guest memory"));
+            }
+            // Instance and version.
+            tape.copy_u32()?;
+            if tape.copy_u32()? != 4 {
+                return Err(malformed("the memory section has an unknown version"));
+            }
+        } else if self.section != Some(id) {
+            return Err(malformed("a section continues that did not start"));
+        }
+        self.records(tape, pages)?;
+        if tape.copy_u8()? != FOOTER || tape.copy_u32()? != id {
+            return Err(malformed("a section has no end"));
+        }
+        Ok(())
+    }
+
+    fn records(
+        &mut self,
+        tape: &mut Tape<impl Read, impl Write>,
+        pages: &mut impl PageSink,
+    ) -> io::Result<()> {
+        let mut in_memory = false;
+        loop {
+            let word = tape.read_u64()?;
+            let (offset, flags) = (word & !FLAGS, word & FLAGS);
+            match flags & !FLAG_SAME_BLOCK {
+                FLAG_END => return tape.write_u64(word),
+                FLAG_SIZES => {
+                    tape.write_u64(word)?;
+                    self.sizes(tape, offset)?;
+                }
+                kind @ (FLAG_ZERO | FLAG_PAGE) => {
+                    let mut name = None;
+                    if flags & FLAG_SAME_BLOCK == 0 {
+                        let read = tape.read_name()?;
+                        in_memory = self.memory_block.as_ref() == Some(&read);
+                        name = Some(read);
+                    }
+                    if in_memory {
+                        self.memory_page(tape, offset, kind, pages)?;
+                    } else {
+                        tape.write_u64(word)?;
+                        if let Some(name) = name {
+                            tape.write_name(&name)?;
+                        }
+                        tape.copy(if kind == FLAG_ZERO { 1 } else { PAGE_BYTES })?;
+                    }
+                }
+                other => return Err(unknown("memory record", other)),
+            }
+        }
+    }
+
+    fn memory_page(
+        &self,
+        tape: &mut Tape<impl Read, impl Write>,
+        offset: u64,
+        kind: u64,
+        pages: &mut impl PageSink,
+    ) -> io::Result<()> {
+        if offset >= self.memory_bytes {
+            return Err(malformed("a page lies outside guest memory"));
+        }
+        if kind == FLAG_PAGE {
+            let mut page = [0; PAGE_BYTES];
+            tape.input.read_exact(&mut page)?;
+            return pages.put(offset, &page);
+        }
+        match tape.read_u8()? {
+            0 => Ok(()),
+            byte => pages.put(offset, &[byte; PAGE_BYTES]),
+        }
+    }
+
+    /// Blocks with their lengths, and with their guest addresses, which `x-ignore-shared` adds.
+    fn sizes(&mut self, tape: &mut Tape<impl Read, impl Write>, total: u64) -> io::Result<()> {
+        let mut left = total;
+        for _ in 0..MAX_BLOCKS {
+            if left == 0 {
+                return Ok(());
+            }
+            let name = tape.copy_name()?;
+            let length = tape.copy_u64()?;
+            tape.copy_u64()?;
+            left = left
+                .checked_sub(length)
+                .ok_or_else(|| malformed("memory blocks are larger than their sum"))?;
+            if length == self.memory_bytes && self.memory_block.replace(name).is_some() {
+                return Err(malformed("two memory blocks are as large as guest memory"));
+            }
+        }
+        Err(malformed("there are too many memory blocks"))
+    }
+}
+
+/// The two streams: what is read and not written is taken out.
+struct Tape<R, W> {
+    input: R,
+    output: W,
+}
+
+impl<R: Read, W: Write> Tape<R, W> {
+    /// Copies the configuration section; returns the kind of the next one.
+    fn copy_configuration(&mut self) -> io::Result<u8> {
+        let kind = self.read_u8()?;
+        if kind != CONFIGURATION {
+            return Ok(kind);
+        }
+        self.output.write_all(&[kind])?;
+        let length = self.copy_u32()?;
+        if length > 256 {
+            return Err(malformed("the machine's name is too long"));
+        }
+        self.copy(usize::try_from(length).map_err(io::Error::other)?)?;
+        loop {
+            let kind = self.read_u8()?;
+            if kind != SUBSECTION {
+                return Ok(kind);
+            }
+            self.output.write_all(&[kind])?;
+            self.copy_subsection()?;
+        }
+    }
+
+    fn copy_subsection(&mut self) -> io::Result<()> {
+        let name = self.copy_name()?;
+        // Version.
+        self.copy_u32()?;
+        match name.as_slice() {
+            b"configuration/capabilities" => {
+                for _ in 0..self.copy_u32()? {
+                    self.copy_name()?;
+                }
+            }
+            b"configuration/target-page-bits" => drop(self.copy_u32()?),
+            _ => return Err(malformed("the configuration has an unknown part")),
+        }
+        Ok(())
+    }
+
+    fn read<const N: usize>(&mut self) -> io::Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.input.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn read_u8(&mut self) -> io::Result<u8> {
+        self.read::<1>().map(|[byte]| byte)
+    }
+
+    fn read_u64(&mut self) -> io::Result<u64> {
+        self.read().map(u64::from_be_bytes)
+    }
+
+    fn write_u64(&mut self, word: u64) -> io::Result<()> {
+        self.output.write_all(&word.to_be_bytes())
+    }
+
+    fn read_name(&mut self) -> io::Result<Vec<u8>> {
+        let length = self.read_u8()?;
+        let mut name = vec![0; usize::from(length)];
+        self.input.read_exact(&mut name)?;
+        Ok(name)
+    }
+
+    fn write_name(&mut self, name: &[u8]) -> io::Result<()> {
+        let length = u8::try_from(name.len()).map_err(io::Error::other)?;
+        self.output.write_all(&[length])?;
+        self.output.write_all(name)
+    }
+
+    fn copy(&mut self, mut count: usize) -> io::Result<()> {
+        let mut buffer = [0; PAGE_BYTES];
+        while count > 0 {
+            let part = count.min(buffer.len());
+            self.input.read_exact(&mut buffer[..part])?;
+            self.output.write_all(&buffer[..part])?;
+            count -= part;
+        }
+        Ok(())
+    }
+
+    fn copy_u8(&mut self) -> io::Result<u8> {
+        let byte = self.read_u8()?;
+        self.output.write_all(&[byte])?;
+        Ok(byte)
+    }
+
+    fn copy_u32(&mut self) -> io::Result<u32> {
+        let bytes = self.read()?;
+        self.output.write_all(&bytes)?;
+        Ok(u32::from_be_bytes(bytes))
+    }
+
+    fn copy_u64(&mut self) -> io::Result<u64> {
+        let word = self.read_u64()?;
+        self.write_u64(word)?;
+        Ok(word)
+    }
+
+    fn copy_name(&mut self) -> io::Result<Vec<u8>> {
+        let name = self.read_name()?;
+        self.write_name(&name)?;
+        Ok(name)
+    }
+
+    fn expect_u32(&mut self, expected: u32) -> io::Result<()> {
+        if self.copy_u32()? == expected {
+            Ok(())
+        } else {
+            Err(malformed("it is not a version 3 migration stream"))
+        }
+    }
+}
+
+fn malformed(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+fn unknown(what: &str, value: u64) -> io::Error {
+    let text = format!("the migration stream has an unknown {what} {value:#x}");
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+#[cfg(test)]
+mod tests;
