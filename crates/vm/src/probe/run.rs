@@ -5,14 +5,14 @@
 //! kernel does not leave `KVM_RUN` at a signal; against that the caller has its own limit.
 //!
 //! Why a budget of processor time tells a KVM that runs kernels from one that does not: the guest's
-//! ring 0 loop is 0.9 million instructions. A processor that executes them takes 0.3 ms, KVM on
-//! an emulated AMD processor (the lab) 2 to 10 ms. A KVM flavour without hardware behind it
-//! (KVM-PVM, seen on Linux 6.18) takes every ring 0 instruction of a guest that is not made for it
-//! through the kernel's instruction emulator at about 0.8 µs each: 0.75 s, of which 4 % in the
-//! budget of 30 ms. A guest that has done a quarter by then gets four times the budget. That line is
-//! 400 times slower than a processor, 12 times slower than a busy lab and 6 times faster than the
-//! emulator, so neither a slow machine nor a faster emulator turns the verdict. It is processor
-//! time, as a busy host must not look like a bad one.
+//! ring 0 loop is 0.9 million instructions. A processor that executes them takes 0.3 ms; KVM on an
+//! emulated AMD processor (the lab) 2 to 12 ms, with nested or shadow paging. A KVM flavour without
+//! hardware behind it (KVM-PVM, seen on Linux 6.18) takes every ring 0 instruction of a guest that
+//! is not made for it through the kernel's instruction emulator at about 0.8 µs each: 0.75 s, of
+//! which 4 % in the budget of 30 ms. A guest that has done a quarter by then gets four times the
+//! budget. That line is 400 times slower than a processor, 10 times slower than a busy lab and 6
+//! times faster than the emulator, so neither a slow machine nor a faster emulator turns the
+//! verdict. It is processor time, as a busy host must not look like a bad one.
 
 use std::{
     io,
