@@ -7,9 +7,9 @@ use std::{path::PathBuf, time::Duration};
 
 use cofferdam_backend::{Backend, BackendKind, HostProbe, ProbeFix};
 use cofferdam_base::{env_vars, fs};
-use cofferdam_qemu::{Accel, KvmUsable, QemuBackend};
+use cofferdam_qemu::{KvmUsable, QemuBackend};
 use cofferdam_types::PlatformCapabilities;
-use cofferdam_vm::KvmFinding;
+use cofferdam_vm::{Fix, KvmFinding};
 use serde::Serialize;
 
 use crate::{
@@ -80,7 +80,7 @@ pub struct Check {
 pub fn report(layout: &Layout) -> HostReport {
     let kvm = kvm_finding(layout);
     let mut backends = Vec::new();
-    for backend in all(&kvm) {
+    for backend in all(layout, &kvm) {
         let HostProbe {
             usable,
             summary,
@@ -127,7 +127,7 @@ pub fn backend(layout: &Layout, asked: Option<&str>) -> Result<Box<dyn Backend>>
         .or(from_environment.as_deref())
         .filter(|name| *name != "auto");
     let kvm = kvm_finding(layout);
-    let known = all(&kvm);
+    let known = all(layout, &kvm);
     let names: Vec<&str> = known.iter().map(|backend| backend.name()).collect();
     let names = names.join("`, `");
     if let Some(name) = asked
@@ -181,18 +181,26 @@ fn unusable(backend: &dyn Backend, kvm: &KvmFinding) -> Option<(String, Option<S
 }
 
 /// Every backend, the best first.
-fn all(kvm: &KvmFinding) -> Vec<Box<dyn Backend>> {
+fn all(layout: &Layout, kvm: &KvmFinding) -> Vec<Box<dyn Backend>> {
     let usable = if kvm.is_usable() {
         KvmUsable::Yes
     } else {
-        KvmUsable::No {
-            reason: kvm.detail.clone(),
-        }
+        KvmUsable::No { reason: kvm.detail.clone(), fixes: kvm.fixes.iter().map(fix).collect() }
     };
+    let kept = layout.cache().join("qemu.json");
     vec![
-        Box::new(QemuBackend::new(Accel::Kvm, usable.clone())),
-        Box::new(QemuBackend::new(Accel::Tcg, usable)),
+        Box::new(QemuBackend::kvm(usable).with_kept_probe(kept.clone())),
+        Box::new(QemuBackend::tcg().with_kept_probe(kept)),
     ]
+}
+
+/// What would mend KVM, in a backend's terms.
+fn fix(fix: &Fix) -> ProbeFix {
+    ProbeFix {
+        what: fix.what.clone(),
+        cost: format!("Without: {}", fix.gain),
+        command: fix.command.clone(),
+    }
 }
 
 /// What KVM can do, from memory if this boot has been probed.
@@ -211,7 +219,7 @@ fn kvm_finding(layout: &Layout) -> KvmFinding {
         Ok(program) => {
             let mut command = std::process::Command::new(program);
             command.arg(crate::program::PROBE_KVM);
-            cofferdam_vm::probe_in_child(command, PROBE_TIMEOUT)
+            cofferdam_vm::probe_in_child(&mut command, PROBE_TIMEOUT)
         }
         // A library user without the program: the probe bounds its own time.
         Err(_) => cofferdam_vm::probe_in_process(),

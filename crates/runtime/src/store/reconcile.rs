@@ -89,7 +89,7 @@ fn end_machine(run_dir: &std::path::Path) {
     #[derive(serde::Deserialize)]
     struct Record {
         pid: u32,
-        start_time: u64,
+        start_ticks: u64,
     }
     /// A record is a few hundred bytes.
     const MAX_BYTES: u64 = 64 << 10;
@@ -97,7 +97,7 @@ fn end_machine(run_dir: &std::path::Path) {
         return;
     };
     let pid = i32::try_from(record.pid).ok().and_then(Pid::from_raw);
-    if let Some(pid) = pid.filter(|_| start_time(record.pid) == Some(record.start_time)) {
+    if let Some(pid) = pid.filter(|_| start_time(record.pid) == Some(record.start_ticks)) {
         // It may die by itself at this moment.
         let _ = kill_process(pid, Signal::KILL);
     }
