@@ -58,19 +58,10 @@ pub struct QemuBackend {
 }
 
 impl QemuBackend {
-    /// QEMU with KVM, as far as `usable` says that there is one.
+    /// Machines with `accel`. With [`Accel::Kvm`] they start only if `kvm` says that it works;
+    /// [`Accel::Tcg`] works on every host.
     #[must_use]
-    pub const fn kvm(usable: KvmUsable) -> Self {
-        Self::new(Accel::Kvm, usable)
-    }
-
-    /// QEMU's emulation; it works on every host.
-    #[must_use]
-    pub const fn tcg() -> Self {
-        Self::new(Accel::Tcg, KvmUsable::Yes)
-    }
-
-    const fn new(accel: Accel, kvm: KvmUsable) -> Self {
+    pub const fn new(accel: Accel, kvm: KvmUsable) -> Self {
         Self {
             accel,
             kvm,
@@ -105,7 +96,7 @@ impl QemuBackend {
     }
 
     fn usable(&self) -> Result<&Program> {
-        if let KvmUsable::No { reason, fixes } = &self.kvm {
+        if let (Accel::Kvm, KvmUsable::No { reason, fixes }) = (self.accel, &self.kvm) {
             let error = Error::new(ErrorKind::Unavailable, reason.clone());
             let command = fixes.iter().find_map(|fix| fix.command.as_ref());
             return Err(match command {
@@ -190,9 +181,9 @@ impl Backend for QemuBackend {
             .program()
             .ok()
             .map(|program| program.version_text.clone());
-        let mut fixes = match &self.kvm {
-            KvmUsable::No { fixes, .. } => fixes.clone(),
-            KvmUsable::Yes => Vec::new(),
+        let mut fixes = match (self.accel, &self.kvm) {
+            (Accel::Kvm, KvmUsable::No { fixes, .. }) => fixes.clone(),
+            _ => Vec::new(),
         };
         if version.is_none() {
             fixes.push(ProbeFix {
