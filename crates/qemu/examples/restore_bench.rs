@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use cofferdam_backend::{Backend, MachineSpec, MemoryBacking, SnapshotFiles};
 use cofferdam_proto::{CONTROL_STREAM, HostMessage, encode_control};
-use cofferdam_qemu::{Accel, KvmUsable, QemuBackend};
+use cofferdam_qemu::QemuBackend;
 
 /// A boot takes seconds under emulation.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,8 +32,7 @@ async fn main() -> Result<()> {
         .next()
         .map_or(Ok(21), |runs| runs.to_string_lossy().parse::<usize>())?;
     let dir = tempfile::tempdir()?;
-    let backend =
-        QemuBackend::new(Accel::Tcg, KvmUsable::Yes).with_kept_probe(dir.path().join("probe.json"));
+    let backend = QemuBackend::tcg().with_kept_probe(dir.path().join("probe.json"));
     let bench = Bench {
         backend,
         dir: dir.path().to_owned(),

@@ -26,7 +26,7 @@ use crate::{
 
 /// What executes guest code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accel {
+pub(crate) enum Accel {
     /// The processor, by KVM.
     Kvm,
     /// QEMU's translator.
@@ -58,10 +58,19 @@ pub struct QemuBackend {
 }
 
 impl QemuBackend {
-    /// Machines with `accel`. With [`Accel::Kvm`] they start only if `kvm` says that it works;
-    /// [`Accel::Tcg`] works on every host.
+    /// QEMU with KVM, as far as `usable` says that there is one.
     #[must_use]
-    pub const fn new(accel: Accel, kvm: KvmUsable) -> Self {
+    pub const fn kvm(usable: KvmUsable) -> Self {
+        Self::new(Accel::Kvm, usable)
+    }
+
+    /// QEMU's emulation; it works on every host.
+    #[must_use]
+    pub const fn tcg() -> Self {
+        Self::new(Accel::Tcg, KvmUsable::Yes)
+    }
+
+    const fn new(accel: Accel, kvm: KvmUsable) -> Self {
         Self {
             accel,
             kvm,
@@ -96,7 +105,7 @@ impl QemuBackend {
     }
 
     fn usable(&self) -> Result<&Program> {
-        if let (Accel::Kvm, KvmUsable::No { reason, fixes }) = (self.accel, &self.kvm) {
+        if let KvmUsable::No { reason, fixes } = &self.kvm {
             let error = Error::new(ErrorKind::Unavailable, reason.clone());
             let command = fixes.iter().find_map(|fix| fix.command.as_ref());
             return Err(match command {
@@ -181,9 +190,9 @@ impl Backend for QemuBackend {
             .program()
             .ok()
             .map(|program| program.version_text.clone());
-        let mut fixes = match (self.accel, &self.kvm) {
-            (Accel::Kvm, KvmUsable::No { fixes, .. }) => fixes.clone(),
-            _ => Vec::new(),
+        let mut fixes = match &self.kvm {
+            KvmUsable::No { fixes, .. } => fixes.clone(),
+            KvmUsable::Yes => Vec::new(),
         };
         if version.is_none() {
             fixes.push(ProbeFix {

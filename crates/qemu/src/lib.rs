@@ -38,4 +38,4 @@ mod stream;
 #[cfg(test)]
 mod testing;
 
-pub use backend::{Accel, KvmUsable, QemuBackend};
+pub use backend::{KvmUsable, QemuBackend};
