@@ -1,102 +1,92 @@
-//! Why a guest died or never answered, from what it left on its console.
+//! Why a guest died or never answered: the traces that it left, as an error for people.
 
 use cofferdam_backend::{LogKind, Machine, MachineSpec};
+use cofferdam_vm::{Diagnosis, Failure, MachineEnd, diagnose};
 
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    supervisor::log_line,
+};
 
-/// Lines of a log that are looked at and shown.
-const TAIL_LINES: usize = 40;
+/// Lines of a log that are looked at.
+const TAIL_LINES: usize = 60;
 
-/// Adds what the console tells to a failure of the guest; other failures stay as they are.
+/// Adds what the traces tell to a failure of the guest; other failures stay as they are.
 pub(crate) fn explain(machine: &dyn Machine, spec: &MachineSpec, error: Error) -> Error {
     if error.kind() != ErrorKind::GuestFailed {
         return error;
     }
-    let console = machine
-        .logs(TAIL_LINES, LogKind::Console)
-        .unwrap_or_default();
-    let vmm = machine.logs(TAIL_LINES, LogKind::Vmm).unwrap_or_default();
-    let (cause, hint) = judge(&console, &vmm, spec);
-    Error::new(ErrorKind::GuestFailed, cause)
-        .because(error)
-        .hint(hint)
-}
-
-/// One sentence and one hint for the two logs.
-fn judge(console: &[String], vmm: &[String], spec: &MachineSpec) -> (String, String) {
-    let find = |lines: &[String], needle: &str| {
-        lines
-            .iter()
-            .find(|line| line.contains(needle))
-            .map(|line| printable(line))
+    let tail = |kind| {
+        machine
+            .logs(TAIL_LINES, kind)
+            .unwrap_or_default()
+            .join("\n")
     };
-    let log = format!("The guest's console is in `{}`", spec.console_log.display());
-    if let Some(line) = find(console, "Kernel panic") {
-        let memory = console.iter().any(|line| line.contains("Out of memory"));
-        let hint = if memory {
-            "Give the sandbox more memory with `--memory`".to_owned()
-        } else {
-            log
-        };
-        return (format!("The guest's kernel panicked: {line}"), hint);
-    }
-    if let Some(line) = find(vmm, "KVM internal error") {
-        return (
-            format!("KVM on this host cannot run the guest's kernel: {line}"),
-            "Use emulation with `--backend qemu-tcg`; `coffer doctor` says more".to_owned(),
-        );
-    }
-    if let Some(line) = find(vmm, "Cannot allocate memory") {
-        return (
-            format!("The host has too little memory for the guest: {line}"),
-            "Give the sandbox less memory with `--memory`".to_owned(),
-        );
-    }
-    if console.iter().all(|line| line.trim().is_empty()) {
-        let said = vmm
-            .last()
-            .map(|line| format!(": {}", printable(line)))
-            .unwrap_or_default();
-        return (
-            format!("The guest printed nothing and did not answer{said}"),
-            format!("Is `{}` a kernel that boots by PVH?", spec.kernel.display()),
-        );
-    }
-    ("The guest did not become ready".to_owned(), log)
+    let (console_tail, vmm_tail) = (tail(LogKind::Console), tail(LogKind::Vmm));
+    let end = match machine.exit_status() {
+        Some(exit) => match exit.signal {
+            Some(signal) => MachineEnd::Killed(signal),
+            None => MachineEnd::Exited(exit.code.unwrap_or_default()),
+        },
+        None => MachineEnd::StillRunning,
+    };
+    let failure = Failure {
+        console_tail: &console_tail,
+        vmm_tail: &vmm_tail,
+        end,
+    };
+    explained(diagnose(&failure), spec, error)
 }
 
-/// A line of the guest's without what a terminal would obey.
-fn printable(line: &str) -> String {
-    line.chars().filter(|c| !c.is_control()).take(200).collect()
+fn explained(diagnosis: Option<Diagnosis>, spec: &MachineSpec, error: Error) -> Error {
+    let Some(diagnosis) = diagnosis else {
+        return error.hint(format!(
+            "The guest's console is in `{}`",
+            spec.console_log.display()
+        ));
+    };
+    log_line(&diagnosis.operator);
+    let explained = Error::new(ErrorKind::GuestFailed, diagnosis.client).because(error);
+    match diagnosis.hint {
+        Some(hint) => explained.hint(hint),
+        None => explained,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn judged(console: &str, vmm: &str) -> (String, String) {
-        let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
-        let spec: MachineSpec = serde_json::from_str(&format!(
+    fn spec() -> MachineSpec {
+        serde_json::from_str(&format!(
             r#"{{"id":"{}","kernel":"/k","console_log":"/c","vmm_log":"/v","run_dir":"/r"}}"#,
             "0".repeat(64)
         ))
-        .unwrap();
-        judge(&lines(console), &lines(vmm), &spec)
+        .unwrap()
     }
 
     #[test]
-    fn each_death_has_its_sentence_and_its_way_out() {
-        let panic = judged("[ 1.0] Kernel panic - not syncing: VFS\u{1b}[31m", "");
-        assert!(panic.0.contains("panicked") && !panic.0.contains('\u{1b}'));
-        let oom = judged("Out of memory\nKernel panic - not syncing", "");
-        assert!(oom.1.contains("--memory"));
-        let kvm = judged("", "KVM internal error. Suberror: 1");
-        assert!(kvm.1.contains("qemu-tcg"));
-        let silent = judged("\n", "");
-        assert!(silent.0.contains("printed nothing") && silent.1.contains("/k"));
-        let host = judged("", "cannot set up guest memory: Cannot allocate memory");
-        assert!(host.1.contains("less memory"));
-        let other = judged("Linux version 6.12", "");
-        assert!(other.1.contains("/c"));
+    fn a_panic_on_the_console_becomes_the_sentence_and_the_symptom_its_cause() {
+        let console = "[ 1.0] Kernel panic - not syncing: VFS: Unable to mount root fs";
+        let failure = Failure {
+            console_tail: console,
+            vmm_tail: "",
+            end: MachineEnd::Exited(0),
+        };
+        let symptom = Error::new(ErrorKind::GuestFailed, "The machine ended without notice");
+        let error = explained(diagnose(&failure), &spec(), symptom);
+        assert!(
+            error.chain().ends_with("The machine ended without notice"),
+            "{error:?}"
+        );
+        assert_ne!(error.to_string(), "The machine ended without notice");
+        assert!(error.hint_text().is_some());
+    }
+
+    #[test]
+    fn without_a_diagnosis_the_reader_is_told_where_to_look() {
+        let symptom = Error::new(ErrorKind::GuestFailed, "The guest stopped answering");
+        let error = explained(None, &spec(), symptom);
+        assert!(error.hint_text().unwrap().contains("/c"));
     }
 }

@@ -185,7 +185,10 @@ fn all(layout: &Layout, kvm: &KvmFinding) -> Vec<Box<dyn Backend>> {
     let usable = if kvm.is_usable() {
         KvmUsable::Yes
     } else {
-        KvmUsable::No { reason: kvm.detail.clone(), fixes: kvm.fixes.iter().map(fix).collect() }
+        KvmUsable::No {
+            reason: kvm.detail.clone(),
+            fixes: kvm.fixes.iter().map(fix).collect(),
+        }
     };
     let kept = layout.cache().join("qemu.json");
     vec![
