@@ -60,10 +60,6 @@ impl FaultKind for ErrorKind {
 }
 
 /// A failure of this crate.
-#[allow(
-    clippy::error_impl_error,
-    reason = "every crate names its failure so and others use it with its crate's name"
-)]
 pub type Error = Fault<ErrorKind>;
 
 /// The result of this crate's operations.

@@ -323,6 +323,18 @@ fn missing_parents_are_made() {
 }
 
 #[test]
+fn missing_parents_inherit_the_group_of_a_set_group_id_directory() {
+    let nodes = layers([vec![
+        Entry::dir("shared").mode(0o2775).owner(0, 50),
+        Entry::file("shared/a/b/f", "1"),
+    ]])
+    .builds();
+    let node = &nodes[&b"shared/a/b"[..]];
+    assert_eq!((node.mode, node.gid), (0o042_755, 50));
+    assert_eq!(nodes[&b"shared/a/b/f"[..]].gid, 0);
+}
+
+#[test]
 fn a_new_child_does_not_change_its_parents_time() {
     let nodes = layers([
         vec![Entry::dir("d").mtime(7)],

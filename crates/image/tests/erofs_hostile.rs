@@ -108,6 +108,15 @@ fn the_same_layers_give_the_same_bytes() {
 }
 
 #[test]
+fn images_of_every_number_of_inodes_are_sound() {
+    for count in 0..200 {
+        let tar = one((0..count).map(|n| Entry::new(b'6', format!("{n}"))));
+        let (_, image) = build(vec![plain(&tar)], &Limits::default()).unwrap();
+        assert_eq!(reader::read(&image).len(), count + 1);
+    }
+}
+
+#[test]
 fn a_reused_file_holds_nothing_of_its_past() {
     let tar = one([Entry::file("f", vec![0; 100_000])]);
     let mut file = tempfile::tempfile().unwrap();

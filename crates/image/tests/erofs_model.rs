@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cofferdam_image::Limits;
 use erofs_support::{
-    Nodes, What, build, plain, reader,
+    Nodes, What, build, case, plain, reader,
     tar::{Entry, Tar},
 };
 use proptest::prelude::*;
@@ -131,9 +131,17 @@ impl Model {
         for (end, _) in path.match_indices('/').skip(1) {
             let parent = &path[..end];
             if !after.items.contains_key(parent) {
+                let above = parent
+                    .rsplit_once('/')
+                    .and_then(|(dir, _)| after.items.get(dir));
+                let inherited = match above {
+                    Some(Item::Directory { mode }) => mode & 0o2000,
+                    _ => 0,
+                };
+                let mode = 0o755 | inherited;
                 after
                     .items
-                    .insert(parent.to_owned(), Item::Directory { mode: 0o755 });
+                    .insert(parent.to_owned(), Item::Directory { mode });
             } else if !after.is_directory(parent) {
                 return false;
             }
@@ -294,25 +302,42 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
+/// Layers of the operations that the model allows, and the model after them.
+fn layers(layers: &[Vec<Operation>]) -> (Vec<Vec<u8>>, Model) {
+    let mut model = Model::default();
+    let mut tars = Vec::new();
+    for operations in layers {
+        model.touched.clear();
+        let mut tar = Tar::default();
+        for operation in operations {
+            if model.apply(operation) {
+                tar.push(&entry(operation));
+            }
+        }
+        tars.push(tar.end());
+    }
+    (tars, model)
+}
+
+fn operations() -> impl Strategy<Value = Vec<Vec<Operation>>> {
+    prop::collection::vec(prop::collection::vec(operation(), 1..25), 1..5)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
+
+    #[test]
+    fn random_layers_merge_as_umoci_merges_them(operations in operations()) {
+        case::raw(layers(&operations).0).builds();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 
     #[test]
-    fn random_layers_merge_as_the_model_says(
-        layers in prop::collection::vec(prop::collection::vec(operation(), 1..25), 1..5)
-    ) {
-        let mut model = Model::default();
-        let mut tars = Vec::new();
-        for operations in &layers {
-            model.touched.clear();
-            let mut tar = Tar::default();
-            for operation in operations {
-                if model.apply(operation) {
-                    tar.push(&entry(operation));
-                }
-            }
-            tars.push(tar.end());
-        }
+    fn random_layers_merge_as_the_model_says(operations in operations()) {
+        let (tars, model) = layers(&operations);
         let sources = tars.iter().map(|tar| plain(tar)).collect();
         let (_, image) = build(sources, &Limits::default()).unwrap();
         check(&model.tree(), &reader::read(&image));

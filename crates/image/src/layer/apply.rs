@@ -164,10 +164,7 @@ impl<'b> Target<'_, '_, '_, '_, '_, 'b> {
             }
             self.budget().entry()?;
             self.budget().metadata(name.len())?;
-            let metadata = Metadata {
-                mode: 0o755,
-                ..Metadata::default()
-            };
+            let metadata = implied_directory(&self.tree.inode(directory).metadata);
             directory = self.tree.insert_directory(directory, &name, metadata);
         }
         Ok(directory)
@@ -313,5 +310,16 @@ impl<'b> Target<'_, '_, '_, '_, '_, 'b> {
             )));
         }
         Ok(())
+    }
+}
+
+/// The metadata of a directory that no entry describes, below a directory with metadata `parent`.
+fn implied_directory(parent: &Metadata) -> Metadata {
+    // The group goes down from a set-group-ID directory, as in mkdir(2).
+    let inherited = parent.mode & 0o2000;
+    Metadata {
+        mode: 0o755 | inherited,
+        gid: if inherited == 0 { 0 } else { parent.gid },
+        ..Metadata::default()
     }
 }

@@ -136,6 +136,11 @@ impl Reader<'_> {
     fn inode(&self, number: u64) -> Inode {
         let start = self.metadata + usize::try_from(number).unwrap() * 32;
         let raw = &self.image[start..start + 64];
+        // `fsck.erofs` 1.5 reads an attribute header behind every inode.
+        assert!(
+            start + 64 + 12 <= self.image.len(),
+            "an inode ends with the image"
+        );
         let format = u16_at(raw, 0);
         assert_eq!(format & !0b0100, 1, "an extended inode, plain or inline");
         let xattr_count = usize::from(u16_at(raw, 2));
