@@ -491,6 +491,28 @@ fn a_reader_that_fails_gives_its_error_as_the_cause() {
 }
 
 #[test]
+fn a_reader_that_fails_with_a_kind_keeps_it() {
+    struct Failing;
+    impl Read for Failing {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other(Error::new(
+                ErrorKind::DigestMismatch,
+                "The blob is another",
+            )))
+        }
+    }
+    for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+        let layer = LayerSource {
+            reader: Box::new(Failing),
+            compression,
+            diff_id: sha256(b""),
+        };
+        let error = failure(vec![layer], &Limits::default());
+        assert_eq!(error.kind(), ErrorKind::DigestMismatch, "{error:?}");
+    }
+}
+
+#[test]
 fn an_error_among_the_layers_ends_the_build_as_it_is() {
     let layers = [Err(Error::new(ErrorKind::NotFound, "The blob is gone"))];
     let mut file = tempfile::tempfile().unwrap();

@@ -244,6 +244,11 @@ fn check_ratio(
 
 /// Sorts what a reader or decoder reports into this crate's kinds.
 fn layer_error(error: io::Error) -> Error {
+    // A reader of this crate (one that verifies, say) has sorted its failure already.
+    let error = match error.downcast::<Error>() {
+        Ok(sorted) => return sorted,
+        Err(error) => error,
+    };
     let (kind, what) = match error.kind() {
         io::ErrorKind::InvalidData
         | io::ErrorKind::InvalidInput
