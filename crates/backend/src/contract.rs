@@ -1,1 +1,161 @@
-//! The contract tests.
+//! The contract tests: what holds for every backend, run against each implementation.
+//!
+//! A [`Harness`] makes a backend, specs and a way to talk to the guest; each check in [`CHECKS`]
+//! is one sentence of the contract and fails with what it saw. [`backend_contract!`] makes a test
+//! of each. A check that could not fail would prove nothing: the fake has a bug for each of them,
+//! and its tests show that the bug is found.
+//!
+//! Checks block on guest replies and use no async runtime of their own; a backend that needs one
+//! gets a runtime with more than one thread from the `run` argument of the macro.
+
+mod clock;
+mod lifecycle;
+mod listing;
+mod outcome;
+mod refusals;
+mod snapshots;
+
+use std::{os::unix::net::UnixStream, path::PathBuf, time::Duration};
+
+pub use outcome::{Outcome, Violation};
+
+use crate::{Backend, BoxFuture, Machine, MachineSpec};
+
+/// What the checks need of an implementation.
+pub trait Harness: Send + Sync {
+    /// The backend under test.
+    fn backend(&self) -> &dyn Backend;
+
+    /// A spec with a run directory of its own, one vCPU, little memory and no disks.
+    fn spec(&self) -> MachineSpec;
+
+    /// An empty directory that lives as long as the harness.
+    fn directory(&self) -> PathBuf;
+
+    /// Longest time that a sound implementation takes for any one call, on a loaded host.
+    fn limit(&self) -> Duration;
+
+    /// Talks to the guest behind an agent channel, and waits until it is there.
+    ///
+    /// # Errors
+    /// When the guest does not answer within a time that the harness sets.
+    fn guest(&self, channel: UnixStream) -> std::io::Result<Box<dyn Guest>>;
+}
+
+/// A program in the guest that keeps a number in its memory.
+pub trait Guest: Send {
+    /// Asks for the number. Each answer is larger than the one before, in this machine and in
+    /// those restored from it.
+    ///
+    /// # Errors
+    /// When the guest does not answer within a time that the harness sets.
+    fn tick(&mut self) -> std::io::Result<u64>;
+
+    /// Whether the number grows by exactly one with each answer.
+    fn counts_by_one(&self) -> bool;
+
+    /// Whether there is no answer while the vCPUs are stopped: asks, and looks after a while.
+    /// The answer that comes later is thrown away.
+    ///
+    /// # Errors
+    /// The channel's.
+    fn is_silent(&mut self) -> std::io::Result<bool>;
+}
+
+/// One sentence of the contract.
+#[derive(Clone, Copy)]
+pub struct Check {
+    /// The sentence, as a test's name.
+    pub name: &'static str,
+    /// Tells whether it holds.
+    pub run: for<'a> fn(&'a dyn Harness) -> BoxFuture<'a, Outcome>,
+}
+
+impl std::fmt::Debug for Check {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+macro_rules! checks {
+    ($($module:ident::$name:ident,)*) => {
+        /// Every check.
+        pub const CHECKS: &[Check] = &[$(Check {
+            name: stringify!($name),
+            run: |harness| Box::pin($module::$name(harness)),
+        }),*];
+
+        /// Makes a test of every check.
+        ///
+        /// `harness` is a `fn() -> Option<impl Harness>`; `None` skips, after saying why. `run`
+        /// is a `fn(BoxFuture<'_, Outcome>) -> Outcome` that drives a future to its end.
+        #[macro_export]
+        macro_rules! backend_contract {
+            (harness = $harness:path, run = $run:path) => {
+                $(#[test]
+                fn $name() {
+                    $crate::contract::test(stringify!($name), $harness, $run);
+                })*
+            };
+        }
+    };
+}
+
+checks! {
+    lifecycle::a_started_machine_runs_and_answers,
+    lifecycle::the_agent_channel_can_be_taken_once,
+    lifecycle::a_killed_machine_ends_by_its_signal_for_everyone_who_waits,
+    lifecycle::a_stopped_machine_ends_within_the_time_given,
+    lifecycle::a_paused_guest_is_silent_and_goes_on_after_resume,
+    lifecycle::calls_on_a_machine_that_has_ended_say_that_it_is_gone,
+    lifecycle::dropping_the_last_handle_kills_the_machine,
+    lifecycle::metrics_grow_and_logs_are_bounded_by_the_lines_asked_for,
+    listing::the_list_tells_the_living_from_the_dead,
+    listing::an_attached_handle_sees_and_ends_the_machine_but_does_not_own_it,
+    refusals::the_capabilities_agree_with_each_other,
+    refusals::what_is_not_among_the_capabilities_is_unsupported,
+    refusals::impossible_specs_are_refused_before_anything_starts,
+    refusals::a_balloon_follows_its_capability,
+    snapshots::a_restored_guest_goes_on_where_it_was_captured,
+    snapshots::a_capture_into_shared_memory_restores_too,
+    snapshots::forks_of_one_snapshot_are_independent,
+    snapshots::forks_leave_the_snapshot_as_it_was,
+    snapshots::only_a_paused_machine_is_captured,
+    snapshots::damaged_snapshots_are_refused_by_kind,
+    snapshots::a_snapshot_fits_only_its_own_shape,
+}
+
+/// Runs one check as a test.
+///
+/// # Panics
+/// With the violation, when the contract is broken.
+pub fn test<H: Harness>(
+    name: &str,
+    harness: fn() -> Option<H>,
+    run: fn(BoxFuture<'_, Outcome>) -> Outcome,
+) {
+    let Some(harness) = harness() else { return };
+    let check = CHECKS.iter().find(|check| check.name == name);
+    let check = check.unwrap_or_else(|| panic!("no check is called `{name}`"));
+    if let Err(violation) = run((check.run)(&harness)) {
+        panic!("{}: {violation}", harness.backend().name());
+    }
+}
+
+/// A started machine and its guest, which has answered.
+struct Running {
+    machine: Box<dyn Machine>,
+    guest: Box<dyn Guest>,
+}
+
+impl Running {
+    async fn start(harness: &dyn Harness, spec: &MachineSpec) -> Result<Self, Violation> {
+        let machine = harness.backend().start(spec).await?;
+        Self::meet(harness, machine)
+    }
+
+    fn meet(harness: &dyn Harness, machine: Box<dyn Machine>) -> Result<Self, Violation> {
+        let guest = harness.guest(machine.agent_channel()?)?;
+        Ok(Self { machine, guest })
+    }
+}

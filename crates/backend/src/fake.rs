@@ -1,1 +1,280 @@
-//! The fake backend.
+//! The fake backend: machines that are threads, whose guest counts.
+//!
+//! For tests of what uses a backend. It keeps the whole contract, and can be given one [`Bug`] to
+//! show that the contract's checks find it. The guest answers each byte from the agent channel
+//! with its counter, as 8 bytes little-endian; the counter is the first word of guest memory.
+//! Needs no async runtime.
+//!
+//! Locks: [`FakeBackend`]'s list of machines, then a machine's state; neither across an await.
+
+mod guest;
+mod machine;
+mod snapshot;
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+pub use guest::FakeGuest;
+
+use crate::{
+    Backend, BackendCapabilities, BackendKind, BoxFuture, Error, ErrorKind, HostProbe, Machine,
+    MachineInfo, MachineSpec, MemoryBacking, Result, SnapshotFiles, SnapshotTier, unsupported,
+};
+use machine::{FakeMachine, Inner};
+
+/// The first bytes of a file that the fake takes for a kernel.
+pub const KERNEL_MAGIC: &[u8] = b"fake kernel\n";
+
+/// A way to break the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// It says that it has no pause, and has one.
+    HidesPause,
+    /// It says that it has a balloon, and has none.
+    BoastsBalloon,
+    /// Its agent channel can be taken again and again.
+    GivesChannelTwice,
+    /// Its processors go on after a pause.
+    IgnoresPause,
+    /// The first wait after the end never returns.
+    HangsInWait,
+    /// A killed machine says that it exited by itself.
+    HidesKill,
+    /// `stop` never comes to killing.
+    StopsForEver,
+    /// Dropped machines live on.
+    OutlivesItsHandle,
+    /// Dropping an attached handle kills the machine.
+    AttachedOwns,
+    /// Dead machines are listed as living.
+    ListsTheDead,
+    /// It answers for machines that have ended.
+    MeasuresTheDead,
+    /// Logs give all lines.
+    LogsTooMuch,
+    /// A share is left out without a word.
+    DropsShares,
+    /// It takes any file for a kernel.
+    TakesAnyKernel,
+    /// Memory is not part of a snapshot.
+    ForgetsMemory,
+    /// Memory in a shared file is not written there.
+    ForgetsSharedMemory,
+    /// Machines restored from a snapshot share their memory.
+    SharesForks,
+    /// A restored machine writes into its snapshot.
+    WritesSnapshot,
+    /// It captures while the guest runs.
+    CapturesRunning,
+    /// It does not look whether a snapshot is whole.
+    TakesDamage,
+    /// It does not look whether a snapshot fits.
+    TakesAnyShape,
+    /// A fork without snapshots.
+    ContradictsItself,
+    /// The guest does not answer.
+    NeverAnswers,
+}
+
+/// A backend whose machines are threads of this process.
+#[derive(Debug, Default)]
+pub struct FakeBackend {
+    bug: Option<Bug>,
+    machines: Mutex<Vec<(PathBuf, Arc<Inner>)>>,
+}
+
+impl FakeBackend {
+    /// One that keeps the contract.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One that breaks it.
+    #[must_use]
+    pub fn with_bug(bug: Bug) -> Self {
+        Self {
+            bug: Some(bug),
+            ..Self::default()
+        }
+    }
+
+    fn has(&self, bug: Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    fn check(&self, spec: &MachineSpec) -> Result<()> {
+        let lacks = |asked: &str| {
+            Err(unsupported(
+                asked,
+                "a counting guest",
+                "Use a backend that is no fake",
+            ))
+        };
+        if !spec.shares.is_empty() && !self.has(Bug::DropsShares) {
+            return lacks("A share");
+        }
+        if spec.network.is_some() || !spec.ports.is_empty() {
+            return lacks("A network");
+        }
+        let invalid = |what: &str| Error::new(ErrorKind::InvalidSpec, what);
+        if spec.vcpus == 0 || spec.vcpus > self.capabilities().max_vcpus {
+            return Err(invalid("The number of processors is out of range"));
+        }
+        // 1 TiB: more than any host has.
+        if spec.memory_mib == 0 || spec.memory_mib >= 1 << 20 {
+            return Err(invalid("The memory size is out of range"));
+        }
+        if let Some(disk) = spec.block_devices.iter().find(|disk| !disk.path.exists()) {
+            let what = format!("There is no disk `{}`", disk.path.display());
+            return Err(invalid(&what));
+        }
+        Ok(())
+    }
+
+    fn check_kernel(&self, spec: &MachineSpec) -> Result<()> {
+        if self.has(Bug::TakesAnyKernel) {
+            return Ok(());
+        }
+        match fs::read(&spec.kernel) {
+            Ok(bytes) if bytes.starts_with(KERNEL_MAGIC) => Ok(()),
+            _ => Err(Error::new(ErrorKind::InvalidSpec, "The kernel is none")),
+        }
+    }
+
+    fn run(&self, spec: &MachineSpec, memory: Arc<guest::Memory>) -> Result<Box<dyn Machine>> {
+        static NEXT_PID: AtomicU32 = AtomicU32::new(1);
+        let io = |error| Error::new(ErrorKind::Io, "The fake cannot start").because(error);
+        fs::create_dir_all(&spec.run_dir).map_err(io)?;
+        let pid = NEXT_PID.fetch_add(1, Ordering::Relaxed);
+        let machine = FakeMachine::start(spec, pid, self.bug, memory).map_err(io)?;
+        let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        machines.retain(|(run_dir, _)| *run_dir != spec.run_dir);
+        machines.push((spec.run_dir.clone(), machine.inner()));
+        Ok(Box::new(machine))
+    }
+
+    fn recorded(&self) -> Vec<(PathBuf, Arc<Inner>)> {
+        self.machines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl Backend for FakeBackend {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn kind(&self) -> BackendKind {
+        BackendKind::Fake
+    }
+
+    fn probe(&self) -> HostProbe {
+        HostProbe {
+            usable: true,
+            summary: "The fake works everywhere".to_owned(),
+            version: None,
+            isolation: "none: a thread of this process".to_owned(),
+            fixes: Vec::new(),
+        }
+    }
+
+    fn capabilities(&self) -> BackendCapabilities {
+        BackendCapabilities {
+            pause_resume: !self.has(Bug::HidesPause),
+            snapshot: if self.has(Bug::ContradictsItself) {
+                SnapshotTier::None
+            } else {
+                SnapshotTier::Memory
+            },
+            fork: true,
+            vsock: false,
+            shares: false,
+            network: false,
+            max_vcpus: 4,
+            hot_plug: false,
+            balloon: self.has(Bug::BoastsBalloon),
+        }
+    }
+
+    fn install_hint(&self) -> String {
+        "true".to_owned()
+    }
+
+    fn compatibility_key(&self) -> Result<String> {
+        Ok("fake-1".to_owned())
+    }
+
+    fn start<'a>(&'a self, spec: &'a MachineSpec) -> BoxFuture<'a, Result<Box<dyn Machine>>> {
+        Box::pin(async move {
+            self.check(spec)?;
+            self.check_kernel(spec)?;
+            if let MemoryBacking::SharedFile(path) = &spec.memory {
+                snapshot::make_memory(path, spec.memory_mib)?;
+            }
+            self.run(spec, Arc::new(guest::Memory::new(0)))
+        })
+    }
+
+    fn restore<'a>(
+        &'a self,
+        files: &'a SnapshotFiles,
+        spec: &'a MachineSpec,
+    ) -> BoxFuture<'a, Result<Box<dyn Machine>>> {
+        Box::pin(async move {
+            self.check(spec)?;
+            let counter = snapshot::read(files, spec, self.bug)?;
+            if self.has(Bug::WritesSnapshot) {
+                snapshot::write_counter(&files.memory, counter + 1)?;
+            }
+            let shared = self
+                .recorded()
+                .into_iter()
+                .find(|_| self.has(Bug::SharesForks));
+            let memory = match shared {
+                Some((_, first)) => first.memory(),
+                None => Arc::new(guest::Memory::new(counter)),
+            };
+            self.run(spec, memory)
+        })
+    }
+
+    fn attach(&self, run_dir: PathBuf) -> BoxFuture<'_, Result<Box<dyn Machine>>> {
+        Box::pin(async move {
+            let known = self
+                .recorded()
+                .into_iter()
+                .find(|(path, _)| *path == run_dir);
+            let living = known.filter(|(_, inner)| inner.exit().is_none());
+            let (_, inner) =
+                living.ok_or_else(|| Error::new(ErrorKind::Gone, "There is no such machine"))?;
+            Ok(Box::new(FakeMachine::attached(inner)) as Box<dyn Machine>)
+        })
+    }
+
+    fn list(&self, parent: PathBuf) -> BoxFuture<'_, Result<Vec<MachineInfo>>> {
+        Box::pin(async move {
+            let below = |(path, _): &(PathBuf, _)| path.parent() == Some(&parent);
+            let info = |(run_dir, inner): (PathBuf, Arc<Inner>)| MachineInfo {
+                id: inner.id(),
+                pid: inner.pid(),
+                run_dir,
+                alive: inner.exit().is_none() || self.has(Bug::ListsTheDead),
+            };
+            Ok(self
+                .recorded()
+                .into_iter()
+                .filter(below)
+                .map(info)
+                .collect())
+        })
+    }
+}

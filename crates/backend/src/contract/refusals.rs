@@ -1,0 +1,151 @@
+//! What a backend says that it can do, and what it refuses.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::{
+    Harness, Outcome, Running,
+    clock::bounded,
+    outcome::{ensure, refused},
+};
+use crate::{BlockDevice, ErrorKind, MachineSpec, NetworkSpec, PublishedPort, Share, SnapshotTier};
+
+pub(super) async fn the_capabilities_agree_with_each_other(harness: &dyn Harness) -> Outcome {
+    let backend = harness.backend();
+    let can = backend.capabilities();
+    ensure(!can.fork || can.snapshot >= SnapshotTier::Memory, || {
+        "it forks without snapshots of memory".to_owned()
+    })?;
+    ensure(can.max_vcpus >= 1, || {
+        "a machine has no processor".to_owned()
+    })?;
+    ensure(!backend.name().is_empty(), || "it has no name".to_owned())?;
+    let probe = backend.probe();
+    ensure(probe.usable, || {
+        format!("it is not usable here: {}", probe.summary)
+    })?;
+    let key = backend.compatibility_key()?;
+    ensure(!key.is_empty() && !key.contains('\n'), || {
+        format!("its key is {key:?}")
+    })?;
+    let again = backend.compatibility_key()?;
+    ensure(key == again, || {
+        format!("its key is {key:?}, then {again:?}")
+    })
+}
+
+/// Starting `change`d specs must fail with one of `kinds`, and leave no machine.
+async fn refuses(
+    harness: &dyn Harness,
+    what: &str,
+    kinds: &[ErrorKind],
+    change: impl FnOnce(&mut MachineSpec),
+) -> Outcome {
+    let parent = harness.directory();
+    let mut spec = harness.spec();
+    spec.run_dir = parent.join("run");
+    change(&mut spec);
+    let result = bounded(harness, what, harness.backend().start(&spec)).await?;
+    refused(what, result, kinds)?;
+    let left = harness.backend().list(parent).await?;
+    ensure(left.is_empty(), || format!("{what} left {left:?}"))
+}
+
+pub(super) async fn what_is_not_among_the_capabilities_is_unsupported(
+    harness: &dyn Harness,
+) -> Outcome {
+    let can = harness.backend().capabilities();
+    let kinds = [ErrorKind::Unsupported];
+    let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    if !can.shares {
+        let share = Share {
+            tag: "share".to_owned(),
+            path: harness.directory(),
+            read_only: true,
+        };
+        refuses(harness, "a share", &kinds, |spec| spec.shares.push(share)).await?;
+    }
+    if !can.network {
+        let network = NetworkSpec {
+            mac: "02:00:00:00:00:01".to_owned(),
+            addresses: vec![(address, 8)],
+            gateways: Vec::new(),
+            dns_servers: Vec::new(),
+        };
+        refuses(harness, "a network", &kinds, |spec| {
+            spec.network = Some(network);
+        })
+        .await?;
+        let port = PublishedPort {
+            host_address: address,
+            host_port: 1,
+            guest_port: 1,
+            udp: false,
+        };
+        refuses(harness, "a port", &kinds, |spec| spec.ports.push(port)).await?;
+    }
+    let Running { machine, .. } = Running::start(harness, &harness.spec()).await?;
+    if can.snapshot < SnapshotTier::Memory {
+        let dir = harness.directory();
+        let files = crate::SnapshotFiles {
+            memory: dir.join("memory"),
+            state: dir.join("state"),
+        };
+        refused("snapshot", machine.snapshot(files).await, &kinds)?;
+    }
+    bounded(harness, "kill", machine.kill()).await??;
+    Ok(())
+}
+
+pub(super) async fn impossible_specs_are_refused_before_anything_starts(
+    harness: &dyn Harness,
+) -> Outcome {
+    let kinds = [ErrorKind::InvalidSpec];
+    let most = harness.backend().capabilities().max_vcpus;
+    refuses(harness, "no processor", &kinds, |spec| spec.vcpus = 0).await?;
+    if let Some(more) = most.checked_add(1) {
+        refuses(harness, "too many processors", &kinds, |spec| {
+            spec.vcpus = more;
+        })
+        .await?;
+    }
+    refuses(harness, "no memory", &kinds, |spec| spec.memory_mib = 0).await?;
+    refuses(harness, "4 PiB of memory", &kinds, |spec| {
+        spec.memory_mib = u32::MAX;
+    })
+    .await?;
+    let missing = harness.directory().join("missing");
+    let kernel = missing.clone();
+    refuses(harness, "a missing kernel", &kinds, |spec| {
+        spec.kernel = kernel;
+    })
+    .await?;
+    let text = harness.directory().join("text");
+    std::fs::write(&text, "not a kernel\n")?;
+    refuses(harness, "a text file for a kernel", &kinds, |spec| {
+        spec.kernel = text;
+    })
+    .await?;
+    let disk = BlockDevice {
+        id: "disk".to_owned(),
+        path: missing,
+        read_only: true,
+    };
+    refuses(harness, "a missing disk", &kinds, |spec| {
+        spec.block_devices.push(disk);
+    })
+    .await
+}
+
+pub(super) async fn a_balloon_follows_its_capability(harness: &dyn Harness) -> Outcome {
+    let spec = harness.spec();
+    let Running { machine, mut guest } = Running::start(harness, &spec).await?;
+    let result = bounded(harness, "balloon", machine.balloon(spec.memory_mib / 2)).await?;
+    if harness.backend().capabilities().balloon {
+        result?;
+        guest.tick()?;
+        let more = bounded(harness, "balloon", machine.balloon(spec.memory_mib + 1)).await?;
+        refused("more memory than there is", more, &[ErrorKind::InvalidSpec])
+    } else {
+        refused("balloon", result, &[ErrorKind::Unsupported])
+    }
+}

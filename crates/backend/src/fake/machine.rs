@@ -1,0 +1,321 @@
+//! The fake's machine.
+
+use std::{
+    future::poll_fn,
+    io,
+    os::unix::net::UnixStream,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Poll, Waker},
+    thread,
+    time::Duration,
+};
+
+use cofferdam_types::{SandboxId, Signal};
+
+use super::{
+    Bug,
+    guest::{Memory, Vcpu, serve},
+    snapshot,
+};
+use crate::{
+    BoxFuture, Error, ErrorKind, LogKind, Machine, MachineExit, MachineMetrics, MachineSpec,
+    MachineStatus, MemoryBacking, NetworkInfo, Result, SnapshotFiles, unsupported,
+};
+
+/// What all handles to one machine share.
+#[derive(Debug)]
+pub(super) struct Inner {
+    id: SandboxId,
+    pid: u32,
+    bug: Option<Bug>,
+    vcpus: u8,
+    memory_mib: u32,
+    backing: MemoryBacking,
+    memory: Arc<Memory>,
+    vcpu: Arc<Vcpu>,
+    looks: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    exit: Option<MachineExit>,
+    waiting: Vec<Waker>,
+    /// The guest's end; closing it ends the guest.
+    guest: Option<UnixStream>,
+    channel: Option<UnixStream>,
+}
+
+impl Inner {
+    pub(super) const fn id(&self) -> SandboxId {
+        self.id
+    }
+
+    pub(super) const fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(super) fn exit(&self) -> Option<MachineExit> {
+        self.state().exit.clone()
+    }
+
+    pub(super) fn memory(&self) -> Arc<Memory> {
+        Arc::clone(&self.memory)
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has(&self, bug: Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    fn end(&self, signal: i32) {
+        let mut state = self.state();
+        if state.exit.is_some() {
+            return;
+        }
+        let hidden = self.has(Bug::HidesKill);
+        state.exit = Some(MachineExit {
+            code: hidden.then_some(0),
+            signal: (!hidden).then_some(signal),
+        });
+        if let Some(guest) = state.guest.take() {
+            // The guest's thread may be waiting for either.
+            let _ = guest.shutdown(std::net::Shutdown::Both);
+        }
+        state.waiting.drain(..).for_each(Waker::wake);
+        drop(state);
+        self.vcpu.set_paused(false);
+    }
+
+    async fn wait(&self) -> MachineExit {
+        poll_fn(|context| {
+            let mut state = self.state();
+            match &state.exit {
+                Some(exit) if !self.has(Bug::HangsInWait) => Poll::Ready(exit.clone()),
+                _ => {
+                    state.waiting.push(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    fn alive(&self) -> Result<()> {
+        match self.exit() {
+            None => Ok(()),
+            Some(_) => Err(Error::new(ErrorKind::Gone, "The machine has ended")),
+        }
+    }
+}
+
+/// A handle to a fake machine.
+#[derive(Debug)]
+pub(super) struct FakeMachine {
+    inner: Arc<Inner>,
+    owner: bool,
+}
+
+impl FakeMachine {
+    pub(super) fn start(
+        spec: &MachineSpec,
+        pid: u32,
+        bug: Option<Bug>,
+        memory: Arc<Memory>,
+    ) -> io::Result<Self> {
+        let (host, guest) = UnixStream::pair()?;
+        let vcpu = Arc::new(Vcpu::default());
+        let state = State {
+            guest: Some(guest.try_clone()?),
+            channel: Some(host),
+            ..State::default()
+        };
+        let (counting, processor) = (Arc::clone(&memory), Arc::clone(&vcpu));
+        let mute = bug == Some(Bug::NeverAnswers);
+        thread::Builder::new()
+            .name("fake-guest".to_owned())
+            .spawn(move || serve(guest, &counting, &processor, mute))?;
+        let inner = Inner {
+            id: spec.id,
+            pid,
+            bug,
+            vcpus: spec.vcpus,
+            memory_mib: spec.memory_mib,
+            backing: spec.memory.clone(),
+            memory,
+            vcpu,
+            looks: AtomicU64::new(0),
+            state: Mutex::new(state),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+            owner: true,
+        })
+    }
+
+    pub(super) const fn attached(inner: Arc<Inner>) -> Self {
+        Self {
+            inner,
+            owner: false,
+        }
+    }
+
+    pub(super) fn inner(&self) -> Arc<Inner> {
+        Arc::clone(&self.inner)
+    }
+
+    fn capture(&self, files: &SnapshotFiles) -> Result<()> {
+        let inner = &self.inner;
+        inner.alive()?;
+        if self.status() != MachineStatus::Paused && !inner.has(Bug::CapturesRunning) {
+            return Err(Error::new(
+                ErrorKind::WrongState,
+                "Only a paused machine is captured",
+            ));
+        }
+        let forgets = match &inner.backing {
+            MemoryBacking::Private => {
+                snapshot::make_memory(&files.memory, inner.memory_mib)?;
+                inner.has(Bug::ForgetsMemory)
+            }
+            MemoryBacking::SharedFile(_) => inner.has(Bug::ForgetsSharedMemory),
+        };
+        if !forgets {
+            snapshot::write_counter(&files.memory, inner.memory.counter())?;
+        }
+        snapshot::write_state(&files.state, inner.vcpus, inner.memory_mib)
+    }
+}
+
+impl Machine for FakeMachine {
+    fn id(&self) -> SandboxId {
+        self.inner.id
+    }
+
+    fn pid(&self) -> u32 {
+        self.inner.pid
+    }
+
+    fn status(&self) -> MachineStatus {
+        if self.inner.exit().is_some() {
+            MachineStatus::Exited
+        } else if self.inner.vcpu.is_paused() {
+            MachineStatus::Paused
+        } else {
+            MachineStatus::Running
+        }
+    }
+
+    fn wait(&self) -> BoxFuture<'_, MachineExit> {
+        Box::pin(self.inner.wait())
+    }
+
+    fn exit_status(&self) -> Option<MachineExit> {
+        self.inner.exit()
+    }
+
+    fn stop(&self, signal: Signal, _: Duration) -> BoxFuture<'_, Result<MachineExit>> {
+        Box::pin(async move {
+            // The fake's program ends by every signal, at once.
+            if !self.inner.has(Bug::StopsForEver) {
+                self.inner.end(i32::from(signal.number()));
+            }
+            Ok(self.inner.wait().await)
+        })
+    }
+
+    fn kill(&self) -> BoxFuture<'_, Result<MachineExit>> {
+        Box::pin(self.stop(Signal::KILL, Duration::ZERO))
+    }
+
+    fn pause(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.inner.alive()?;
+            if !self.inner.has(Bug::IgnoresPause) {
+                self.inner.vcpu.set_paused(true);
+            }
+            Ok(())
+        })
+    }
+
+    fn resume(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.inner.alive()?;
+            self.inner.vcpu.set_paused(false);
+            Ok(())
+        })
+    }
+
+    fn snapshot(&self, files: SnapshotFiles) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.capture(&files) })
+    }
+
+    fn agent_channel(&self) -> Result<UnixStream> {
+        let taken = || Error::new(ErrorKind::WrongState, "There is no agent channel to take");
+        if !self.owner {
+            return Err(taken());
+        }
+        let mut state = self.inner.state();
+        if self.inner.has(Bug::GivesChannelTwice) {
+            let channel = state.channel.as_ref().ok_or_else(taken)?;
+            return channel
+                .try_clone()
+                .map_err(|error| Error::new(ErrorKind::Io, "No channel").because(error));
+        }
+        state.channel.take().ok_or_else(taken)
+    }
+
+    fn network_info(&self) -> Option<NetworkInfo> {
+        None
+    }
+
+    fn metrics(&self) -> Result<MachineMetrics> {
+        if !self.inner.has(Bug::MeasuresTheDead) {
+            self.inner.alive()?;
+        }
+        Ok(MachineMetrics {
+            cpu_time_ms: self.inner.looks.fetch_add(1, Ordering::Relaxed),
+            cpu_percent: 0.0,
+            memory_bytes: u64::from(self.inner.memory_mib) << 20,
+        })
+    }
+
+    fn logs(&self, lines: usize, _: LogKind) -> Result<Vec<String>> {
+        let all = ["The fake has started".to_owned(), "It counts".to_owned()];
+        let skip = if self.inner.has(Bug::LogsTooMuch) {
+            0
+        } else {
+            all.len().saturating_sub(lines)
+        };
+        Ok(all.into_iter().skip(skip).collect())
+    }
+
+    fn balloon(&self, _: u32) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            Err(unsupported(
+                "A balloon",
+                "a fixed size",
+                "Use a backend that is no fake",
+            ))
+        })
+    }
+}
+
+impl Drop for FakeMachine {
+    fn drop(&mut self) {
+        let kills = if self.owner {
+            !self.inner.has(Bug::OutlivesItsHandle)
+        } else {
+            self.inner.has(Bug::AttachedOwns)
+        };
+        if kills {
+            self.inner.end(i32::from(Signal::KILL.number()));
+        }
+    }
+}
