@@ -1,0 +1,293 @@
+//! The cases: each a question that a user would ask.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use super::{
+    bundle::{self, DEBIAN, Inputs},
+    measure::{self, Pair, Times},
+};
+use crate::process;
+
+/// The answer to one question.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) name: &'static str,
+    pub(crate) ours: Times,
+    pub(crate) peer: Option<(&'static str, Times, f64)>,
+    /// What was asked for, in words.
+    pub(crate) target: &'static str,
+    /// Anything else that was measured.
+    pub(crate) note: String,
+}
+
+/// A store of the benchmarks' own.
+struct Bench<'a> {
+    program: &'a Path,
+    home: PathBuf,
+    dir: &'a Path,
+    runs: usize,
+    inputs: Inputs,
+}
+
+/// Measures everything.
+///
+/// # Errors
+/// When a command fails.
+pub(crate) fn run_all(program: &Path, dir: &Path, runs: usize) -> Result<Vec<Outcome>> {
+    let inputs = bundle::make(dir)?;
+    let home = dir.join("home");
+    let _ = fs::remove_dir_all(&home);
+    let bench = Bench {
+        program,
+        home,
+        dir,
+        runs,
+        inputs,
+    };
+    let outcomes = vec![
+        bench.load()?,
+        bench.first_run()?,
+        bench.run()?,
+        bench.python()?,
+        bench.exec()?,
+        bench.exec_stdout()?,
+    ];
+    let _ = fs::remove_dir_all(&bench.home);
+    Ok(outcomes)
+}
+
+impl Bench<'_> {
+    fn coffer(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.program);
+        command.args(args).env("COFFER_HOME", &self.home);
+        command
+    }
+
+    fn runsc(&self, command: &[&str]) -> Result<Command> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        bundle::set_command(&self.inputs.bundle, command)?;
+        let id = format!(
+            "bench-{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        );
+        let mut runsc = Command::new("runsc");
+        runsc
+            .arg("--root")
+            .arg(self.dir.join("runsc"))
+            .args(["--platform=ptrace", "--network=none", "run", "--bundle"])
+            .arg(&self.inputs.bundle)
+            .arg(id);
+        Ok(runsc)
+    }
+
+    /// How long does it take to take in an image of 200 MB?
+    fn load(&self) -> Result<Outcome> {
+        let archive = self.inputs.archive.display().to_string();
+        let reference = format!("{}:debian", self.inputs.layout.display());
+        let unpacked = self.dir.join("unpacked");
+        let pair = measure::pair(
+            3,
+            || {
+                let _ = fs::remove_dir_all(&self.home);
+                Ok(self.coffer(&["load", "-i", &archive]))
+            },
+            || {
+                let _ = fs::remove_dir_all(&unpacked);
+                let mut umoci = Command::new("umoci");
+                umoci.args(["unpack", "--image", &reference]).arg(&unpacked);
+                Ok(umoci)
+            },
+        )?;
+        let _ = fs::remove_dir_all(&unpacked);
+        Ok(outcome(
+            "load a 200 MB Debian image",
+            pair,
+            "umoci unpack",
+            "at most half of umoci",
+        ))
+    }
+
+    /// How long is the first run of an image that was loaded a moment ago?
+    fn first_run(&self) -> Result<Outcome> {
+        // The base template belongs to the host, not to the image: it is there.
+        measure::time(self.coffer(&["run", "--rm", DEBIAN, "--", "/bin/true"]))?;
+        let archive = self.inputs.archive.display().to_string();
+        let mut times = Vec::new();
+        for _ in 0..5 {
+            self.drop_image_templates()?;
+            process::capture(&mut self.coffer(&["rmi", "-f", DEBIAN]))?;
+            process::capture(&mut self.coffer(&["load", "-i", &archive]))?;
+            times.push(measure::time(self.coffer(&[
+                "run",
+                "--rm",
+                DEBIAN,
+                "--",
+                "/bin/true",
+            ]))?);
+        }
+        Ok(Outcome {
+            name: "first run of a fresh image, /bin/true",
+            ours: Times::of(times)?,
+            peer: None,
+            target: "at most 1000 ms",
+            note: String::new(),
+        })
+    }
+
+    /// How long does a command take in a fresh sandbox?
+    fn run(&self) -> Result<Outcome> {
+        self.wait_for_image_template()?;
+        let pair = measure::pair(
+            self.runs,
+            || Ok(self.coffer(&["run", "--rm", DEBIAN, "--", "/bin/true"])),
+            || self.runsc(&["/bin/true"]),
+        )?;
+        let target = "at most 150 ms, not slower than runsc";
+        Ok(outcome("run --rm /bin/true", pair, "runsc ptrace", target))
+    }
+
+    /// And one that does something?
+    fn python(&self) -> Result<Outcome> {
+        let command = ["/usr/bin/python3", "-c", "print(1)"];
+        let mut ours = vec!["run", "--rm", DEBIAN, "--"];
+        ours.extend(command);
+        let pair = measure::pair(5, || Ok(self.coffer(&ours)), || self.runsc(&command))?;
+        Ok(outcome(
+            "run --rm python3 -c 'print(1)'",
+            pair,
+            "runsc ptrace",
+            "reported",
+        ))
+    }
+
+    /// How long does one more command take in a running sandbox?
+    fn exec(&self) -> Result<Outcome> {
+        self.with_sleeper(|id| {
+            for _ in 0..5 {
+                measure::time(self.coffer(&["exec", id, "/bin/true"]))?;
+            }
+            let ours = measure::alone(self.runs * 2, || {
+                Ok(self.coffer(&["exec", id, "/bin/true"]))
+            })?;
+            Ok(Outcome {
+                name: "exec /bin/true",
+                ours,
+                peer: None,
+                target: "at most 20 ms",
+                note: String::new(),
+            })
+        })
+    }
+
+    /// How fast does output come out, and does the supervisor's memory stay flat?
+    fn exec_stdout(&self) -> Result<Outcome> {
+        const MEGABYTES: u32 = 256;
+        self.with_sleeper(|id| {
+            let supervisor = self.supervisor(id)?;
+            let before = resident_kib(supervisor)?;
+            let script = format!("head -c {MEGABYTES}M /dev/zero");
+            let mut times = Vec::new();
+            for _ in 0..3 {
+                let mut command = self.coffer(&["exec", id, "sh", "-c", &script]);
+                let begin = Instant::now();
+                let status = command
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .status()?;
+                anyhow::ensure!(status.success(), "exec failed: {status}");
+                times.push(begin.elapsed());
+            }
+            let growth = resident_kib(supervisor)?.saturating_sub(before);
+            let ours = Times::of(times)?;
+            let rate = f64::from(MEGABYTES) / (ours.median_ms() / 1000.0);
+            Ok(Outcome {
+                name: "exec, 256 MiB of output",
+                ours,
+                peer: None,
+                target: "reported; supervisor memory flat",
+                note: format!("{rate:.0} MiB/s; supervisor grew by {growth} KiB"),
+            })
+        })
+    }
+
+    fn with_sleeper<T>(&self, work: impl FnOnce(&str) -> Result<T>) -> Result<T> {
+        let id = process::capture(&mut self.coffer(&["run", "-d", DEBIAN, "sleep", "100000"]))?;
+        let result = work(&id);
+        process::capture(&mut self.coffer(&["rm", "-f", &id]))?;
+        result
+    }
+
+    fn supervisor(&self, id: &str) -> Result<u64> {
+        let text = process::capture(&mut self.coffer(&["inspect", id]))?;
+        let value: serde_json::Value = serde_json::from_str(&text)?;
+        value[0]["supervisor_pid"]
+            .as_u64()
+            .context("The sandbox has no supervisor")
+    }
+
+    /// Image templates have an upper disk; the base template has not.
+    fn image_templates(&self) -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(self.home.join("templates"))?;
+        Ok(entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| {
+                path.join("upper.ext4").is_file() && path.join("manifest.json").is_file()
+            })
+            .collect())
+    }
+
+    fn drop_image_templates(&self) -> Result<()> {
+        self.image_templates()?
+            .iter()
+            .try_for_each(|path| Ok(fs::remove_dir_all(path)?))
+    }
+
+    /// The first run has a template made in the background.
+    fn wait_for_image_template(&self) -> Result<()> {
+        const LIMIT: Duration = Duration::from_secs(60);
+        let begin = Instant::now();
+        while self.image_templates()?.is_empty() {
+            anyhow::ensure!(
+                begin.elapsed() < LIMIT,
+                "No image template was made in {LIMIT:?}"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+}
+
+fn outcome(name: &'static str, pair: Pair, peer: &'static str, target: &'static str) -> Outcome {
+    Outcome {
+        name,
+        ours: pair.ours,
+        peer: Some((peer, pair.theirs, pair.ratio)),
+        target,
+        note: String::new(),
+    }
+}
+
+/// Resident memory of a process. Source: proc_pid_status(5), `VmRSS`.
+fn resident_kib(pid: u64) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    text.lines()
+        .find_map(|line| {
+            line.strip_prefix("VmRSS:")?
+                .trim()
+                .strip_suffix("kB")?
+                .trim()
+                .parse()
+                .ok()
+        })
+        .context("The supervisor has ended")
+}
