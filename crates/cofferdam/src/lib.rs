@@ -6,7 +6,7 @@
 //! starts from the `coffer` program (`COFFER_PROGRAM`, or one beside this program or in `PATH`).
 //!
 //! ```no_run
-//! use cofferdam::{Coffer, ExecSpec, SandboxSpec};
+//! use cofferdam::{Coffer, ExecSpec, NoProgress, SandboxSpec};
 //!
 //! # async fn example() -> cofferdam::Result<()> {
 //! let coffer = Coffer::open()?;
@@ -15,7 +15,7 @@
 //!     command: vec!["sleep".to_owned(), "infinity".to_owned()],
 //!     ..SandboxSpec::default()
 //! };
-//! let sandbox = coffer.create(spec, &()).await?;
+//! let sandbox = coffer.create(spec, &NoProgress).await?;
 //! sandbox.start().await?;
 //! let output = sandbox.output(ExecSpec::new(["uname", "-r"])).await?;
 //! println!("{}", String::from_utf8_lossy(&output.stdout));
@@ -38,7 +38,8 @@ pub use cofferdam_runtime::{
     Channel, Error, ErrorKind, LogRecord, Result, Stage,
     host::{BackendReport, HostReport},
     image::{
-        HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, Progress,
+        HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, NoProgress, Phase,
+        Progress,
         ProgressEvent, Reference, Removed, SaveFormat,
     },
     run_role,

@@ -1,0 +1,205 @@
+//! Create, start, stop, kill, restart, wait, rm, ps, logs, inspect, and what is left when
+//! processes are killed: the real program, a real guest.
+
+use std::process::Stdio;
+
+use cofferdam_testkit::coffer::{BUSYBOX, Coffer};
+
+fn inspect(coffer: &Coffer, id: &str) -> serde_json::Value {
+    serde_json::from_str::<serde_json::Value>(&coffer.ok(["inspect", id])).unwrap()[0].clone()
+}
+
+fn status(coffer: &Coffer, id: &str) -> String {
+    inspect(coffer, id)["status"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_sandbox_is_created_started_stopped_and_started_again_with_its_disk() {
+    let coffer = Coffer::shared();
+    let script = "cat /kept 2>/dev/null; echo again >> /kept";
+    let id = coffer.ok(["create", BUSYBOX, "sh", "-c", script]);
+    assert_eq!(status(&coffer, &id), "created");
+    assert_eq!(coffer.ok(["start", "-a", &id]), "");
+    assert_eq!(status(&coffer, &id), "stopped");
+    assert_eq!(coffer.ok(["start", "-a", &id]), "again");
+    assert_eq!(coffer.ok(["logs", &id]), "again");
+    coffer.ok(["rm", &id]);
+    assert_ne!(coffer.run(["inspect", &id]).code, 0);
+}
+
+#[test]
+fn stop_asks_by_the_stop_signal_and_then_insists() {
+    let coffer = Coffer::shared();
+    let polite = "trap 'exit 3' TERM; echo up; while :; do sleep 0.1; done";
+    let id = coffer.ok(["run", "-d", BUSYBOX, "sh", "-c", polite]);
+    coffer.ok(["logs", &id]);
+    while coffer.ok(["logs", &id]).is_empty() {}
+    coffer.ok(["stop", &id]);
+    assert_eq!(inspect(&coffer, &id)["exit_code"], 3);
+    coffer.ok(["rm", &id]);
+
+    let custom = "trap 'exit 4' USR1; echo up; while :; do sleep 0.1; done";
+    let id = coffer.ok(["run", "-d", "--stop-signal", "USR1", BUSYBOX, "sh", "-c", custom]);
+    while coffer.ok(["logs", &id]).is_empty() {}
+    coffer.ok(["stop", &id]);
+    assert_eq!(inspect(&coffer, &id)["exit_code"], 4);
+    coffer.ok(["rm", &id]);
+
+    // PID 1 without a handler does not hear SIGTERM.
+    let deaf = coffer.ok(["run", "-d", BUSYBOX, "sleep", "100000"]);
+    coffer.ok(["stop", "-t", "1", &deaf]);
+    assert_eq!(inspect(&coffer, &deaf)["exit_code"], 137);
+    coffer.ok(["rm", &deaf]);
+}
+
+#[test]
+fn kill_restart_and_wait_work_as_in_docker() {
+    let coffer = Coffer::shared();
+    let id = coffer.ok(["run", "-d", BUSYBOX, "sleep", "100000"]);
+    coffer.ok(["restart", "-t", "0", &id]);
+    assert_eq!(status(&coffer, &id), "running");
+    let waiter = coffer.command(["wait", &id]).stdout(Stdio::piped()).spawn().unwrap();
+    coffer.ok(["kill", &id]);
+    let waited = waiter.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&waited.stdout).trim(), "137");
+    assert_eq!(coffer.ok(["wait", &id]), "137");
+    assert_ne!(coffer.run(["kill", &id]).code, 0);
+    coffer.ok(["rm", &id]);
+}
+
+#[test]
+fn names_are_unique_and_found_by_prefix_too() {
+    let coffer = Coffer::private();
+    let id = coffer.ok(["create", "--name", "web", "--label", "tier=front", BUSYBOX, "true"]);
+    let taken = coffer.run(["create", "--name", "web", BUSYBOX, "true"]);
+    assert_eq!(taken.code, 1, "{taken:?}");
+    assert!(taken.stderr.contains("web"), "{taken:?}");
+    assert_eq!(coffer.ok(["ps", "-aq", "--no-trunc"]), id);
+    assert!(id.starts_with(&coffer.ok(["ps", "-aq"])));
+    assert_eq!(coffer.ok(["ps", "-q"]), "");
+    assert!(coffer.ok(["ps", "-a"]).contains("web"));
+    let json: serde_json::Value = serde_json::from_str(&coffer.ok(["ps", "-a", "--json"])).unwrap();
+    assert_eq!(json[0]["name"], "web");
+    assert_eq!(coffer.ok(["ps", "-aq", "--filter", "label=tier=front", "--no-trunc"]), id);
+    assert_eq!(coffer.ok(["ps", "-aq", "--filter", "name=nothing"]), "");
+    assert_eq!(inspect(&coffer, &id[..6])["name"], "web");
+    coffer.ok(["rm", "web"]);
+}
+
+#[test]
+fn a_running_sandbox_is_removed_only_by_force() {
+    let coffer = Coffer::shared();
+    let id = coffer.ok(["run", "-d", BUSYBOX, "sleep", "100000"]);
+    let refused = coffer.run(["rm", &id]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("running"), "{refused:?}");
+    coffer.ok(["rm", "-f", &id]);
+    assert_ne!(coffer.run(["rm", &id]).code, 0);
+}
+
+#[test]
+fn a_workload_that_ends_at_once_leaves_its_output_and_status() {
+    let coffer = Coffer::shared();
+    let id = coffer.ok(["run", "-d", BUSYBOX, "sh", "-c", "echo out; echo err >&2; exit 6"]);
+    assert_eq!(coffer.ok(["wait", &id]), "6");
+    let logs = coffer.run(["logs", &id]);
+    assert_eq!((logs.stdout.as_slice(), logs.stderr.as_str()), (&b"out\n"[..], "err\n"));
+    coffer.ok(["rm", &id]);
+}
+
+#[test]
+fn logs_follow_cut_and_stamp() {
+    let coffer = Coffer::shared();
+    let script = "for i in 1 2 3 4 5; do echo $i; done; while ! test -e /go; do sleep 0.05; done; echo 6";
+    let id = coffer.ok(["run", "-d", BUSYBOX, "sh", "-c", script]);
+    let follow = coffer.command(["logs", "-f", &id]).stdout(Stdio::piped()).spawn().unwrap();
+    while coffer.ok(["logs", &id]).lines().count() < 5 {}
+    assert_eq!(coffer.ok(["logs", "--tail", "2", &id]), "4\n5");
+    coffer.ok(["exec", &id, "touch", "/go"]);
+    let followed = follow.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&followed.stdout), "1\n2\n3\n4\n5\n6\n");
+    let stamped = coffer.ok(["logs", "-t", "--tail", "1", &id]);
+    assert!(stamped.starts_with("20") && stamped.ends_with(" 6"), "{stamped}");
+    assert_eq!(coffer.ok(["logs", "--since", "2100-01-01T00:00:00Z", &id]), "");
+    coffer.ok(["rm", &id]);
+}
+
+#[test]
+fn a_killed_supervisor_takes_its_machine_along_and_is_noticed() {
+    let coffer = Coffer::shared();
+    let id = coffer.ok(["run", "-d", BUSYBOX, "sleep", "100000"]);
+    let info = inspect(&coffer, &id);
+    let pid = |key: &str| i32::try_from(info[key].as_i64().unwrap()).unwrap();
+    let machine = pid("machine_pid");
+    let supervisor = rustix::process::Pid::from_raw(pid("supervisor_pid")).unwrap();
+    rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
+    while std::path::Path::new(&format!("/proc/{machine}/cmdline")).exists()
+        && !std::fs::read(format!("/proc/{machine}/cmdline")).unwrap_or_default().is_empty()
+    {}
+    assert_eq!(status(&coffer, &id), "failed");
+    coffer.ok(["start", &id]);
+    assert_eq!(status(&coffer, &id), "running");
+    coffer.ok(["rm", "-f", &id]);
+}
+
+#[test]
+fn a_foreground_sandbox_ends_with_its_client() {
+    let coffer = Coffer::private();
+    let mut child = coffer
+        .command(["run", "--name", "tied", BUSYBOX, "sh", "-c", "echo up; sleep 100000"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut up = [0; 3];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut up).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let done = coffer.run(["wait", "tied"]);
+    assert_eq!(done.text(), "137", "{done:?}");
+    coffer.ok(["rm", "tied"]);
+}
+
+#[test]
+fn two_starts_at_once_start_it_once() {
+    let coffer = Coffer::shared();
+    let id = coffer.ok(["create", BUSYBOX, "sleep", "100000"]);
+    let codes: Vec<i32> = std::thread::scope(|scope| {
+        let starts: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| coffer.run(["start", &id]).code)).collect();
+        starts.into_iter().map(|start| start.join().unwrap()).collect()
+    });
+    assert!(codes.contains(&0), "{codes:?}");
+    assert_eq!(status(&coffer, &id), "running");
+    coffer.ok(["rm", "-f", &id]);
+}
+
+#[test]
+fn doctor_info_version_and_completion_speak() {
+    let coffer = Coffer::shared();
+    let doctor: serde_json::Value =
+        serde_json::from_str(&coffer.ok(["doctor", "--json"])).unwrap();
+    assert!(doctor["backends"].as_array().unwrap().iter().any(|b| b["usable"] == true));
+    assert!(!coffer.ok(["doctor"]).is_empty());
+    assert!(coffer.ok(["info"]).contains("qemu"));
+    assert!(coffer.ok(["version"]).contains(env!("CARGO_PKG_VERSION")));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(coffer.ok(["completion", shell]).contains("coffer"));
+    }
+}
+
+#[test]
+fn a_backend_that_cannot_work_is_refused_at_once_with_the_reason() {
+    let coffer = Coffer::shared();
+    let doctor: serde_json::Value =
+        serde_json::from_str(&coffer.ok(["doctor", "--json"])).unwrap();
+    let kvm = doctor["backends"].as_array().unwrap().iter().find(|b| b["name"] == "qemu-kvm");
+    if kvm.unwrap()["usable"] == true {
+        println!("SKIP a_backend_that_cannot_work_is_refused_at_once: KVM works here");
+        return;
+    }
+    let done = coffer.run(["run", "--rm", "--backend", "qemu-kvm", BUSYBOX, "true"]);
+    assert_eq!(done.code, 125, "{done:?}");
+    assert!(done.stderr.contains("qemu-kvm"), "{done:?}");
+    let unknown = coffer.run(["run", "--rm", "--backend", "nope", BUSYBOX, "true"]);
+    assert!(unknown.stderr.contains("nope"), "{unknown:?}");
+}
