@@ -15,7 +15,7 @@ use super::config::Fragments;
 use crate::process;
 
 /// Lines that such a build prints, within a few per cent; for the progress display only.
-const EXPECTED_STEPS: usize = 1750;
+const EXPECTED_STEPS: usize = 1560;
 
 /// Time between progress lines when nobody watches a terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
