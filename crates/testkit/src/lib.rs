@@ -8,3 +8,12 @@
 
 pub mod coffer;
 pub mod image;
+
+/// Holds a lock until it is dropped, so that one test process makes what all use.
+///
+/// # Panics
+/// When the file cannot be locked.
+#[must_use]
+pub fn lock(path: &std::path::Path) -> cofferdam_base::LockFile {
+    cofferdam_base::LockFile::exclusive(path).expect("lock file is writable")
+}
