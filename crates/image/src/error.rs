@@ -64,3 +64,32 @@ pub type Error = Fault<ErrorKind>;
 
 /// The result of this crate's operations.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// A failure of the host's file system during `what`, by its cause.
+pub(crate) fn host_error(what: impl Into<String>, error: std::io::Error) -> Error {
+    use std::io::ErrorKind as Cause;
+    let (kind, hint) = match error.kind() {
+        Cause::StorageFull | Cause::QuotaExceeded => {
+            (ErrorKind::NoSpace, Some("Free some space, or remove images with `coffer image prune`"))
+        }
+        Cause::PermissionDenied | Cause::ReadOnlyFilesystem => (
+            ErrorKind::Permission,
+            Some("Check who owns the directory, or choose another with `COFFER_HOME`"),
+        ),
+        Cause::NotFound => (ErrorKind::NotFound, None),
+        _ => (ErrorKind::Io, None),
+    };
+    let fault = Error::new(kind, what).because(error);
+    match hint {
+        Some(hint) => fault.hint(hint),
+        None => fault,
+    }
+}
+
+/// [`host_error`] about one path.
+pub(crate) fn path_error<'a>(
+    verb: &'a str,
+    path: &'a std::path::Path,
+) -> impl FnOnce(std::io::Error) -> Error + 'a {
+    move |error| host_error(format!("Could not {verb} `{}`", path.display()), error)
+}

@@ -1,9 +1,33 @@
 //! OCI images: from a reference, a registry or an archive to one EROFS root file system.
+//!
+//! Called by the runtime, through [`ImageStore`]. Nothing of a layer ever becomes a path on the
+//! host: layers are kept as fetched, by digest, and merged into one read-only image that a guest
+//! kernel mounts. Knows no machine.
+//!
+//! ```text
+//! registry ─┐                      ┌► blobs/ ─► layer ─► erofs ─► rootfs/
+//! archive ──┴► store::ingest ──────┤
+//!                                  └► index.json (names, last)
+//! ```
 
+mod archive;
 mod erofs;
 mod error;
 mod layer;
+mod manifest;
+mod model;
+mod progress;
+mod reference;
+mod store;
 
+pub use archive::{LoadSource, SaveFormat};
 pub use erofs::{RootfsStats, build_rootfs};
 pub use error::{Error, ErrorKind, Result};
 pub use layer::{Compression, LayerSource, Limits};
+pub use model::{
+    HistoryEntry, Image, ImageConfig, ImageDetails, ImageSummary, LoadedImage, Removed,
+    RootFsDetails, Rootfs,
+};
+pub use progress::{NoProgress, Phase, Progress, ProgressEvent};
+pub use reference::Reference;
+pub use store::{ImageStore, rootfs::ROOT_DISK_CLASSES_BYTES};
