@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use cofferdam_runtime::{Runtime, host::HostReport, image::Progress};
 use cofferdam_types::{Digest, SandboxSpec};
 
-use crate::{Images, Result, Sandbox, SandboxInfo};
+use crate::{ErrorKind, Images, Result, Sandbox, SandboxInfo};
 
 /// An open store of images and sandboxes. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -50,6 +50,21 @@ impl Coffer {
     /// [`crate::ErrorKind::NotFound`] or [`crate::ErrorKind::Ambiguous`].
     pub fn sandbox(&self, name: &str) -> Result<Sandbox> {
         Ok(Sandbox::new(self.clone(), self.runtime.find(name)?))
+    }
+
+    /// Removes the sandbox of a name or id; with `force` also one that runs or whose files are
+    /// damaged.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`], [`crate::ErrorKind::WrongState`].
+    pub async fn remove(&self, name: &str, force: bool) -> Result<()> {
+        match self.sandbox(name) {
+            Ok(sandbox) => sandbox.remove(force).await,
+            Err(error) if force && error.kind() == ErrorKind::Io => {
+                self.runtime.remove_damaged(name)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Every sandbox, newest first.

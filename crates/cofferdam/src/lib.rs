@@ -38,9 +38,8 @@ pub use cofferdam_runtime::{
     Channel, Error, ErrorKind, LogRecord, Result, Stage,
     host::{BackendReport, HostReport},
     image::{
-        HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, NoProgress, Phase,
-        Progress,
-        ProgressEvent, Reference, Removed, SaveFormat,
+        HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, NoProgress,
+        Phase, Progress, ProgressEvent, Reference, Removed, SaveFormat,
     },
     run_role,
 };

@@ -319,13 +319,22 @@ impl Runtime {
             }
             self.kill(entry, Signal::KILL).await?;
         }
+        self.remove_files(id, &entry.record.name)
+    }
+
+    /// Removes a sandbox whose files are damaged.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::WrongState`] when a supervisor still holds it.
+    pub fn remove_damaged(&self, name: &str) -> Result<()> {
+        self.remove_files(self.store.find_id(name)?, name)
+    }
+
+    fn remove_files(&self, id: SandboxId, name: &str) -> Result<()> {
         let Some(_lock) = self.store.try_lock_existing(id)? else {
             return Err(Error::new(
                 ErrorKind::WrongState,
-                format!(
-                    "Sandbox `{}` is being used by another command",
-                    entry.record.name
-                ),
+                format!("Sandbox `{name}` is being used by another command"),
             ));
         };
         self.store.remove(id)

@@ -104,20 +104,25 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::NotFound`] or [`ErrorKind::Ambiguous`].
     pub fn find(&self, name: &str) -> Result<Entry> {
-        let not_found = || {
-            Error::new(ErrorKind::NotFound, format!("There is no sandbox `{name}`"))
-                .hint("List them with `coffer ps -a`")
-        };
+        self.load(self.find_id(name)?)?
+            .ok_or_else(|| not_found(name))
+    }
+
+    /// The id of that sandbox, whatever its files are like.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] or [`ErrorKind::Ambiguous`].
+    pub fn find_id(&self, name: &str) -> Result<SandboxId> {
         if let Some(id) = self.with_index(|index| index.by_name(name))? {
-            return self.load(id)?.ok_or_else(not_found);
+            return Ok(id);
         }
         let is_hex = |c: char| c.is_ascii_digit() || matches!(c, 'a'..='f');
         if name.is_empty() || name.len() > 64 || !name.chars().all(is_hex) {
-            return Err(not_found());
+            return Err(not_found(name));
         }
         match self.with_index(|index| index.by_prefix(name))?.as_slice() {
-            [] => Err(not_found()),
-            [id] => self.load(*id)?.ok_or_else(not_found),
+            [] => Err(not_found(name)),
+            [id] => Ok(*id),
             _ => Err(Error::new(
                 ErrorKind::Ambiguous,
                 format!("More than one sandbox has an id that starts with `{name}`"),
@@ -261,6 +266,11 @@ impl Store {
 
 fn read_state(paths: &SandboxPaths) -> std::io::Result<SandboxState> {
     fs::read_json(&paths.state(), MAX_RECORD_BYTES)
+}
+
+fn not_found(name: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("There is no sandbox `{name}`"))
+        .hint("List them with `coffer ps -a`")
 }
 
 fn damaged(id: SandboxId, error: std::io::Error) -> Error {
