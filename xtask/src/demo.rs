@@ -44,11 +44,11 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     let program = build::build(Profile::Release)?;
     let demo = Demo::new(program)?;
     demo.load()?;
-    println!("\nIn a sandbox booted for it:");
+    println!("\nIn a sandbox for which a machine was booted and made into a template:");
     let cold = demo.sandbox()?;
     print!("  {}", cold.output);
     let warm = demo.forked()?;
-    println!("\nIn a sandbox forked from the template:");
+    println!("\nIn a sandbox forked from the image's template:");
     print!("  {}", warm.output);
     println!(
         "\ncold {} ms, from the template {} ms, each for the whole `coffer run` command",
@@ -123,8 +123,8 @@ impl Demo {
         })
     }
 
-    /// Runs the script until a sandbox came from the template, which the first run's supervisor
-    /// makes in the background.
+    /// Runs the script until a sandbox came from the image's template, which the first run starts
+    /// to make in the background.
     fn forked(&self) -> Result<Finished> {
         let start = Instant::now();
         loop {
@@ -144,9 +144,13 @@ impl Demo {
     }
 }
 
-/// Whether the time line that `coffer run -v` prints tells of a restored template.
+/// Stage of a start whose machine was restored with the image's root already mounted, in the time
+/// line that `coffer run -v` prints.
+const TEMPLATE_STAGE: &str = "image template";
+
+/// Whether a time line tells of a start from the image's template.
 fn came_from_template(timeline: &str) -> bool {
-    timeline.contains("from template")
+    timeline.contains(TEMPLATE_STAGE)
 }
 
 /// A static busybox: Debian's, unpacked beside the image and not installed, for the package
