@@ -124,7 +124,12 @@ impl QemuBackend {
         map::check(spec)?;
         let program = self.usable()?;
         let shape = self.shape(spec)?;
-        let plan = map::boot(self.accel, spec)?;
+        let (accel, asked) = (self.accel, spec.clone());
+        let plan = tokio::task::spawn_blocking(move || map::boot(accel, &asked))
+            .await
+            .map_err(|error| {
+                Error::new(ErrorKind::StartFailed, "The start was cut off").because(error)
+            })??;
         let spawned = spawn::spawn(program, &plan, spec, self.name(), None).await?;
         let machine = QemuMachine::started(spawned, spec, shape);
         match control::greet(machine.qmp()?).await {

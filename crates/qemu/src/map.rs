@@ -57,12 +57,17 @@ pub(crate) enum Begin {
         kernel: PathBuf,
         initrd: Option<PathBuf>,
         cmdline: String,
+        /// Rate of the guest's time-stamp counter, where the guest must be told.
+        tsc_khz: Option<u32>,
     },
     /// By devices and memory as they were captured.
     Restore,
 }
 
 /// The plan for a first start.
+///
+/// # Blocking
+/// 20 ms under emulation, to measure the host's counter.
 pub(crate) fn boot(accel: Accel, spec: &MachineSpec) -> Result<Plan> {
     kernel::check(&spec.kernel)?;
     if let Some(initrd) = &spec.initrd {
@@ -79,6 +84,12 @@ pub(crate) fn boot(accel: Accel, spec: &MachineSpec) -> Result<Plan> {
         kernel: spec.kernel.clone(),
         initrd: spec.initrd.clone(),
         cmdline: spec.cmdline.clone(),
+        tsc_khz: match accel {
+            // KVM's guests have a clock of its own.
+            Accel::Kvm => None,
+            // An emulated counter is the host's.
+            Accel::Tcg => cofferdam_vm::host_tsc_khz(),
+        },
     };
     plan(accel, spec, memory, begin)
 }

@@ -17,9 +17,11 @@ mod host;
 mod hypervisor;
 #[cfg(target_arch = "x86_64")]
 mod probe;
+mod tsc;
 
 pub use child::probe_in_child;
 pub use diagnose::{Diagnosis, DiagnosisKind, Failure, MachineEnd, diagnose};
 pub use finding::{Evidence, Fix, KvmFinding, KvmVerdict};
 pub use host::{CpuVendor, HostFacts, HostView, KvmNode};
 pub use hypervisor::{HypervisorProbe, KvmProbe, probe_in_process};
+pub use tsc::host_tsc_khz;

@@ -1,0 +1,58 @@
+//! Machines leave nothing behind. One test, so that nothing else runs in this process.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod guest;
+
+use cofferdam_backend::contract::Harness;
+
+const ROUNDS: usize = 8;
+
+/// What would be left by each round is left by all of them; half of that is far from both.
+const SLACK: usize = ROUNDS / 2;
+
+/// Open descriptors and threads of this process.
+fn held() -> [usize; 2] {
+    let count = |path: &str| std::fs::read_dir(path).unwrap().count();
+    [count("/proc/self/fd"), count("/proc/self/task")]
+}
+
+/// Children of any thread, zombies among them.
+fn children() -> String {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let list = tasks.map(|task| {
+        // A thread may end meanwhile.
+        let file = task.unwrap().path().join("children");
+        std::fs::read_to_string(file).unwrap_or_default()
+    });
+    list.collect()
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn machines_leave_no_descriptors_threads_or_children() {
+    let Some(harness) = guest::harness() else {
+        return;
+    };
+    let mut before = held();
+    for round in 0..=ROUNDS {
+        // The first round starts what lives as long as the process.
+        if round == 1 {
+            before = held();
+        }
+        let spec = harness.spec();
+        let machine = harness.backend().start(&spec).await.unwrap();
+        let channel = machine.agent_channel().unwrap();
+        let attached = harness.backend().attach(spec.run_dir).await.unwrap();
+        // The last round waits for the end of its process's entry; others only for its end.
+        if round % 2 == 0 {
+            machine.kill().await.unwrap();
+        }
+        drop((channel, machine));
+        attached.wait().await;
+    }
+    let after = held();
+    for (after, before) in after.iter().zip(before) {
+        assert!(*after < before + SLACK, "{after} after {before}");
+    }
+    assert_eq!(children(), "");
+}
