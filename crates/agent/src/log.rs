@@ -1,0 +1,17 @@
+//! One-line errors to the kernel's log, which shows them on the serial console.
+//!
+//! Source: Documentation/ABI/testing/dev-kmsg: `<level>text`, level 3 is an error.
+
+use std::{fs::File, io::Write, sync::OnceLock};
+
+static KMSG: OnceLock<Option<File>> = OnceLock::new();
+
+/// Logs an error. Lost when there is no `/dev/kmsg`; there is nowhere else to say so.
+pub(crate) fn error(message: &str) {
+    let kmsg = KMSG.get_or_init(|| File::options().write(true).open("/dev/kmsg").ok());
+    if let Some(mut kmsg) = kmsg.as_ref() {
+        let line = message.replace(|c: char| c.is_control(), " ");
+        // One write is one record; a failed one cannot be reported.
+        let _ = kmsg.write_all(format!("<3>cofferdam-agent: {line}\n").as_bytes());
+    }
+}

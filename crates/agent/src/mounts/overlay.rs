@@ -1,0 +1,83 @@
+//! The overlay: the image's EROFS below, the sandbox's writes above.
+//!
+//! Options (Documentation/filesystems/overlayfs.rst): `xino=on` gives all files one device number,
+//! so that `find -xdev` and hard-link detection work; `redirect_dir=on` lets programs rename the
+//! image's directories; `index=off,metacopy=off` keep an upper readable by itself, as in Docker.
+
+use std::{
+    fs,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt, PermissionsExt, chown},
+    },
+};
+
+use cofferdam_proto::{FailureKind, ROOT_DISK_SERIAL, UPPER_DISK_SERIAL, UpperDevice};
+use rustix::mount::{MountFlags, mount, mount_remount};
+
+use super::{disk, mount_on};
+use crate::failure::{OrFail, Result};
+
+const LOWER: &str = "/lower";
+const WRITES: &str = "/upper";
+const OPTIONS: &str = "lowerdir=/lower,upperdir=/upper/upper,workdir=/upper/work,xino=on,redirect_dir=on,index=off,metacopy=off";
+
+/// Mounts the overlay on `target`; the descriptor keeps the disk that takes the writes at hand.
+pub(super) fn mount_at(target: &str, upper: UpperDevice) -> Result<Option<OwnedFd>> {
+    for path in [LOWER, WRITES, target] {
+        fs::create_dir_all(path)
+            .or_fail(FailureKind::Mount, || format!("Could not make `{path}`"))?;
+    }
+    mount_disk(ROOT_DISK_SERIAL, LOWER, "erofs", MountFlags::RDONLY)?;
+    match upper {
+        UpperDevice::Disk => mount_disk(UPPER_DISK_SERIAL, WRITES, "ext4", MountFlags::NOATIME)?,
+        // Holds no more than the mount points that the image lacks.
+        UpperDevice::ReadOnly => mount_on(WRITES, "tmpfs", MountFlags::NODEV, "size=1m,mode=700")?,
+    }
+    prepare_upper()?;
+    mount_on(target, "overlay", MountFlags::empty(), OPTIONS)?;
+    match upper {
+        UpperDevice::Disk => Ok(Some(open_upper()?)),
+        UpperDevice::ReadOnly => Ok(None),
+    }
+}
+
+/// Makes the root read-only if it has to be, now that all mount points are there.
+pub(super) fn seal(target: &str, upper: UpperDevice) -> Result<()> {
+    match upper {
+        UpperDevice::Disk => Ok(()),
+        UpperDevice::ReadOnly => mount_remount(target, MountFlags::RDONLY, "")
+            .or_fail(FailureKind::Mount, || "Could not make the root read-only"),
+    }
+}
+
+fn mount_disk(serial: &str, target: &str, kind: &str, flags: MountFlags) -> Result<()> {
+    let node = disk::find(serial)?;
+    mount(node.as_str(), target, kind, flags, None).or_fail(FailureKind::Mount, || {
+        format!("Could not mount the disk `{serial}` as {kind}")
+    })
+}
+
+/// Makes overlayfs's two directories. The upper's own attributes are those of the merged root, so
+/// a fresh one takes over the image's.
+fn prepare_upper() -> Result<()> {
+    let failed = || "Could not prepare the upper";
+    let kind = FailureKind::Mount;
+    let [upper, work] = ["upper", "work"].map(|name| format!("{WRITES}/{name}"));
+    fs::create_dir_all(&work).or_fail(kind, failed)?;
+    fs::create_dir_all(&upper).or_fail(kind, failed)?;
+    if fs::read_dir(&upper).or_fail(kind, failed)?.next().is_none() {
+        let image = fs::metadata(LOWER).or_fail(kind, failed)?;
+        chown(&upper, Some(image.uid()), Some(image.gid())).or_fail(kind, failed)?;
+        let mode = fs::Permissions::from_mode(image.mode() & 0o7777);
+        fs::set_permissions(&upper, mode).or_fail(kind, failed)?;
+    }
+    Ok(())
+}
+
+/// Opened for reading, since `FIFREEZE` does not take an `O_PATH` descriptor.
+fn open_upper() -> Result<OwnedFd> {
+    fs::File::open(WRITES)
+        .map(OwnedFd::from)
+        .or_fail(FailureKind::Mount, || "Could not open the upper")
+}

@@ -1,0 +1,229 @@
+//! What a new process does before its program: alone on its stack, in the agent's memory.
+//!
+//! Rules of this file: no allocation, no lock, no panic, nothing but system calls. rustix makes
+//! them directly, without the C library's `errno`; the program's environment is passed as it is.
+
+use std::{
+    ffi::{CStr, c_char},
+    os::fd::BorrowedFd,
+    ptr,
+    sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed},
+};
+
+use rustix::{
+    fs::Mode,
+    io::{Errno, dup2},
+    mount::{MountFlags, mount},
+    process::{chdir, getpid, ioctl_tiocsctty, setsid, umask},
+    thread::{
+        Gid, LinkNameSpaceType, Uid, move_into_link_name_space, set_thread_groups,
+        set_thread_res_gid, set_thread_res_uid,
+    },
+};
+
+/// Where a start failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Stage {
+    Namespace = 1,
+    Proc,
+    Stdio,
+    Terminal,
+    Limits,
+    Workdir,
+    User,
+    Program,
+}
+
+impl Stage {
+    const ALL: [Self; 8] = [
+        Self::Namespace,
+        Self::Proc,
+        Self::Stdio,
+        Self::Terminal,
+        Self::Limits,
+        Self::Workdir,
+        Self::User,
+        Self::Program,
+    ];
+}
+
+/// What the child leaves behind for the agent.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    pid: AtomicU32,
+    stage: AtomicU32,
+    errno: AtomicI32,
+}
+
+impl Report {
+    /// The child's number in its own PID namespace.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid.load(Relaxed)
+    }
+
+    /// Where and why it failed; `None` when it runs its program.
+    pub(super) fn failure(&self) -> Option<(Stage, Errno)> {
+        let stage = self.stage.load(Relaxed);
+        let stage = Stage::ALL
+            .into_iter()
+            .find(|known| *known as u32 == stage)?;
+        Some((stage, Errno::from_raw_os_error(self.errno.load(Relaxed))))
+    }
+}
+
+/// All that the child needs, made ready before it is born.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    pub(super) mount_namespace: BorrowedFd<'a>,
+    pub(super) cgroup_namespace: BorrowedFd<'a>,
+    /// Whether this is the first process of its PID namespace, for which `/proc` is not mounted.
+    pub(super) first: bool,
+    pub(super) stdio: [BorrowedFd<'a>; 3],
+    /// Whether `stdio` is a terminal, to be the controlling one.
+    pub(super) terminal: bool,
+    /// Numbers of resources and their limits.
+    pub(super) rlimits: &'a [(u32, libc::rlimit64)],
+    pub(super) workdir: &'a CStr,
+    pub(super) uid: Uid,
+    pub(super) gid: Gid,
+    pub(super) groups: &'a [Gid],
+    /// The program's possible paths, tried in order.
+    pub(super) programs: &'a [*const c_char],
+    /// Ended by null, as `environment` is.
+    pub(super) arguments: &'a [*const c_char],
+    pub(super) environment: &'a [*const c_char],
+    pub(super) report: Report,
+}
+
+/// The child's first function.
+///
+/// # Safety
+/// `plan` points to a plan whose pointers are valid C strings, for as long as the child shares
+/// the agent's memory.
+pub(super) unsafe extern "C" fn run(plan: *const Plan<'_>) -> ! {
+    // SAFETY: valid and only read, by this function's contract.
+    let plan = unsafe { &*plan };
+    let (stage, errno) = match prepare(plan) {
+        // SAFETY: the pointers are valid, by this function's contract.
+        Ok(()) => (Stage::Program, unsafe { execute(plan) }),
+        Err(failed) => failed,
+    };
+    plan.report.errno.store(errno.raw_os_error(), Relaxed);
+    plan.report.stage.store(stage as u32, Relaxed);
+    loop {
+        // SAFETY: ends this process at once, without running the agent's exit handlers.
+        unsafe { libc::_exit(127) }
+    }
+}
+
+fn prepare(plan: &Plan<'_>) -> Result<(), (Stage, Errno)> {
+    let at = |stage: Stage| move |errno: Errno| (stage, errno);
+    plan.report
+        .pid
+        .store(getpid().as_raw_nonzero().get().unsigned_abs(), Relaxed);
+    setsid().map_err(at(Stage::Terminal))?;
+    // Entering the mount namespace also makes its root this process's root and directory.
+    enter(plan.mount_namespace, LinkNameSpaceType::Mount).map_err(at(Stage::Namespace))?;
+    enter(plan.cgroup_namespace, LinkNameSpaceType::ControlGroup).map_err(at(Stage::Namespace))?;
+    if plan.first {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount(c"proc", c"/proc", c"proc", flags, None).map_err(at(Stage::Proc))?;
+    }
+    for (number, fd) in [0, 1, 2].into_iter().zip(plan.stdio) {
+        duplicate(fd, number).map_err(at(Stage::Stdio))?;
+    }
+    if plan.terminal {
+        ioctl_tiocsctty(plan.stdio[0]).map_err(at(Stage::Terminal))?;
+    }
+    // Every descriptor of the agent is close-on-exec already; this makes sure of it.
+    // SAFETY: close_range with this flag closes nothing now and takes no pointer.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    reset_signals().map_err(at(Stage::Stdio))?;
+    umask(Mode::from_raw_mode(0o022));
+    for (resource, limit) in plan.rlimits {
+        set_limit(*resource, limit).map_err(at(Stage::Limits))?;
+    }
+    chdir(plan.workdir).map_err(at(Stage::Workdir))?;
+    set_thread_groups(plan.groups).map_err(at(Stage::User))?;
+    set_thread_res_gid(plan.gid, plan.gid, plan.gid).map_err(at(Stage::User))?;
+    // Leaving uid 0 drops all capabilities; for uid 0 they all stay, since the machine is the jail.
+    set_thread_res_uid(plan.uid, plan.uid, plan.uid).map_err(at(Stage::User))
+}
+
+fn enter(namespace: BorrowedFd<'_>, kind: LinkNameSpaceType) -> rustix::io::Result<()> {
+    move_into_link_name_space(namespace, Some(kind))
+}
+
+fn set_limit(resource: u32, limit: &libc::rlimit64) -> rustix::io::Result<()> {
+    let old = ptr::null_mut::<libc::rlimit64>();
+    // SAFETY: process 0 is the caller; the kernel reads `limit` and, with no `old`, stores nothing.
+    match unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, ptr::from_ref(limit), old) } {
+        0 => Ok(()),
+        _ => Err(last_errno()),
+    }
+}
+
+/// Makes descriptor `number` a copy of `fd`, which is above 2 and thus another one.
+fn duplicate(fd: BorrowedFd<'_>, number: i32) -> rustix::io::Result<()> {
+    use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+    // SAFETY: only names the target of `dup2`, which closes what was there; never dropped.
+    let mut target = unsafe { OwnedFd::from_raw_fd(number) };
+    let result = dup2(fd, &mut target);
+    let _ = target.into_raw_fd();
+    result
+}
+
+/// Ignored signals and the mask survive an exec; the agent ignores SIGPIPE, its program must not.
+fn reset_signals() -> rustix::io::Result<()> {
+    // SAFETY: SIG_DFL is no function; the disposition is this process's own.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    let none: u64 = 0;
+    // SAFETY: the kernel reads eight bytes of `none`, its `sigset_t`, and stores nothing.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const none,
+            ptr::null_mut::<u64>(),
+            size_of::<u64>(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(last_errno())
+    }
+}
+
+/// Runs the first of the programs that can be run; returns why none could, as execvp(3) does: a
+/// missing one is passed over, one that may not be run is remembered.
+///
+/// # Safety
+/// The pointers of `plan` are valid C strings, in lists that null ends.
+unsafe fn execute(plan: &Plan<'_>) -> Errno {
+    let mut outcome = Errno::NOENT;
+    for program in plan.programs {
+        let (arguments, environment) = (plan.arguments.as_ptr(), plan.environment.as_ptr());
+        // SAFETY: valid by this function's contract; execve only reads them.
+        unsafe { libc::syscall(libc::SYS_execve, *program, arguments, environment) };
+        match last_errno() {
+            Errno::NOENT | Errno::NOTDIR => {}
+            Errno::ACCESS => outcome = Errno::ACCESS,
+            other => return other,
+        }
+    }
+    outcome
+}
+
+fn last_errno() -> Errno {
+    // SAFETY: the location is this thread's, shared with the agent's, which sleeps.
+    Errno::from_raw_os_error(unsafe { *libc::__errno_location() })
+}

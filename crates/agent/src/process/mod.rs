@@ -1,0 +1,296 @@
+//! Processes of the workload: from a [`ProcessSpec`] to a pidfd and the agent's ends of its streams.
+//!
+//! The first one is PID 1 of the PID namespace that the agent unshared for its children; later
+//! ones join it there, with the root's mount and cgroup namespaces. The UTS and IPC namespaces are
+//! the agent's own: it uses neither, and a later `Adopt` sets the host name for all.
+
+mod child;
+mod clone;
+mod diagnosis;
+mod env;
+mod stdio;
+mod user;
+
+use std::{
+    ffi::{CString, c_char},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    ptr,
+};
+
+use cofferdam_proto::{Failure, FailureKind, ProcessSpec};
+use cofferdam_types::{ExitStatus, Rlimit};
+use rustix::{
+    io::Errno,
+    process::{WaitId, WaitIdOptions, waitid},
+    thread::{Gid, Uid, UnshareFlags, unshare_unsafe},
+};
+
+use self::child::{Plan, Report, Stage};
+pub(crate) use self::{
+    clone::ChildStack,
+    stdio::{Stdio, resize},
+};
+use crate::{
+    failure::{OrFail, Result, failure},
+    log,
+    mounts::{Root, resolve},
+};
+
+/// Limits of open files where the spec has none: those of systemd, which Docker hands on too.
+const OPEN_FILES: libc::rlimit64 = libc::rlimit64 {
+    rlim_cur: 1024,
+    rlim_max: 524_288,
+};
+
+/// A running process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// Number in the workload's PID namespace.
+    pub(crate) pid: u32,
+    /// Readable once it has ended.
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// What a process is started in.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub(crate) root: &'a Root,
+    pub(crate) hostname: &'a str,
+    /// Limits that `spec` may override.
+    pub(crate) rlimits: &'a [Rlimit],
+    /// Whether it is the workload itself.
+    pub(crate) first: bool,
+}
+
+/// Starts `spec`; it runs its program when this returns.
+pub(crate) fn spawn(
+    context: &Context<'_>,
+    spec: &ProcessSpec,
+    stack: &mut ChildStack,
+) -> Result<(Process, Stdio)> {
+    let root = context.root;
+    let user = user::resolve(root, &spec.user)?;
+    let workdir = make_workdir(root, &spec.workdir)?;
+    let Some(program) = spec.argv.first().filter(|program| !program.is_empty()) else {
+        return Err(failure(
+            FailureKind::ProgramNotFound,
+            "No program was given",
+        ));
+    };
+    let env = env::complete(spec, &user, context.hostname);
+    let candidates = env::candidates(program, &env);
+    let (ours, theirs) = match spec.terminal {
+        Some(size) => stdio::terminal(root, size, &user)?,
+        None => stdio::pipes(spec.stdin, &user)?,
+    };
+    let [stdin, stdout, stderr] = &theirs.0;
+    let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let strings = |texts: &[String]| {
+        texts
+            .iter()
+            .map(|text| env::c_string(text))
+            .collect::<Result<Vec<_>>>()
+    };
+    let (programs, arguments, environment) =
+        (strings(&candidates)?, strings(&spec.argv)?, strings(&env)?);
+    let plan = Plan {
+        mount_namespace: root.mount_namespace.as_fd(),
+        cgroup_namespace: root.cgroup_namespace.as_fd(),
+        first: context.first,
+        stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+        terminal: spec.terminal.is_some(),
+        rlimits: &rlimits(context.rlimits, &spec.rlimits),
+        workdir: &env::c_string(workdir)?,
+        uid: Uid::from_raw(user.uid),
+        gid: Gid::from_raw(user.gid),
+        groups: &groups,
+        programs: &pointers(&programs, false),
+        arguments: &pointers(&arguments, true),
+        environment: &pointers(&environment, true),
+        report: Report::default(),
+    };
+    let pidfd = start(&plan, &root.cgroup, stack)?;
+    match plan.report.failure() {
+        None => Ok((
+            Process {
+                pid: plan.report.pid(),
+                pidfd,
+            },
+            ours,
+        )),
+        Some((stage, errno)) => {
+            reap(&pidfd);
+            Err(match stage {
+                Stage::Program => diagnosis::of_program(root, program, &candidates, workdir, errno),
+                stage => at_stage(stage, errno, workdir),
+            })
+        }
+    }
+}
+
+/// Makes the PID namespace that the workload and all later processes are born into. The agent
+/// itself stays where it is.
+pub(crate) fn enter_new_namespace() -> Result<()> {
+    // SAFETY: changes only where children are born; the process has one thread.
+    unsafe { unshare_unsafe(UnshareFlags::NEWPID) }.or_fail(
+        FailureKind::Internal,
+        || "Could not make the workload's PID namespace",
+    )
+}
+
+fn start(plan: &Plan<'_>, cgroup: &OwnedFd, stack: &mut ChildStack) -> Result<OwnedFd> {
+    // SAFETY: `child::run` keeps the rules of `spawn`: it never returns, allocates nothing and
+    // stores only to the plan's atomics. The plan's pointers come from `CString`s that live in the
+    // caller until the child has left this memory.
+    let spawned = unsafe { stack.spawn(child::run, plan, cgroup.as_fd()) };
+    match spawned {
+        Ok(pidfd) => Ok(pidfd),
+        Err(Errno::AGAIN) => Err(failure(
+            FailureKind::Limits,
+            "The limit of processes is reached",
+        )),
+        // The kernel's answer when the namespace's first process has ended.
+        Err(Errno::NOMEM) => Err(failure(FailureKind::OutOfOrder, "The workload has ended")),
+        Err(error) => Err(error).or_fail(FailureKind::Internal, || "Could not make a process"),
+    }
+}
+
+fn at_stage(stage: Stage, errno: Errno, workdir: &str) -> Failure {
+    let (kind, what) = match stage {
+        Stage::Workdir => (
+            FailureKind::BadWorkdir,
+            format!("Could not enter `{workdir}`"),
+        ),
+        Stage::Limits => (
+            FailureKind::Limits,
+            "Could not set a resource limit".to_owned(),
+        ),
+        Stage::User => (
+            FailureKind::Internal,
+            "Could not take on the user".to_owned(),
+        ),
+        Stage::Proc => (FailureKind::Mount, "Could not mount `/proc`".to_owned()),
+        Stage::Terminal => (
+            FailureKind::Internal,
+            "Could not take the terminal".to_owned(),
+        ),
+        _ => (
+            FailureKind::Internal,
+            "Could not set up a process".to_owned(),
+        ),
+    };
+    failure(kind, format!("{what}: {errno}"))
+}
+
+/// Pointers to `strings`, with a null at the end if `ended`. Valid as long as `strings` is.
+fn pointers(strings: &[CString], ended: bool) -> Vec<*const c_char> {
+    let end = ended.then_some(ptr::null());
+    strings
+        .iter()
+        .map(|string| string.as_ptr())
+        .chain(end)
+        .collect()
+}
+
+/// The limits of a process: `general`, overridden by `own`.
+fn rlimits(general: &[Rlimit], own: &[Rlimit]) -> Vec<(u32, libc::rlimit64)> {
+    let mut limits = vec![(libc::RLIMIT_NOFILE, OPEN_FILES)];
+    for limit in general.iter().chain(own) {
+        let resource = u32::from(limit.resource);
+        let value = libc::rlimit64 {
+            rlim_cur: limit.soft,
+            rlim_max: limit.hard,
+        };
+        limits.retain(|(known, _)| *known != resource);
+        limits.push((resource, value));
+    }
+    limits
+}
+
+/// The working directory; made when absent, as Docker does.
+fn make_workdir<'a>(root: &Root, workdir: &'a str) -> Result<&'a str> {
+    match workdir {
+        "" | "/" => Ok("/"),
+        path if path.starts_with('/') => {
+            resolve::ensure(&root.directory, path, resolve::Kind::Directory)
+                .map(|_| path)
+                .or_fail(FailureKind::BadWorkdir, || {
+                    format!("Could not make the working directory `{path}`")
+                })
+        }
+        path => {
+            let message = format!("Working directory `{path}` is not an absolute path");
+            Err(failure(FailureKind::BadWorkdir, message))
+        }
+    }
+}
+
+/// Takes the status of a process that has ended.
+pub(crate) fn reap(pidfd: &OwnedFd) -> ExitStatus {
+    loop {
+        match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
+            Ok(Some(status)) => {
+                let number = |status: Option<i32>| {
+                    status.and_then(|status| u8::try_from(status & 0xff).ok())
+                };
+                return match (
+                    number(status.exit_status()),
+                    number(status.terminating_signal()),
+                ) {
+                    (Some(code), _) => ExitStatus::Code(code),
+                    (None, signal) => ExitStatus::Signal(signal.unwrap_or(9)),
+                };
+            }
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(error) => {
+                // Cannot be: the agent is the parent and reaps each child once.
+                log::error(&format!("Could not take an exit status: {error}"));
+                return ExitStatus::Signal(9);
+            }
+        }
+    }
+}
+
+/// Sends a signal; one to a process that has ended is lost, as it would be a moment later.
+pub(crate) fn signal(pidfd: &OwnedFd, signal: u8) {
+    let info = ptr::null::<libc::siginfo_t>();
+    // SAFETY: without a siginfo the kernel makes its own; the pidfd is open. Real-time signals have
+    // no name in rustix, hence the bare call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            i32::from(signal),
+            info,
+            0,
+        )
+    };
+    if result != 0 {
+        let error = std::io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ESRCH) {
+            log::error(&format!("Could not send signal {signal}: {error}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_overrides_the_sandbox_which_overrides_the_default() {
+        let limit = |resource, soft| Rlimit {
+            resource,
+            soft,
+            hard: soft,
+        };
+        let own = [limit(4, 30)];
+        let limits = rlimits(&[limit(7, 10), limit(4, 20)], &own);
+        let plain: Vec<_> = limits
+            .iter()
+            .map(|(resource, value)| (*resource, value.rlim_cur))
+            .collect();
+        assert_eq!(plain, [(7, 10), (4, 30)]);
+        assert_eq!(rlimits(&[], &[]).len(), 1);
+    }
+}

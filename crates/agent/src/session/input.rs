@@ -1,0 +1,116 @@
+//! Bytes on their way into a process.
+//!
+//! Holds at most one window: credit goes back to the host as the process takes bytes, so a process
+//! that never reads stalls its own input and nothing else. Input for a process that has closed it
+//! is thrown away with its credit given back, since the host cannot know.
+
+use std::{collections::VecDeque, os::fd::OwnedFd};
+
+use cofferdam_proto::{FrameError, Window};
+use rustix::{
+    event::epoll::EventFlags,
+    io::{Errno, write},
+};
+
+use crate::{
+    failure::Result,
+    log,
+    poll::{Poll, Token},
+};
+
+/// A process's input.
+#[derive(Debug)]
+pub(super) struct Input {
+    fd: Option<OwnedFd>,
+    /// A terminal has no end of input; its master's closing would be a hang-up.
+    terminal: bool,
+    window: Window,
+    pending: VecDeque<u8>,
+    ends: bool,
+    watched: bool,
+}
+
+impl Input {
+    pub(super) fn new(fd: Option<OwnedFd>, terminal: bool) -> Self {
+        Self {
+            fd,
+            terminal,
+            window: Window::new(),
+            pending: VecDeque::new(),
+            ends: false,
+            watched: false,
+        }
+    }
+
+    /// Takes bytes from the host.
+    ///
+    /// # Errors
+    /// When they are more than its window allows.
+    pub(super) fn push(&mut self, bytes: &[u8], eof: bool) -> std::result::Result<(), FrameError> {
+        self.window.spend(bytes.len())?;
+        self.pending.extend(bytes);
+        self.ends |= eof && !self.terminal;
+        Ok(())
+    }
+
+    /// Writes what the process takes now; returns the credit that this frees.
+    pub(super) fn pump(&mut self, poll: &Poll, token: Token) -> Result<u32> {
+        let before = self.pending.len();
+        while let Some(fd) = &self.fd {
+            let (bytes, _) = self.pending.as_slices();
+            if bytes.is_empty() {
+                break;
+            }
+            match write(fd, bytes) {
+                Ok(count) => drop(self.pending.drain(..count)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(error) => {
+                    if !matches!(error, Errno::PIPE | Errno::IO) {
+                        log::error(&format!("Could not write to a process: {error}"));
+                    }
+                    self.close(poll);
+                }
+            }
+        }
+        if self.fd.is_none() {
+            self.pending.clear();
+        } else if self.pending.is_empty() && self.ends {
+            self.close(poll);
+        }
+        self.watch(poll, token)?;
+        let freed = u32::try_from(before - self.pending.len()).unwrap_or(u32::MAX);
+        // Never more than was spent: only pending bytes are freed.
+        if let Err(error) = self.window.give(freed) {
+            log::error(&format!("Input window is wrong: {error}"));
+        }
+        Ok(freed)
+    }
+
+    /// Ends the input; what is pending is lost.
+    pub(super) fn close(&mut self, poll: &Poll) {
+        if let Some(fd) = self.fd.take()
+            && std::mem::take(&mut self.watched)
+        {
+            poll.remove(&fd);
+        }
+    }
+
+    /// Another host writes from now on, with a window of its own.
+    pub(super) fn rewind(&mut self) {
+        self.pending.clear();
+        self.window = Window::new();
+    }
+
+    /// Waits for the process only while there is something for it.
+    fn watch(&mut self, poll: &Poll, token: Token) -> Result<()> {
+        let Some(fd) = &self.fd else { return Ok(()) };
+        match (self.pending.is_empty(), self.watched) {
+            (false, false) => poll.add(fd, token, EventFlags::OUT)?,
+            (true, true) => poll.remove(fd),
+            _ => return Ok(()),
+        }
+        self.watched = !self.watched;
+        Ok(())
+    }
+}

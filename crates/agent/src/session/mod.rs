@@ -1,0 +1,384 @@
+//! Sessions: the workload and the execs, from their start to their exit status.
+//!
+//! Invariants: a session's messages leave in the order `Started`, data, end of each output,
+//! `Exited`; nobody's slow reading or refusal to read holds up another session; memory per
+//! session is one window.
+
+mod flow;
+mod input;
+mod output;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
+};
+
+use cofferdam_proto::{AgentMessage, Channel, FrameError, TerminalSize};
+use cofferdam_types::ExitStatus;
+use rustix::{
+    event::epoll::EventFlags,
+    io::{Errno, read},
+};
+
+use self::{
+    flow::CHUNK_BYTES,
+    input::Input,
+    output::{Output, Pumped},
+};
+use crate::{
+    failure::{OrFail, Result},
+    log,
+    poll::{Poll, Token},
+    port::Port,
+    process::{self, Process, Stdio},
+};
+
+/// Most sessions at a time, and most outputs of ended ones that are still read.
+pub(crate) const MAX_SESSIONS: usize = 1024;
+
+#[derive(Debug)]
+struct Session {
+    process: Process,
+    input: Input,
+    outputs: Vec<Output>,
+    /// The terminal, for its size.
+    terminal: Option<OwnedFd>,
+    exited: Option<ExitStatus>,
+}
+
+/// All sessions, and what their processes left running.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    poll: Poll,
+    /// Outputs only, apart so that all of them can wait for the port.
+    outputs: Poll,
+    outputs_wait: bool,
+    table: BTreeMap<u32, Session>,
+    /// Sessions whose process has ended and whose output is not all sent.
+    ending: BTreeSet<u32>,
+    /// Outputs that are read into nothing, so that who writes to them neither stalls nor dies.
+    orphans: BTreeMap<u32, OwnedFd>,
+    next_orphan: u32,
+}
+
+type Checked = std::result::Result<(), FrameError>;
+
+impl Sessions {
+    pub(crate) fn new(poll: Poll) -> Result<Self> {
+        let outputs = Poll::new()?;
+        poll.add(&outputs, Token::Outputs, EventFlags::IN)?;
+        Ok(Self {
+            poll,
+            outputs,
+            outputs_wait: false,
+            table: BTreeMap::new(),
+            ending: BTreeSet::new(),
+            orphans: BTreeMap::new(),
+            next_orphan: 0,
+        })
+    }
+
+    /// Whether `number` is in use.
+    pub(crate) fn contains(&self, number: u32) -> bool {
+        self.table.contains_key(&number)
+    }
+
+    /// Sessions that are not over.
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Adds a started process and says so.
+    pub(crate) fn add(
+        &mut self,
+        number: u32,
+        process: Process,
+        stdio: Stdio,
+        port: &mut Port,
+    ) -> Result<()> {
+        let kind = cofferdam_proto::FailureKind::Internal;
+        let copy = |fd: &OwnedFd| fd.try_clone().or_fail(kind, || "Could not copy a terminal");
+        let (input, terminal) = match stdio.outputs.first() {
+            Some((_, master)) if stdio.terminal => (Some(copy(master)?), Some(copy(master)?)),
+            _ => (stdio.stdin, None),
+        };
+        let mut outputs: Vec<Output> = stdio
+            .outputs
+            .into_iter()
+            .map(|(channel, fd)| Output::new(fd, channel, stdio.terminal))
+            .collect();
+        self.poll
+            .add(&process.pidfd, Token::Exit(number), EventFlags::IN)?;
+        for output in &mut outputs {
+            output.watch(&self.outputs, number)?;
+        }
+        port.send(number, &AgentMessage::Started { pid: process.pid });
+        let input = Input::new(input, stdio.terminal);
+        let session = Session {
+            process,
+            input,
+            outputs,
+            terminal,
+            exited: None,
+        };
+        self.table.insert(number, session);
+        Ok(())
+    }
+
+    /// Input from the host. One for a session that is over crossed its end and is dropped.
+    pub(crate) fn data(
+        &mut self,
+        number: u32,
+        bytes: &[u8],
+        eof: bool,
+        port: &mut Port,
+    ) -> Checked {
+        if let Some(session) = self.table.get_mut(&number) {
+            session.input.push(bytes, eof)?;
+            self.pump_input(number, port);
+        }
+        Ok(())
+    }
+
+    /// Credit from the host.
+    pub(crate) fn credit(&mut self, number: u32, channel: Channel, bytes: u32) -> Checked {
+        let Some(session) = self.table.get_mut(&number) else {
+            return Ok(());
+        };
+        for output in session
+            .outputs
+            .iter_mut()
+            .filter(|output| output.channel == channel)
+        {
+            output.give(bytes)?;
+            log_failure(output.watch(&self.outputs, number));
+        }
+        Ok(())
+    }
+
+    /// Sends a signal to a session's process.
+    pub(crate) fn signal(&self, number: u32, signal: u8) {
+        if let Some(session) = self.table.get(&number)
+            && session.exited.is_none()
+        {
+            process::signal(&session.process.pidfd, signal);
+        }
+    }
+
+    /// Resizes a session's terminal.
+    pub(crate) fn resize(&self, number: u32, size: TerminalSize) {
+        let terminal = self
+            .table
+            .get(&number)
+            .and_then(|session| session.terminal.as_ref());
+        if let Some(Err(error)) = terminal.map(|terminal| process::resize(terminal, size)) {
+            log::error(&format!("Could not resize a terminal: {error}"));
+        }
+    }
+
+    /// Nobody reads this session any more.
+    pub(crate) fn detach(&mut self, number: u32) {
+        let Some(session) = self.table.get_mut(&number) else {
+            return;
+        };
+        session.input.close(&self.poll);
+        for mut output in std::mem::take(&mut session.outputs) {
+            output.unwatch(&self.outputs);
+            self.adopt_orphan(output.fd);
+        }
+    }
+
+    /// Another host is there: windows are fresh, bytes under way to or from the last one are lost.
+    pub(crate) fn rewind(&mut self) {
+        for (number, session) in &mut self.table {
+            session.input.rewind();
+            for output in &mut session.outputs {
+                output.rewind();
+                log_failure(output.watch(&self.outputs, *number));
+            }
+        }
+    }
+
+    /// Waits for events and works off all but the port's, which it returns.
+    pub(crate) fn wait(
+        &mut self,
+        port: &mut Port,
+        ended: &mut Vec<u32>,
+    ) -> Result<Option<EventFlags>> {
+        self.hold_outputs(port.is_congested())?;
+        let mut events = Vec::new();
+        self.poll.wait(true, &mut events)?;
+        let mut of_port = None;
+        for (token, flags) in events {
+            match token {
+                Token::Port => of_port = Some(flags),
+                Token::Outputs => self.pump_outputs(port)?,
+                Token::Exit(number) => {
+                    self.process_ended(number);
+                    ended.push(number);
+                }
+                Token::Stdin(number) => self.pump_input(number, port),
+                Token::Output(number, channel) => self.pump_output(number, channel, port),
+                Token::Orphan(number) => self.drain_orphan(number),
+            }
+        }
+        Ok(of_port)
+    }
+
+    /// Sends what ended processes have left, and their statuses; `false` when the port has to take
+    /// something first.
+    pub(crate) fn pump_ending(&mut self, port: &mut Port) -> bool {
+        for number in self.ending.clone() {
+            let Some(session) = self.table.get_mut(&number) else {
+                continue;
+            };
+            let mut rest = Vec::new();
+            for mut output in std::mem::take(&mut session.outputs) {
+                let last = loop {
+                    if port.is_congested() {
+                        break Pumped::More;
+                    }
+                    match output.pump(number, port) {
+                        Pumped::More => {}
+                        other => break other,
+                    }
+                };
+                if last == Pumped::Ended {
+                    output.unwatch(&self.outputs);
+                    if !output.exhausted {
+                        adopt(
+                            &self.poll,
+                            &mut self.orphans,
+                            &mut self.next_orphan,
+                            output.fd,
+                        );
+                    }
+                } else {
+                    log_failure(output.watch(&self.outputs, number));
+                    rest.push(output);
+                }
+            }
+            session.outputs = rest;
+            if session.outputs.is_empty()
+                && let Some(status) = session.exited
+            {
+                port.send(number, &AgentMessage::Exited { status });
+                self.table.remove(&number);
+                self.ending.remove(&number);
+            }
+        }
+        self.ending.is_empty() || !port.is_congested()
+    }
+
+    fn process_ended(&mut self, number: u32) {
+        let Some(session) = self.table.get_mut(&number) else {
+            return;
+        };
+        self.poll.remove(&session.process.pidfd);
+        session.exited = Some(process::reap(&session.process.pidfd));
+        session.input.close(&self.poll);
+        session.outputs.iter_mut().for_each(Output::process_ended);
+        self.ending.insert(number);
+    }
+
+    fn pump_input(&mut self, number: u32, port: &mut Port) {
+        let Some(session) = self.table.get_mut(&number) else {
+            return;
+        };
+        match session.input.pump(&self.poll, Token::Stdin(number)) {
+            Ok(freed) => port.credit(number, freed),
+            failed => log_failure(failed.map(drop)),
+        }
+    }
+
+    fn pump_outputs(&mut self, port: &mut Port) -> Result<()> {
+        let mut events = Vec::new();
+        self.outputs.wait(false, &mut events)?;
+        for (token, _) in events {
+            if let Token::Output(number, channel) = token
+                && !port.is_congested()
+            {
+                self.pump_output(number, channel, port);
+            }
+        }
+        Ok(())
+    }
+
+    fn pump_output(&mut self, number: u32, channel: Channel, port: &mut Port) {
+        let Some(session) = self.table.get_mut(&number) else {
+            return;
+        };
+        let Some(at) = session
+            .outputs
+            .iter()
+            .position(|output| output.channel == channel)
+        else {
+            return;
+        };
+        let Some(output) = session.outputs.get_mut(at) else {
+            return;
+        };
+        let mut last = output.pump(number, port);
+        if output.exhausted {
+            last = output.pump(number, port);
+        }
+        if last == Pumped::Ended {
+            let mut output = session.outputs.remove(at);
+            output.unwatch(&self.outputs);
+            if !output.exhausted {
+                self.adopt_orphan(output.fd);
+            }
+        } else {
+            log_failure(output.watch(&self.outputs, number));
+        }
+    }
+
+    /// Takes all outputs out of the wait, or puts them back.
+    fn hold_outputs(&mut self, hold: bool) -> Result<()> {
+        match (hold, self.outputs_wait) {
+            (true, false) => self.poll.remove(&self.outputs),
+            (false, true) => self
+                .poll
+                .add(&self.outputs, Token::Outputs, EventFlags::IN)?,
+            _ => {}
+        }
+        self.outputs_wait = hold;
+        Ok(())
+    }
+
+    fn adopt_orphan(&mut self, fd: OwnedFd) {
+        adopt(&self.poll, &mut self.orphans, &mut self.next_orphan, fd);
+    }
+
+    fn drain_orphan(&mut self, number: u32) {
+        let Some(fd) = self.orphans.get(&number) else {
+            return;
+        };
+        match read(fd, &mut [0; CHUNK_BYTES]) {
+            Ok(1..) | Err(Errno::AGAIN | Errno::INTR) => {}
+            Ok(_) | Err(_) => {
+                self.poll.remove(fd);
+                self.orphans.remove(&number);
+            }
+        }
+    }
+}
+
+/// Reads `fd` into nothing from now on, unless there are too many such.
+fn adopt(poll: &Poll, orphans: &mut BTreeMap<u32, OwnedFd>, next: &mut u32, fd: OwnedFd) {
+    if orphans.len() >= MAX_SESSIONS {
+        log::error("Too many outputs outlive their sessions; one is closed");
+        return;
+    }
+    *next = next.wrapping_add(1);
+    match poll.add(&fd, Token::Orphan(*next), EventFlags::IN) {
+        Ok(()) => drop(orphans.insert(*next, fd)),
+        Err(failure) => log::error(&failure.message),
+    }
+}
+
+fn log_failure(result: Result<()>) {
+    if let Err(failure) = result {
+        log::error(&failure.message);
+    }
+}

@@ -1,0 +1,242 @@
+//! The host's side of the wire, one thread, blocking.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+};
+
+use cofferdam_proto::{
+    AgentMessage, CONTROL_STREAM, Channel, Decoder, Failure, FrameKind, GENERATION, HostMessage,
+    Identity, ProcessSpec, RootSpec, UpperDevice, decode_control, encode_control, encode_credit,
+    encode_data,
+};
+use cofferdam_types::{ExitStatus, ResourceLimits};
+
+use super::PATIENCE;
+
+/// What came of a session so far.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) pid: Option<u32>,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+    pub(crate) stdin_credit: u64,
+    pub(crate) eofs: Vec<Channel>,
+    pub(crate) status: Option<ExitStatus>,
+    pub(crate) failure: Option<Failure>,
+}
+
+impl Outcome {
+    pub(crate) fn is_over(&self) -> bool {
+        self.status.is_some() || self.failure.is_some()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+/// A connection to an agent.
+pub(crate) struct Host {
+    stream: UnixStream,
+    decoder: Decoder,
+    pub(crate) sessions: BTreeMap<u32, Outcome>,
+    /// Messages on the control stream that nobody has waited for yet.
+    messages: Vec<AgentMessage>,
+    /// Give no credit for these sessions.
+    pub(crate) stalled: Vec<u32>,
+    /// Most bytes of credit given back at once.
+    pub(crate) credit_step: u32,
+    next: u32,
+}
+
+/// A process from its words.
+pub(crate) fn process(argv: &[&str]) -> ProcessSpec {
+    ProcessSpec {
+        argv: argv.iter().map(|&word| word.to_owned()).collect(),
+        ..ProcessSpec::default()
+    }
+}
+
+/// A shell script.
+pub(crate) fn shell(script: &str) -> ProcessSpec {
+    process(&["/bin/sh", "-c", script])
+}
+
+impl Host {
+    pub(crate) fn new(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self {
+            stream,
+            decoder: Decoder::new(),
+            sessions: BTreeMap::new(),
+            messages: Vec::new(),
+            stalled: Vec::new(),
+            credit_step: u32::MAX,
+            next: 0,
+        }
+    }
+
+    pub(crate) fn identity(hostname: &str) -> Identity {
+        Identity {
+            unix_ns: 1_800_000_000_000_000_000,
+            entropy: vec![7; 64],
+            machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
+            hostname: hostname.to_owned(),
+        }
+    }
+
+    pub(crate) fn root(upper: UpperDevice) -> RootSpec {
+        RootSpec { upper, shm_bytes: 1 << 20, tmpfs: Vec::new() }
+    }
+
+    /// All steps up to a workload that sleeps.
+    pub(crate) fn bring_up(&mut self) -> u32 {
+        self.mount(&Self::root(UpperDevice::Disk));
+        self.start(shell("trap 'exit 7' TERM; while :; do sleep 1000 & wait; done"))
+    }
+
+    pub(crate) fn mount(&mut self, root: &RootSpec) {
+        self.send(CONTROL_STREAM, &HostMessage::Hello { generation: GENERATION });
+        self.send(CONTROL_STREAM, &HostMessage::Adopt(Self::identity("box")));
+        self.send(CONTROL_STREAM, &HostMessage::MountRoot(root.clone()));
+        self.expect("RootMounted", |message| matches!(message, AgentMessage::RootMounted));
+    }
+
+    /// Starts the workload; it runs when this returns.
+    pub(crate) fn start(&mut self, process: ProcessSpec) -> u32 {
+        self.start_limited(process, ResourceLimits::default())
+    }
+
+    pub(crate) fn start_limited(&mut self, process: ProcessSpec, limits: ResourceLimits) -> u32 {
+        let number = self.number();
+        self.send(number, &HostMessage::Start { process, limits });
+        self.until(number, |outcome| outcome.pid.is_some() || outcome.is_over());
+        number
+    }
+
+    pub(crate) fn number(&mut self) -> u32 {
+        self.next += 1;
+        self.sessions.insert(self.next, Outcome::default());
+        self.next
+    }
+
+    /// Asks for a process and does not wait.
+    pub(crate) fn exec(&mut self, process: ProcessSpec) -> u32 {
+        let number = self.number();
+        self.send(number, &HostMessage::Exec(process));
+        number
+    }
+
+    /// Runs a process to its end.
+    pub(crate) fn run(&mut self, process: ProcessSpec) -> Outcome {
+        let number = self.exec(process);
+        self.finish(number)
+    }
+
+    pub(crate) fn finish(&mut self, number: u32) -> Outcome {
+        self.until(number, Outcome::is_over);
+        self.sessions.remove(&number).unwrap()
+    }
+
+    pub(crate) fn until(&mut self, number: u32, done: impl Fn(&Outcome) -> bool) {
+        while !done(&self.sessions[&number]) {
+            self.receive();
+        }
+    }
+
+    /// Waits for a message on the control stream.
+    pub(crate) fn expect(&mut self, what: &str, matches: impl Fn(&AgentMessage) -> bool) -> AgentMessage {
+        loop {
+            if let Some(at) = self.messages.iter().position(&matches) {
+                return self.messages.drain(..=at).next_back().unwrap();
+            }
+            let failed = self.messages.iter().find(|message| matches!(message, AgentMessage::Failed(_)));
+            assert!(failed.is_none(), "{failed:?} instead of {what}");
+            self.receive();
+        }
+    }
+
+    pub(crate) fn send(&mut self, stream: u32, message: &HostMessage) {
+        let mut wire = Vec::new();
+        encode_control(stream, message, &mut wire).unwrap();
+        self.send_raw(&wire);
+    }
+
+    pub(crate) fn send_data(&mut self, stream: u32, bytes: &[u8], eof: bool) {
+        let mut wire = Vec::new();
+        encode_data(stream, Channel::Stdin, bytes, eof, &mut wire);
+        self.send_raw(&wire);
+    }
+
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// Gives credit by hand for a stalled session.
+    pub(crate) fn credit(&mut self, stream: u32, channel: Channel, bytes: u32) {
+        let mut wire = Vec::new();
+        encode_credit(stream, channel, bytes, &mut wire);
+        self.send_raw(&wire);
+    }
+
+    /// Receives some bytes and works them off.
+    pub(crate) fn receive(&mut self) {
+        let mut bytes = [0; 64 << 10];
+        let count = self.stream.read(&mut bytes).expect("agent is silent");
+        assert_ne!(count, 0, "machine is gone");
+        self.decoder.push(&bytes[..count]);
+        let mut decoder = std::mem::take(&mut self.decoder);
+        while let Some(frame) = decoder.next_frame().unwrap() {
+            match frame.kind {
+                FrameKind::Control => self.message(frame.stream, decode_control(frame.payload).unwrap()),
+                FrameKind::Data => self.data(frame.stream, frame.channel, frame.payload, frame.eof),
+                FrameKind::Credit => {
+                    let credit = u64::from(frame.credit().unwrap());
+                    if let Some(outcome) = self.sessions.get_mut(&frame.stream) {
+                        outcome.stdin_credit += credit;
+                    }
+                }
+            }
+        }
+        self.decoder = decoder;
+    }
+
+    fn message(&mut self, stream: u32, message: AgentMessage) {
+        if stream == CONTROL_STREAM {
+            self.messages.push(message);
+            return;
+        }
+        let outcome = self.sessions.get_mut(&stream).expect("message for an unknown session");
+        assert!(!outcome.is_over(), "{message:?} after the end");
+        match message {
+            AgentMessage::Started { pid } => outcome.pid = Some(pid),
+            AgentMessage::Exited { status } => outcome.status = Some(status),
+            AgentMessage::Failed(failure) => outcome.failure = Some(failure),
+            other => panic!("{other:?} on a session's stream"),
+        }
+    }
+
+    fn data(&mut self, stream: u32, channel: Channel, bytes: &[u8], eof: bool) {
+        let outcome = self.sessions.get_mut(&stream).expect("data for an unknown session");
+        assert!(outcome.pid.is_some() && !outcome.is_over(), "data outside of a session's life");
+        assert!(!outcome.eofs.contains(&channel), "data after the end of {channel:?}");
+        match channel {
+            Channel::Stderr => outcome.stderr.extend_from_slice(bytes),
+            _ => outcome.stdout.extend_from_slice(bytes),
+        }
+        if eof {
+            outcome.eofs.push(channel);
+        }
+        if self.stalled.contains(&stream) {
+            return;
+        }
+        let mut left = u32::try_from(bytes.len()).unwrap();
+        while left > 0 {
+            let step = left.min(self.credit_step);
+            self.credit(stream, channel, step);
+            left -= step;
+        }
+    }
+}
