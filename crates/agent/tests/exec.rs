@@ -10,7 +10,8 @@ use guest::{Guest, process, shell};
 fn first_light() {
     let Some(mut guest) = Guest::boot(|_| {}) else { return };
     let host = &mut guest.host;
-    host.bring_up();
+    let w = host.bring_up();
+    eprintln!("{:?}", host.sessions[&w]);
     let outcome = host.run(shell("echo hello; echo oops >&2; exit 3"));
     eprintln!("{outcome:?}");
     let outcome = host.run(process(&["mount"]));

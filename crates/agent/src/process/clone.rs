@@ -101,8 +101,8 @@ impl ChildStack {
                 inlateout("rax") libc::SYS_clone3 as isize => result,
                 in("rdi") &raw const args,
                 in("rsi") size_of::<CloneArgs>(),
-                lateout("rcx") _,
-                lateout("r11") _,
+                out("rcx") _,
+                out("r11") _,
             );
         }
         if result < 0 {
