@@ -2,8 +2,10 @@
 //!
 //! The port is watched edge-triggered, since a port without a host reports a hang-up for as long
 //! as that lasts. When the host goes, what was half received and what was not yet sent goes with
-//! it: the next host, after a template's restore, starts with a `Hello` on a clean stream. What was
-//! said before the first host came (`Ready`) is kept for it.
+//! it: the next host starts with a `Hello` on a clean stream. What was said before the first host
+//! came (`Ready`) is kept for it. A host that goes and comes back at once may not be seen to have
+//! gone: a template is therefore captured after `Quiesced`, when no frame is under way. Nothing is
+//! searched for in a stream that has lost its frames, since the bytes may be a user's.
 //!
 //! Outgoing frames stand in one queue, so nothing overtakes; data is only added to a short queue
 //! ([`Port::is_congested`]), so control frames never wait for more than that.
@@ -17,7 +19,7 @@ use cofferdam_proto::{
     encode_control, encode_credit, encode_data,
 };
 use rustix::{
-    event::epoll::EventFlags,
+    event::{PollFd, PollFlags, Timespec, epoll::EventFlags, poll},
     fs::{Mode, OFlags},
     io::{Errno, read, write},
     net::{
@@ -98,20 +100,34 @@ impl Port {
         })
     }
 
-    /// Takes in what epoll reports; returns whether the host has gone.
-    pub(crate) fn changed(&mut self, flags: EventFlags) -> bool {
+    /// Takes in what epoll reports.
+    pub(crate) fn changed(&mut self, flags: EventFlags) {
         self.readable = true;
         self.writable = true;
         let was_connected = self.connected;
         self.connected = !flags.contains(EventFlags::HUP);
-        let gone = was_connected && !self.connected;
-        if gone {
+        if was_connected && !self.connected {
+            log::notice("Host has hung up");
             self.decoder = Decoder::new();
             self.queue.clear();
             self.sent = 0;
             self.broken = false;
+            self.discard();
         }
-        gone
+    }
+
+    /// Throws away what the kernel still holds of a host that has gone.
+    fn discard(&mut self) {
+        let now = Timespec::default();
+        loop {
+            let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+            let gone =
+                poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP);
+            // Stops as soon as another host is there: the rest is its own.
+            if !gone || !matches!(read(&self.fd, self.incoming.as_mut_slice()), Ok(1..)) {
+                return;
+            }
+        }
     }
 
     /// Receives some bytes into the decoder; `false` when there are none, or none are wanted.

@@ -79,7 +79,7 @@ impl ChildStack {
         };
         (&raw mut pidfd).expose_provenance();
         self.base.as_ptr().expose_provenance();
-        let result: isize;
+        let result: i64;
         // SAFETY: the kernel reads `args`, which lives here, and stores to `pidfd`. With
         // `CLONE_VFORK` the caller sleeps until the child has left this memory, so `self` is not
         // used twice and `argument` outlives the child's use of it. The child gets a stack of its
@@ -98,7 +98,7 @@ impl ChildStack {
                 "2:",
                 argument = in(reg) ptr::from_ref(argument),
                 child = in(reg) child,
-                inlateout("rax") libc::SYS_clone3 as isize => result,
+                inlateout("rax") libc::SYS_clone3 => result,
                 in("rdi") &raw const args,
                 in("rsi") size_of::<CloneArgs>(),
                 out("rcx") _,

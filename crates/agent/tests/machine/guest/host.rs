@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     os::unix::net::UnixStream,
 };
 
@@ -88,20 +88,33 @@ impl Host {
     }
 
     pub(crate) fn root(upper: UpperDevice) -> RootSpec {
-        RootSpec { upper, shm_bytes: 1 << 20, tmpfs: Vec::new() }
+        RootSpec {
+            upper,
+            shm_bytes: 1 << 20,
+            tmpfs: Vec::new(),
+        }
     }
 
     /// All steps up to a workload that sleeps.
     pub(crate) fn bring_up(&mut self) -> u32 {
         self.mount(&Self::root(UpperDevice::Disk));
-        self.start(shell("trap 'exit 7' TERM; while :; do sleep 1000 & wait; done"))
+        self.start(shell(
+            "trap 'exit 7' TERM; while :; do sleep 1000 & wait; done",
+        ))
     }
 
     pub(crate) fn mount(&mut self, root: &RootSpec) {
-        self.send(CONTROL_STREAM, &HostMessage::Hello { generation: GENERATION });
+        self.send(
+            CONTROL_STREAM,
+            &HostMessage::Hello {
+                generation: GENERATION,
+            },
+        );
         self.send(CONTROL_STREAM, &HostMessage::Adopt(Self::identity("box")));
         self.send(CONTROL_STREAM, &HostMessage::MountRoot(root.clone()));
-        self.expect("RootMounted", |message| matches!(message, AgentMessage::RootMounted));
+        self.expect("RootMounted", |message| {
+            matches!(message, AgentMessage::RootMounted)
+        });
     }
 
     /// Starts the workload; it runs when this returns.
@@ -147,15 +160,44 @@ impl Host {
     }
 
     /// Waits for a message on the control stream.
-    pub(crate) fn expect(&mut self, what: &str, matches: impl Fn(&AgentMessage) -> bool) -> AgentMessage {
+    pub(crate) fn expect(
+        &mut self,
+        what: &str,
+        matches: impl Fn(&AgentMessage) -> bool,
+    ) -> AgentMessage {
         loop {
             if let Some(at) = self.messages.iter().position(&matches) {
                 return self.messages.drain(..=at).next_back().unwrap();
             }
-            let failed = self.messages.iter().find(|message| matches!(message, AgentMessage::Failed(_)));
+            let failed = self
+                .messages
+                .iter()
+                .find(|message| matches!(message, AgentMessage::Failed(_)));
             assert!(failed.is_none(), "{failed:?} instead of {what}");
             self.receive();
         }
+    }
+
+    /// The next failure on the control stream.
+    pub(crate) fn next_failure(&mut self) -> Failure {
+        loop {
+            for message in std::mem::take(&mut self.messages) {
+                if let AgentMessage::Failed(failure) = message {
+                    return failure;
+                }
+            }
+            self.receive();
+        }
+    }
+
+    /// Closes the connection.
+    pub(crate) fn hang_up(&mut self) {
+        self.stream.shutdown(std::net::Shutdown::Both).unwrap();
+    }
+
+    /// Numbers up to `number` are in use, by a host before this one.
+    pub(crate) fn take_number(&mut self, number: u32) {
+        self.next = self.next.max(number);
     }
 
     pub(crate) fn send(&mut self, stream: u32, message: &HostMessage) {
@@ -184,13 +226,20 @@ impl Host {
     /// Receives some bytes and works them off.
     pub(crate) fn receive(&mut self) {
         let mut bytes = [0; 64 << 10];
-        let count = self.stream.read(&mut bytes).expect("agent is silent");
+        let count = loop {
+            match self.stream.read(&mut bytes) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => break other.expect("agent is silent"),
+            }
+        };
         assert_ne!(count, 0, "machine is gone");
         self.decoder.push(&bytes[..count]);
         let mut decoder = std::mem::take(&mut self.decoder);
         while let Some(frame) = decoder.next_frame().unwrap() {
             match frame.kind {
-                FrameKind::Control => self.message(frame.stream, decode_control(frame.payload).unwrap()),
+                FrameKind::Control => {
+                    self.message(frame.stream, decode_control(frame.payload).unwrap());
+                }
                 FrameKind::Data => self.data(frame.stream, frame.channel, frame.payload, frame.eof),
                 FrameKind::Credit => {
                     let credit = u64::from(frame.credit().unwrap());
@@ -208,7 +257,10 @@ impl Host {
             self.messages.push(message);
             return;
         }
-        let outcome = self.sessions.get_mut(&stream).expect("message for an unknown session");
+        let outcome = self
+            .sessions
+            .get_mut(&stream)
+            .expect("message for an unknown session");
         assert!(!outcome.is_over(), "{message:?} after the end");
         match message {
             AgentMessage::Started { pid } => outcome.pid = Some(pid),
@@ -219,9 +271,18 @@ impl Host {
     }
 
     fn data(&mut self, stream: u32, channel: Channel, bytes: &[u8], eof: bool) {
-        let outcome = self.sessions.get_mut(&stream).expect("data for an unknown session");
-        assert!(outcome.pid.is_some() && !outcome.is_over(), "data outside of a session's life");
-        assert!(!outcome.eofs.contains(&channel), "data after the end of {channel:?}");
+        let outcome = self
+            .sessions
+            .get_mut(&stream)
+            .expect("data for an unknown session");
+        assert!(
+            outcome.pid.is_some() && !outcome.is_over(),
+            "data outside of a session's life"
+        );
+        assert!(
+            !outcome.eofs.contains(&channel),
+            "data after the end of {channel:?}"
+        );
         match channel {
             Channel::Stderr => outcome.stderr.extend_from_slice(bytes),
             _ => outcome.stdout.extend_from_slice(bytes),

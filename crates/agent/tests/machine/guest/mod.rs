@@ -19,7 +19,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use host::{Host, Outcome, process, shell};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+pub(crate) use host::{Host, process, shell};
 
 /// Longest that a machine may take for anything; emulation on a busy host is slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,7 +42,10 @@ impl Guest {
         let kernel = match tools() {
             Ok(kernel) => kernel,
             Err(reason) => {
-                eprintln!("SKIP {}: {reason}", std::thread::current().name().unwrap_or("test"));
+                eprintln!(
+                    "SKIP {}: {reason}",
+                    std::thread::current().name().unwrap_or("test")
+                );
                 return None;
             }
         };
@@ -51,12 +56,34 @@ impl Guest {
         make_upper(&directory);
         let qemu = start(&directory, &kernel);
         let host = Host::new(connect(&directory.join("agent.sock")));
-        Some(Self { qemu, directory, host })
+        Some(Self {
+            qemu,
+            directory,
+            host,
+        })
     }
 
     /// What the kernel and the agent said on the console.
     pub(crate) fn console(&self) -> String {
         fs::read_to_string(self.directory.join("console.log")).unwrap_or_default()
+    }
+
+    /// Hangs up, and calls again once the agent has seen it.
+    pub(crate) fn reconnect(&mut self) {
+        self.host.hang_up();
+        self.wait_for_console("Host has hung up");
+        self.host = Host::new(connect(&self.directory.join("agent.sock")));
+    }
+
+    fn wait_for_console(&self, line: &str) {
+        use rustix::fs::inotify;
+        let changes = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+        let path = self.directory.join("console.log");
+        inotify::add_watch(&changes, &path, inotify::WatchFlags::MODIFY).unwrap();
+        while !self.console().contains(line) {
+            wait_readable(&changes, line);
+            rustix::io::read(&changes, &mut [0; 4096]).unwrap();
+        }
     }
 
     /// The file behind the upper disk.
@@ -66,18 +93,18 @@ impl Guest {
 
     /// Waits for QEMU's end.
     pub(crate) fn wait(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
-        let pidfd = rustix::process::pidfd_open(
-            rustix::process::Pid::from_child(&self.qemu),
-            rustix::process::PidfdFlags::empty(),
-        )
-        .unwrap();
-        let mut fds = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = rustix::event::Timespec { tv_sec: left.as_secs().try_into().unwrap(), tv_nsec: 0 };
-        assert_ne!(rustix::event::poll(&mut fds, Some(&timeout)).unwrap(), 0, "machine does not end");
+        let pid = rustix::process::Pid::from_child(&self.qemu);
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+        wait_readable(&pidfd, "the machine's end");
         self.qemu.wait().unwrap();
     }
+}
+
+/// Waits for an event on `fd`.
+fn wait_readable(fd: impl std::os::fd::AsFd, what: &str) {
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    let timeout = Timespec::try_from(PATIENCE).unwrap();
+    assert_ne!(poll(&mut fds, Some(&timeout)).unwrap(), 0, "no {what}");
 }
 
 impl Drop for Guest {
@@ -93,14 +120,22 @@ impl Drop for Guest {
 
 fn tools() -> Result<PathBuf, String> {
     for tool in ["qemu-system-x86_64", "mkfs.erofs", "mkfs.ext4", "busybox"] {
-        let found = Command::new(tool).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let found = Command::new(tool)
+            .arg("--help")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
         if found.is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             return Err(format!("there is no `{tool}`"));
         }
     }
     let kernel = std::env::var_os("COFFER_TEST_KERNEL")
         .map_or_else(|| target().join("release/coffer-vmlinux"), PathBuf::from);
-    if kernel.is_file() { Ok(kernel) } else { Err(format!("there is no kernel `{}`", kernel.display())) }
+    if kernel.is_file() {
+        Ok(kernel)
+    } else {
+        Err(format!("there is no kernel `{}`", kernel.display()))
+    }
 }
 
 fn target() -> PathBuf {
@@ -113,9 +148,19 @@ fn build_agent() -> Vec<u8> {
         return fs::read(path).unwrap();
     }
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--package", "cofferdam-agent", "--profile", "agent"])
+        .args([
+            "build",
+            "--quiet",
+            "--package",
+            "cofferdam-agent",
+            "--profile",
+            "agent",
+        ])
         .args(["--target", "x86_64-unknown-linux-gnu"])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static")
+        .env(
+            "RUSTFLAGS",
+            "-C target-feature=+crt-static -C relocation-model=static",
+        )
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
@@ -127,14 +172,19 @@ fn build_agent() -> Vec<u8> {
 fn scratch() -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let directory = std::env::temp_dir().join(format!("coffer-agent-{}-{number}", std::process::id()));
+    let directory =
+        std::env::temp_dir().join(format!("coffer-agent-{}-{number}", std::process::id()));
     fs::create_dir_all(&directory).unwrap();
     directory
 }
 
 fn run(command: &mut Command) {
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 fn make_root(directory: &Path, furnish: Furnish) {
@@ -145,12 +195,28 @@ fn make_root(directory: &Path, furnish: Furnish) {
     let busybox = which("busybox");
     fs::copy(&busybox, root.join("bin/busybox")).unwrap();
     fs::set_permissions(root.join("bin/busybox"), fs::Permissions::from_mode(0o755)).unwrap();
-    let applets = Command::new(&busybox).arg("--list").output().unwrap().stdout;
-    for applet in String::from_utf8(applets).unwrap().lines().filter(|name| *name != "busybox") {
+    let applets = Command::new(&busybox)
+        .arg("--list")
+        .output()
+        .unwrap()
+        .stdout;
+    for applet in String::from_utf8(applets)
+        .unwrap()
+        .lines()
+        .filter(|name| *name != "busybox")
+    {
         symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
-    fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/var/www:/bin/sh\n").unwrap();
-    fs::write(root.join("etc/group"), "root:x:0:\nweb:x:34:\nlog:x:4:web\n").unwrap();
+    fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/var/www:/bin/sh\n",
+    )
+    .unwrap();
+    fs::write(
+        root.join("etc/group"),
+        "root:x:0:\nweb:x:34:\nlog:x:4:web\n",
+    )
+    .unwrap();
     furnish(&root);
     run(Command::new("mkfs.erofs")
         .arg("--all-root")
@@ -167,28 +233,66 @@ fn make_upper(directory: &Path) {
 fn which(program: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut found = std::env::split_paths(&path).map(|directory| directory.join(program));
-    found.find(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("/bin").join(program))
+    found
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| PathBuf::from("/bin").join(program))
 }
 
 fn start(directory: &Path, kernel: &Path) -> Child {
     let file = |name: &str| directory.join(name).display().to_string();
     let mut command = Command::new("qemu-system-x86_64");
     command
-        .args(["-M", "microvm,acpi=off,rtc=off", "-accel", "tcg", "-cpu", "max", "-m", "512", "-smp", "2"])
+        .args([
+            "-M",
+            "microvm,acpi=off,rtc=off",
+            "-accel",
+            "tcg",
+            "-cpu",
+            "max",
+            "-m",
+            "512",
+            "-smp",
+            "2",
+        ])
         .args(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot"])
         .arg("-kernel")
         .arg(kernel)
         .args(["-initrd", &file("initramfs.cpio")])
-        .args(["-append", "console=ttyS0 quiet reboot=t panic=-1"])
+        .args(["-append", "console=ttyS0 loglevel=6 reboot=t panic=-1"])
         .args(["-serial", &format!("file:{}", file("console.log"))])
-        .args(["-global", "virtio-mmio.force-legacy=false", "-device", "virtio-serial-device"])
-        .args(["-chardev", &format!("socket,id=agent,path={},server=on,wait=off", file("agent.sock"))])
-        .args(["-device", "virtserialport,chardev=agent,name=cofferdam.agent"]);
-    for (serial, name, read_only) in [("root", "root.erofs", "on"), ("upper", "upper.ext4", "off")] {
-        let node = format!("driver=raw,node-name={serial},read-only={read_only},file.driver=file,file.filename={}", file(name));
-        let node = if read_only == "on" { format!("{node},file.read-only=on") } else { node };
+        .args([
+            "-global",
+            "virtio-mmio.force-legacy=false",
+            "-device",
+            "virtio-serial-device",
+        ])
+        .args([
+            "-chardev",
+            &format!(
+                "socket,id=agent,path={},server=on,wait=off",
+                file("agent.sock")
+            ),
+        ])
+        .args([
+            "-device",
+            "virtserialport,chardev=agent,name=cofferdam.agent",
+        ]);
+    for (serial, name, read_only) in [("root", "root.erofs", "on"), ("upper", "upper.ext4", "off")]
+    {
+        let node = format!(
+            "driver=raw,node-name={serial},read-only={read_only},file.driver=file,file.filename={}",
+            file(name)
+        );
+        let node = if read_only == "on" {
+            format!("{node},file.read-only=on")
+        } else {
+            node
+        };
         command.args(["-blockdev", &node]);
-        command.args(["-device", &format!("virtio-blk-device,drive={serial},serial={serial}")]);
+        command.args([
+            "-device",
+            &format!("virtio-blk-device,drive={serial},serial={serial}"),
+        ]);
     }
     command.stdin(Stdio::null()).spawn().unwrap()
 }

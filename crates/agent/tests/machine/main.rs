@@ -1,0 +1,9 @@
+//! The agent in a real machine. Each test boots one of its own and asks it many things.
+#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::print_stderr, reason = "a skipped test says why")]
+
+mod exec;
+mod guest;
+mod life;
+mod root;
+mod streams;
