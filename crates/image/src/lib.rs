@@ -18,6 +18,7 @@ mod manifest;
 mod model;
 mod progress;
 mod reference;
+mod registry;
 mod store;
 
 pub use archive::{LoadSource, SaveFormat};
@@ -30,4 +31,5 @@ pub use model::{
 };
 pub use progress::{NoProgress, Phase, Progress, ProgressEvent};
 pub use reference::Reference;
+pub use registry::{PullOptions, STALL_TIMEOUT};
 pub use store::{ImageStore, rootfs::ROOT_DISK_CLASSES_BYTES};

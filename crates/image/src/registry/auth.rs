@@ -1,0 +1,169 @@
+//! The `Authorization` header of one repository, got when the registry first asks for it.
+//!
+//! Parallel transfers share one header; whoever finds it stale asks for a new one, once.
+//! Lock order: one lock, held across the asking, so that others wait for the same answer.
+//! *Source:* distribution "Token Authentication Specification", "OAuth 2 Token Authentication".
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use reqwest::{
+    Method, StatusCode, Url,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
+};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+
+use super::{
+    challenge::{self, Challenge},
+    client::{Http, bounded_body},
+    credentials::{self, Credentials},
+    hosts::{Endpoint, check_scheme, is_loopback_url},
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    manifest::{DOCUMENT_BYTES_MAX, parse_json},
+};
+
+/// The name of this program to token services.
+const CLIENT_ID: &str = "cofferdam";
+
+/// Authentication state of one repository.
+pub(crate) struct Authenticator {
+    http: Http,
+    endpoint: Endpoint,
+    repository: String,
+    header: Mutex<Option<HeaderValue>>,
+}
+
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authenticator").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    token: Option<String>,
+    access_token: Option<String>,
+}
+
+impl Authenticator {
+    pub(crate) fn new(http: Http, endpoint: Endpoint, repository: &str) -> Self {
+        Self { http, endpoint, repository: repository.to_owned(), header: Mutex::new(None) }
+    }
+
+    /// The header to send, if one is known.
+    pub(crate) async fn current(&self) -> Option<HeaderValue> {
+        self.header.lock().await.clone()
+    }
+
+    /// Answers the challenges of a 401 to a request that was sent with `used`.
+    pub(crate) async fn answer(
+        &self,
+        challenges: &[HeaderValue],
+        used: Option<&HeaderValue>,
+    ) -> Result<()> {
+        let mut header = self.header.lock().await;
+        if header.is_some() && header.as_ref() != used {
+            // Another transfer has got a new one meanwhile.
+            return Ok(());
+        }
+        let challenge = challenge::choose(challenges.iter().filter_map(|value| value.to_str().ok()))?;
+        let config_dir = self.http.options().docker_config.clone();
+        let credentials =
+            credentials::find(&self.endpoint.credential_host, config_dir.as_deref()).await?;
+        let value = match challenge {
+            Challenge::Basic => match &credentials {
+                Some(Credentials::Password { user, password }) => basic(user, password),
+                _ => return Err(self.no_credentials()),
+            },
+            Challenge::Bearer { realm, service, scope } => {
+                let scope = scope.unwrap_or_else(|| format!("repository:{}:pull", self.repository));
+                let token = self.token(&realm, service.as_deref(), &scope, credentials).await?;
+                format!("Bearer {token}")
+            }
+        };
+        let mut value = HeaderValue::try_from(value).map_err(|_| {
+            Error::new(ErrorKind::Registry, "The token service gave a token that cannot be sent")
+        })?;
+        value.set_sensitive(true);
+        *header = Some(value);
+        Ok(())
+    }
+
+    async fn token(
+        &self,
+        realm: &str,
+        service: Option<&str>,
+        scope: &str,
+        credentials: Option<Credentials>,
+    ) -> Result<String> {
+        let bad_realm = || Error::new(ErrorKind::Registry, "The registry names no valid token service");
+        let mut url = Url::parse(realm).map_err(|error| bad_realm().because(error))?;
+        check_scheme(&url)?;
+        if is_loopback_url(&url) && !is_loopback_url(&self.endpoint.base) {
+            return Err(bad_realm().because("it is on this host"));
+        }
+        let mut query = vec![("scope", scope)];
+        query.extend(service.map(|service| ("service", service)));
+        let mut headers = HeaderMap::new();
+        let has_credentials = credentials.is_some();
+        let (method, body) = match credentials {
+            Some(Credentials::IdentityToken(token)) => {
+                query.extend([
+                    ("grant_type", "refresh_token"),
+                    ("client_id", CLIENT_ID),
+                    ("refresh_token", &token),
+                ]);
+                // A query and a form have the same encoding, WHATWG URL §5.
+                let mut form = url.clone();
+                form.query_pairs_mut().clear().extend_pairs(query);
+                let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+                headers.insert(CONTENT_TYPE, kind);
+                (Method::POST, form.query().map(str::to_owned))
+            }
+            password => {
+                if let Some(Credentials::Password { user, password }) = password {
+                    let value = HeaderValue::try_from(basic(&user, &password));
+                    headers.extend(value.ok().map(|value| (AUTHORIZATION, value)));
+                }
+                url.query_pairs_mut().extend_pairs(query);
+                (Method::GET, None)
+            }
+        };
+        let response = self.http.send(method, &url, headers, body).await?;
+        match response.status() {
+            status if status.is_success() => {}
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(self.refused(has_credentials)),
+            status => {
+                return Err(Error::new(
+                    ErrorKind::Registry,
+                    format!("The token service answered with status {}", status.as_u16()),
+                ));
+            }
+        }
+        let body = bounded_body(response, DOCUMENT_BYTES_MAX, "token").await?;
+        let answer: TokenAnswer = parse_json(&body, "token service's answer")?;
+        answer.token.or(answer.access_token).filter(|token| !token.is_empty()).ok_or_else(|| {
+            Error::new(ErrorKind::Registry, "The token service gave no token")
+        })
+    }
+
+    fn no_credentials(&self) -> Error {
+        let host = &self.endpoint.credential_host;
+        Error::new(ErrorKind::Unauthorized, format!("`{host}` wants a user name and a password"))
+            .hint(format!("Log in with `docker login {host}` or `skopeo login {host}`"))
+    }
+
+    fn refused(&self, has_credentials: bool) -> Error {
+        if !has_credentials {
+            return self.no_credentials();
+        }
+        let host = &self.endpoint.credential_host;
+        Error::new(ErrorKind::Unauthorized, format!("`{host}` does not accept your credentials"))
+            .hint(format!("Log in again with `docker login {host}` or `skopeo login {host}`"))
+    }
+}
+
+fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
+}
