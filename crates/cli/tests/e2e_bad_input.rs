@@ -11,7 +11,11 @@ use cofferdam_testkit::{
 fn assert_one_sentence(done: &Finished, code: i32, word: &str) {
     assert_eq!(done.code, code, "{done:?}");
     assert!(done.stdout.is_empty(), "{done:?}");
-    let said: Vec<&str> = done.stderr.lines().filter(|line| !line.contains("hint")).collect();
+    let said: Vec<&str> = done
+        .stderr
+        .lines()
+        .filter(|line| !line.contains("hint"))
+        .collect();
     assert_eq!(said.len(), 1, "{done:?}");
     assert!(done.stderr.contains(word), "`{word}` in {done:?}");
     assert!(!done.stderr.contains("panicked"), "{done:?}");
@@ -33,7 +37,12 @@ fn a_damaged_archive_leaves_no_image() {
     for (what, bytes) in [
         ("truncated", good[..good.len() / 2].to_vec()),
         ("empty", Vec::new()),
-        ("noise", (0..100_000_u32).map(|n| n.to_le_bytes()[1] ^ 0x5a).collect()),
+        (
+            "noise",
+            (0..100_000_u32)
+                .map(|n| n.to_le_bytes()[1] ^ 0x5a)
+                .collect(),
+        ),
         ("flipped", {
             let mut bytes = good.clone();
             let middle = bytes.len() / 2;
@@ -47,17 +56,27 @@ fn a_damaged_archive_leaves_no_image() {
         assert_eq!(coffer.ok(["images", "-q"]), "", "{what}");
     }
     let files = walk(&coffer.home().join("images"));
-    assert!(files.iter().all(|path| !path.contains(".tmp-") && !path.contains("blobs/sha256/")),
-        "{files:?}");
+    assert!(
+        files
+            .iter()
+            .all(|path| !path.contains(".tmp-") && !path.contains("blobs/sha256/")),
+        "{files:?}"
+    );
 }
 
 fn walk(dir: &std::path::Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .flat_map(|entry| {
             let path = entry.path();
-            if path.is_dir() { walk(&path) } else { vec![path.display().to_string()] }
+            if path.is_dir() {
+                walk(&path)
+            } else {
+                vec![path.display().to_string()]
+            }
         })
         .collect()
 }
@@ -70,7 +89,11 @@ fn a_kernel_that_is_none_fails_soon_and_says_so() {
     assert_one_sentence(&text, 125, "kernel");
     let missing = coffer.run(["run", "--rm", "--kernel", "/no/kernel", BUSYBOX, "true"]);
     assert_one_sentence(&missing, 125, "/no/kernel");
-    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() < Duration::from_secs(60),
+        "{:?}",
+        begin.elapsed()
+    );
 }
 
 #[test]
@@ -100,13 +123,22 @@ fn sizes_and_numbers_out_of_range_are_refused() {
 #[test]
 fn a_failed_start_leaves_no_machine_and_no_sandbox_behind() {
     let coffer = Coffer::private();
-    assert_eq!(coffer.run(["run", "--rm", BUSYBOX, "nothing-there"]).code, 127);
+    assert_eq!(
+        coffer.run(["run", "--rm", BUSYBOX, "nothing-there"]).code,
+        127
+    );
     assert_eq!(coffer.ok(["ps", "-aq"]), "");
     let kept = coffer.run(["run", "--name", "kept", BUSYBOX, "nothing-there"]);
     assert_eq!(kept.code, 127);
     let info: serde_json::Value = serde_json::from_str(&coffer.ok(["inspect", "kept"])).unwrap();
     assert_eq!(info[0]["status"], "failed");
-    assert!(info[0]["failure"].as_str().unwrap().contains("nothing-there"), "{info}");
+    assert!(
+        info[0]["failure"]
+            .as_str()
+            .unwrap()
+            .contains("nothing-there"),
+        "{info}"
+    );
     coffer.ok(["rm", "kept"]);
 }
 
@@ -118,13 +150,21 @@ fn a_store_that_cannot_be_written_is_a_clear_error() {
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(stderr.contains("/proc/no-such-place") && stderr.contains("COFFER_HOME"), "{stderr}");
+    assert!(
+        stderr.contains("/proc/no-such-place") && stderr.contains("COFFER_HOME"),
+        "{stderr}"
+    );
 }
 
 #[test]
 fn an_unknown_sandbox_and_verb_are_told_with_their_codes() {
     let coffer = Coffer::shared();
-    for args in [["stop", "nobody"], ["logs", "nobody"], ["rm", "nobody"], ["inspect", "nobody"]] {
+    for args in [
+        ["stop", "nobody"],
+        ["logs", "nobody"],
+        ["rm", "nobody"],
+        ["inspect", "nobody"],
+    ] {
         let done = coffer.run(args);
         assert_eq!(done.code, 1, "{args:?} {done:?}");
         assert!(done.stderr.contains("nobody"), "{args:?} {done:?}");
@@ -149,16 +189,24 @@ fn a_full_disk_is_told_and_leaves_nothing_half_made() {
         image = image.file(&format!("file{number}"), 0o644, &vec![number; 1 << 20]);
     }
     let mut command = coffer.command(["load"]);
-    command.env("COFFER_HOME", dir.path()).stdin(std::process::Stdio::piped());
+    command
+        .env("COFFER_HOME", dir.path())
+        .stdin(std::process::Stdio::piped());
     command.stderr(std::process::Stdio::piped());
     let mut child = command.spawn().unwrap();
     // The program stops reading when the disk is full.
-    let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), &image.archive("full:test"));
+    let _ = std::io::Write::write_all(
+        &mut child.stdin.take().unwrap(),
+        &image.archive("full:test"),
+    );
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     let mut list = coffer.command(["images", "-q"]);
     let listed = list.env("COFFER_HOME", dir.path()).output().unwrap();
-    std::process::Command::new("umount").arg(dir.path()).status().unwrap();
+    std::process::Command::new("umount")
+        .arg(dir.path())
+        .status()
+        .unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("space"), "{stderr}");
     assert!(listed.stdout.is_empty());

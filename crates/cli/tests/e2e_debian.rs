@@ -56,13 +56,23 @@ const WITH_MOUNT_POINTS: [&str; 3] = ["/", "/etc", "/sys"];
 
 fn have(tools: &[&str]) -> Option<String> {
     let missing = |tool: &&&str| {
-        Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err()
+        Command::new(tool)
+            .arg("--version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_err()
     };
-    tools.iter().find(missing).map(|tool| format!("{tool} is not installed"))
+    tools
+        .iter()
+        .find(missing)
+        .map(|tool| format!("{tool} is not installed"))
 }
 
 fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {stderr}");
 }
@@ -79,7 +89,10 @@ impl Debian {
         fs::create_dir_all(&dir).unwrap();
         let _lock = cofferdam_testkit::lock(&dir.join("lock"));
         let (layout, bundle) = (dir.join("layout"), dir.join("bundle"));
-        let debian = Self { layout: layout.clone(), rootfs: bundle.join("rootfs") };
+        let debian = Self {
+            layout: layout.clone(),
+            rootfs: bundle.join("rootfs"),
+        };
         if dir.join("complete").exists() {
             return debian;
         }
@@ -87,15 +100,25 @@ impl Debian {
         let _ = fs::remove_dir_all(&bundle);
         let tar = dir.join("debian.tar");
         run(Command::new("mmdebstrap")
-            .args(["--quiet", "--variant=minbase", "--include=python3-minimal,ca-certificates"])
+            .args([
+                "--quiet",
+                "--variant=minbase",
+                "--include=python3-minimal,ca-certificates",
+            ])
             .arg("bookworm")
             .arg(&tar));
         let image = format!("{}:debian", layout.display());
-        run(Command::new("umoci").args(["init", "--layout"]).arg(&layout));
+        run(Command::new("umoci")
+            .args(["init", "--layout"])
+            .arg(&layout));
         run(Command::new("umoci").args(["new", "--image", &image]));
-        run(Command::new("umoci").args(["raw", "add-layer", "--image", &image]).arg(&tar));
+        run(Command::new("umoci")
+            .args(["raw", "add-layer", "--image", &image])
+            .arg(&tar));
         run(Command::new("umoci").args(["config", "--image", &image, "--config.cmd", "bash"]));
-        run(Command::new("umoci").args(["unpack", "--image", &image]).arg(&bundle));
+        run(Command::new("umoci")
+            .args(["unpack", "--image", &image])
+            .arg(&bundle));
         fs::remove_file(&tar).unwrap();
         fs::write(dir.join("complete"), b"").unwrap();
         debian
@@ -111,7 +134,11 @@ struct Registry {
 
 impl Registry {
     fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let address = format!("127.0.0.1:{port}");
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("config.yml");
@@ -132,7 +159,11 @@ impl Registry {
         while std::net::TcpStream::connect(&address).is_err() {
             assert!(Instant::now() < limit, "the registry does not listen");
         }
-        Self { child, address, _dir: dir }
+        Self {
+            child,
+            address,
+            _dir: dir,
+        }
     }
 }
 
@@ -147,7 +178,8 @@ impl Drop for Registry {
 fn a_debian_with_python_is_pulled_and_run_and_its_tree_is_what_umoci_unpacks() {
     let tools = ["mmdebstrap", "umoci", "skopeo", "docker-registry"];
     if let Some(reason) = have(&tools).or_else(|| {
-        (!rustix::process::geteuid().is_root()).then(|| "umoci unpacks owners only as root".to_owned())
+        (!rustix::process::geteuid().is_root())
+            .then(|| "umoci unpacks owners only as root".to_owned())
     }) {
         println!("SKIP a_debian_with_python_is_pulled_and_run: {reason}");
         return;
@@ -156,18 +188,35 @@ fn a_debian_with_python_is_pulled_and_run_and_its_tree_is_what_umoci_unpacks() {
     let registry = Registry::start();
     let name = format!("{}/debian:12", registry.address);
     run(Command::new("skopeo")
-        .args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"])
+        .args([
+            "copy",
+            "--quiet",
+            "--insecure-policy",
+            "--dest-tls-verify=false",
+        ])
         .arg(format!("oci:{}:debian", debian.layout.display()))
         .arg(format!("docker://{name}")));
 
     let coffer = Coffer::shared();
     coffer.ok(["pull", &name]);
     let python = ["/usr/bin/python3", "-c", "print(6 * 7)"];
-    assert_eq!(coffer.ok(["run", "--rm", &name].iter().chain(&python)), "42");
+    assert_eq!(
+        coffer.ok(["run", "--rm", &name].iter().chain(&python)),
+        "42"
+    );
     let release = coffer.ok(["run", "--rm", &name, "--", "cat", "/etc/debian_version"]);
     assert!(release.starts_with("12"), "{release}");
 
-    let ours = coffer.run(["run", "--rm", &name, "--", "/usr/bin/python3", "-c", LIST_TREE, "/"]);
+    let ours = coffer.run([
+        "run",
+        "--rm",
+        &name,
+        "--",
+        "/usr/bin/python3",
+        "-c",
+        LIST_TREE,
+        "/",
+    ]);
     assert_eq!(ours.code, 0, "{}", ours.stderr);
     let theirs = Command::new("python3")
         .args(["-c", LIST_TREE])
@@ -192,12 +241,23 @@ fn compare(ours: &BTreeMap<String, Vec<String>>, theirs: &BTreeMap<String, Vec<S
     assert!(theirs.len() > 3000, "{} files", theirs.len());
     // What the agent mounts over is not the image's any more.
     let mounted = |path: &str| {
-        ["/proc", "/sys", "/dev", "/run/cofferdam"].iter().any(|dir| {
-            path == *dir || path.starts_with(&format!("{dir}/"))
-        }) || ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/machine-id"].contains(&path)
+        ["/proc", "/sys", "/dev", "/run/cofferdam"]
+            .iter()
+            .any(|dir| path == *dir || path.starts_with(&format!("{dir}/")))
+            || [
+                "/etc/hostname",
+                "/etc/hosts",
+                "/etc/resolv.conf",
+                "/etc/machine-id",
+            ]
+            .contains(&path)
     };
     let mut differences = Vec::new();
-    for path in ours.keys().chain(theirs.keys()).filter(|path| !mounted(path)) {
+    for path in ours
+        .keys()
+        .chain(theirs.keys())
+        .filter(|path| !mounted(path))
+    {
         let (mut a, mut b) = (ours.get(path).cloned(), theirs.get(path).cloned());
         if WITH_MOUNT_POINTS.contains(&path.as_str()) {
             for side in [&mut a, &mut b].into_iter().flatten() {
@@ -209,6 +269,15 @@ fn compare(ours: &BTreeMap<String, Vec<String>>, theirs: &BTreeMap<String, Vec<S
         }
     }
     differences.dedup();
-    assert!(differences.is_empty(), "{} differences:\n{}", differences.len(),
-        differences.iter().take(20).cloned().collect::<Vec<_>>().join("\n"));
+    assert!(
+        differences.is_empty(),
+        "{} differences:\n{}",
+        differences.len(),
+        differences
+            .iter()
+            .take(20)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
 }

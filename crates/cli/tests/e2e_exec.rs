@@ -27,7 +27,19 @@ fn exec_flags_change_user_directory_and_environment() {
     let coffer = Coffer::shared();
     let sandbox = coffer.sleeper();
     let script = "id -un; pwd; echo $X";
-    let args = ["exec", "-u", "app", "-w", "/tmp", "-e", "X=1", &sandbox.id, "sh", "-c", script];
+    let args = [
+        "exec",
+        "-u",
+        "app",
+        "-w",
+        "/tmp",
+        "-e",
+        "X=1",
+        &sandbox.id,
+        "sh",
+        "-c",
+        script,
+    ];
     assert_eq!(coffer.ok(args), "app\n/tmp\n1");
 }
 
@@ -35,10 +47,17 @@ fn exec_flags_change_user_directory_and_environment() {
 fn exec_input_is_exact_and_ends() {
     let coffer = Coffer::shared();
     let sandbox = coffer.sleeper();
-    let input: Vec<u8> = (0..5_000_000_u32).map(|n| n.to_le_bytes()[(n % 4) as usize]).collect();
+    let input: Vec<u8> = (0..5_000_000_u32)
+        .map(|n| n.to_le_bytes()[(n % 4) as usize])
+        .collect();
     let done = coffer.run_with_input(["exec", "-i", &sandbox.id, "cat"], &input);
     assert_eq!(done.code, 0, "{}", done.stderr);
-    assert!(done.stdout == input, "{} bytes of {}", done.stdout.len(), input.len());
+    assert!(
+        done.stdout == input,
+        "{} bytes of {}",
+        done.stdout.len(),
+        input.len()
+    );
 }
 
 #[test]
@@ -71,8 +90,18 @@ fn many_commands_at_once_do_not_mix() {
 fn a_client_that_is_killed_or_slow_harms_nobody() {
     let coffer = Coffer::shared();
     let sandbox = coffer.sleeper();
-    let flood = ["exec", &sandbox.id, "sh", "-c", "while :; do echo flood; done"];
-    let mut slow = coffer.command(flood).stdout(Stdio::piped()).spawn().unwrap();
+    let flood = [
+        "exec",
+        &sandbox.id,
+        "sh",
+        "-c",
+        "while :; do echo flood; done",
+    ];
+    let mut slow = coffer
+        .command(flood)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut byte = [0];
     slow.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
     // It holds the pipe and reads no more; others go on.
@@ -87,8 +116,16 @@ fn exec_gives_a_terminal_and_detaches() {
     let coffer = Coffer::shared();
     let sandbox = coffer.sleeper();
     let script = "test -t 0 && test -t 1 && echo yes";
-    assert_eq!(coffer.ok(["exec", "-t", &sandbox.id, "sh", "-c", script]), "yes");
-    assert_eq!(coffer.run(["exec", "-d", &sandbox.id, "touch", "/detached"]).code, 0);
+    assert_eq!(
+        coffer.ok(["exec", "-t", &sandbox.id, "sh", "-c", script]),
+        "yes"
+    );
+    assert_eq!(
+        coffer
+            .run(["exec", "-d", &sandbox.id, "touch", "/detached"])
+            .code,
+        0
+    );
     let wait = "while ! test -e /detached; do sleep 0.05; done; echo there";
     assert_eq!(sandbox.exec(&["sh", "-c", wait]).text(), "there");
 }
@@ -120,7 +157,10 @@ fn exec_in_a_sandbox_that_does_not_run_says_so() {
     let id = coffer.ok(["create", BUSYBOX, "true"]);
     let done = coffer.run(["exec", &id, "true"]);
     assert_ne!(done.code, 0);
-    assert!(done.stderr.contains("created") && done.stderr.contains("hint"), "{done:?}");
+    assert!(
+        done.stderr.contains("created") && done.stderr.contains("hint"),
+        "{done:?}"
+    );
     coffer.ok(["rm", &id]);
 }
 

@@ -20,12 +20,21 @@ fn an_images_user_directory_entrypoint_and_environment_are_used() {
     let image = busybox()
         .config("User", json!("app"))
         .config("WorkingDir", json!("/srv/app"))
-        .config("Entrypoint", json!(["sh", "-c", "id -un; pwd; echo $COLOUR; echo $0"]))
+        .config(
+            "Entrypoint",
+            json!(["sh", "-c", "id -un; pwd; echo $COLOUR; echo $0"]),
+        )
         .config("Cmd", json!(["from-cmd"]))
         .config("Env", json!(["PATH=/bin", "COLOUR=blue"]));
     load(&coffer, image, "config:test");
-    assert_eq!(coffer.ok(["run", "--rm", "config:test"]), "app\n/srv/app\nblue\nfrom-cmd");
-    assert_eq!(coffer.ok(["run", "--rm", "config:test", "mine"]), "app\n/srv/app\nblue\nmine");
+    assert_eq!(
+        coffer.ok(["run", "--rm", "config:test"]),
+        "app\n/srv/app\nblue\nfrom-cmd"
+    );
+    assert_eq!(
+        coffer.ok(["run", "--rm", "config:test", "mine"]),
+        "app\n/srv/app\nblue\nmine"
+    );
     let root = coffer.ok(["run", "--rm", "-u", "0", "config:test"]);
     assert!(root.starts_with("root\n"), "{root}");
 }
@@ -43,7 +52,8 @@ fn upper_layers_hide_and_replace_what_is_below() {
         .file("dir/.wh..wh..opq", 0o644, b"")
         .file_of("dir/above", 0o4711, (12, 34), b"");
     load(&coffer, image, "layers:test");
-    let script = "ls -a /old 2>/dev/null; cat /changed; echo; ls /dir; stat -c '%a %u %g' /dir/above";
+    let script =
+        "ls -a /old 2>/dev/null; cat /changed; echo; ls /dir; stat -c '%a %u %g' /dir/above";
     let text = coffer.ok(["run", "--rm", "layers:test", "sh", "-c", script]);
     assert_eq!(text, "above\nabove\n4711 12 34");
 }
@@ -60,14 +70,22 @@ fn an_image_without_shell_passwd_or_anything_else_runs_its_program() {
     assert_eq!(coffer.ok(["run", "--rm", "-u", "77", "bare:test"]), "bare");
     let named = coffer.run(["run", "--rm", "-u", "somebody", "bare:test"]);
     assert_eq!(named.code, 125, "{named:?}");
-    assert_eq!(coffer.run(["run", "--rm", "--entrypoint", "/sh", "bare:test"]).code, 127);
+    assert_eq!(
+        coffer
+            .run(["run", "--rm", "--entrypoint", "/sh", "bare:test"])
+            .code,
+        127
+    );
 }
 
 #[test]
 fn hostile_links_in_the_image_do_not_lead_out_of_it() {
     let coffer = Coffer::shared();
     let image = busybox()
-        .symlink("etc/resolv.conf", "/run/../../../../proc/1/root/etc/resolv.conf")
+        .symlink(
+            "etc/resolv.conf",
+            "/run/../../../../proc/1/root/etc/resolv.conf",
+        )
         .symlink("etc/hosts", "/dev/null")
         .symlink("proc", "/etc")
         .symlink("dev", "/tmp");
@@ -85,7 +103,10 @@ fn images_are_listed_tagged_inspected_saved_and_removed() {
     assert!(coffer.ok(["images"]).contains("other"));
     let inspected: serde_json::Value =
         serde_json::from_str(&coffer.ok(["inspect", BUSYBOX])).unwrap();
-    assert!(inspected[0].to_string().contains("busybox:test"), "{inspected}");
+    assert!(
+        inspected[0].to_string().contains("busybox:test"),
+        "{inspected}"
+    );
     assert!(!coffer.ok(["history", BUSYBOX]).is_empty());
     let listed: serde_json::Value = serde_json::from_str(&coffer.ok(["images", "--json"])).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
@@ -134,5 +155,8 @@ fn an_oci_layout_by_other_tools_is_loaded_and_runs() {
     assert!(!loaded.is_empty());
     let id = loaded.rsplit(' ').next().unwrap();
     let name = id.trim_start_matches("sha256:");
-    assert_eq!(coffer.ok(["run", "--rm", name, "echo", "from layout"]), "from layout");
+    assert_eq!(
+        coffer.ok(["run", "--rm", name, "echo", "from layout"]),
+        "from layout"
+    );
 }

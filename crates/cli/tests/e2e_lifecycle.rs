@@ -39,7 +39,16 @@ fn stop_asks_by_the_stop_signal_and_then_insists() {
     coffer.ok(["rm", &id]);
 
     let custom = "trap 'exit 4' USR1; echo up; while :; do sleep 0.1; done";
-    let id = coffer.ok(["run", "-d", "--stop-signal", "USR1", BUSYBOX, "sh", "-c", custom]);
+    let id = coffer.ok([
+        "run",
+        "-d",
+        "--stop-signal",
+        "USR1",
+        BUSYBOX,
+        "sh",
+        "-c",
+        custom,
+    ]);
     while coffer.ok(["logs", &id]).is_empty() {}
     coffer.ok(["stop", &id]);
     assert_eq!(inspect(&coffer, &id)["exit_code"], 4);
@@ -58,7 +67,11 @@ fn kill_restart_and_wait_work_as_in_docker() {
     let id = coffer.ok(["run", "-d", BUSYBOX, "sleep", "100000"]);
     coffer.ok(["restart", "-t", "0", &id]);
     assert_eq!(status(&coffer, &id), "running");
-    let waiter = coffer.command(["wait", &id]).stdout(Stdio::piped()).spawn().unwrap();
+    let waiter = coffer
+        .command(["wait", &id])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     coffer.ok(["kill", &id]);
     let waited = waiter.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&waited.stdout).trim(), "137");
@@ -70,7 +83,15 @@ fn kill_restart_and_wait_work_as_in_docker() {
 #[test]
 fn names_are_unique_and_found_by_prefix_too() {
     let coffer = Coffer::private();
-    let id = coffer.ok(["create", "--name", "web", "--label", "tier=front", BUSYBOX, "true"]);
+    let id = coffer.ok([
+        "create",
+        "--name",
+        "web",
+        "--label",
+        "tier=front",
+        BUSYBOX,
+        "true",
+    ]);
     let taken = coffer.run(["create", "--name", "web", BUSYBOX, "true"]);
     assert_eq!(taken.code, 1, "{taken:?}");
     assert!(taken.stderr.contains("web"), "{taken:?}");
@@ -80,7 +101,10 @@ fn names_are_unique_and_found_by_prefix_too() {
     assert!(coffer.ok(["ps", "-a"]).contains("web"));
     let json: serde_json::Value = serde_json::from_str(&coffer.ok(["ps", "-a", "--json"])).unwrap();
     assert_eq!(json[0]["name"], "web");
-    assert_eq!(coffer.ok(["ps", "-aq", "--filter", "label=tier=front", "--no-trunc"]), id);
+    assert_eq!(
+        coffer.ok(["ps", "-aq", "--filter", "label=tier=front", "--no-trunc"]),
+        id
+    );
     assert_eq!(coffer.ok(["ps", "-aq", "--filter", "name=nothing"]), "");
     assert_eq!(inspect(&coffer, &id[..6])["name"], "web");
     coffer.ok(["rm", "web"]);
@@ -100,27 +124,51 @@ fn a_running_sandbox_is_removed_only_by_force() {
 #[test]
 fn a_workload_that_ends_at_once_leaves_its_output_and_status() {
     let coffer = Coffer::shared();
-    let id = coffer.ok(["run", "-d", BUSYBOX, "sh", "-c", "echo out; echo err >&2; exit 6"]);
+    let id = coffer.ok([
+        "run",
+        "-d",
+        BUSYBOX,
+        "sh",
+        "-c",
+        "echo out; echo err >&2; exit 6",
+    ]);
     assert_eq!(coffer.ok(["wait", &id]), "6");
     let logs = coffer.run(["logs", &id]);
-    assert_eq!((logs.stdout.as_slice(), logs.stderr.as_str()), (&b"out\n"[..], "err\n"));
+    assert_eq!(
+        (logs.stdout.as_slice(), logs.stderr.as_str()),
+        (&b"out\n"[..], "err\n")
+    );
     coffer.ok(["rm", &id]);
 }
 
 #[test]
 fn logs_follow_cut_and_stamp() {
     let coffer = Coffer::shared();
-    let script = "for i in 1 2 3 4 5; do echo $i; done; while ! test -e /go; do sleep 0.05; done; echo 6";
+    let script =
+        "for i in 1 2 3 4 5; do echo $i; done; while ! test -e /go; do sleep 0.05; done; echo 6";
     let id = coffer.ok(["run", "-d", BUSYBOX, "sh", "-c", script]);
-    let follow = coffer.command(["logs", "-f", &id]).stdout(Stdio::piped()).spawn().unwrap();
+    let follow = coffer
+        .command(["logs", "-f", &id])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     while coffer.ok(["logs", &id]).lines().count() < 5 {}
     assert_eq!(coffer.ok(["logs", "--tail", "2", &id]), "4\n5");
     coffer.ok(["exec", &id, "touch", "/go"]);
     let followed = follow.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&followed.stdout), "1\n2\n3\n4\n5\n6\n");
+    assert_eq!(
+        String::from_utf8_lossy(&followed.stdout),
+        "1\n2\n3\n4\n5\n6\n"
+    );
     let stamped = coffer.ok(["logs", "-t", "--tail", "1", &id]);
-    assert!(stamped.starts_with("20") && stamped.ends_with(" 6"), "{stamped}");
-    assert_eq!(coffer.ok(["logs", "--since", "2100-01-01T00:00:00Z", &id]), "");
+    assert!(
+        stamped.starts_with("20") && stamped.ends_with(" 6"),
+        "{stamped}"
+    );
+    assert_eq!(
+        coffer.ok(["logs", "--since", "2100-01-01T00:00:00Z", &id]),
+        ""
+    );
     coffer.ok(["rm", &id]);
 }
 
@@ -134,7 +182,9 @@ fn a_killed_supervisor_takes_its_machine_along_and_is_noticed() {
     let supervisor = rustix::process::Pid::from_raw(pid("supervisor_pid")).unwrap();
     rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
     while std::path::Path::new(&format!("/proc/{machine}/cmdline")).exists()
-        && !std::fs::read(format!("/proc/{machine}/cmdline")).unwrap_or_default().is_empty()
+        && !std::fs::read(format!("/proc/{machine}/cmdline"))
+            .unwrap_or_default()
+            .is_empty()
     {}
     assert_eq!(status(&coffer, &id), "failed");
     coffer.ok(["start", &id]);
@@ -146,7 +196,15 @@ fn a_killed_supervisor_takes_its_machine_along_and_is_noticed() {
 fn a_foreground_sandbox_ends_with_its_client() {
     let coffer = Coffer::private();
     let mut child = coffer
-        .command(["run", "--name", "tied", BUSYBOX, "sh", "-c", "echo up; sleep 100000"])
+        .command([
+            "run",
+            "--name",
+            "tied",
+            BUSYBOX,
+            "sh",
+            "-c",
+            "echo up; sleep 100000",
+        ])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -164,9 +222,13 @@ fn two_starts_at_once_start_it_once() {
     let coffer = Coffer::shared();
     let id = coffer.ok(["create", BUSYBOX, "sleep", "100000"]);
     let codes: Vec<i32> = std::thread::scope(|scope| {
-        let starts: Vec<_> =
-            (0..4).map(|_| scope.spawn(|| coffer.run(["start", &id]).code)).collect();
-        starts.into_iter().map(|start| start.join().unwrap()).collect()
+        let starts: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| coffer.run(["start", &id]).code))
+            .collect();
+        starts
+            .into_iter()
+            .map(|start| start.join().unwrap())
+            .collect()
     });
     assert!(codes.contains(&0), "{codes:?}");
     assert_eq!(status(&coffer, &id), "running");
@@ -176,9 +238,14 @@ fn two_starts_at_once_start_it_once() {
 #[test]
 fn doctor_info_version_and_completion_speak() {
     let coffer = Coffer::shared();
-    let doctor: serde_json::Value =
-        serde_json::from_str(&coffer.ok(["doctor", "--json"])).unwrap();
-    assert!(doctor["backends"].as_array().unwrap().iter().any(|b| b["usable"] == true));
+    let doctor: serde_json::Value = serde_json::from_str(&coffer.ok(["doctor", "--json"])).unwrap();
+    assert!(
+        doctor["backends"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|b| b["usable"] == true)
+    );
     assert!(!coffer.ok(["doctor"]).is_empty());
     assert!(coffer.ok(["info"]).contains("qemu"));
     assert!(coffer.ok(["version"]).contains(env!("CARGO_PKG_VERSION")));
@@ -190,9 +257,12 @@ fn doctor_info_version_and_completion_speak() {
 #[test]
 fn a_backend_that_cannot_work_is_refused_at_once_with_the_reason() {
     let coffer = Coffer::shared();
-    let doctor: serde_json::Value =
-        serde_json::from_str(&coffer.ok(["doctor", "--json"])).unwrap();
-    let kvm = doctor["backends"].as_array().unwrap().iter().find(|b| b["name"] == "qemu-kvm");
+    let doctor: serde_json::Value = serde_json::from_str(&coffer.ok(["doctor", "--json"])).unwrap();
+    let kvm = doctor["backends"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|b| b["name"] == "qemu-kvm");
     if kvm.unwrap()["usable"] == true {
         println!("SKIP a_backend_that_cannot_work_is_refused_at_once: KVM works here");
         return;

@@ -25,7 +25,11 @@ fn two_dashes_before_the_command_are_allowed() {
 fn the_images_own_command_runs_when_none_is_given() {
     let coffer = Coffer::shared();
     let done = coffer.run_with_input(["run", "--rm", "-i", BUSYBOX], b"echo from sh\n");
-    assert_eq!((done.code, done.text().as_str()), (0, "from sh"), "{done:?}");
+    assert_eq!(
+        (done.code, done.text().as_str()),
+        (0, "from sh"),
+        "{done:?}"
+    );
 }
 
 #[test]
@@ -42,7 +46,10 @@ fn docker_exit_codes_tell_a_missing_program_from_one_that_cannot_run() {
 #[test]
 fn a_signal_that_ends_the_command_is_128_plus_its_number() {
     // PID 1 ignores signals it has no handler for, so a child dies by it and the shell tells.
-    assert_eq!(run(&[BUSYBOX, "sh", "-c", "sh -c 'kill -9 $$'; exit $?"]).code, 137);
+    assert_eq!(
+        run(&[BUSYBOX, "sh", "-c", "sh -c 'kill -9 $$'; exit $?"]).code,
+        137
+    );
 }
 
 #[test]
@@ -69,7 +76,12 @@ fn large_output_is_exact() {
     let done = run(&[BUSYBOX, "sh", "-c", script]);
     let expected: String = (1..=300_000).map(|n| format!("{n}\n")).collect();
     assert_eq!(done.code, 0, "{}", done.stderr);
-    assert!(done.stdout == expected.as_bytes(), "{} bytes of {}", done.stdout.len(), expected.len());
+    assert!(
+        done.stdout == expected.as_bytes(),
+        "{} bytes of {}",
+        done.stdout.len(),
+        expected.len()
+    );
 }
 
 #[test]
@@ -78,7 +90,16 @@ fn environment_comes_from_image_flags_and_files_in_that_order() {
     let file = dir.path().join("env");
     std::fs::write(&file, "# comment\nFROM_FILE=1\nBOTH=file\n").unwrap();
     let file = file.to_str().unwrap();
-    let args = ["-e", "A=1", "-e", "BOTH=flag", "--env-file", file, BUSYBOX, "env"];
+    let args = [
+        "-e",
+        "A=1",
+        "-e",
+        "BOTH=flag",
+        "--env-file",
+        file,
+        BUSYBOX,
+        "env",
+    ];
     let text = run(&args).text();
     for line in ["A=1", "FROM_FILE=1", "BOTH=flag", "HOME=/root"] {
         assert!(text.lines().any(|other| other == line), "{line} in {text}");
@@ -89,7 +110,16 @@ fn environment_comes_from_image_flags_and_files_in_that_order() {
 #[test]
 fn a_variable_without_a_value_comes_from_the_caller() {
     let coffer = Coffer::shared();
-    let mut command = coffer.command(["run", "--rm", "-e", "MINE", BUSYBOX, "sh", "-c", "echo $MINE"]);
+    let mut command = coffer.command([
+        "run",
+        "--rm",
+        "-e",
+        "MINE",
+        BUSYBOX,
+        "sh",
+        "-c",
+        "echo $MINE",
+    ]);
     let output = command.env("MINE", "here").output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "here");
 }
@@ -97,7 +127,10 @@ fn a_variable_without_a_value_comes_from_the_caller() {
 #[test]
 fn user_group_and_supplementary_groups_come_from_the_image() {
     let id = |user: &str| run(&["-u", user, BUSYBOX, "id"]).text();
-    assert_eq!(id("app"), "uid=1000(app) gid=1000(app) groups=1000(app),2000(extra)");
+    assert_eq!(
+        id("app"),
+        "uid=1000(app) gid=1000(app) groups=1000(app),2000(extra)"
+    );
     assert!(id("1234").starts_with("uid=1234 gid=0"), "{}", id("1234"));
     assert!(id("app:extra").starts_with("uid=1000(app) gid=2000(extra)"));
     assert!(id("7:8").starts_with("uid=7 gid=8"));
@@ -108,13 +141,19 @@ fn user_group_and_supplementary_groups_come_from_the_image() {
 
 #[test]
 fn the_working_directory_is_made_when_it_is_not_there() {
-    assert_eq!(run(&["-w", "/made/here", BUSYBOX, "pwd"]).text(), "/made/here");
+    assert_eq!(
+        run(&["-w", "/made/here", BUSYBOX, "pwd"]).text(),
+        "/made/here"
+    );
     assert_eq!(run(&[BUSYBOX, "pwd"]).text(), "/");
 }
 
 #[test]
 fn the_entrypoint_can_be_replaced_and_cleared() {
-    assert_eq!(run(&["--entrypoint", "/bin/echo", BUSYBOX, "a", "b"]).text(), "a b");
+    assert_eq!(
+        run(&["--entrypoint", "/bin/echo", BUSYBOX, "a", "b"]).text(),
+        "a b"
+    );
     assert_eq!(run(&["--entrypoint", "", BUSYBOX, "echo", "c"]).text(), "c");
 }
 
@@ -139,8 +178,13 @@ fn every_sandbox_has_its_own_machine_id_and_random_numbers() {
 #[test]
 fn the_clock_is_right() {
     let guest: u64 = run(&[BUSYBOX, "date", "+%s"]).text().parse().unwrap();
-    let host = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    assert!(guest.abs_diff(host.as_secs()) <= 5, "guest {guest}, host {host:?}");
+    let host = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    assert!(
+        guest.abs_diff(host.as_secs()) <= 5,
+        "guest {guest}, host {host:?}"
+    );
 }
 
 #[test]
@@ -158,9 +202,18 @@ fn devices_and_file_systems_are_there() {
 
 #[test]
 fn writes_stay_in_their_sandbox() {
-    let write = run(&[BUSYBOX, "sh", "-c", "echo mine > /etc/passwd && cat /etc/passwd"]);
+    let write = run(&[
+        BUSYBOX,
+        "sh",
+        "-c",
+        "echo mine > /etc/passwd && cat /etc/passwd",
+    ]);
     assert_eq!(write.text(), "mine");
-    assert!(run(&[BUSYBOX, "cat", "/etc/passwd"]).text().starts_with("root:"));
+    assert!(
+        run(&[BUSYBOX, "cat", "/etc/passwd"])
+            .text()
+            .starts_with("root:")
+    );
 }
 
 #[test]
@@ -174,7 +227,14 @@ fn a_read_only_root_refuses_writes_but_has_its_mounts() {
 fn tmpfs_mounts_have_their_size_and_shm_its_own() {
     let script = "df -k /scratch /dev/shm | awk 'NR>1 {print $2}'";
     let done = run(&[
-        "--tmpfs", "/scratch:size=8m", "--shm-size", "16m", BUSYBOX, "sh", "-c", script,
+        "--tmpfs",
+        "/scratch:size=8m",
+        "--shm-size",
+        "16m",
+        BUSYBOX,
+        "sh",
+        "-c",
+        script,
     ]);
     assert_eq!(done.text(), "8192\n16384", "{done:?}");
 }
@@ -182,7 +242,9 @@ fn tmpfs_mounts_have_their_size_and_shm_its_own() {
 #[test]
 fn memory_and_processors_are_as_asked() {
     let script = "grep -c ^processor /proc/cpuinfo; awk '/MemTotal/ {print $2}' /proc/meminfo";
-    let done = run(&["--cpus", "1", "--memory", "256m", BUSYBOX, "sh", "-c", script]);
+    let done = run(&[
+        "--cpus", "1", "--memory", "256m", BUSYBOX, "sh", "-c", script,
+    ]);
     let text = done.text();
     let mut lines = text.lines();
     assert_eq!(lines.next(), Some("1"), "{done:?}");
@@ -195,8 +257,19 @@ fn a_terminal_is_given_when_asked_for() {
     let coffer = Coffer::shared();
     let refused = coffer.run(["run", "--rm", "-it", BUSYBOX, "tty"]);
     assert_ne!(refused.code, 0);
-    assert!(refused.stderr.contains("TTY") || refused.stderr.contains("terminal"), "{refused:?}");
-    let done = coffer.run(["run", "--rm", "-t", BUSYBOX, "sh", "-c", "test -t 1 && echo terminal"]);
+    assert!(
+        refused.stderr.contains("TTY") || refused.stderr.contains("terminal"),
+        "{refused:?}"
+    );
+    let done = coffer.run([
+        "run",
+        "--rm",
+        "-t",
+        BUSYBOX,
+        "sh",
+        "-c",
+        "test -t 1 && echo terminal",
+    ]);
     assert_eq!(done.text(), "terminal", "{done:?}");
 }
 
@@ -211,7 +284,12 @@ fn verbose_prints_a_time_line_of_the_start() {
 
 #[test]
 fn what_is_not_there_yet_is_refused_by_name() {
-    for flag in [["-p", "80:80"], ["--volume", "/a:/b"], ["--network", "host"], ["--gpus", "all"]] {
+    for flag in [
+        ["-p", "80:80"],
+        ["--volume", "/a:/b"],
+        ["--network", "host"],
+        ["--gpus", "all"],
+    ] {
         let done = run(&[flag[0], flag[1], BUSYBOX, "true"]);
         assert_eq!(done.code, 125, "{flag:?} {done:?}");
     }
@@ -221,7 +299,16 @@ fn what_is_not_there_yet_is_refused_by_name() {
 #[test]
 fn a_poisoned_nsswitch_and_a_rich_environment_harm_nothing() {
     let big = format!("BIG={}", "x".repeat(100_000));
-    let done = run(&["-e", &big, "-u", "app", BUSYBOX, "sh", "-c", "echo ${#BIG}; id -un"]);
+    let done = run(&[
+        "-e",
+        &big,
+        "-u",
+        "app",
+        BUSYBOX,
+        "sh",
+        "-c",
+        "echo ${#BIG}; id -un",
+    ]);
     assert_eq!(done.text(), "100000\napp", "{}", done.stderr);
 }
 
@@ -230,6 +317,8 @@ fn nothing_of_a_removed_sandbox_is_left() {
     let coffer = Coffer::private();
     assert_eq!(coffer.run(["run", "--rm", BUSYBOX, "true"]).code, 0);
     assert_eq!(coffer.ok(["ps", "-aq"]), "");
-    let left = std::fs::read_dir(coffer.home().join("sandboxes")).unwrap().count();
+    let left = std::fs::read_dir(coffer.home().join("sandboxes"))
+        .unwrap()
+        .count();
     assert_eq!(left, 0);
 }

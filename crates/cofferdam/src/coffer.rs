@@ -35,6 +35,12 @@ impl Coffer {
         })
     }
 
+    /// The store's directory.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        self.runtime.store().layout().home()
+    }
+
     /// Makes a sandbox, pulling its image as `spec.pull` says. It does not run yet.
     ///
     /// # Errors

@@ -14,6 +14,14 @@ use cofferdam_types::Platform;
 
 use crate::Coffer;
 
+/// Reads an image's name as Docker does: `debian` is `docker.io/library/debian:latest`.
+///
+/// # Errors
+/// [`crate::ErrorKind::InvalidSpec`] when it is no name.
+pub fn parse_reference(text: &str) -> Result<Reference> {
+    lift_image(text.parse())
+}
+
 /// The images of a store.
 #[derive(Clone, Copy, Debug)]
 pub struct Images<'a> {

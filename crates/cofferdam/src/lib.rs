@@ -41,7 +41,7 @@ pub use cofferdam_runtime::{
         HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, NoProgress,
         Phase, Progress, ProgressEvent, Reference, Removed, SaveFormat,
     },
-    run_role,
+    rfc3339, run_role, unix_time_ns,
 };
 pub use cofferdam_types::{
     Blame, ByteSize, CpuCount, Digest, ExitStatus, Platform, PlatformCapabilities, PullPolicy,
@@ -51,7 +51,7 @@ pub use cofferdam_types::{
 
 pub use coffer::Coffer;
 pub use exec::ExecSpec;
-pub use images::Images;
+pub use images::{Images, parse_reference};
 pub use logs::{LogOptions, Logs};
 pub use sandbox::{Output, Sandbox, SandboxInfo, SandboxStats};
 pub use session::{Session, SessionEvent, SessionInput};

@@ -1,0 +1,118 @@
+//! Verbs about sandboxes that exist.
+
+use cofferdam::Signal;
+
+/// Start stopped sandboxes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StartArgs {
+    /// Follow its output and exit with its code
+    #[arg(short, long)]
+    pub(crate) attach: bool,
+    /// Send standard input to it
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    #[arg(required = true)]
+    pub(crate) sandboxes: Vec<String>,
+}
+
+/// Stop running sandboxes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StopArgs {
+    /// Seconds from the stop signal to SIGKILL
+    #[arg(short, long, visible_alias = "timeout", value_name = "SECONDS")]
+    pub(crate) time: Option<u64>,
+    #[arg(required = true)]
+    pub(crate) sandboxes: Vec<String>,
+}
+
+/// Stop sandboxes and start them again.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RestartArgs {
+    #[command(flatten)]
+    pub(crate) stop: StopArgs,
+}
+
+/// Send a signal.
+#[derive(Debug, clap::Args)]
+pub(crate) struct KillArgs {
+    /// Signal, by name or number
+    #[arg(short, long, default_value = "KILL")]
+    pub(crate) signal: Signal,
+    #[arg(required = true)]
+    pub(crate) sandboxes: Vec<String>,
+}
+
+/// Remove sandboxes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RmArgs {
+    /// Kill those that run, and remove damaged ones
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    #[arg(required = true)]
+    pub(crate) sandboxes: Vec<String>,
+}
+
+/// List sandboxes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PsArgs {
+    /// Also those that do not run
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Only ids
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Whole ids and commands
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// Only those with name=, status=, label=, image= or id=
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Follow a running sandbox.
+#[derive(Debug, clap::Args)]
+pub(crate) struct AttachArgs {
+    /// Do not send standard input
+    #[arg(long)]
+    pub(crate) no_stdin: bool,
+    pub(crate) sandbox: String,
+}
+
+/// Print a sandbox's output.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LogsArgs {
+    /// Go on while it runs
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only the last lines; `all` for all
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub(crate) tail: Option<String>,
+    /// Only since a time: RFC 3339, Unix seconds, or a duration such as 10m
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Only before a time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
+    /// Put the time before each line
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
+    pub(crate) sandbox: String,
+}
+
+/// Print all about something.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectArgs {
+    /// Sandboxes or images
+    #[arg(required = true)]
+    pub(crate) names: Vec<String>,
+}
+
+/// Wait for the end.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WaitArgs {
+    #[arg(required = true)]
+    pub(crate) sandboxes: Vec<String>,
+}

@@ -1,0 +1,160 @@
+//! The command line: Docker's names and letters wherever the thing is the same.
+
+mod images;
+mod lifecycle;
+mod run;
+
+use clap::{Parser, Subcommand};
+
+pub(crate) use self::images::{
+    HistoryArgs, ImagesArgs, LoadArgs, PullArgs, RmiArgs, SaveArgs, TagArgs,
+};
+pub(crate) use self::lifecycle::{
+    AttachArgs, InspectArgs, KillArgs, LogsArgs, PsArgs, RestartArgs, RmArgs, StartArgs, StopArgs,
+    WaitArgs,
+};
+pub(crate) use self::run::{CreateArgs, ExecArgs, RunArgs, SandboxArgs};
+
+/// Run code that you did not write in microVMs.
+#[derive(Debug, Parser)]
+#[command(
+    name = "coffer",
+    version,
+    disable_help_subcommand = true,
+    propagate_version = false
+)]
+pub(crate) struct Cli {
+    /// Say where the time of a start goes.
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Create a sandbox and run a command in it
+    Run(RunArgs),
+    /// Create a sandbox without starting it
+    Create(CreateArgs),
+    /// Start stopped sandboxes
+    Start(StartArgs),
+    /// Stop running sandboxes
+    Stop(StopArgs),
+    /// Stop sandboxes and start them again
+    Restart(RestartArgs),
+    /// Send a signal to running sandboxes
+    Kill(KillArgs),
+    /// Remove sandboxes
+    Rm(RmArgs),
+    /// List sandboxes
+    Ps(PsArgs),
+    /// Run one more command in a running sandbox
+    Exec(ExecArgs),
+    /// Follow a running sandbox's input and output
+    Attach(AttachArgs),
+    /// Print a sandbox's output
+    Logs(LogsArgs),
+    /// Print all about sandboxes or images as JSON
+    Inspect(InspectArgs),
+    /// Wait until sandboxes have stopped and print their exit codes
+    Wait(WaitArgs),
+    /// List images
+    Images(ImagesArgs),
+    /// Fetch an image from a registry
+    Pull(PullArgs),
+    /// Load images from a docker archive or an OCI layout
+    Load(LoadArgs),
+    /// Save images to an archive
+    Save(SaveArgs),
+    /// Give an image one more name
+    Tag(TagArgs),
+    /// Remove images
+    Rmi(RmiArgs),
+    /// Show how an image was made
+    History(HistoryArgs),
+    /// Say what this host can do, and what mends the rest
+    Doctor(DataArgs),
+    /// Show the store, the counts and the backend
+    Info(DataArgs),
+    /// Print the version
+    Version(DataArgs),
+    /// Print a completion script for a shell
+    Completion(CompletionArgs),
+}
+
+/// A verb that prints data.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DataArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which shell.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CompletionArgs {
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(words: &str) -> Cli {
+        Cli::try_parse_from(words.split(' ')).unwrap_or_else(|error| panic!("{words}: {error}"))
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_may_have_flags_and_dashes_of_its_own() {
+        for words in [
+            "coffer run x ls -la --color",
+            "coffer run x -- ls -la --color",
+        ] {
+            let Verb::Run(args) = parse(words).verb else {
+                panic!("{words}")
+            };
+            assert_eq!(args.sandbox.command(), ["ls", "-la", "--color"], "{words}");
+        }
+        let Verb::Exec(args) = parse("coffer exec x -- echo -- -n").verb else {
+            panic!()
+        };
+        assert_eq!(args.command(), ["echo", "--", "-n"]);
+    }
+
+    #[test]
+    fn short_flags_combine_and_come_before_the_image() {
+        let Verb::Run(args) = parse("coffer run -it --rm -e A=1 -w /w -u 1:2 x sh -i").verb else {
+            panic!()
+        };
+        assert!(args.sandbox.process.interactive && args.sandbox.process.tty && args.rm);
+        assert_eq!(args.sandbox.command(), ["sh", "-i"]);
+    }
+
+    #[test]
+    fn dockers_spellings_are_understood() {
+        for words in [
+            "coffer run -d --name n --hostname h --label a=b -m 1g --cpus 1.5 x",
+            "coffer run --read-only --tmpfs /t:size=1m --shm-size 1m --stop-signal INT x",
+            "coffer run --stop-timeout 3 --platform linux/amd64 --pull never --entrypoint e x",
+            "coffer ps -aq --no-trunc --filter status=running",
+            "coffer stop -t 3 a b",
+            "coffer kill -s KILL a",
+            "coffer logs -f --tail 3 --since 10m -t a",
+            "coffer rm -f a b",
+            "coffer load -i file",
+            "coffer save -o file a b",
+            "coffer rmi -f a",
+        ] {
+            parse(words);
+        }
+    }
+}

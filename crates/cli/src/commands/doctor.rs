@@ -1,0 +1,122 @@
+//! `doctor` and `info`.
+
+use cofferdam::{Coffer, HostReport, SandboxStatus};
+use serde_json::json;
+
+use crate::{args::DataArgs, exit_status::ExitStatus, output};
+
+/// Says what the host can do, what is missing, what that costs and what mends it.
+pub(crate) fn doctor(coffer: &Coffer, args: &DataArgs) -> ExitStatus {
+    let report = coffer.host_report();
+    let works = report.backends.iter().any(|backend| backend.usable)
+        && report
+            .checks
+            .iter()
+            .all(|check| check.ok || check.name == "memory");
+    if args.json {
+        output::json(&report);
+    } else {
+        print(&report);
+    }
+    if works {
+        ExitStatus::Success
+    } else {
+        ExitStatus::Failure
+    }
+}
+
+fn print(report: &HostReport) {
+    row(report.kvm.is_usable(), "KVM", &report.kvm.detail);
+    for fix in report.kvm.fixes.iter().filter(|_| !report.kvm.is_usable()) {
+        mend(&fix.gain, fix.command.as_deref().unwrap_or(&fix.what));
+    }
+    for backend in &report.backends {
+        let chosen = if backend.chosen { " (chosen)" } else { "" };
+        row(
+            backend.usable,
+            &format!("{}{chosen}", backend.name),
+            &backend.summary,
+        );
+        if backend.usable {
+            output::line(format_args!("         isolation: {}", backend.isolation));
+        } else if !report.kvm.is_usable() && backend.name == "qemu-kvm" {
+            // Said above.
+        } else {
+            for fix in &backend.fixes {
+                mend(&fix.cost, fix.command.as_deref().unwrap_or(&fix.what));
+            }
+        }
+    }
+    for check in &report.checks {
+        row(check.ok, &check.name, &check.detail);
+        if let Some(cost) = check.cost.as_deref().filter(|_| !check.ok) {
+            mend(
+                cost,
+                check.command.as_deref().unwrap_or("see the documentation"),
+            );
+        }
+    }
+}
+
+fn row(ok: bool, name: &str, detail: &str) {
+    let mark = if ok { "  ok" } else { "  --" };
+    output::line(format_args!(
+        "{mark}   {name}: {}",
+        output::printable(detail)
+    ));
+}
+
+fn mend(cost: &str, command: &str) {
+    output::line(format_args!("         {cost}"));
+    output::line(format_args!("         mend it: {command}"));
+}
+
+/// Shows the store, the counts and the backend.
+pub(crate) fn info(coffer: &Coffer, args: &DataArgs) -> ExitStatus {
+    let (sandboxes, images) = match (coffer.sandboxes(), coffer.images().list()) {
+        (Ok(sandboxes), Ok(images)) => (sandboxes, images),
+        (Err(error), _) | (_, Err(error)) => return ExitStatus::Error(error),
+    };
+    let report = coffer.host_report();
+    let chosen = report.backends.iter().find(|backend| backend.chosen);
+    let running = sandboxes
+        .iter()
+        .filter(|s| s.status == SandboxStatus::Running)
+        .count();
+    let backend = chosen.map_or("none", |backend| backend.name.as_str());
+    if args.json {
+        output::json(&json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "home": coffer.home(),
+            "sandboxes": sandboxes.len(),
+            "running": running,
+            "images": images.len(),
+            "backend": chosen.map(|backend| &backend.name),
+            "backend_version": chosen.and_then(|backend| backend.version.as_ref()),
+            "isolation": chosen.map(|backend| &backend.isolation),
+            "kernel": report.kernel,
+        }));
+        return ExitStatus::Success;
+    }
+    let kernel = report
+        .kernel
+        .map_or_else(|| "none".to_owned(), |path| path.display().to_string());
+    for (name, value) in [
+        ("Version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("Store", coffer.home().display().to_string()),
+        (
+            "Sandboxes",
+            format!("{} ({running} running)", sandboxes.len()),
+        ),
+        ("Images", images.len().to_string()),
+        ("Backend", backend.to_owned()),
+        (
+            "Isolation",
+            chosen.map_or_else(String::new, |backend| backend.isolation.clone()),
+        ),
+        ("Guest kernel", kernel),
+    ] {
+        output::line(format_args!("{name}: {value}"));
+    }
+    ExitStatus::Success
+}

@@ -1,0 +1,106 @@
+//! `start`, `stop`, `restart`, `kill`, `rm`, `wait`.
+
+use std::time::Duration;
+
+use cofferdam::{Coffer, SandboxStatus};
+
+use super::{for_each, run::print_stages};
+use crate::{
+    args::{KillArgs, RestartArgs, RmArgs, StartArgs, StopArgs, WaitArgs},
+    exit_status::ExitStatus,
+    output,
+    streams::{self, Join},
+};
+
+/// Starts sandboxes, or one and follows it.
+pub(crate) async fn start(coffer: &Coffer, args: &StartArgs, verbose: bool) -> ExitStatus {
+    if args.attach || args.interactive {
+        let [name] = args.sandboxes.as_slice() else {
+            output::error_line("Only one sandbox can be attached to at once");
+            return ExitStatus::Failure;
+        };
+        return start_attached(coffer, name, args.interactive, verbose).await;
+    }
+    for_each(&args.sandboxes, async |name| {
+        let sandbox = coffer.sandbox(name)?;
+        // As Docker: starting what runs is done already.
+        if sandbox.info()?.status != SandboxStatus::Running {
+            print_stages(verbose, &sandbox.start().await?);
+        }
+        output::line(name);
+        Ok(())
+    })
+    .await
+}
+
+async fn start_attached(coffer: &Coffer, name: &str, stdin: bool, verbose: bool) -> ExitStatus {
+    let sandbox = match coffer.sandbox(name) {
+        Ok(sandbox) => sandbox,
+        Err(error) => return ExitStatus::Error(error),
+    };
+    let tty = sandbox.info().is_ok_and(|info| info.spec.tty);
+    match sandbox.start_attached(stdin).await {
+        Ok((session, stages)) => {
+            print_stages(verbose, &stages);
+            streams::join(session, Join { stdin, tty }).await
+        }
+        Err(error) => ExitStatus::RunError(error),
+    }
+}
+
+/// Stops sandboxes.
+pub(crate) async fn stop(coffer: &Coffer, args: &StopArgs) -> ExitStatus {
+    for_each(&args.sandboxes, async |name| {
+        coffer
+            .sandbox(name)?
+            .stop(args.time.map(Duration::from_secs))
+            .await?;
+        output::line(name);
+        Ok(())
+    })
+    .await
+}
+
+/// Stops and starts sandboxes.
+pub(crate) async fn restart(coffer: &Coffer, args: &RestartArgs) -> ExitStatus {
+    for_each(&args.stop.sandboxes, async |name| {
+        let sandbox = coffer.sandbox(name)?;
+        sandbox
+            .stop(args.stop.time.map(Duration::from_secs))
+            .await?;
+        sandbox.start().await?;
+        output::line(name);
+        Ok(())
+    })
+    .await
+}
+
+/// Sends a signal to sandboxes.
+pub(crate) async fn kill(coffer: &Coffer, args: &KillArgs) -> ExitStatus {
+    for_each(&args.sandboxes, async |name| {
+        coffer.sandbox(name)?.kill(args.signal).await?;
+        output::line(name);
+        Ok(())
+    })
+    .await
+}
+
+/// Removes sandboxes.
+pub(crate) async fn rm(coffer: &Coffer, args: &RmArgs) -> ExitStatus {
+    for_each(&args.sandboxes, async |name| {
+        coffer.remove(name, args.force).await?;
+        output::line(name);
+        Ok(())
+    })
+    .await
+}
+
+/// Waits for sandboxes and prints their exit codes.
+pub(crate) async fn wait(coffer: &Coffer, args: &WaitArgs) -> ExitStatus {
+    for_each(&args.sandboxes, async |name| {
+        let status = coffer.sandbox(name)?.wait().await?;
+        output::line(status.code());
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,97 @@
+//! One file a group of verbs; each verb one function from its arguments to an exit status.
+
+mod doctor;
+mod env;
+mod exec;
+mod images;
+mod inspect;
+mod lifecycle;
+mod logs;
+mod ps;
+mod run;
+
+use clap::CommandFactory as _;
+use cofferdam::Coffer;
+
+use crate::{
+    args::{Cli, DataArgs, Verb},
+    exit_status::ExitStatus,
+    output,
+};
+
+/// Does what the command line says.
+pub(crate) async fn run(cli: Cli) -> ExitStatus {
+    let runs = matches!(cli.verb, Verb::Run(_) | Verb::Create(_) | Verb::Exec(_));
+    match cli.verb {
+        Verb::Version(args) => return version(&args),
+        Verb::Completion(args) => {
+            clap_complete::generate(
+                args.shell,
+                &mut Cli::command(),
+                "coffer",
+                &mut std::io::stdout().lock(),
+            );
+            return ExitStatus::Success;
+        }
+        _ => {}
+    }
+    let coffer = match Coffer::open() {
+        Ok(coffer) => coffer,
+        Err(error) if runs => return ExitStatus::RunError(error),
+        Err(error) => return ExitStatus::Error(error),
+    };
+    match cli.verb {
+        Verb::Run(args) => run::run(&coffer, &args, cli.verbose).await,
+        Verb::Create(args) => run::create(&coffer, &args).await,
+        Verb::Exec(args) => exec::exec(&coffer, &args).await,
+        Verb::Attach(args) => exec::attach(&coffer, &args).await,
+        Verb::Start(args) => lifecycle::start(&coffer, &args, cli.verbose).await,
+        Verb::Stop(args) => lifecycle::stop(&coffer, &args).await,
+        Verb::Restart(args) => lifecycle::restart(&coffer, &args).await,
+        Verb::Kill(args) => lifecycle::kill(&coffer, &args).await,
+        Verb::Rm(args) => lifecycle::rm(&coffer, &args).await,
+        Verb::Wait(args) => lifecycle::wait(&coffer, &args).await,
+        Verb::Ps(args) => ps::ps(&coffer, &args),
+        Verb::Logs(args) => logs::logs(&coffer, &args).await,
+        Verb::Inspect(args) => inspect::inspect(&coffer, &args),
+        Verb::Images(args) => images::images(&coffer, &args),
+        Verb::Pull(args) => images::pull(&coffer, &args).await,
+        Verb::Load(args) => images::load(&coffer, args),
+        Verb::Save(args) => images::save(&coffer, &args),
+        Verb::Tag(args) => images::tag(&coffer, &args),
+        Verb::Rmi(args) => images::rmi(&coffer, &args),
+        Verb::History(args) => images::history(&coffer, &args),
+        Verb::Doctor(args) => doctor::doctor(&coffer, &args),
+        Verb::Info(args) => doctor::info(&coffer, &args),
+        Verb::Version(_) | Verb::Completion(_) => ExitStatus::Success,
+    }
+}
+
+fn version(args: &DataArgs) -> ExitStatus {
+    let version = env!("CARGO_PKG_VERSION");
+    if args.json {
+        output::json(&serde_json::json!({"name": "coffer", "version": version}));
+    } else {
+        output::line(format_args!("coffer {version}"));
+    }
+    ExitStatus::Success
+}
+
+/// Does one thing to each of many; goes on after an error and fails at the end.
+async fn for_each(
+    names: &[String],
+    mut action: impl AsyncFnMut(&str) -> cofferdam::Result<()>,
+) -> ExitStatus {
+    let mut failed = false;
+    for name in names {
+        if let Err(error) = action(name).await {
+            output::error(&error);
+            failed = true;
+        }
+    }
+    if failed {
+        ExitStatus::Failure
+    } else {
+        ExitStatus::Success
+    }
+}
