@@ -19,7 +19,7 @@ use crate::{
     failure::{Result, failure},
     identity::{self, Names},
     log,
-    mounts::{self, Root},
+    mounts::{self, Root, Stage},
     poll::{Poll, Token},
     port::Port,
     process::{self, ChildStack, Context},
@@ -41,6 +41,7 @@ pub(crate) struct Agent {
     sessions: Sessions,
     stack: ChildStack,
     names: Names,
+    stage: Stage,
     root: Option<Root>,
     workload: Workload,
     /// Limits of the sandbox, for every process.
@@ -58,11 +59,15 @@ impl Agent {
             Token::Port,
             EventFlags::IN | EventFlags::OUT | EventFlags::ET,
         )?;
+        let names = Names::default();
+        let stage = Stage::prepare(&names)?;
+        process::enter_new_namespace()?;
         Ok(Self {
             port,
             sessions: Sessions::new(poll)?,
             stack: ChildStack::new()?,
-            names: Names::default(),
+            names,
+            stage,
             root: None,
             workload: Workload::NotStarted,
             rlimits: Vec::new(),
@@ -161,6 +166,9 @@ impl Agent {
                 Ok(None)
             }
             HostMessage::Quiesce => {
+                if let (Workload::NotStarted, Some(root)) = (self.workload, &self.root) {
+                    mounts::warm(root);
+                }
                 rustix::fs::sync();
                 Ok(Some(AgentMessage::Quiesced))
             }
@@ -205,9 +213,7 @@ impl Agent {
     fn adopt(&mut self, identity: &Identity) -> Result<Option<AgentMessage>> {
         let names = Names::of(identity)?;
         identity::adopt(identity)?;
-        if let Some(root) = &mut self.root {
-            root.etc.rename(&names)?;
-        }
+        self.stage.etc.rename(&names)?;
         self.names = names;
         Ok(Some(AgentMessage::Adopted))
     }
@@ -219,8 +225,7 @@ impl Agent {
                 "The root is mounted already",
             ));
         }
-        self.root = Some(Root::mount(spec, &self.names)?);
-        process::enter_new_namespace()?;
+        self.root = Some(self.stage.mount_root(spec)?);
         Ok(Some(AgentMessage::RootMounted))
     }
 
@@ -266,6 +271,7 @@ impl Agent {
             return Err(failure(FailureKind::OutOfOrder, "The root is not mounted"));
         };
         let context = Context {
+            stage: &self.stage,
             root,
             hostname: &self.names.hostname,
             rlimits: &self.rlimits,

@@ -11,10 +11,10 @@ use std::{
 use cofferdam_proto::FailureKind;
 use rustix::{
     fs::{CWD, FileType, Mode, makedev, mknodat},
-    mount::MountFlags,
+    mount::{MountFlags, mount_remount},
 };
 
-use super::mount_on;
+use super::{STRICT, mount_on};
 use crate::failure::{OrFail, Result};
 
 /// Name, mode, major and minor number; Documentation/admin-guide/devices.txt.
@@ -39,9 +39,13 @@ const LINKS: [(&str, &str); 5] = [
     ("pts/ptmx", "ptmx"),
 ];
 
-/// Mounts and fills `/dev` of `root`, which must be a directory.
-pub(super) fn mount_at(root: &str, shm_bytes: u64) -> Result<()> {
-    let dev = format!("{root}/dev");
+/// Size of `/dev/shm` until a root says otherwise; Docker's default.
+const SHM_BYTES: u64 = 64 << 20;
+
+/// Mounts and fills `dev` below `stage`.
+pub(super) fn mount_at(stage: &str) -> Result<()> {
+    let dev = format!("{stage}/dev");
+    fs::create_dir_all(&dev).or_fail(FailureKind::Mount, || format!("Could not make `{dev}`"))?;
     let flags = MountFlags::NOSUID | MountFlags::STRICTATIME;
     mount_on(&dev, "tmpfs", flags, "mode=755,size=65536k")?;
     for (name, mode, major, minor) in NODES {
@@ -58,24 +62,36 @@ pub(super) fn mount_at(root: &str, shm_bytes: u64) -> Result<()> {
             format!("Could not make `/dev/{name}`")
         })?;
     }
-    let strict = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    let shm = format!("mode=1777,size={shm_bytes}");
     for (name, kind, flags, options) in [
-        ("shm", "tmpfs", strict, shm.as_str()),
-        ("mqueue", "mqueue", strict, ""),
+        (
+            "shm",
+            "tmpfs",
+            STRICT,
+            format!("mode=1777,size={SHM_BYTES}"),
+        ),
+        ("mqueue", "mqueue", STRICT, String::new()),
         // gid 5 is `tty` in every distribution.
         (
             "pts",
             "devpts",
             MountFlags::NOSUID | MountFlags::NOEXEC,
-            "newinstance,ptmxmode=0666,mode=0620,gid=5",
+            "newinstance,ptmxmode=0666,mode=0620,gid=5".to_owned(),
         ),
     ] {
         let target = format!("{dev}/{name}");
         make_directory(&target)?;
-        mount_on(&target, kind, flags, options)?;
+        mount_on(&target, kind, flags, &options)?;
     }
     Ok(())
+}
+
+/// Gives `dev/shm` below `stage` its size.
+pub(super) fn resize_shm(stage: &str, bytes: u64) -> Result<()> {
+    if bytes == SHM_BYTES {
+        return Ok(());
+    }
+    mount_remount(format!("{stage}/dev/shm"), STRICT, format!("size={bytes}"))
+        .or_fail(FailureKind::Mount, || "Could not resize `/dev/shm`")
 }
 
 fn make_node(dev: &str, name: &str, mode: u32, device: u64) -> Result<()> {

@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-use cofferdam_proto::FailureKind;
+use cofferdam_proto::{FailureKind, ROOT_DISK_SERIAL, UPPER_DISK_SERIAL};
 
 use crate::failure::{OrFail, Result, failure};
 
@@ -15,25 +15,58 @@ const BLKFLSBUF: libc::Ioctl = 0x1261;
 /// `_IOWR('X', 119, int)` of linux/fs.h.
 const FIFREEZE: libc::Ioctl = 0xc004_5877;
 
-/// The device node of the disk with serial number `serial`, with nothing of it cached: a restored
-/// machine may have another file behind a disk than the one that its kernel probed.
-pub(crate) fn find(serial: &str) -> Result<String> {
-    let failed = || format!("Could not look for the disk `{serial}`");
-    for entry in fs::read_dir("/sys/block").or_fail(FailureKind::Mount, failed)? {
-        let entry = entry.or_fail(FailureKind::Mount, failed)?;
-        let Ok(found) = fs::read_to_string(entry.path().join("serial")) else {
-            continue;
+/// The device nodes of the machine's disks.
+#[derive(Debug)]
+pub(super) struct Disks {
+    root: Option<String>,
+    upper: Option<String>,
+}
+
+impl Disks {
+    /// Looks for the disks. Done at boot: each answer is a request to a device.
+    pub(super) fn find() -> Result<Self> {
+        let failed = || "Could not look for disks";
+        let mut disks = Self {
+            root: None,
+            upper: None,
         };
-        if found.trim_end() == serial {
+        for entry in fs::read_dir("/sys/block").or_fail(FailureKind::Mount, failed)? {
+            let entry = entry.or_fail(FailureKind::Mount, failed)?;
+            let Ok(serial) = fs::read_to_string(entry.path().join("serial")) else {
+                continue;
+            };
             let node = format!("/dev/{}", entry.file_name().to_string_lossy());
-            drop_cache(&node)?;
-            return Ok(node);
+            match serial.trim_end() {
+                ROOT_DISK_SERIAL => disks.root = Some(node),
+                UPPER_DISK_SERIAL => disks.upper = Some(node),
+                _ => {}
+            }
         }
+        Ok(disks)
     }
-    Err(failure(
-        FailureKind::Mount,
-        format!("Machine has no disk `{serial}`"),
-    ))
+
+    /// The node of the image's disk, with nothing of it cached: a restored machine may have
+    /// another file behind a disk than the one that its kernel probed.
+    pub(super) fn root(&self) -> Result<&str> {
+        fresh(self.root.as_deref(), ROOT_DISK_SERIAL)
+    }
+
+    /// The same for the disk that takes the writes.
+    pub(super) fn upper(&self) -> Result<&str> {
+        fresh(self.upper.as_deref(), UPPER_DISK_SERIAL)
+    }
+}
+
+fn fresh<'a>(node: Option<&'a str>, serial: &str) -> Result<&'a str> {
+    let missing = || {
+        failure(
+            FailureKind::Mount,
+            format!("Machine has no disk `{serial}`"),
+        )
+    };
+    let node = node.ok_or_else(missing)?;
+    drop_cache(node)?;
+    Ok(node)
 }
 
 fn drop_cache(node: &str) -> Result<()> {

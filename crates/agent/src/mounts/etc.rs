@@ -9,10 +9,10 @@ use cofferdam_proto::FailureKind;
 use rustix::{
     fs::{Mode, OFlags, openat},
     io::{read, write},
-    mount::{MountFlags, mount_bind},
+    mount::mount_bind,
 };
 
-use super::{mount_on, open_directory, resolve, through};
+use super::{STRICT, mount_on, open_directory, resolve, through};
 use crate::{
     failure::{OrFail, Result},
     identity::Names,
@@ -32,22 +32,30 @@ pub(crate) struct Etc {
 }
 
 impl Etc {
-    /// Writes the files and binds them over those of `root`, whose missing ones are made.
-    pub(super) fn mount_at(root: &OwnedFd, names: &Names) -> Result<Self> {
+    /// Writes the files.
+    pub(super) fn prepare(names: &Names) -> Result<Self> {
         fs::create_dir_all(SOURCE).or_fail(FailureKind::Mount, || "Could not make `/etc`")?;
-        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        mount_on(SOURCE, "tmpfs", flags, "mode=755,size=1m")?;
+        mount_on(SOURCE, "tmpfs", STRICT, "mode=755,size=1m")?;
         let directory = open_directory(SOURCE)?;
         let written = contents(names);
         for (name, content) in &written {
-            let failed = || format!("Could not mount `/etc/{name}`");
-            let kind = FailureKind::Mount;
-            put(&directory, name, content).or_fail(kind, failed)?;
-            let target = resolve::ensure(root, &format!("/etc/{name}"), resolve::Kind::File)
-                .or_fail(kind, failed)?;
-            mount_bind(format!("{SOURCE}/{name}"), through(&target)).or_fail(kind, failed)?;
+            put(&directory, name, content).or_fail(FailureKind::Mount, || {
+                format!("Could not write `/etc/{name}`")
+            })?;
         }
         Ok(Self { directory, written })
+    }
+
+    /// Binds the files over those of `root`, whose missing ones are made.
+    pub(super) fn bind(&self, root: &OwnedFd) -> Result<()> {
+        for (name, _) in &self.written {
+            let failed = || format!("Could not mount `/etc/{name}`");
+            let target = resolve::ensure(root, &format!("/etc/{name}"), resolve::Kind::File)
+                .or_fail(FailureKind::Mount, failed)?;
+            mount_bind(format!("{SOURCE}/{name}"), through(&target))
+                .or_fail(FailureKind::Mount, failed)?;
+        }
+        Ok(())
     }
 
     /// Writes the files anew for another identity; one that the workload has changed is its own.

@@ -1,9 +1,10 @@
 //! The workload's root file system, built in a mount namespace of its own.
 //!
-//! Everything is mounted before the start, so that a template captured after `MountRoot` holds
-//! it; only `/proc` is left to the workload itself, since it shows the PID namespace of whoever
-//! mounts it. The finished namespace has the root moved over the initramfs: entering it is one
-//! `setns`, which also sets the root directory.
+//! In two steps, since what runs after a template's restore is dear. The [`Stage`] is made at
+//! boot: namespaces, `/dev`, `/sys` and the files of `/etc`, all that needs no image. `MountRoot`
+//! then mounts the image and moves these into it. Only `/proc` is left to the workload itself,
+//! since it shows the PID namespace of whoever mounts it. The finished namespace has the root
+//! moved over the initramfs: entering it is one `setns`, which also sets the root directory.
 //!
 //! The image is hostile. Its paths are resolved with `openat2` inside the root, or step by step
 //! by [`resolve`]; `/dev`, `/proc` and `/sys` must be directories and not links.
@@ -13,9 +14,10 @@ mod disk;
 mod etc;
 mod overlay;
 pub(crate) mod resolve;
+mod warm;
 
 use std::{
-    fs::File,
+    fs::{self, File},
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
@@ -32,92 +34,135 @@ use crate::{
     identity::Names,
 };
 
+use disk::Disks;
 pub(crate) use disk::freeze;
 pub(crate) use etc::Etc;
+pub(crate) use warm::warm;
 
 /// Where the root is put together, before it is moved to `/`.
 const ROOT: &str = "/root";
+
+/// Where the parts that need no image wait for it.
+const STAGE: &str = "/stage";
+
+/// All of a root that needs no image, and the namespaces that it is in.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    /// The mount namespace that has the root as `/` once it is mounted.
+    pub(crate) mount_namespace: OwnedFd,
+    /// The cgroup namespace that `/sys/fs/cgroup` shows.
+    pub(crate) cgroup_namespace: OwnedFd,
+    /// The cgroup that processes are born into.
+    pub(crate) cgroup: OwnedFd,
+    /// The root of `/dev/pts`.
+    pub(crate) pts: OwnedFd,
+    /// The files of `/etc` that say who the machine is.
+    pub(crate) etc: Etc,
+    disks: Disks,
+    /// The agent's own mount namespace.
+    outer: OwnedFd,
+}
 
 /// A mounted root.
 #[derive(Debug)]
 pub(crate) struct Root {
     /// The root directory; paths below it are resolved with [`resolve`].
     pub(crate) directory: OwnedFd,
-    /// The mount namespace that has it as `/`.
-    pub(crate) mount_namespace: OwnedFd,
-    /// The cgroup namespace that `/sys/fs/cgroup` shows.
-    pub(crate) cgroup_namespace: OwnedFd,
-    /// The cgroup that its processes are born into.
-    pub(crate) cgroup: OwnedFd,
-    /// The root of its `/dev/pts`.
-    pub(crate) pts: OwnedFd,
-    /// The files of `/etc` that say who the machine is.
-    pub(crate) etc: Etc,
     /// The disk that takes the writes.
     pub(crate) upper: Option<OwnedFd>,
 }
 
-impl Root {
-    /// Mounts what `spec` says. The agent's own view stays as it is; after a failure nothing is
-    /// left mounted.
-    pub(crate) fn mount(spec: &RootSpec, names: &Names) -> Result<Self> {
-        let failed = || "Could not make the workload's mount namespace";
-        let outer = File::open("/proc/self/ns/mnt").or_fail(FailureKind::Mount, failed)?;
-        let (cgroup_namespace, (directory, pts, etc, upper, mount_namespace)) =
-            cgroup::in_new_namespace(|| {
-                // SAFETY: the process has one thread; a mount namespace changes no descriptor and
-                // no memory.
-                unsafe { unshare_unsafe(UnshareFlags::NEWNS) }
-                    .or_fail(FailureKind::Mount, failed)?;
-                let built = build(spec, names);
-                // Back in any case; a namespace without a descriptor goes with its mounts.
-                move_into_link_name_space(outer.as_fd(), Some(LinkNameSpaceType::Mount))
-                    .or_fail(FailureKind::Mount, failed)?;
-                built
-            })?;
+impl Stage {
+    /// Makes the namespaces and what they have in any root. The agent's own view stays as it is.
+    pub(crate) fn prepare(names: &Names) -> Result<Self> {
+        let disks = Disks::find()?;
+        let outer = own_namespace()?;
+        let (cgroup_namespace, (mount_namespace, pts, etc)) = cgroup::in_new_namespace(|| {
+            // SAFETY: the process has one thread; a mount namespace changes no descriptor and no
+            // memory.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNS) }
+                .or_fail(FailureKind::Mount, || "Could not make a mount namespace")?;
+            let parts = own_namespace().and_then(|namespace| {
+                devices::mount_at(STAGE)?;
+                // Writable, unlike Docker's: this kernel is the sandbox's own, and root could
+                // mount another.
+                mount_new(&format!("{STAGE}/sys"), "sysfs")?;
+                mount_on(&format!("{STAGE}/sys/fs/cgroup"), "cgroup2", STRICT, "")?;
+                let pts = open_directory(&format!("{STAGE}/dev/pts"))?;
+                Ok((namespace, pts, Etc::prepare(names)?))
+            });
+            enter(&outer)?;
+            parts
+        })?;
         Ok(Self {
-            directory,
             mount_namespace,
             cgroup_namespace,
             cgroup: cgroup::open()?,
             pts,
             etc,
-            upper,
+            disks,
+            outer,
         })
+    }
+
+    /// Mounts the root that `spec` says, once. The agent's own view stays as it is.
+    pub(crate) fn mount_root(&self, spec: &RootSpec) -> Result<Root> {
+        enter(&self.mount_namespace)?;
+        let root = self.build(spec);
+        enter(&self.outer)?;
+        root
+    }
+
+    /// Builds the root in the current mount namespace and moves it to `/`.
+    fn build(&self, spec: &RootSpec) -> Result<Root> {
+        let failed = || "Could not make the workload's root";
+        let kind = FailureKind::Mount;
+        let upper = overlay::mount_at(ROOT, &self.disks, spec.upper)?;
+        let directory = open_directory(ROOT)?;
+        for name in ["dev", "proc", "sys"] {
+            resolve::require_directory(&directory, name)?;
+        }
+        devices::resize_shm(STAGE, spec.shm_bytes)?;
+        for name in ["dev", "sys"] {
+            mount_move(format!("{STAGE}/{name}"), format!("{ROOT}/{name}"))
+                .or_fail(kind, failed)?;
+        }
+        self.etc.bind(&directory)?;
+        for tmpfs in &spec.tmpfs {
+            mount_tmpfs(&directory, tmpfs)?;
+        }
+        overlay::seal(ROOT, spec.upper)?;
+        // The agent's own file systems are covered by the move and would only be clutter.
+        for path in ["/proc", "/dev"] {
+            unmount(path, UnmountFlags::DETACH)
+                .or_fail(kind, || format!("Could not leave `{path}`"))?;
+        }
+        rustix::process::chdir(ROOT).or_fail(kind, failed)?;
+        mount_move(".", "/").or_fail(kind, failed)?;
+        Ok(Root { directory, upper })
     }
 }
 
-type Built = (OwnedFd, OwnedFd, Etc, Option<OwnedFd>, OwnedFd);
+/// What keeps programs, devices and set-uid bits of a file system from working.
+const STRICT: MountFlags = MountFlags::NOSUID
+    .union(MountFlags::NODEV)
+    .union(MountFlags::NOEXEC);
 
-/// Builds the root in the current mount namespace and moves it to `/`.
-fn build(spec: &RootSpec, names: &Names) -> Result<Built> {
-    let failed = || "Could not make the workload's root";
-    let kind = FailureKind::Mount;
-    let mount_namespace = File::open("/proc/self/ns/mnt").or_fail(kind, failed)?;
-    let upper = overlay::mount_at(ROOT, spec.upper)?;
-    let root = open_directory(ROOT)?;
-    for name in ["dev", "proc", "sys"] {
-        resolve::require_directory(&root, name)?;
-    }
-    devices::mount_at(ROOT, spec.shm_bytes)?;
-    let strict = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    // Writable, unlike Docker's: this kernel is the sandbox's own, and root could mount another.
-    mount_on(&format!("{ROOT}/sys"), "sysfs", strict, "")?;
-    mount_on(&format!("{ROOT}/sys/fs/cgroup"), "cgroup2", strict, "")?;
-    let etc = Etc::mount_at(&root, names)?;
-    for tmpfs in &spec.tmpfs {
-        mount_tmpfs(&root, tmpfs)?;
-    }
-    overlay::seal(ROOT, spec.upper)?;
-    let pts = open_directory(&format!("{ROOT}/dev/pts"))?;
-    // The agent's own file systems are covered by the move and would only be clutter.
-    for path in ["/sys/fs/cgroup", "/sys", "/proc", "/dev"] {
-        unmount(path, UnmountFlags::DETACH)
-            .or_fail(kind, || format!("Could not leave `{path}`"))?;
-    }
-    rustix::process::chdir(ROOT).or_fail(kind, failed)?;
-    mount_move(".", "/").or_fail(kind, failed)?;
-    Ok((root, pts, etc, upper, OwnedFd::from(mount_namespace)))
+fn own_namespace() -> Result<OwnedFd> {
+    File::open("/proc/self/ns/mnt")
+        .map(OwnedFd::from)
+        .or_fail(FailureKind::Mount, || "Could not open a mount namespace")
+}
+
+fn enter(namespace: &OwnedFd) -> Result<()> {
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))
+        .or_fail(FailureKind::Mount, || "Could not enter a mount namespace")
+}
+
+fn mount_new(target: &str, kind: &str) -> Result<()> {
+    fs::create_dir_all(target)
+        .or_fail(FailureKind::Mount, || format!("Could not make `{target}`"))?;
+    mount_on(target, kind, STRICT, "")
 }
 
 fn mount_tmpfs(root: &OwnedFd, spec: &TmpfsSpec) -> Result<()> {

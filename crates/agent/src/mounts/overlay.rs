@@ -12,10 +12,10 @@ use std::{
     },
 };
 
-use cofferdam_proto::{FailureKind, ROOT_DISK_SERIAL, UPPER_DISK_SERIAL, UpperDevice};
+use cofferdam_proto::{FailureKind, UpperDevice};
 use rustix::mount::{MountFlags, mount, mount_remount};
 
-use super::{disk, mount_on};
+use super::{disk::Disks, mount_on};
 use crate::failure::{OrFail, Result};
 
 const LOWER: &str = "/lower";
@@ -23,14 +23,14 @@ const WRITES: &str = "/upper";
 const OPTIONS: &str = "lowerdir=/lower,upperdir=/upper/upper,workdir=/upper/work,xino=on,redirect_dir=on,index=off,metacopy=off";
 
 /// Mounts the overlay on `target`; the descriptor keeps the disk that takes the writes at hand.
-pub(super) fn mount_at(target: &str, upper: UpperDevice) -> Result<Option<OwnedFd>> {
+pub(super) fn mount_at(target: &str, disks: &Disks, upper: UpperDevice) -> Result<Option<OwnedFd>> {
     for path in [LOWER, WRITES, target] {
         fs::create_dir_all(path)
             .or_fail(FailureKind::Mount, || format!("Could not make `{path}`"))?;
     }
-    mount_disk(ROOT_DISK_SERIAL, LOWER, "erofs", MountFlags::RDONLY)?;
+    mount_disk(disks.root()?, LOWER, "erofs", MountFlags::RDONLY)?;
     match upper {
-        UpperDevice::Disk => mount_disk(UPPER_DISK_SERIAL, WRITES, "ext4", MountFlags::NOATIME)?,
+        UpperDevice::Disk => mount_disk(disks.upper()?, WRITES, "ext4", MountFlags::NOATIME)?,
         // Holds no more than the mount points that the image lacks.
         UpperDevice::ReadOnly => mount_on(WRITES, "tmpfs", MountFlags::NODEV, "size=1m,mode=700")?,
     }
@@ -51,10 +51,9 @@ pub(super) fn seal(target: &str, upper: UpperDevice) -> Result<()> {
     }
 }
 
-fn mount_disk(serial: &str, target: &str, kind: &str, flags: MountFlags) -> Result<()> {
-    let node = disk::find(serial)?;
-    mount(node.as_str(), target, kind, flags, None).or_fail(FailureKind::Mount, || {
-        format!("Could not mount the disk `{serial}` as {kind}")
+fn mount_disk(node: &str, target: &str, kind: &str, flags: MountFlags) -> Result<()> {
+    mount(node, target, kind, flags, None).or_fail(FailureKind::Mount, || {
+        format!("Could not mount the disk `{node}` as {kind}")
     })
 }
 
@@ -68,9 +67,15 @@ fn prepare_upper() -> Result<()> {
     fs::create_dir_all(&upper).or_fail(kind, failed)?;
     if fs::read_dir(&upper).or_fail(kind, failed)?.next().is_none() {
         let image = fs::metadata(LOWER).or_fail(kind, failed)?;
-        chown(&upper, Some(image.uid()), Some(image.gid())).or_fail(kind, failed)?;
-        let mode = fs::Permissions::from_mode(image.mode() & 0o7777);
-        fs::set_permissions(&upper, mode).or_fail(kind, failed)?;
+        let fresh = fs::metadata(&upper).or_fail(kind, failed)?;
+        // Mostly they are equal, and the first write to a disk is dear.
+        if (fresh.uid(), fresh.gid()) != (image.uid(), image.gid()) {
+            chown(&upper, Some(image.uid()), Some(image.gid())).or_fail(kind, failed)?;
+        }
+        if fresh.mode() != image.mode() {
+            let mode = fs::Permissions::from_mode(image.mode() & 0o7777);
+            fs::set_permissions(&upper, mode).or_fail(kind, failed)?;
+        }
     }
     Ok(())
 }

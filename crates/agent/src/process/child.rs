@@ -24,7 +24,7 @@ use rustix::{
 /// Where a start failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub(super) enum Stage {
+pub(super) enum Step {
     Namespace = 1,
     Proc,
     Stdio,
@@ -35,7 +35,7 @@ pub(super) enum Stage {
     Program,
 }
 
-impl Stage {
+impl Step {
     const ALL: [Self; 8] = [
         Self::Namespace,
         Self::Proc,
@@ -52,7 +52,7 @@ impl Stage {
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pid: AtomicU32,
-    stage: AtomicU32,
+    step: AtomicU32,
     errno: AtomicI32,
 }
 
@@ -63,12 +63,10 @@ impl Report {
     }
 
     /// Where and why it failed; `None` when it runs its program.
-    pub(super) fn failure(&self) -> Option<(Stage, Errno)> {
-        let stage = self.stage.load(Relaxed);
-        let stage = Stage::ALL
-            .into_iter()
-            .find(|known| *known as u32 == stage)?;
-        Some((stage, Errno::from_raw_os_error(self.errno.load(Relaxed))))
+    pub(super) fn failure(&self) -> Option<(Step, Errno)> {
+        let step = self.step.load(Relaxed);
+        let step = Step::ALL.into_iter().find(|known| *known as u32 == step)?;
+        Some((step, Errno::from_raw_os_error(self.errno.load(Relaxed))))
     }
 }
 
@@ -104,35 +102,35 @@ pub(super) struct Plan<'a> {
 pub(super) unsafe extern "C" fn run(plan: *const Plan<'_>) -> ! {
     // SAFETY: valid and only read, by this function's contract.
     let plan = unsafe { &*plan };
-    let (stage, errno) = match prepare(plan) {
+    let (step, errno) = match prepare(plan) {
         // SAFETY: the pointers are valid, by this function's contract.
-        Ok(()) => (Stage::Program, unsafe { execute(plan) }),
+        Ok(()) => (Step::Program, unsafe { execute(plan) }),
         Err(failed) => failed,
     };
     plan.report.errno.store(errno.raw_os_error(), Relaxed);
-    plan.report.stage.store(stage as u32, Relaxed);
+    plan.report.step.store(step as u32, Relaxed);
     // SAFETY: ends this process at once, without running the agent's exit handlers.
     unsafe { libc::_exit(127) }
 }
 
-fn prepare(plan: &Plan<'_>) -> Result<(), (Stage, Errno)> {
-    let at = |stage: Stage| move |errno: Errno| (stage, errno);
+fn prepare(plan: &Plan<'_>) -> Result<(), (Step, Errno)> {
+    let at = |step: Step| move |errno: Errno| (step, errno);
     plan.report
         .pid
         .store(getpid().as_raw_nonzero().get().unsigned_abs(), Relaxed);
-    setsid().map_err(at(Stage::Terminal))?;
+    setsid().map_err(at(Step::Terminal))?;
     // Entering the mount namespace also makes its root this process's root and directory.
-    enter(plan.mount_namespace, LinkNameSpaceType::Mount).map_err(at(Stage::Namespace))?;
-    enter(plan.cgroup_namespace, LinkNameSpaceType::ControlGroup).map_err(at(Stage::Namespace))?;
+    enter(plan.mount_namespace, LinkNameSpaceType::Mount).map_err(at(Step::Namespace))?;
+    enter(plan.cgroup_namespace, LinkNameSpaceType::ControlGroup).map_err(at(Step::Namespace))?;
     if plan.first {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        mount(c"proc", c"/proc", c"proc", flags, None).map_err(at(Stage::Proc))?;
+        mount(c"proc", c"/proc", c"proc", flags, None).map_err(at(Step::Proc))?;
     }
     for (number, fd) in [0, 1, 2].into_iter().zip(plan.stdio) {
-        duplicate(fd, number).map_err(at(Stage::Stdio))?;
+        duplicate(fd, number).map_err(at(Step::Stdio))?;
     }
     if plan.terminal {
-        ioctl_tiocsctty(plan.stdio[0]).map_err(at(Stage::Terminal))?;
+        ioctl_tiocsctty(plan.stdio[0]).map_err(at(Step::Terminal))?;
     }
     // Every descriptor of the agent is close-on-exec already; this makes sure of it.
     // SAFETY: close_range with this flag closes nothing now and takes no pointer.
@@ -144,16 +142,16 @@ fn prepare(plan: &Plan<'_>) -> Result<(), (Stage, Errno)> {
             libc::CLOSE_RANGE_CLOEXEC,
         )
     };
-    reset_signals().map_err(at(Stage::Stdio))?;
+    reset_signals().map_err(at(Step::Stdio))?;
     umask(Mode::from_raw_mode(0o022));
     for (resource, limit) in plan.rlimits {
-        set_limit(*resource, limit).map_err(at(Stage::Limits))?;
+        set_limit(*resource, limit).map_err(at(Step::Limits))?;
     }
-    chdir(plan.workdir).map_err(at(Stage::Workdir))?;
-    set_thread_groups(plan.groups).map_err(at(Stage::User))?;
-    set_thread_res_gid(plan.gid, plan.gid, plan.gid).map_err(at(Stage::User))?;
+    chdir(plan.workdir).map_err(at(Step::Workdir))?;
+    set_thread_groups(plan.groups).map_err(at(Step::User))?;
+    set_thread_res_gid(plan.gid, plan.gid, plan.gid).map_err(at(Step::User))?;
     // Leaving uid 0 drops all capabilities; for uid 0 they all stay, since the machine is the jail.
-    set_thread_res_uid(plan.uid, plan.uid, plan.uid).map_err(at(Stage::User))
+    set_thread_res_uid(plan.uid, plan.uid, plan.uid).map_err(at(Step::User))
 }
 
 fn enter(namespace: BorrowedFd<'_>, kind: LinkNameSpaceType) -> rustix::io::Result<()> {

@@ -25,7 +25,7 @@ use rustix::{
     thread::{Gid, Uid, UnshareFlags, unshare_unsafe},
 };
 
-use self::child::{Plan, Report, Stage};
+use self::child::{Plan, Report, Step};
 pub(crate) use self::{
     clone::ChildStack,
     stdio::{Stdio, resize},
@@ -33,7 +33,7 @@ pub(crate) use self::{
 use crate::{
     failure::{OrFail, Result, failure},
     log,
-    mounts::{Root, resolve},
+    mounts::{Root, Stage, resolve},
 };
 
 /// Limits of open files where the spec has none: those of systemd, which Docker hands on too.
@@ -54,6 +54,7 @@ pub(crate) struct Process {
 /// What a process is started in.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
+    pub(crate) stage: &'a Stage,
     pub(crate) root: &'a Root,
     pub(crate) hostname: &'a str,
     /// Limits that `spec` may override.
@@ -68,7 +69,7 @@ pub(crate) fn spawn(
     spec: &ProcessSpec,
     stack: &mut ChildStack,
 ) -> Result<(Process, Stdio)> {
-    let root = context.root;
+    let (stage, root) = (context.stage, context.root);
     let user = user::resolve(root, &spec.user)?;
     let workdir = make_workdir(root, &spec.workdir)?;
     let Some(program) = spec.argv.first().filter(|program| !program.is_empty()) else {
@@ -80,7 +81,7 @@ pub(crate) fn spawn(
     let env = env::complete(spec, &user, context.hostname);
     let candidates = env::candidates(program, &env);
     let (ours, theirs) = match spec.terminal {
-        Some(size) => stdio::terminal(root, size, &user)?,
+        Some(size) => stdio::terminal(stage, size, &user)?,
         None => stdio::pipes(spec.stdin, &user)?,
     };
     let [stdin, stdout, stderr] = &theirs.0;
@@ -94,8 +95,8 @@ pub(crate) fn spawn(
     let (programs, arguments, environment) =
         (strings(&candidates)?, strings(&spec.argv)?, strings(&env)?);
     let plan = Plan {
-        mount_namespace: root.mount_namespace.as_fd(),
-        cgroup_namespace: root.cgroup_namespace.as_fd(),
+        mount_namespace: stage.mount_namespace.as_fd(),
+        cgroup_namespace: stage.cgroup_namespace.as_fd(),
         first: context.first,
         stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
         terminal: spec.terminal.is_some(),
@@ -109,7 +110,7 @@ pub(crate) fn spawn(
         environment: &pointers(&environment, true),
         report: Report::default(),
     };
-    let pidfd = start(&plan, &root.cgroup, stack)?;
+    let pidfd = start(&plan, &stage.cgroup, stack)?;
     match plan.report.failure() {
         None => Ok((
             Process {
@@ -118,11 +119,11 @@ pub(crate) fn spawn(
             },
             ours,
         )),
-        Some((stage, errno)) => {
+        Some((step, errno)) => {
             reap(&pidfd);
-            Err(match stage {
-                Stage::Program => diagnosis::of_program(root, program, &candidates, workdir, errno),
-                stage => at_stage(stage, errno, workdir),
+            Err(match step {
+                Step::Program => diagnosis::of_program(root, program, &candidates, workdir, errno),
+                step => at_step(step, errno, workdir),
             })
         }
     }
@@ -155,22 +156,22 @@ fn start(plan: &Plan<'_>, cgroup: &OwnedFd, stack: &mut ChildStack) -> Result<Ow
     }
 }
 
-fn at_stage(stage: Stage, errno: Errno, workdir: &str) -> Failure {
-    let (kind, what) = match stage {
-        Stage::Workdir => (
+fn at_step(step: Step, errno: Errno, workdir: &str) -> Failure {
+    let (kind, what) = match step {
+        Step::Workdir => (
             FailureKind::BadWorkdir,
             format!("Could not enter `{workdir}`"),
         ),
-        Stage::Limits => (
+        Step::Limits => (
             FailureKind::Limits,
             "Could not set a resource limit".to_owned(),
         ),
-        Stage::User => (
+        Step::User => (
             FailureKind::Internal,
             "Could not take on the user".to_owned(),
         ),
-        Stage::Proc => (FailureKind::Mount, "Could not mount `/proc`".to_owned()),
-        Stage::Terminal => (
+        Step::Proc => (FailureKind::Mount, "Could not mount `/proc`".to_owned()),
+        Step::Terminal => (
             FailureKind::Internal,
             "Could not take the terminal".to_owned(),
         ),

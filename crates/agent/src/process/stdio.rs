@@ -14,7 +14,7 @@ use rustix::{
 use super::user::User;
 use crate::{
     failure::{OrFail, Result},
-    mounts::Root,
+    mounts::Stage,
 };
 
 /// The agent's ends; none of them blocks.
@@ -71,7 +71,7 @@ pub(super) fn pipes(input: bool, user: &User) -> Result<(Stdio, ChildStdio)> {
 
 /// Makes a terminal of `size`, owned by `user`.
 pub(super) fn terminal(
-    root: &Root,
+    stage: &Stage,
     size: TerminalSize,
     user: &User,
 ) -> Result<(Stdio, ChildStdio)> {
@@ -79,7 +79,7 @@ pub(super) fn terminal(
     let kind = FailureKind::Internal;
     let flags =
         OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let master = openat(&root.pts, "ptmx", flags, Mode::empty()).or_fail(kind, failed)?;
+    let master = openat(&stage.pts, "ptmx", flags, Mode::empty()).or_fail(kind, failed)?;
     unlockpt(&master).or_fail(kind, failed)?;
     resize(&master, size).or_fail(kind, failed)?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
