@@ -130,9 +130,14 @@ impl Port {
         }
     }
 
+    /// Whether there may be bytes to receive, without an event that would say so.
+    pub(crate) fn can_receive(&self) -> bool {
+        self.readable && self.unsent() < DEAF_BYTES
+    }
+
     /// Receives some bytes into the decoder; `false` when there are none, or none are wanted.
     pub(crate) fn receive(&mut self) -> bool {
-        if !self.readable || self.unsent() >= DEAF_BYTES {
+        if !self.can_receive() {
             return false;
         }
         match read(&self.fd, self.incoming.as_mut_slice()) {

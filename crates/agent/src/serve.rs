@@ -86,7 +86,8 @@ impl Agent {
                 continue;
             }
             let mut ended = Vec::new();
-            if let Some(flags) = self.sessions.wait(&mut self.port, &mut ended)? {
+            let block = !self.port.can_receive();
+            if let Some(flags) = self.sessions.wait(block, &mut self.port, &mut ended)? {
                 self.port.changed(flags);
             }
             if let Workload::Running(number) = self.workload

@@ -52,7 +52,7 @@ pub(crate) struct Sessions {
     poll: Poll,
     /// Outputs only, apart so that all of them can wait for the port.
     outputs: Poll,
-    outputs_wait: bool,
+    outputs_held: bool,
     table: BTreeMap<u32, Session>,
     /// Sessions whose process has ended and whose output is not all sent.
     ending: BTreeSet<u32>,
@@ -70,7 +70,7 @@ impl Sessions {
         Ok(Self {
             poll,
             outputs,
-            outputs_wait: false,
+            outputs_held: false,
             table: BTreeMap::new(),
             ending: BTreeSet::new(),
             orphans: BTreeMap::new(),
@@ -199,15 +199,16 @@ impl Sessions {
         }
     }
 
-    /// Waits for events and works off all but the port's, which it returns.
+    /// Waits for events, or takes those there are when not `block`, and works off all but the port's, which it returns.
     pub(crate) fn wait(
         &mut self,
+        block: bool,
         port: &mut Port,
         ended: &mut Vec<u32>,
     ) -> Result<Option<EventFlags>> {
         self.hold_outputs(port.is_congested())?;
         let mut events = Vec::new();
-        self.poll.wait(true, &mut events)?;
+        self.poll.wait(block, &mut events)?;
         let mut of_port = None;
         for (token, flags) in events {
             match token {
@@ -335,14 +336,14 @@ impl Sessions {
 
     /// Takes all outputs out of the wait, or puts them back.
     fn hold_outputs(&mut self, hold: bool) -> Result<()> {
-        match (hold, self.outputs_wait) {
+        match (hold, self.outputs_held) {
             (true, false) => self.poll.remove(&self.outputs),
             (false, true) => self
                 .poll
                 .add(&self.outputs, Token::Outputs, EventFlags::IN)?,
             _ => {}
         }
-        self.outputs_wait = hold;
+        self.outputs_held = hold;
         Ok(())
     }
 

@@ -118,7 +118,7 @@ fn a_session_ends_with_its_process_and_not_with_its_grandchildren() {
         loud.stdout.len()
     );
     let mark = host.run(shell(
-        "until [ -e /tmp/mark ]; do usleep 1000; done; cat /tmp/mark",
+        "until [ -s /tmp/mark ]; do usleep 1000; done; cat /tmp/mark",
     ));
     assert_eq!(mark.text(), "lived\n");
     // What a process leaves in its pipe is sent in windows after its end.
