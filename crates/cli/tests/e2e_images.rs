@@ -86,12 +86,22 @@ fn hostile_links_in_the_image_do_not_lead_out_of_it() {
             "etc/resolv.conf",
             "/run/../../../../proc/1/root/etc/resolv.conf",
         )
-        .symlink("etc/hosts", "/dev/null")
-        .symlink("proc", "/etc")
-        .symlink("dev", "/tmp");
+        .symlink("etc/hosts", "/dev/null");
     load(&coffer, image, "links:test");
     let done = coffer.run(["run", "--rm", "links:test", "echo", "survived"]);
     assert_eq!(done.text(), "survived", "{done:?}");
+}
+
+#[test]
+fn an_image_whose_mount_points_are_links_is_refused_by_name() {
+    let coffer = Coffer::shared();
+    for (number, place) in ["proc", "dev", "sys"].into_iter().enumerate() {
+        let name = format!("link{number}:test");
+        load(&coffer, busybox().symlink(place, "/etc"), &name);
+        let done = coffer.run(["run", "--rm", &name, "true"]);
+        assert_eq!(done.code, 125, "{done:?}");
+        assert!(done.stderr.contains(&format!("/{place}")), "{done:?}");
+    }
 }
 
 #[test]

@@ -172,20 +172,21 @@ fn logs_follow_cut_and_stamp() {
     coffer.ok(["rm", &id]);
 }
 
+/// Whether a process still has memory of its own: a zombie has none.
+fn is_alive(pid: i32) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+}
+
 #[test]
 fn a_killed_supervisor_takes_its_machine_along_and_is_noticed() {
     let coffer = Coffer::shared();
     let id = coffer.ok(["run", "-d", BUSYBOX, "sleep", "100000"]);
     let info = inspect(&coffer, &id);
     let pid = |key: &str| i32::try_from(info[key].as_i64().unwrap()).unwrap();
-    let machine = pid("machine_pid");
-    let supervisor = rustix::process::Pid::from_raw(pid("supervisor_pid")).unwrap();
-    rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
-    while std::path::Path::new(&format!("/proc/{machine}/cmdline")).exists()
-        && !std::fs::read(format!("/proc/{machine}/cmdline"))
-            .unwrap_or_default()
-            .is_empty()
-    {}
+    let (machine, supervisor) = (pid("machine_pid"), pid("supervisor_pid"));
+    let process = rustix::process::Pid::from_raw(supervisor).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+    while is_alive(machine) || is_alive(supervisor) {}
     assert_eq!(status(&coffer, &id), "failed");
     coffer.ok(["start", &id]);
     assert_eq!(status(&coffer, &id), "running");
