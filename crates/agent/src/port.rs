@@ -2,7 +2,8 @@
 //!
 //! The port is watched edge-triggered, since a port without a host reports a hang-up for as long
 //! as that lasts. When the host goes, what was half received and what was not yet sent goes with
-//! it: the next host starts with a `Hello` on a clean stream. What was said before the first host
+//! it: the next host starts with a `Hello` on a clean stream. Bytes that are still in the kernel go
+//! too, but only in the middle of a frame: else they may already be the next host's. What was said before the first host
 //! came (`Ready`) is kept for it. A host that goes and comes back at once may not be seen to have
 //! gone: a template is therefore captured after `Quiesced`, when no frame is under way. Nothing is
 //! searched for in a stream that has lost its frames, since the bytes may be a user's.
@@ -16,7 +17,7 @@ use std::{fs, os::fd::OwnedFd, path::Path};
 
 use cofferdam_proto::{
     AGENT_PORT_NAME, AgentMessage, CONTROL_STREAM, Channel, Decoder, FailureKind, FrameError,
-    encode_control, encode_credit, encode_data,
+    HEADER_BYTES, encode_control, encode_credit, encode_data,
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, epoll::EventFlags, poll},
@@ -49,6 +50,8 @@ pub(crate) struct Port {
     pub(crate) fd: OwnedFd,
     /// What was received and not yet taken as frames.
     pub(crate) decoder: Decoder,
+    /// Bytes given to `decoder` that were not yet part of a whole frame.
+    partial: usize,
     incoming: Vec<u8>,
     queue: Vec<u8>,
     sent: usize,
@@ -90,6 +93,7 @@ impl Port {
         Ok(Self {
             fd,
             decoder: Decoder::new(),
+            partial: 0,
             incoming: vec![0; READ_BYTES],
             queue: Vec::new(),
             sent: 0,
@@ -107,12 +111,15 @@ impl Port {
         let was_connected = self.connected;
         self.connected = !flags.contains(EventFlags::HUP);
         if was_connected && !self.connected {
-            log::notice("Host has hung up");
-            self.decoder = Decoder::new();
             self.queue.clear();
             self.sent = 0;
+            if self.broken || self.partial > 0 {
+                self.discard();
+            }
+            self.decoder = Decoder::new();
+            self.partial = 0;
             self.broken = false;
-            self.discard();
+            log::notice("Host has hung up");
         }
     }
 
@@ -146,6 +153,7 @@ impl Port {
                 if !self.broken {
                     self.decoder
                         .push(self.incoming.get(..count).unwrap_or_default());
+                    self.partial += count;
                 }
                 return true;
             }
@@ -156,6 +164,11 @@ impl Port {
             }
         }
         false
+    }
+
+    /// A whole frame with this payload was taken from the decoder.
+    pub(crate) fn took_frame(&mut self, payload_bytes: usize) {
+        self.partial = self.partial.saturating_sub(HEADER_BYTES + payload_bytes);
     }
 
     /// Stops listening to a host that broke the protocol, and tells it so.

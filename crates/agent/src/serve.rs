@@ -124,6 +124,7 @@ impl Agent {
 
     fn take_frames_of(&mut self, decoder: &mut Decoder) -> std::result::Result<(), FrameError> {
         while let Some(frame) = decoder.next_frame()? {
+            self.port.took_frame(frame.payload.len());
             match frame.kind {
                 FrameKind::Control => {
                     let message = decode_control(frame.payload)?;

@@ -1,7 +1,7 @@
 //! The workload's life and the conversation with the host.
 
 use cofferdam_proto::{
-    AgentMessage, CONTROL_STREAM, FailureKind, GENERATION, HostMessage, UpperDevice,
+    AgentMessage, CONTROL_STREAM, FailureKind, GENERATION, HostMessage, UpperDevice, encode_control,
 };
 use cofferdam_types::ExitStatus;
 
@@ -94,7 +94,15 @@ fn a_new_host_starts_with_a_clean_stream() {
     guest
         .host
         .until(stalled, |outcome| outcome.stdout.len() >= 256 << 10);
-    guest.host.send_raw(&[200, 0, 0, 0, 1, 0, 0, 0, 2, 0]);
+    // In one piece with a message, whose answer shows that the agent has both.
+    let half_frame = [200, 0, 0, 0, 1, 0, 0, 0, 2, 0];
+    let mut wire = Vec::new();
+    encode_control(CONTROL_STREAM, &HostMessage::Quiesce, &mut wire).unwrap();
+    wire.extend(half_frame);
+    guest.host.send_raw(&wire);
+    guest.host.expect("Quiesced", |message| {
+        matches!(message, AgentMessage::Quiesced)
+    });
     guest.reconnect();
     let host = &mut guest.host;
     host.take_number(stalled);
