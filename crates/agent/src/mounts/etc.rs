@@ -7,12 +7,12 @@ use std::{fs, os::fd::OwnedFd};
 
 use cofferdam_proto::FailureKind;
 use rustix::{
-    fs::{Mode, OFlags, openat},
-    io::{read, write},
+    fs::{Mode, OFlags, ftruncate, open},
+    io::{pread, pwrite},
     mount::mount_bind,
 };
 
-use super::{STRICT, mount_on, open_directory, resolve, through};
+use super::{STRICT, mount_on, resolve, through};
 use crate::{
     failure::{OrFail, Result},
     identity::Names,
@@ -27,8 +27,15 @@ const COMPARED_BYTES: usize = 4096;
 /// The machine's files.
 #[derive(Debug)]
 pub(crate) struct Etc {
-    directory: OwnedFd,
-    written: [(&'static str, String); 4],
+    files: Vec<EtcFile>,
+}
+
+/// One file, kept open: the one that is bound must stay the same, and a fork renames in a hurry.
+#[derive(Debug)]
+struct EtcFile {
+    name: &'static str,
+    file: OwnedFd,
+    written: String,
 }
 
 impl Etc {
@@ -36,19 +43,32 @@ impl Etc {
     pub(super) fn prepare(names: &Names) -> Result<Self> {
         fs::create_dir_all(SOURCE).or_fail(FailureKind::Mount, || "Could not make `/etc`")?;
         mount_on(SOURCE, "tmpfs", STRICT, "mode=755,size=1m")?;
-        let directory = open_directory(SOURCE)?;
-        let written = contents(names);
-        for (name, content) in &written {
-            put(&directory, name, content).or_fail(FailureKind::Mount, || {
-                format!("Could not write `/etc/{name}`")
-            })?;
-        }
-        Ok(Self { directory, written })
+        let make = |(name, written): (&'static str, String)| {
+            let failed = || format!("Could not write `/etc/{name}`");
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let file = open(
+                format!("{SOURCE}/{name}"),
+                flags,
+                Mode::from_raw_mode(0o644),
+            )
+            .or_fail(FailureKind::Mount, failed)?;
+            put(&file, &written).or_fail(FailureKind::Mount, failed)?;
+            Ok(EtcFile {
+                name,
+                file,
+                written,
+            })
+        };
+        let files = contents(names)
+            .into_iter()
+            .map(make)
+            .collect::<Result<_>>()?;
+        Ok(Self { files })
     }
 
     /// Binds the files over those of `root`, whose missing ones are made.
     pub(super) fn bind(&self, root: &OwnedFd) -> Result<()> {
-        for (name, _) in &self.written {
+        for EtcFile { name, .. } in &self.files {
             let failed = || format!("Could not mount `/etc/{name}`");
             let target = resolve::ensure(root, &format!("/etc/{name}"), resolve::Kind::File)
                 .or_fail(FailureKind::Mount, failed)?;
@@ -60,18 +80,17 @@ impl Etc {
 
     /// Writes the files anew for another identity; one that the workload has changed is its own.
     pub(crate) fn rename(&mut self, names: &Names) -> Result<()> {
-        for ((name, old), (_, new)) in self.written.iter_mut().zip(contents(names)) {
-            if *old == new {
+        for (old, (name, new)) in self.files.iter_mut().zip(contents(names)) {
+            if old.written == new {
                 continue;
             }
             let failed = || format!("Could not write `/etc/{name}`");
-            if get(&self.directory, name).or_fail(FailureKind::Identity, failed)? == old.as_bytes()
-            {
-                put(&self.directory, name, &new).or_fail(FailureKind::Identity, failed)?;
+            if get(&old.file).or_fail(FailureKind::Identity, failed)? == old.written.as_bytes() {
+                put(&old.file, &new).or_fail(FailureKind::Identity, failed)?;
             } else {
-                log::error(&format!("`/etc/{name}` is left as the workload changed it"));
+                log::notice(&format!("`/etc/{name}` is left as the workload changed it"));
             }
-            *old = new;
+            old.written = new;
         }
         Ok(())
     }
@@ -95,24 +114,21 @@ fn contents(names: &Names) -> [(&'static str, String); 4] {
     ]
 }
 
-/// In place: the file that is bound must stay the same one.
-fn put(directory: &OwnedFd, name: &str, content: &str) -> rustix::io::Result<()> {
-    let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(directory, name, flags, Mode::from_raw_mode(0o644))?;
+/// In place, and never empty for a reader.
+fn put(file: &OwnedFd, content: &str) -> rustix::io::Result<()> {
     let mut rest = content.as_bytes();
+    let mut at = 0;
     while !rest.is_empty() {
-        let written = write(&file, rest)?;
+        let written = pwrite(file, rest, at)?;
         rest = rest.get(written..).unwrap_or_default();
+        at += u64::try_from(written).unwrap_or_default();
     }
-    Ok(())
+    ftruncate(file, at)
 }
 
-fn get(directory: &OwnedFd, name: &str) -> rustix::io::Result<Vec<u8>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(directory, name, flags, Mode::empty())?;
+fn get(file: &OwnedFd) -> rustix::io::Result<Vec<u8>> {
     let mut content = vec![0; COMPARED_BYTES];
-    let read = read(&file, content.as_mut_slice())?;
+    let read = pread(file, content.as_mut_slice(), 0)?;
     content.truncate(read);
     Ok(content)
 }
