@@ -69,9 +69,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub(crate) fn host_error(what: impl Into<String>, error: std::io::Error) -> Error {
     use std::io::ErrorKind as Cause;
     let (kind, hint) = match error.kind() {
-        Cause::StorageFull | Cause::QuotaExceeded => {
-            (ErrorKind::NoSpace, Some("Free some space, or remove images with `coffer image prune`"))
-        }
+        Cause::StorageFull | Cause::QuotaExceeded => (
+            ErrorKind::NoSpace,
+            Some("Free some space, or remove images with `coffer image prune`"),
+        ),
         Cause::PermissionDenied | Cause::ReadOnlyFilesystem => (
             ErrorKind::Permission,
             Some("Check who owns the directory, or choose another with `COFFER_HOME`"),

@@ -31,7 +31,8 @@ pub(crate) mod media {
     pub(crate) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
     pub(crate) const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
     pub(crate) const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
-    pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    pub(crate) const DOCKER_LIST: &str =
+        "application/vnd.docker.distribution.manifest.list.v2+json";
     pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
     pub(crate) const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
     /// Both forms of schema 1 begin so.
@@ -61,16 +62,24 @@ impl Descriptor {
     }
 
     pub(crate) fn is_index(&self) -> bool {
-        matches!(self.media_type.as_str(), media::OCI_INDEX | media::DOCKER_LIST)
+        matches!(
+            self.media_type.as_str(),
+            media::OCI_INDEX | media::DOCKER_LIST
+        )
     }
 
     pub(crate) fn is_manifest(&self) -> bool {
-        matches!(self.media_type.as_str(), media::OCI_MANIFEST | media::DOCKER_MANIFEST)
+        matches!(
+            self.media_type.as_str(),
+            media::OCI_MANIFEST | media::DOCKER_MANIFEST
+        )
     }
 
     /// Attestations hang in an index as manifests for `unknown/unknown`.
     pub(crate) fn is_attestation(&self) -> bool {
-        self.annotations.as_ref().is_some_and(|a| a.contains_key("vnd.docker.reference.type"))
+        self.annotations
+            .as_ref()
+            .is_some_and(|a| a.contains_key("vnd.docker.reference.type"))
             || self.platform().is_some_and(|p| p.os() == "unknown")
     }
 }
@@ -132,7 +141,10 @@ impl Document {
             (None, Some(_)) => Ok(Self::Manifest(Manifest::parse(bytes)?)),
             _ => Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("The manifest is no image: its media type is {}", shown(kind)),
+                format!(
+                    "The manifest is no image: its media type is {}",
+                    shown(kind)
+                ),
             )),
         }
     }
@@ -151,9 +163,15 @@ impl Manifest {
         if let Some(kind) = &manifest.media_type
             && !matches!(kind.as_str(), media::OCI_MANIFEST | media::DOCKER_MANIFEST)
         {
-            return Err(unsupported(format!("The manifest has the unknown media type {}", shown(kind))));
+            return Err(unsupported(format!(
+                "The manifest has the unknown media type {}",
+                shown(kind)
+            )));
         }
-        if !matches!(manifest.config.media_type.as_str(), media::OCI_CONFIG | media::DOCKER_CONFIG) {
+        if !matches!(
+            manifest.config.media_type.as_str(),
+            media::OCI_CONFIG | media::DOCKER_CONFIG
+        ) {
             return Err(unsupported(format!(
                 "The manifest is no image: its config has the media type {}",
                 shown(&manifest.config.media_type)
@@ -168,7 +186,9 @@ impl Manifest {
         for layer in &manifest.layers {
             layer_compression(&layer.media_type)?;
             if !layer.urls.is_empty() {
-                return Err(unsupported("The image has a layer that lives outside its registry"));
+                return Err(unsupported(
+                    "The image has a layer that lives outside its registry",
+                ));
             }
         }
         Ok(manifest)
@@ -176,7 +196,9 @@ impl Manifest {
 
     /// Bytes of the config and of all layers, as stored.
     pub(crate) fn content_bytes(&self) -> u64 {
-        self.layers.iter().fold(self.config.size, |sum, layer| sum.saturating_add(layer.size))
+        self.layers.iter().fold(self.config.size, |sum, layer| {
+            sum.saturating_add(layer.size)
+        })
     }
 }
 
@@ -206,7 +228,10 @@ impl Index {
             .or_else(|| candidates().find(|(_, offered)| offered.runs_on(platform)))
             .map(|(entry, _)| entry)
             .ok_or_else(|| {
-                let offered: Vec<_> = candidates().map(|(_, p)| format!("`{p}`")).take(16).collect();
+                let offered: Vec<_> = candidates()
+                    .map(|(_, p)| format!("`{p}`"))
+                    .take(16)
+                    .collect();
                 wrong_platform(platform, &offered.join(", "))
             })
     }
@@ -235,7 +260,10 @@ pub(crate) fn layer_compression(media_type: &str) -> Result<Compression> {
         // Non-distributable layers were withdrawn from the specification; some images have them.
         "application/vnd.oci.image.layer.nondistributable.v1.tar" => Ok(Compression::None),
         "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip" => Ok(Compression::Gzip),
-        other => Err(unsupported(format!("The image has a layer of the media type {}", shown(other)))),
+        other => Err(unsupported(format!(
+            "The image has a layer of the media type {}",
+            shown(other)
+        ))),
     }
 }
 
@@ -263,7 +291,11 @@ pub(crate) fn check_config(manifest: &Manifest, config: &RawConfig) -> Result<Pl
 /// Parses JSON from outside.
 pub(crate) fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| {
-        Error::new(ErrorKind::Corrupt, format!("The {what} is not what it should be")).because(error)
+        Error::new(
+            ErrorKind::Corrupt,
+            format!("The {what} is not what it should be"),
+        )
+        .because(error)
     })
 }
 
@@ -273,7 +305,11 @@ fn unsupported(what: impl Into<String>) -> Error {
 
 /// Foreign text, bounded and printable.
 pub(crate) fn shown(text: &str) -> String {
-    let text: String = text.chars().take(120).flat_map(char::escape_debug).collect();
+    let text: String = text
+        .chars()
+        .take(120)
+        .flat_map(char::escape_debug)
+        .collect();
     format!("`{text}`")
 }
 
@@ -299,10 +335,16 @@ mod tests {
     fn docker_and_oci_manifests_are_read() {
         for (config, layer) in [
             (media::OCI_CONFIG, media::OCI_LAYER_ZSTD),
-            (media::DOCKER_CONFIG, "application/vnd.docker.image.rootfs.diff.tar.gzip"),
+            (
+                media::DOCKER_CONFIG,
+                "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            ),
         ] {
             let text = manifest(config, layer);
-            assert!(matches!(Document::parse(text.as_bytes(), None), Ok(Document::Manifest(_))));
+            assert!(matches!(
+                Document::parse(text.as_bytes(), None),
+                Ok(Document::Manifest(_))
+            ));
         }
     }
 
@@ -327,7 +369,10 @@ mod tests {
             descriptor(media::OCI_MANIFEST, Some("linux/arm64")),
             descriptor(media::OCI_MANIFEST, Some("linux/amd64")),
         ];
-        let text = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
+        let text = format!(
+            r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
+            entries.join(",")
+        );
         let Document::Index(index) = Document::parse(text.as_bytes(), None).unwrap() else {
             panic!("no index");
         };
@@ -335,6 +380,9 @@ mod tests {
         assert_eq!(index.select(&amd64).unwrap().platform(), Some(amd64));
         let error = index.select(&"linux/s390x".parse().unwrap()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PlatformMismatch);
-        assert!(error.to_string().contains("`linux/arm64`, `linux/amd64`"), "{error}");
+        assert!(
+            error.to_string().contains("`linux/arm64`, `linux/amd64`"),
+            "{error}"
+        );
     }
 }

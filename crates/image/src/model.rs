@@ -63,7 +63,10 @@ mod keys_of_object {
     use serde::{Deserialize, Deserializer, Serializer, de::IgnoredAny};
 
     pub(super) fn serialize<S: Serializer>(keys: &[String], to: S) -> Result<S::Ok, S::Error> {
-        to.collect_map(keys.iter().map(|key| (key, BTreeMap::<String, String>::new())))
+        to.collect_map(
+            keys.iter()
+                .map(|key| (key, BTreeMap::<String, String>::new())),
+        )
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
@@ -116,7 +119,11 @@ pub(crate) struct RawHistory {
 
 impl RawConfig {
     pub(crate) fn platform(&self) -> Result<Platform> {
-        let os = self.os.as_deref().filter(|os| !os.is_empty()).unwrap_or("linux");
+        let os = self
+            .os
+            .as_deref()
+            .filter(|os| !os.is_empty())
+            .unwrap_or("linux");
         Platform::new(os, &self.architecture, self.variant.as_deref()).map_err(|error| {
             Error::new(ErrorKind::Corrupt, "The image's config names no platform").because(error)
         })

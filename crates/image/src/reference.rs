@@ -104,8 +104,15 @@ impl FromStr for Reference {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         parse(text).map_err(|why| {
-            let shown: String = text.chars().take(300).flat_map(char::escape_debug).collect();
-            Error::new(ErrorKind::InvalidReference, format!("`{shown}` is no image reference: {why}"))
+            let shown: String = text
+                .chars()
+                .take(300)
+                .flat_map(char::escape_debug)
+                .collect();
+            Error::new(
+                ErrorKind::InvalidReference,
+                format!("`{shown}` is no image reference: {why}"),
+            )
         })
     }
 }
@@ -117,7 +124,9 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
     }
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => {
-            let digest = digest.parse().map_err(|_| "only `sha256:` digests are supported")?;
+            let digest = digest
+                .parse()
+                .map_err(|_| "only `sha256:` digests are supported")?;
             (rest, Some(digest))
         }
         None => (text, None),
@@ -140,9 +149,16 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
     if !repository.split('/').all(is_component) {
         return Err("the repository has an empty part or a character that is not allowed");
     }
-    let registry = if registry == LEGACY_DEFAULT_REGISTRY { DEFAULT_REGISTRY } else { registry };
+    let registry = if registry == LEGACY_DEFAULT_REGISTRY {
+        DEFAULT_REGISTRY
+    } else {
+        registry
+    };
     let official = registry == DEFAULT_REGISTRY && !repository.contains('/');
-    let repository = format!("{}{repository}", if official { OFFICIAL_PREFIX } else { "" });
+    let repository = format!(
+        "{}{repository}",
+        if official { OFFICIAL_PREFIX } else { "" }
+    );
     if registry.len() + 1 + repository.len() > NAME_BYTES_MAX {
         return Err("the name is longer than 255 characters");
     }
@@ -189,11 +205,15 @@ fn is_registry(text: &str) -> bool {
             !label.is_empty()
                 && !label.starts_with('-')
                 && !label.ends_with('-')
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-')
         })
     };
     host_is_good
-        && port.is_none_or(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok())
+        && port.is_none_or(|port| {
+            port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok()
+        })
 }
 
 /// reference.go `path-component`: runs of lower-case letters and digits, joined by one `.`, one
@@ -239,22 +259,58 @@ mod tests {
         for (text, full, familiar) in [
             ("debian", "docker.io/library/debian:latest", "debian:latest"),
             ("debian:12", "docker.io/library/debian:12", "debian:12"),
-            ("library/debian", "docker.io/library/debian:latest", "debian:latest"),
-            ("docker.io/debian", "docker.io/library/debian:latest", "debian:latest"),
-            ("docker.io/library/debian", "docker.io/library/debian:latest", "debian:latest"),
-            ("index.docker.io/debian", "docker.io/library/debian:latest", "debian:latest"),
+            (
+                "library/debian",
+                "docker.io/library/debian:latest",
+                "debian:latest",
+            ),
+            (
+                "docker.io/debian",
+                "docker.io/library/debian:latest",
+                "debian:latest",
+            ),
+            (
+                "docker.io/library/debian",
+                "docker.io/library/debian:latest",
+                "debian:latest",
+            ),
+            (
+                "index.docker.io/debian",
+                "docker.io/library/debian:latest",
+                "debian:latest",
+            ),
             ("user/app", "docker.io/user/app:latest", "user/app:latest"),
             ("a/b/c", "docker.io/a/b/c:latest", "a/b/c:latest"),
-            ("library/a/b", "docker.io/library/a/b:latest", "library/a/b:latest"),
+            (
+                "library/a/b",
+                "docker.io/library/a/b:latest",
+                "library/a/b:latest",
+            ),
             ("quay.io/x/y:v1", "quay.io/x/y:v1", "quay.io/x/y:v1"),
             ("localhost/x", "localhost/x:latest", "localhost/x:latest"),
-            ("localhost:5000/x", "localhost:5000/x:latest", "localhost:5000/x:latest"),
+            (
+                "localhost:5000/x",
+                "localhost:5000/x:latest",
+                "localhost:5000/x:latest",
+            ),
             ("host:5000/x:1", "host:5000/x:1", "host:5000/x:1"),
             ("HOST/x", "HOST/x:latest", "HOST/x:latest"),
-            ("127.0.0.1:5000/x", "127.0.0.1:5000/x:latest", "127.0.0.1:5000/x:latest"),
+            (
+                "127.0.0.1:5000/x",
+                "127.0.0.1:5000/x:latest",
+                "127.0.0.1:5000/x:latest",
+            ),
             ("[::1]:5000/x", "[::1]:5000/x:latest", "[::1]:5000/x:latest"),
-            ("[2001:db8::1]/x:t", "[2001:db8::1]/x:t", "[2001:db8::1]/x:t"),
-            ("a__b/c-d--e.f", "docker.io/a__b/c-d--e.f:latest", "a__b/c-d--e.f:latest"),
+            (
+                "[2001:db8::1]/x:t",
+                "[2001:db8::1]/x:t",
+                "[2001:db8::1]/x:t",
+            ),
+            (
+                "a__b/c-d--e.f",
+                "docker.io/a__b/c-d--e.f:latest",
+                "a__b/c-d--e.f:latest",
+            ),
             ("x:_T.a-9", "docker.io/library/x:_T.a-9", "x:_T.a-9"),
         ] {
             let reference: Reference = text.parse().unwrap();
@@ -269,7 +325,10 @@ mod tests {
         assert_eq!(pinned.tag(), None);
         assert_eq!(pinned.digest().unwrap().hex(), HEX);
         let both: Reference = format!("debian:12@sha256:{HEX}").parse().unwrap();
-        assert_eq!(both.to_string(), format!("docker.io/library/debian:12@sha256:{HEX}"));
+        assert_eq!(
+            both.to_string(),
+            format!("docker.io/library/debian:12@sha256:{HEX}")
+        );
     }
 
     #[test]
@@ -277,11 +336,48 @@ mod tests {
         let long_tag = format!("x:{}", "t".repeat(129));
         let long_name = "n".repeat(256);
         for text in [
-            "", ":", "@", ":tag", "x:", "x@", "/x", "x/", "a//b", "Debian", "x/Y", "-x", "x-", "_x",
-            "x_", ".x", "a..b", "a___b", "a._b", "x:-t", "x:.t", "x:a b", "x y", "x:1:2", "é",
-            "x@sha256:00", "x@md5:0123", "host:port/x", "host:99999/x", "host:-1/x", "-h.io/x",
-            "h-.io/x", "a..io/x", "[::1/x", "[::g]/x", "[::1]5000/x", "http://x.io/y", HEX,
-            "x\0", "x\n", &long_tag, &long_name,
+            "",
+            ":",
+            "@",
+            ":tag",
+            "x:",
+            "x@",
+            "/x",
+            "x/",
+            "a//b",
+            "Debian",
+            "x/Y",
+            "-x",
+            "x-",
+            "_x",
+            "x_",
+            ".x",
+            "a..b",
+            "a___b",
+            "a._b",
+            "x:-t",
+            "x:.t",
+            "x:a b",
+            "x y",
+            "x:1:2",
+            "é",
+            "x@sha256:00",
+            "x@md5:0123",
+            "host:port/x",
+            "host:99999/x",
+            "host:-1/x",
+            "-h.io/x",
+            "h-.io/x",
+            "a..io/x",
+            "[::1/x",
+            "[::g]/x",
+            "[::1]5000/x",
+            "http://x.io/y",
+            HEX,
+            "x\0",
+            "x\n",
+            &long_tag,
+            &long_name,
         ] {
             let error = text.parse::<Reference>().expect_err(text);
             assert_eq!(error.kind(), ErrorKind::InvalidReference, "{text}");

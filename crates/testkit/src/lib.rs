@@ -8,6 +8,7 @@
 
 pub mod coffer;
 pub mod image;
+pub mod registry;
 
 /// Holds a lock until it is dropped, so that one test process makes what all use.
 ///

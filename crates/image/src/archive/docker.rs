@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::{load::Archive, oci::Candidate};
 use crate::{
     error::{Error, ErrorKind, Result, host_error},
-    manifest::{Descriptor, Manifest, layer_media_type, media, parse_json, shown},
     layer::Compression,
+    manifest::{Descriptor, Manifest, layer_media_type, media, parse_json, shown},
     model::RawConfig,
     store::ingest::Ingest,
 };
@@ -28,19 +28,33 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 /// layers and config give the same manifest, wherever they come from.
 pub(crate) fn candidates(archive: &Archive<'_>, list: &[u8]) -> Result<Vec<Candidate>> {
     let entries: Vec<DockerEntry> = parse_json(list, "archive's `manifest.json`")?;
-    entries.iter().map(|entry| candidate(archive, entry)).collect()
+    entries
+        .iter()
+        .map(|entry| candidate(archive, entry))
+        .collect()
 }
 
 fn candidate(archive: &Archive<'_>, entry: &DockerEntry) -> Result<Candidate> {
     let (config_digest, config_size) = find(archive, &entry.config)?;
-    let config_bytes = archive.document(&entry.config)?.ok_or_else(|| lacks(&entry.config))?;
+    let config_bytes = archive
+        .document(&entry.config)?
+        .ok_or_else(|| lacks(&entry.config))?;
     let config: RawConfig = parse_json(&config_bytes, "image config")?;
     // Docker names the config by its digest, so that a changed one shows.
-    let claimed = entry.config.rsplit('/').next().unwrap_or_default().trim_end_matches(".json");
+    let claimed = entry
+        .config
+        .rsplit('/')
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches(".json");
     if let Ok(claimed) = format!("sha256:{claimed}").parse::<Digest>()
         && claimed != config_digest
     {
-        return Err(crate::store::ingest::digest_mismatch("The image config", &claimed, &config_digest));
+        return Err(crate::store::ingest::digest_mismatch(
+            "The image config",
+            &claimed,
+            &config_digest,
+        ));
     }
     let layers = entry
         .layers
@@ -74,7 +88,10 @@ fn find(archive: &Archive<'_>, name: &str) -> Result<(Digest, u64)> {
 }
 
 fn lacks(name: &str) -> Error {
-    Error::new(ErrorKind::Corrupt, format!("The archive lacks {}, which it lists", shown(name)))
+    Error::new(
+        ErrorKind::Corrupt,
+        format!("The archive lacks {}, which it lists", shown(name)),
+    )
 }
 
 fn sniff(ingest: &Ingest, digest: &Digest) -> Result<Compression> {

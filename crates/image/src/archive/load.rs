@@ -85,7 +85,12 @@ impl Archive<'_> {
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
                     Err(error) => return Err(path_error("read", &path)(error)),
                 };
-                copy_blob(self.ingest, &mut file, |e| path_error("read", &path)(e), |_| {})?
+                copy_blob(
+                    self.ingest,
+                    &mut file,
+                    |e| path_error("read", &path)(e),
+                    |_| {},
+                )?
             }
         };
         if found != *digest {
@@ -113,7 +118,10 @@ impl Archive<'_> {
 
     fn candidates(&self) -> Result<Vec<Candidate>> {
         let list = self.document(docker::MANIFEST)?;
-        if let (Some(index), true) = (self.document(oci::INDEX)?, self.document(oci::LAYOUT)?.is_some()) {
+        if let (Some(index), true) = (
+            self.document(oci::INDEX)?,
+            self.document(oci::LAYOUT)?.is_some(),
+        ) {
             let found = oci::candidates(self, &index)?;
             if !found.is_empty() || list.is_none() {
                 return add_docker_names(found, list.as_deref());
@@ -133,11 +141,16 @@ impl Archive<'_> {
 /// Docker writes a layout with a `manifest.json` beside it, which has the names.
 fn add_docker_names(mut found: Vec<Candidate>, list: Option<&[u8]>) -> Result<Vec<Candidate>> {
     let Some(list) = list else { return Ok(found) };
-    let entries: Vec<docker::DockerEntry> = crate::manifest::parse_json(list, "archive's `manifest.json`")?;
+    let entries: Vec<docker::DockerEntry> =
+        crate::manifest::parse_json(list, "archive's `manifest.json`")?;
     for candidate in &mut found {
         let config = candidate.manifest.config.digest.hex();
-        let same = entries.iter().filter(|entry| entry.config.contains(&config));
-        candidate.names.extend(same.flat_map(|entry| entry.repo_tags.iter().flatten().cloned()));
+        let same = entries
+            .iter()
+            .filter(|entry| entry.config.contains(&config));
+        candidate
+            .names
+            .extend(same.flat_map(|entry| entry.repo_tags.iter().flatten().cloned()));
     }
     Ok(found)
 }
@@ -161,9 +174,15 @@ impl ImageStore {
     ) -> Result<Vec<LoadedImage>> {
         let ingest = Ingest::begin(&self.layout)?;
         let content = open(&ingest, source, progress)?;
-        let archive = Archive { ingest: &ingest, content };
+        let archive = Archive {
+            ingest: &ingest,
+            content,
+        };
         let mut candidates = archive.candidates()?;
-        let offered: Vec<String> = candidates.iter().map(|c| format!("`{}`", c.platform)).collect();
+        let offered: Vec<String> = candidates
+            .iter()
+            .map(|c| format!("`{}`", c.platform))
+            .collect();
         candidates.retain(|candidate| candidate.platform.runs_on(platform));
         if candidates.is_empty() {
             return Err(wrong_platform(platform, &offered.join(", ")));
@@ -173,7 +192,8 @@ impl ImageStore {
         let mut loaded = Vec::new();
         for candidate in candidates {
             for layer in &candidate.manifest.layers {
-                if !archive.blob(&layer.digest, layer.size)? && !ingest.blob(&layer.digest).exists() {
+                if !archive.blob(&layer.digest, layer.size)? && !ingest.blob(&layer.digest).exists()
+                {
                     return Err(Error::new(
                         ErrorKind::Corrupt,
                         format!("The archive lacks the layer `{}`", layer.digest),
@@ -182,7 +202,10 @@ impl ImageStore {
             }
             let (image, references) = self.prepare(&ingest, candidate, progress)?;
             loaded.push(image);
-            images.push(NewImage { record: references.0, references: references.1 });
+            images.push(NewImage {
+                record: references.0,
+                references: references.1,
+            });
         }
         ingest.commit(images)?;
         Ok(loaded)
@@ -194,11 +217,22 @@ impl ImageStore {
         candidate: Candidate,
         progress: &dyn Progress,
     ) -> Result<(LoadedImage, (Record, Vec<String>))> {
-        let Candidate { digest, manifest, config, names, .. } = candidate;
+        let Candidate {
+            digest,
+            manifest,
+            config,
+            names,
+            ..
+        } = candidate;
         let platform = check_config(&manifest, &config)?;
         let references = full_names(&names)?;
         let layers = layer_files(&manifest, &config, |digest| ingest.blob(digest));
-        let built = build(layers, &ingest.rootfs(&digest), progress, &Cancel::default())?;
+        let built = build(
+            layers,
+            &ingest.rootfs(&digest),
+            progress,
+            &Cancel::default(),
+        )?;
         let record = Record {
             id: manifest.config.digest,
             manifest: digest,
@@ -210,8 +244,19 @@ impl ImageStore {
             layers: manifest.layers.iter().map(|layer| layer.digest).collect(),
             rootfs: Some(built),
         };
-        let image = Image { id: record.id, manifest: digest, platform, config: config.config };
-        Ok((LoadedImage { image, references: references.clone() }, (record, references)))
+        let image = Image {
+            id: record.id,
+            manifest: digest,
+            platform,
+            config: config.config,
+        };
+        Ok((
+            LoadedImage {
+                image,
+                references: references.clone(),
+            },
+            (record, references),
+        ))
     }
 }
 
@@ -219,7 +264,10 @@ impl ImageStore {
 fn merge_names(candidates: &mut Vec<Candidate>) {
     let mut merged: Vec<Candidate> = Vec::new();
     for candidate in candidates.drain(..) {
-        match merged.iter_mut().find(|other| other.digest == candidate.digest) {
+        match merged
+            .iter_mut()
+            .find(|other| other.digest == candidate.digest)
+        {
             Some(other) => other.names.extend(candidate.names),
             None => merged.push(candidate),
         }
@@ -247,11 +295,19 @@ fn open(ingest: &Ingest, source: LoadSource, progress: &dyn Progress) -> Result<
     };
     let found = std::fs::metadata(&path).map_err(path_error("read", &path))?;
     if found.is_dir() {
-        progress.event(ProgressEvent::Phase { phase: Phase::Reading, total_bytes: None });
+        progress.event(ProgressEvent::Phase {
+            phase: Phase::Reading,
+            total_bytes: None,
+        });
         return Ok(Content::Dir(path));
     }
     let file = File::open(&path).map_err(path_error("read", &path))?;
-    tar(ingest, Box::new(file), found.is_file().then_some(found.len()), progress)
+    tar(
+        ingest,
+        Box::new(file),
+        found.is_file().then_some(found.len()),
+        progress,
+    )
 }
 
 fn tar(

@@ -56,16 +56,22 @@ fn follow(
         return Ok(());
     }
     // A layout may hold one platform of an index that lists many.
-    let Some(bytes) = archive.blob_document(&entry.digest, entry.size)? else { return Ok(()) };
+    let Some(bytes) = archive.blob_document(&entry.digest, entry.size)? else {
+        return Ok(());
+    };
     match Document::parse(&bytes, Some(&entry.media_type))? {
-        Document::Index(_) if levels == 0 => {
-            Err(Error::new(ErrorKind::Corrupt, "The layout nests image indexes too deep"))
-        }
-        Document::Index(index) => {
-            index.manifests.iter().try_for_each(|e| follow(archive, e, names, levels - 1, found))
-        }
+        Document::Index(_) if levels == 0 => Err(Error::new(
+            ErrorKind::Corrupt,
+            "The layout nests image indexes too deep",
+        )),
+        Document::Index(index) => index
+            .manifests
+            .iter()
+            .try_for_each(|e| follow(archive, e, names, levels - 1, found)),
         Document::Manifest(manifest) => {
-            let Some(bytes) = archive.blob_document(&manifest.config.digest, manifest.config.size)? else {
+            let Some(bytes) =
+                archive.blob_document(&manifest.config.digest, manifest.config.size)?
+            else {
                 return Ok(());
             };
             let config: RawConfig = parse_json(&bytes, "image config")?;
@@ -83,7 +89,13 @@ fn follow(
 
 /// The names that a layout gives an entry. A bare tag names no repository and so no image.
 fn names_of(entry: &Descriptor) -> Vec<String> {
-    let note = |key| entry.annotations.as_ref().and_then(|notes| notes.get(key)).cloned();
+    let note = |key| {
+        entry
+            .annotations
+            .as_ref()
+            .and_then(|notes| notes.get(key))
+            .cloned()
+    };
     note(CONTAINERD_NAME)
         .or_else(|| note(REF_NAME).filter(|name| name.contains(['/', ':'])))
         .into_iter()

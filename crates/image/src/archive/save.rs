@@ -62,7 +62,8 @@ impl ImageStore {
             };
             self.add(&mut plan, record, references, format)?;
         }
-        plan.write(format, out).map_err(|error| host_error("Could not write the archive", error))
+        plan.write(format, out)
+            .map_err(|error| host_error("Could not write the archive", error))
     }
 
     fn add(
@@ -83,7 +84,10 @@ impl ImageStore {
             plan.blobs.insert(blob.digest, Blob::File(file, blob.size));
         }
         let digest = sha256(&bytes);
-        let kind = manifest.media_type.as_deref().unwrap_or(media::OCI_MANIFEST);
+        let kind = manifest
+            .media_type
+            .as_deref()
+            .unwrap_or(media::OCI_MANIFEST);
         let mut entry = descriptor(kind, digest, bytes.len() as u64);
         entry.platform = serde_json::to_value(&record.platform).ok();
         plan.blobs.insert(digest, Blob::Bytes(bytes));
@@ -94,8 +98,14 @@ impl ImageStore {
         for full in references {
             let reference: Reference = full.parse()?;
             let tag = reference.tag().unwrap_or_default().to_owned();
-            let notes = [(CONTAINERD_NAME.to_owned(), full), (REF_NAME.to_owned(), tag)];
-            plan.index.push(Descriptor { annotations: Some(notes.into()), ..entry.clone() });
+            let notes = [
+                (CONTAINERD_NAME.to_owned(), full),
+                (REF_NAME.to_owned(), tag),
+            ];
+            plan.index.push(Descriptor {
+                annotations: Some(notes.into()),
+                ..entry.clone()
+            });
             repo_tags.push(reference.familiar());
         }
         plan.docker(&manifest, repo_tags);
@@ -112,21 +122,41 @@ impl Plan {
             entry.repo_tags.get_or_insert_default().extend(repo_tags);
             return;
         }
-        let layers = manifest.layers.iter().map(|layer| name(&layer.digest)).collect();
-        self.docker.push(DockerEntry { config, repo_tags: Some(repo_tags), layers });
+        let layers = manifest
+            .layers
+            .iter()
+            .map(|layer| name(&layer.digest))
+            .collect();
+        self.docker.push(DockerEntry {
+            config,
+            repo_tags: Some(repo_tags),
+            layers,
+        });
     }
 
     fn write(self, format: SaveFormat, out: &mut dyn Write) -> std::io::Result<()> {
         let mut tar = Builder::new(out);
         for dir in ["blobs/", "blobs/sha256/"] {
-            append(&mut tar, dir, EntryType::Directory, 0, &mut std::io::empty())?;
+            append(
+                &mut tar,
+                dir,
+                EntryType::Directory,
+                0,
+                &mut std::io::empty(),
+            )?;
         }
         for (digest, blob) in self.blobs {
             let path = format!("blobs/sha256/{}", digest.hex());
             match blob {
                 Blob::Bytes(bytes) => append_file(&mut tar, &path, &bytes)?,
                 Blob::File(file, size) => {
-                    append(&mut tar, &path, EntryType::Regular, size, &mut Whole { file, left: size })?;
+                    append(
+                        &mut tar,
+                        &path,
+                        EntryType::Regular,
+                        size,
+                        &mut Whole { file, left: size },
+                    )?;
                 }
             }
         }
@@ -144,8 +174,18 @@ impl Plan {
     }
 }
 
-fn append_file(tar: &mut Builder<&mut dyn Write>, path: &str, mut content: &[u8]) -> std::io::Result<()> {
-    append(tar, path, EntryType::Regular, content.len() as u64, &mut content)
+fn append_file(
+    tar: &mut Builder<&mut dyn Write>,
+    path: &str,
+    mut content: &[u8],
+) -> std::io::Result<()> {
+    append(
+        tar,
+        path,
+        EntryType::Regular,
+        content.len() as u64,
+        &mut content,
+    )
 }
 
 /// One entry, the same for the same content: no time, no owner.
@@ -176,7 +216,9 @@ impl Read for Whole {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let count = (&mut self.file).take(self.left).read(buffer)?;
         if count == 0 && self.left > 0 && !buffer.is_empty() {
-            return Err(std::io::Error::other("a blob of the store is shorter than it was"));
+            return Err(std::io::Error::other(
+                "a blob of the store is shorter than it was",
+            ));
         }
         self.left -= count as u64;
         Ok(count)

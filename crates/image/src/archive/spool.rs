@@ -51,30 +51,47 @@ impl Spool {
         total_bytes: Option<u64>,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        progress.event(ProgressEvent::Phase { phase: Phase::Reading, total_bytes });
+        progress.event(ProgressEvent::Phase {
+            phase: Phase::Reading,
+            total_bytes,
+        });
         let mut source = decompressed(source)?;
         let mut spool = Self::default();
         let mut extension = Extension::default();
         let mut done_bytes = 0;
         while let Some(header) = next_header(&mut *source)? {
             let kind = header.entry_type();
-            let size = header.entry_size().map_err(|e| corrupt("An entry has no valid size").because(e))?;
+            let size = header
+                .entry_size()
+                .map_err(|e| corrupt("An entry has no valid size").because(e))?;
             if matches!(
                 kind,
-                EntryType::XHeader | EntryType::XGlobalHeader | EntryType::GNULongName | EntryType::GNULongLink
+                EntryType::XHeader
+                    | EntryType::XGlobalHeader
+                    | EntryType::GNULongName
+                    | EntryType::GNULongLink
             ) {
                 extension.take(kind, &read_extension(&mut *source, size)?)?;
                 continue;
             }
-            let Extension { path, link, size: long_size } = std::mem::take(&mut extension);
+            let Extension {
+                path,
+                link,
+                size: long_size,
+            } = std::mem::take(&mut extension);
             let size = long_size.unwrap_or(size);
             let path = clean(&path.unwrap_or_else(|| lossy(&header.path_bytes())));
             if spool.entries.len() >= ENTRIES_MAX {
-                return Err(too_large(format!("The archive has more than {ENTRIES_MAX} entries")));
+                return Err(too_large(format!(
+                    "The archive has more than {ENTRIES_MAX} entries"
+                )));
             }
             let entry = match kind {
                 EntryType::Regular | EntryType::Continuous => {
-                    let mut content = ExactReader { source: &mut *source, left: size };
+                    let mut content = ExactReader {
+                        source: &mut *source,
+                        left: size,
+                    };
                     let (digest, _) = copy_blob(ingest, &mut content, stream_error, |bytes| {
                         done_bytes += bytes;
                         progress.event(ProgressEvent::PhaseAdvanced { done_bytes });
@@ -83,9 +100,14 @@ impl Spool {
                     Spooled::File(digest, size)
                 }
                 EntryType::Symlink | EntryType::Link => {
-                    let target = link.unwrap_or_else(|| lossy(&header.link_name_bytes().unwrap_or_default()));
+                    let target = link
+                        .unwrap_or_else(|| lossy(&header.link_name_bytes().unwrap_or_default()));
                     let hard = kind == EntryType::Link;
-                    Spooled::Link(if hard { clean(&target) } else { resolve(&path, &target) })
+                    Spooled::Link(if hard {
+                        clean(&target)
+                    } else {
+                        resolve(&path, &target)
+                    })
                 }
                 EntryType::Directory => continue,
                 _ => {
@@ -138,13 +160,16 @@ impl Extension {
             EntryType::GNULongLink => self.link = Some(text()),
             EntryType::XHeader => {
                 for record in tar::PaxExtensions::new(content) {
-                    let record = record.map_err(|e| corrupt("An extended header is broken").because(e))?;
+                    let record =
+                        record.map_err(|e| corrupt("An extended header is broken").because(e))?;
                     let value = lossy(record.value_bytes());
                     match record.key_bytes() {
                         b"path" => self.path = Some(value),
                         b"linkpath" => self.link = Some(value),
                         b"size" => {
-                            let size = value.parse().map_err(|_| corrupt("An entry has no valid size"))?;
+                            let size = value
+                                .parse()
+                                .map_err(|_| corrupt("An entry has no valid size"))?;
                             self.size = Some(size);
                         }
                         _ => {}
@@ -163,17 +188,20 @@ fn decompressed(source: Box<dyn Read + Send>) -> Result<Box<dyn Read>> {
     let source = io::Cursor::new(start.clone()).chain(source);
     Ok(match Compression::sniff(&start) {
         Compression::None => Box::new(source),
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(READ_AHEAD_BYTES, source))),
-        Compression::Zstd => {
-            Box::new(zstd::Decoder::new(source).map_err(stream_error)?)
-        }
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(
+            BufReader::with_capacity(READ_AHEAD_BYTES, source),
+        )),
+        Compression::Zstd => Box::new(zstd::Decoder::new(source).map_err(stream_error)?),
     })
 }
 
 /// The first `count` bytes, or all if there are fewer.
 fn fill_to(source: &mut dyn Read, count: u64) -> Result<Vec<u8>> {
     let mut start = Vec::new();
-    source.take(count).read_to_end(&mut start).map_err(stream_error)?;
+    source
+        .take(count)
+        .read_to_end(&mut start)
+        .map_err(stream_error)?;
     Ok(start)
 }
 
@@ -192,11 +220,19 @@ fn next_header(source: &mut dyn Read) -> Result<Option<Header>> {
     let sum: u32 = start
         .iter()
         .enumerate()
-        .map(|(at, byte)| u32::from(if (148..156).contains(&at) { b' ' } else { *byte }))
+        .map(|(at, byte)| {
+            u32::from(if (148..156).contains(&at) {
+                b' '
+            } else {
+                *byte
+            })
+        })
         .sum();
     if header.cksum().ok() != Some(sum) {
-        return Err(corrupt("The file is no docker archive and no OCI layout: it is not a tar")
-            .hint("Write one with `docker save`, `podman save` or `skopeo copy`"));
+        return Err(
+            corrupt("The file is no docker archive and no OCI layout: it is not a tar")
+                .hint("Write one with `docker save`, `podman save` or `skopeo copy`"),
+        );
     }
     Ok(Some(header))
 }
@@ -220,7 +256,9 @@ struct ExactReader<'a> {
 
 impl Read for ExactReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let wanted = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
         if wanted == 0 {
             return Ok(0);
         }
@@ -234,7 +272,14 @@ impl Read for ExactReader<'_> {
 }
 
 fn skip(source: &mut dyn Read, count: u64) -> Result<()> {
-    io::copy(&mut ExactReader { source, left: count }, &mut io::sink()).map_err(stream_error)?;
+    io::copy(
+        &mut ExactReader {
+            source,
+            left: count,
+        },
+        &mut io::sink(),
+    )
+    .map_err(stream_error)?;
     Ok(())
 }
 
@@ -303,12 +348,18 @@ mod tests {
     fn names_are_keys_that_cannot_climb() {
         assert_eq!(clean("./a//b/../c"), "a/c");
         assert_eq!(clean("../../etc/passwd"), "etc/passwd");
-        assert_eq!(resolve("id/layer.tar", "../other/layer.tar"), "other/layer.tar");
+        assert_eq!(
+            resolve("id/layer.tar", "../other/layer.tar"),
+            "other/layer.tar"
+        );
         assert_eq!(resolve("id/layer.tar", "/x"), "x");
     }
 
     #[test]
     fn padding_fills_the_last_block() {
-        assert_eq!([padding(0), padding(1), padding(512), padding(513)], [0, 511, 0, 511]);
+        assert_eq!(
+            [padding(0), padding(1), padding(512), padding(513)],
+            [0, 511, 0, 511]
+        );
     }
 }

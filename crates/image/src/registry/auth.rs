@@ -36,7 +36,9 @@ pub(crate) struct Authenticator {
 
 impl std::fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authenticator").field("endpoint", &self.endpoint).finish_non_exhaustive()
+        f.debug_struct("Authenticator")
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
     }
 }
 
@@ -48,7 +50,12 @@ struct TokenAnswer {
 
 impl Authenticator {
     pub(crate) fn new(http: Http, endpoint: Endpoint, repository: &str) -> Self {
-        Self { http, endpoint, repository: repository.to_owned(), header: Mutex::new(None) }
+        Self {
+            http,
+            endpoint,
+            repository: repository.to_owned(),
+            header: Mutex::new(None),
+        }
     }
 
     /// The header to send, if one is known.
@@ -67,7 +74,8 @@ impl Authenticator {
             // Another transfer has got a new one meanwhile.
             return Ok(());
         }
-        let challenge = challenge::choose(challenges.iter().filter_map(|value| value.to_str().ok()))?;
+        let challenge =
+            challenge::choose(challenges.iter().filter_map(|value| value.to_str().ok()))?;
         let config_dir = self.http.options().docker_config.clone();
         let credentials =
             credentials::find(&self.endpoint.credential_host, config_dir.as_deref()).await?;
@@ -76,14 +84,23 @@ impl Authenticator {
                 Some(Credentials::Password { user, password }) => basic(user, password),
                 _ => return Err(self.no_credentials()),
             },
-            Challenge::Bearer { realm, service, scope } => {
+            Challenge::Bearer {
+                realm,
+                service,
+                scope,
+            } => {
                 let scope = scope.unwrap_or_else(|| format!("repository:{}:pull", self.repository));
-                let token = self.token(&realm, service.as_deref(), &scope, credentials).await?;
+                let token = self
+                    .token(&realm, service.as_deref(), &scope, credentials)
+                    .await?;
                 format!("Bearer {token}")
             }
         };
         let mut value = HeaderValue::try_from(value).map_err(|_| {
-            Error::new(ErrorKind::Registry, "The token service gave a token that cannot be sent")
+            Error::new(
+                ErrorKind::Registry,
+                "The token service gave a token that cannot be sent",
+            )
         })?;
         value.set_sensitive(true);
         *header = Some(value);
@@ -97,7 +114,12 @@ impl Authenticator {
         scope: &str,
         credentials: Option<Credentials>,
     ) -> Result<String> {
-        let bad_realm = || Error::new(ErrorKind::Registry, "The registry names no valid token service");
+        let bad_realm = || {
+            Error::new(
+                ErrorKind::Registry,
+                "The registry names no valid token service",
+            )
+        };
         let mut url = Url::parse(realm).map_err(|error| bad_realm().because(error))?;
         check_scheme(&url)?;
         if is_loopback_url(&url) && !is_loopback_url(&self.endpoint.base) {
@@ -133,7 +155,9 @@ impl Authenticator {
         let response = self.http.send(method, &url, headers, body).await?;
         match response.status() {
             status if status.is_success() => {}
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(self.refused(has_credentials)),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                return Err(self.refused(has_credentials));
+            }
             status => {
                 return Err(Error::new(
                     ErrorKind::Registry,
@@ -143,15 +167,22 @@ impl Authenticator {
         }
         let body = bounded_body(response, DOCUMENT_BYTES_MAX, "token").await?;
         let answer: TokenAnswer = parse_json(&body, "token service's answer")?;
-        answer.token.or(answer.access_token).filter(|token| !token.is_empty()).ok_or_else(|| {
-            Error::new(ErrorKind::Registry, "The token service gave no token")
-        })
+        answer
+            .token
+            .or(answer.access_token)
+            .filter(|token| !token.is_empty())
+            .ok_or_else(|| Error::new(ErrorKind::Registry, "The token service gave no token"))
     }
 
     fn no_credentials(&self) -> Error {
         let host = &self.endpoint.credential_host;
-        Error::new(ErrorKind::Unauthorized, format!("`{host}` wants a user name and a password"))
-            .hint(format!("Log in with `docker login {host}` or `skopeo login {host}`"))
+        Error::new(
+            ErrorKind::Unauthorized,
+            format!("`{host}` wants a user name and a password"),
+        )
+        .hint(format!(
+            "Log in with `docker login {host}` or `skopeo login {host}`"
+        ))
     }
 
     fn refused(&self, has_credentials: bool) -> Error {
@@ -159,8 +190,13 @@ impl Authenticator {
             return self.no_credentials();
         }
         let host = &self.endpoint.credential_host;
-        Error::new(ErrorKind::Unauthorized, format!("`{host}` does not accept your credentials"))
-            .hint(format!("Log in again with `docker login {host}` or `skopeo login {host}`"))
+        Error::new(
+            ErrorKind::Unauthorized,
+            format!("`{host}` does not accept your credentials"),
+        )
+        .hint(format!(
+            "Log in again with `docker login {host}` or `skopeo login {host}`"
+        ))
     }
 }
 

@@ -13,7 +13,11 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Challenge {
     Basic,
-    Bearer { realm: String, service: Option<String>, scope: Option<String> },
+    Bearer {
+        realm: String,
+        service: Option<String>,
+        scope: Option<String>,
+    },
 }
 
 /// The strongest challenge of `headers` that is known.
@@ -31,11 +35,22 @@ pub(crate) fn choose<'a>(headers: impl Iterator<Item = &'a str>) -> Result<Chall
             });
         }
     }
-    if challenges.iter().any(|(scheme, _)| scheme.eq_ignore_ascii_case("basic")) {
+    if challenges
+        .iter()
+        .any(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
+    {
         return Ok(Challenge::Basic);
     }
-    let offered: Vec<String> = challenges.iter().map(|(scheme, _)| shown(scheme)).take(4).collect();
-    let offered = if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") };
+    let offered: Vec<String> = challenges
+        .iter()
+        .map(|(scheme, _)| shown(scheme))
+        .take(4)
+        .collect();
+    let offered = if offered.is_empty() {
+        "nothing".to_owned()
+    } else {
+        offered.join(", ")
+    };
     Err(Error::new(
         ErrorKind::Unsupported,
         format!("The registry offers {offered} for authentication; known are `Bearer` and `Basic`"),
@@ -90,7 +105,8 @@ mod tests {
 
     #[test]
     fn a_bearer_challenge_gives_realm_service_and_scope() {
-        let header = r#"Bearer realm="https://a.example/token",service="r",scope="repository:x:pull,push""#;
+        let header =
+            r#"Bearer realm="https://a.example/token",service="r",scope="repository:x:pull,push""#;
         assert_eq!(
             choose([header].into_iter()).unwrap(),
             Challenge::Bearer {
@@ -104,8 +120,14 @@ mod tests {
     #[test]
     fn bearer_is_preferred_over_basic_in_any_order() {
         let header = r#"Basic realm="x", Bearer realm="https://a.example/t""#;
-        assert!(matches!(choose([header].into_iter()), Ok(Challenge::Bearer { .. })));
-        assert_eq!(choose([r#"basic realm=x"#].into_iter()).unwrap(), Challenge::Basic);
+        assert!(matches!(
+            choose([header].into_iter()),
+            Ok(Challenge::Bearer { .. })
+        ));
+        assert_eq!(
+            choose([r#"basic realm=x"#].into_iter()).unwrap(),
+            Challenge::Basic
+        );
     }
 
     #[test]

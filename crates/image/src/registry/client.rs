@@ -5,7 +5,10 @@ use std::{path::Path, sync::Arc};
 use cofferdam_base::{env_vars, fs::read_bounded};
 use reqwest::{
     Method, Response, StatusCode, Url,
-    header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{
+        ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
+        WWW_AUTHENTICATE,
+    },
     redirect::Policy,
 };
 use rustls::{
@@ -42,8 +45,15 @@ pub(crate) struct Http {
 impl Http {
     pub(crate) fn new(options: &PullOptions) -> Result<Self> {
         let tls = tls_config(RootCertStore::empty())?;
-        let loopback = builder(options, tls).no_proxy().build().map_err(build_error)?;
-        Ok(Self { external: Arc::default(), loopback, options: options.clone() })
+        let loopback = builder(options, tls)
+            .no_proxy()
+            .build()
+            .map_err(build_error)?;
+        Ok(Self {
+            external: Arc::default(),
+            loopback,
+            options: options.clone(),
+        })
     }
 
     pub(crate) const fn options(&self) -> &PullOptions {
@@ -63,13 +73,18 @@ impl Http {
             &self.loopback
         } else {
             let options = &self.options;
-            self.external.get_or_try_init(|| async { external(options) }).await?
+            self.external
+                .get_or_try_init(|| async { external(options) })
+                .await?
         };
         let mut request = client.request(method, url.clone()).headers(headers);
         if let Some(body) = body {
             request = request.body(body);
         }
-        request.send().await.map_err(|error| transport_error(url, error))
+        request
+            .send()
+            .await
+            .map_err(|error| transport_error(url, error))
     }
 }
 
@@ -82,17 +97,30 @@ fn external(options: &PullOptions) -> Result<reqwest::Client> {
         add_authorities(&mut roots, &path)?;
     }
     if roots.is_empty() {
-        return Err(Error::new(ErrorKind::Registry, "This host has no certificate authorities to trust")
-            .hint("Install the package `ca-certificates`, or name a file with `COFFER_CA_FILE`"));
+        return Err(Error::new(
+            ErrorKind::Registry,
+            "This host has no certificate authorities to trust",
+        )
+        .hint("Install the package `ca-certificates`, or name a file with `COFFER_CA_FILE`"));
     }
-    builder(options, tls_config(roots)?).build().map_err(build_error)
+    builder(options, tls_config(roots)?)
+        .build()
+        .map_err(build_error)
 }
 
 fn add_authorities(roots: &mut RootCertStore, path: &Path) -> Result<()> {
-    let failed = || format!("Could not use the certificate authorities in `{}`", path.display());
-    let pem = read_bounded(path, DOCUMENT_BYTES_MAX).map_err(|error| host_error(failed(), error))?;
+    let failed = || {
+        format!(
+            "Could not use the certificate authorities in `{}`",
+            path.display()
+        )
+    };
+    let pem =
+        read_bounded(path, DOCUMENT_BYTES_MAX).map_err(|error| host_error(failed(), error))?;
     let bad = |cause: Box<dyn std::error::Error + Send + Sync>| {
-        Error::new(ErrorKind::Corrupt, failed()).because(cause).hint("The file must hold PEM certificates")
+        Error::new(ErrorKind::Corrupt, failed())
+            .because(cause)
+            .hint("The file must hold PEM certificates")
     };
     let before = roots.len();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
@@ -106,11 +134,15 @@ fn add_authorities(roots: &mut RootCertStore, path: &Path) -> Result<()> {
 }
 
 fn tls_config(roots: RootCertStore) -> Result<ClientConfig> {
-    Ok(ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::new(ErrorKind::Registry, "TLS could not be set up").because(error))?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
+    Ok(
+        ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| {
+                Error::new(ErrorKind::Registry, "TLS could not be set up").because(error)
+            })?
+            .with_root_certificates(roots)
+            .with_no_client_auth(),
+    )
 }
 
 fn builder(options: &PullOptions, tls: ClientConfig) -> reqwest::ClientBuilder {
@@ -131,11 +163,18 @@ fn build_error(error: reqwest::Error) -> Error {
 pub(crate) fn transport_error(url: &Url, error: reqwest::Error) -> Error {
     let host = url.host_str().unwrap_or_default();
     if error.is_timeout() {
-        return Error::new(ErrorKind::Timeout, format!("`{host}` did not answer in time"))
-            .because(error.without_url())
-            .hint("Check the network, and try again");
+        return Error::new(
+            ErrorKind::Timeout,
+            format!("`{host}` did not answer in time"),
+        )
+        .because(error.without_url())
+        .hint("Check the network, and try again");
     }
-    let what = if error.is_connect() { "could not be reached" } else { "broke off its answer" };
+    let what = if error.is_connect() {
+        "could not be reached"
+    } else {
+        "broke off its answer"
+    };
     Error::new(ErrorKind::Registry, format!("`{host}` {what}"))
         .because(error.without_url())
         .hint("Check the registry's name, the network and `COFFER_CA_FILE`")
@@ -158,7 +197,11 @@ pub(crate) enum Retry {
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        let retry = if error.kind() == ErrorKind::Registry { Retry::Soon } else { Retry::Never };
+        let retry = if error.kind() == ErrorKind::Registry {
+            Retry::Soon
+        } else {
+            Retry::Never
+        };
         Self { error, retry }
     }
 }
@@ -175,14 +218,26 @@ pub(crate) struct Repository {
 impl Repository {
     pub(crate) fn new(http: Http, endpoint: Endpoint, name: &str) -> Self {
         let auth = Authenticator::new(http.clone(), endpoint.clone(), name);
-        Self { http, endpoint, name: name.to_owned(), auth }
+        Self {
+            http,
+            endpoint,
+            name: name.to_owned(),
+            auth,
+        }
     }
 
     /// The address of `manifests/…` or `blobs/…` of this repository.
     pub(crate) fn url(&self, rest: &str) -> Result<Url> {
-        self.endpoint.base.join(&format!("v2/{}/{rest}", self.name)).map_err(|error| {
-            Error::new(ErrorKind::InvalidReference, "The repository has no valid address").because(error)
-        })
+        self.endpoint
+            .base
+            .join(&format!("v2/{}/{rest}", self.name))
+            .map_err(|error| {
+                Error::new(
+                    ErrorKind::InvalidReference,
+                    "The repository has no valid address",
+                )
+                .because(error)
+            })
     }
 
     /// Gets `url`, authenticated on demand, over redirects. Answers with a success or an error.
@@ -205,7 +260,11 @@ impl Repository {
                 let range = HeaderValue::try_from(format!("bytes={from_byte}-"));
                 headers.extend(range.ok().map(|range| (RANGE, range)));
             }
-            let authorization = if at_home { self.auth.current().await } else { None };
+            let authorization = if at_home {
+                self.auth.current().await
+            } else {
+                None
+            };
             if let Some(authorization) = &authorization {
                 headers.insert(AUTHORIZATION, authorization.clone());
             }
@@ -213,9 +272,15 @@ impl Repository {
             let status = response.status();
             if status == StatusCode::UNAUTHORIZED && at_home && !asked_again {
                 asked_again = true;
-                let challenges: Vec<HeaderValue> =
-                    response.headers().get_all(WWW_AUTHENTICATE).iter().cloned().collect();
-                self.auth.answer(&challenges, authorization.as_ref()).await?;
+                let challenges: Vec<HeaderValue> = response
+                    .headers()
+                    .get_all(WWW_AUTHENTICATE)
+                    .iter()
+                    .cloned()
+                    .collect();
+                self.auth
+                    .answer(&challenges, authorization.as_ref())
+                    .await?;
             } else if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
                 url = redirected(&url, &response)?;
             } else if status.is_success() {
@@ -273,12 +338,18 @@ impl Repository {
                 Retry::Never,
             ),
         };
-        Refusal { error: Error::new(kind, what).hint(hint), retry }
+        Refusal {
+            error: Error::new(kind, what).hint(hint),
+            retry,
+        }
     }
 }
 
 pub(crate) fn never(error: Error) -> Refusal {
-    Refusal { error, retry: Retry::Never }
+    Refusal {
+        error,
+        retry: Retry::Never,
+    }
 }
 
 fn redirected(from: &Url, response: &Response) -> std::result::Result<Url, Refusal> {
@@ -288,7 +359,9 @@ fn redirected(from: &Url, response: &Response) -> std::result::Result<Url, Refus
         .get(LOCATION)
         .and_then(|value| value.to_str().ok())
         .ok_or_else(|| bad("The registry redirects to nowhere"))?;
-    let to = from.join(location).map_err(|_| bad("The registry redirects to what is no address"))?;
+    let to = from
+        .join(location)
+        .map_err(|_| bad("The registry redirects to what is no address"))?;
     check_scheme(&to).map_err(never)?;
     // A registry elsewhere must not make this host ask its own services.
     if is_loopback_url(&to) && !is_loopback_url(from) {
@@ -316,21 +389,38 @@ async fn message(response: Response) -> String {
         .and_then(|answer| answer.errors.into_iter().next())
         .and_then(|entry| entry.message.filter(|text| !text.is_empty()).or(entry.code));
     text.map_or_else(String::new, |text| {
-        format!(": {}", shown(&text.chars().take(MESSAGE_CHARS_MAX).collect::<String>()))
+        format!(
+            ": {}",
+            shown(&text.chars().take(MESSAGE_CHARS_MAX).collect::<String>())
+        )
     })
 }
 
 /// A whole body of at most `limit` bytes.
-pub(crate) async fn bounded_body(mut response: Response, limit: u64, what: &str) -> Result<Vec<u8>> {
+pub(crate) async fn bounded_body(
+    mut response: Response,
+    limit: u64,
+    what: &str,
+) -> Result<Vec<u8>> {
     let too_large = || {
-        Error::new(ErrorKind::TooLarge, format!("The registry's {what} is larger than {limit} bytes"))
+        Error::new(
+            ErrorKind::TooLarge,
+            format!("The registry's {what} is larger than {limit} bytes"),
+        )
     };
     let url = response.url().clone();
-    if response.content_length().is_some_and(|length| length > limit) {
+    if response
+        .content_length()
+        .is_some_and(|length| length > limit)
+    {
         return Err(too_large());
     }
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| transport_error(&url, error))? {
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(|error| transport_error(&url, error))?
+    {
         if (body.len() + chunk.len()) as u64 > limit {
             return Err(too_large());
         }

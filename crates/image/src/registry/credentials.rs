@@ -5,8 +5,7 @@
 
 use std::{
     collections::HashMap,
-    fmt,
-    io,
+    fmt, io,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -36,7 +35,10 @@ const TOKEN_USER: &str = "<token>";
 /// How to introduce oneself to one registry.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Credentials {
-    Password { user: String, password: String },
+    Password {
+        user: String,
+        password: String,
+    },
     /// An OAuth 2 refresh token.
     IdentityToken(String),
 }
@@ -74,7 +76,9 @@ struct HelperAnswer {
 
 /// The credentials for `host`, if there are any.
 pub(crate) async fn find(host: &str, config_dir: Option<&Path>) -> Result<Option<Credentials>> {
-    let Some(path) = config_path(config_dir) else { return Ok(None) };
+    let Some(path) = config_path(config_dir) else {
+        return Ok(None);
+    };
     let text = match read_bounded(&path, DOCUMENT_BYTES_MAX) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -91,7 +95,10 @@ pub(crate) async fn find(host: &str, config_dir: Option<&Path>) -> Result<Option
     if let Some(helper) = config.cred_helpers.get(host) {
         return ask_helper(helper, host).await;
     }
-    if let Some(helper) = config.creds_store.as_deref().filter(|helper| !helper.is_empty())
+    if let Some(helper) = config
+        .creds_store
+        .as_deref()
+        .filter(|helper| !helper.is_empty())
         && let Some(found) = ask_helper(helper, host).await?
     {
         return Ok(Some(found));
@@ -115,20 +122,35 @@ fn names(key: &str, host: &str) -> bool {
     if host == HUB && key == HUB_KEY {
         return true;
     }
-    let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+    let bare = key
+        .strip_prefix("https://")
+        .or_else(|| key.strip_prefix("http://"))
+        .unwrap_or(key);
     let bare = bare.split_once('/').map_or(bare, |(host, _)| host);
     bare == host
 }
 
 fn from_entry(entry: &AuthEntry, path: &Path) -> Result<Option<Credentials>> {
-    if let Some(token) = entry.identitytoken.as_ref().filter(|token| !token.is_empty()) {
+    if let Some(token) = entry
+        .identitytoken
+        .as_ref()
+        .filter(|token| !token.is_empty())
+    {
         return Ok(Some(Credentials::IdentityToken(token.clone())));
     }
     if let (Some(user), Some(password)) = (&entry.username, &entry.password) {
-        return Ok(Some(Credentials::Password { user: user.clone(), password: password.clone() }));
+        return Ok(Some(Credentials::Password {
+            user: user.clone(),
+            password: password.clone(),
+        }));
     }
-    let Some(auth) = entry.auth.as_ref().filter(|auth| !auth.is_empty()) else { return Ok(None) };
-    let decoded = STANDARD.decode(auth.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let Some(auth) = entry.auth.as_ref().filter(|auth| !auth.is_empty()) else {
+        return Ok(None);
+    };
+    let decoded = STANDARD
+        .decode(auth.trim())
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok());
     match decoded.as_deref().and_then(|text| text.split_once(':')) {
         Some((user, password)) => Ok(Some(Credentials::Password {
             user: user.to_owned(),
@@ -136,7 +158,10 @@ fn from_entry(entry: &AuthEntry, path: &Path) -> Result<Option<Credentials>> {
         })),
         None => Err(Error::new(
             ErrorKind::Unauthorized,
-            format!("An `auth` entry of `{}` is no base64 of `user:password`", path.display()),
+            format!(
+                "An `auth` entry of `{}` is no base64 of `user:password`",
+                path.display()
+            ),
         )
         .hint("Log in again")),
     }
@@ -166,7 +191,10 @@ async fn ask_helper(name: &str, host: &str) -> Result<Option<Credentials>> {
         .map_err(|_| helper_error(name, "answered with something else than credentials"))?;
     Ok(Some(match answer.user.as_str() {
         TOKEN_USER => Credentials::IdentityToken(answer.secret),
-        _ => Credentials::Password { user: answer.user, password: answer.secret },
+        _ => Credentials::Password {
+            user: answer.user,
+            password: answer.secret,
+        },
     }))
 }
 
@@ -185,7 +213,10 @@ async fn run_helper(name: &str, server: &str) -> io::Result<(bool, Vec<u8>)> {
     }
     let mut output = Vec::new();
     if let Some(stdout) = child.stdout.take() {
-        stdout.take(HELPER_BYTES_MAX).read_to_end(&mut output).await?;
+        stdout
+            .take(HELPER_BYTES_MAX)
+            .read_to_end(&mut output)
+            .await?;
     }
     Ok((child.wait().await?.success(), output))
 }
@@ -193,7 +224,10 @@ async fn run_helper(name: &str, server: &str) -> io::Result<(bool, Vec<u8>)> {
 fn helper_error(name: &str, what: &str) -> Error {
     Error::new(
         ErrorKind::Unauthorized,
-        format!("The credential program {} {what}", shown(&format!("docker-credential-{name}"))),
+        format!(
+            "The credential program {} {what}",
+            shown(&format!("docker-credential-{name}"))
+        ),
     )
     .hint("Check `credsStore` and `credHelpers` in Docker's `config.json`")
 }
@@ -205,13 +239,19 @@ mod tests {
     fn found(host: &str, config: &str) -> Result<Option<Credentials>> {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("config.json"), config).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(find(host, Some(dir.path())))
     }
 
     #[test]
     fn entries_are_found_by_host_and_by_old_urls() {
-        let password = Credentials::Password { user: "u".into(), password: "p:q".into() };
+        let password = Credentials::Password {
+            user: "u".into(),
+            password: "p:q".into(),
+        };
         for (host, key) in [
             ("r.example", "r.example"),
             ("r.example", "https://r.example/v1/"),
@@ -219,20 +259,33 @@ mod tests {
             ("docker.io", "https://index.docker.io/v1/"),
         ] {
             let config = format!(r#"{{"auths":{{"{key}":{{"auth":"dTpwOnE="}}}}}}"#);
-            assert_eq!(found(host, &config).unwrap(), Some(password.clone()), "{key}");
+            assert_eq!(
+                found(host, &config).unwrap(),
+                Some(password.clone()),
+                "{key}"
+            );
         }
-        assert_eq!(found("r.example", r#"{"auths":{"r.example:1":{"auth":"dTpw"}}}"#).unwrap(), None);
+        assert_eq!(
+            found("r.example", r#"{"auths":{"r.example:1":{"auth":"dTpw"}}}"#).unwrap(),
+            None
+        );
     }
 
     #[test]
     fn an_identity_token_wins() {
         let config = r#"{"auths":{"r":{"auth":"dTpw","identitytoken":"t"}}}"#;
-        assert_eq!(found("r", config).unwrap(), Some(Credentials::IdentityToken("t".into())));
+        assert_eq!(
+            found("r", config).unwrap(),
+            Some(Credentials::IdentityToken("t".into()))
+        );
     }
 
     #[test]
     fn a_broken_file_is_refused_without_quoting_it() {
-        for config in [r#"{"auths": "secret"#, r#"{"auths":{"r":{"auth":"c2VjcmV0"}}}"#] {
+        for config in [
+            r#"{"auths": "secret"#,
+            r#"{"auths":{"r":{"auth":"c2VjcmV0"}}}"#,
+        ] {
             let error = found("r", config).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unauthorized);
             assert!(!error.chain().contains("secret"), "{}", error.chain());

@@ -28,7 +28,11 @@ pub(crate) fn endpoints(reference: &Reference, mirrors: Option<&str>) -> Result<
     let from_env = env_vars::var(env_vars::MIRRORS);
     let mirrors = mirrors.or(from_env.as_deref()).unwrap_or_default();
     let mut endpoints = Vec::new();
-    for pair in mirrors.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+    for pair in mirrors
+        .split(',')
+        .map(str::trim)
+        .filter(|pair| !pair.is_empty())
+    {
         let Some((registry, mirror)) = pair.split_once('=') else {
             return Err(invalid("A mirror is not of the form `registry=mirror`")
                 .hint("Correct `COFFER_MIRRORS`"));
@@ -57,8 +61,10 @@ fn endpoint(host: &str) -> Result<Endpoint> {
         || !base.username().is_empty()
         || base.password().is_some();
     if has_more {
-        return Err(invalid("A registry's address may have a host and a port only")
-            .hint("Keep credentials in Docker's `config.json`"));
+        return Err(
+            invalid("A registry's address may have a host and a port only")
+                .hint("Keep credentials in Docker's `config.json`"),
+        );
     }
     check_scheme(&base)?;
     let credential_host = match (base.host_str(), base.port()) {
@@ -66,7 +72,10 @@ fn endpoint(host: &str) -> Result<Endpoint> {
         (Some(host), None) => host.to_owned(),
         (None, _) => return Err(invalid("A registry's address has no host")),
     };
-    Ok(Endpoint { base, credential_host })
+    Ok(Endpoint {
+        base,
+        credential_host,
+    })
 }
 
 /// Refuses everything but HTTPS, and HTTP to loopback.
@@ -76,7 +85,10 @@ pub(crate) fn check_scheme(url: &Url) -> Result<()> {
         "http" if is_loopback_url(url) => Ok(()),
         _ => Err(Error::new(
             ErrorKind::Unsupported,
-            format!("`{}` would be asked without encryption", url.host_str().unwrap_or_default()),
+            format!(
+                "`{}` would be asked without encryption",
+                url.host_str().unwrap_or_default()
+            ),
         )
         .hint("Plain HTTP is for registries on this host only; give the registry a certificate")),
     }
@@ -94,7 +106,10 @@ fn is_loopback(host: &str) -> bool {
         Some((address, _)) => address,
         None => host.split_once(':').map_or(host, |(name, _)| name),
     };
-    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    name == "localhost"
+        || name
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 fn invalid(what: &str) -> Error {
@@ -107,7 +122,11 @@ mod tests {
 
     fn bases(reference: &str, mirrors: &str) -> Vec<String> {
         let reference = reference.parse().unwrap();
-        endpoints(&reference, Some(mirrors)).unwrap().iter().map(|e| e.base.to_string()).collect()
+        endpoints(&reference, Some(mirrors))
+            .unwrap()
+            .iter()
+            .map(|e| e.base.to_string())
+            .collect()
     }
 
     #[test]
@@ -137,7 +156,11 @@ mod tests {
     #[test]
     fn a_mirror_without_encryption_or_with_a_password_is_refused() {
         let reference = "debian".parse().unwrap();
-        for mirror in ["docker.io=http://m.example", "docker.io=https://u:p@m.example", "docker.io"] {
+        for mirror in [
+            "docker.io=http://m.example",
+            "docker.io=https://u:p@m.example",
+            "docker.io",
+        ] {
             assert!(endpoints(&reference, Some(mirror)).is_err(), "{mirror}");
         }
     }

@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result, host_error},
-    manifest::{DOCUMENT_BYTES_MAX, Descriptor, Document, Manifest, check_config, parse_json, wrong_platform},
+    manifest::{
+        DOCUMENT_BYTES_MAX, Descriptor, Document, Manifest, check_config, parse_json,
+        wrong_platform,
+    },
     model::{Image, RawConfig},
     progress::{Phase, Progress, ProgressEvent},
     reference::Reference,
@@ -60,7 +63,10 @@ impl ImageStore {
         options: &PullOptions,
         progress: &dyn Progress,
     ) -> Result<Image> {
-        progress.event(ProgressEvent::Phase { phase: Phase::Resolving, total_bytes: None });
+        progress.event(ProgressEvent::Phase {
+            phase: Phase::Resolving,
+            total_bytes: None,
+        });
         let found = resolve(reference, platform, options).await?;
         if self.rename(&found, reference, platform)? {
             let name = found.fetched.digest.to_string();
@@ -80,7 +86,10 @@ impl ImageStore {
             platform: record.platform.clone(),
             config: config.config,
         };
-        let new = NewImage { record, references: names(reference) };
+        let new = NewImage {
+            record,
+            references: names(reference),
+        };
         let ingest = Arc::into_inner(ingest)
             .ok_or_else(|| Error::new(ErrorKind::Cancelled, "The pull was given up"))?;
         aside(move || ingest.commit(vec![new])).await?;
@@ -91,14 +100,19 @@ impl ImageStore {
     fn rename(&self, found: &Resolved, reference: &Reference, platform: &Platform) -> Result<bool> {
         let digest = found.fetched.digest;
         let mut locked = LockedIndex::take(&self.layout)?;
-        let known = locked.index.images.iter_mut().find(|r| {
-            r.manifest == digest && r.rootfs.is_some() && r.platform.runs_on(platform)
-        });
-        let Some(record) = known else { return Ok(false) };
+        let known =
+            locked.index.images.iter_mut().find(|r| {
+                r.manifest == digest && r.rootfs.is_some() && r.platform.runs_on(platform)
+            });
+        let Some(record) = known else {
+            return Ok(false);
+        };
         if !self.layout.rootfs(&digest).exists() {
             return Ok(false);
         }
-        record.repo_digests.extend(found.repo_digests.iter().cloned());
+        record
+            .repo_digests
+            .extend(found.repo_digests.iter().cloned());
         for name in names(reference) {
             locked.index.name(&name, digest);
         }
@@ -109,7 +123,11 @@ impl ImageStore {
 
 /// The name that a pull gives: by digest, none but the digest itself.
 fn names(reference: &Reference) -> Vec<String> {
-    if reference.digest().is_some() { Vec::new() } else { vec![reference.to_string()] }
+    if reference.digest().is_some() {
+        Vec::new()
+    } else {
+        vec![reference.to_string()]
+    }
 }
 
 /// Finds the manifest for `platform`: from the first mirror that has it, else the registry.
@@ -130,7 +148,12 @@ async fn resolve(
     }
     let primary = primary
         .ok_or_else(|| Error::new(ErrorKind::InvalidReference, "The reference has no registry"))?;
-    resolve_at(Repository::new(http, primary, reference.repository()), reference, platform).await
+    resolve_at(
+        Repository::new(http, primary, reference.repository()),
+        reference,
+        platform,
+    )
+    .await
 }
 
 async fn resolve_at(
@@ -149,7 +172,12 @@ async fn resolve_at(
         repo_digests.insert(format!("{}@{}", reference.name(), fetched.digest));
         match Document::parse(&fetched.bytes, fetched.media_type.as_deref())? {
             Document::Manifest(manifest) => {
-                return Ok(Resolved { repository, manifest, fetched, repo_digests });
+                return Ok(Resolved {
+                    repository,
+                    manifest,
+                    fetched,
+                    repo_digests,
+                });
             }
             Document::Index(index) => {
                 let entry = index.select(platform)?;
@@ -158,7 +186,10 @@ async fn resolve_at(
             }
         }
     }
-    Err(Error::new(ErrorKind::Corrupt, "The registry nests image indexes too deep"))
+    Err(Error::new(
+        ErrorKind::Corrupt,
+        "The registry nests image indexes too deep",
+    ))
 }
 
 /// Fetches and checks the config.
@@ -170,9 +201,13 @@ async fn config(found: &Resolved, ingest: &Ingest, platform: &Platform) -> Resul
             format!("The image's config has {} bytes", descriptor.size),
         ));
     }
-    found.repository.blob(ingest, descriptor, &crate::progress::NoProgress).await?;
-    let bytes = cofferdam_base::fs::read_bounded(&ingest.blob(&descriptor.digest), DOCUMENT_BYTES_MAX)
-        .map_err(|error| host_error("Could not read the image's config", error))?;
+    found
+        .repository
+        .blob(ingest, descriptor, &crate::progress::NoProgress)
+        .await?;
+    let bytes =
+        cofferdam_base::fs::read_bounded(&ingest.blob(&descriptor.digest), DOCUMENT_BYTES_MAX)
+            .map_err(|error| host_error("Could not read the image's config", error))?;
     let config: RawConfig = parse_json(&bytes, "image config")?;
     let offered = check_config(&found.manifest, &config)?;
     if !offered.runs_on(platform) {
@@ -184,10 +219,19 @@ async fn config(found: &Resolved, ingest: &Ingest, platform: &Platform) -> Resul
 
 async fn layers(found: &Resolved, ingest: &Ingest, progress: &dyn Progress) -> Result<()> {
     let mut seen = BTreeSet::new();
-    let distinct: Vec<&Descriptor> =
-        found.manifest.layers.iter().filter(|layer| seen.insert(layer.digest)).collect();
-    let total = distinct.iter().fold(0_u64, |sum, layer| sum.saturating_add(layer.size));
-    progress.event(ProgressEvent::Phase { phase: Phase::Downloading, total_bytes: Some(total) });
+    let distinct: Vec<&Descriptor> = found
+        .manifest
+        .layers
+        .iter()
+        .filter(|layer| seen.insert(layer.digest))
+        .collect();
+    let total = distinct
+        .iter()
+        .fold(0_u64, |sum, layer| sum.saturating_add(layer.size));
+    progress.event(ProgressEvent::Phase {
+        phase: Phase::Downloading,
+        total_bytes: Some(total),
+    });
     stream::iter(distinct)
         .map(|layer| found.repository.blob(ingest, layer, progress))
         .buffer_unordered(PARALLEL_LAYERS)
@@ -204,7 +248,12 @@ fn record(found: &Resolved, config: &RawConfig, built: RootfsRecord) -> Result<R
         added_ns: unix_time_ns(),
         size_bytes: found.manifest.content_bytes(),
         repo_digests: found.repo_digests.clone(),
-        layers: found.manifest.layers.iter().map(|layer| layer.digest).collect(),
+        layers: found
+            .manifest
+            .layers
+            .iter()
+            .map(|layer| layer.digest)
+            .collect(),
         rootfs: Some(built),
     })
 }
@@ -247,7 +296,10 @@ async fn build_aside(
         while let Some(message) = events.recv().await {
             progress.event(match message {
                 Some(done_bytes) => ProgressEvent::PhaseAdvanced { done_bytes },
-                None => ProgressEvent::Phase { phase: Phase::Unpacking, total_bytes: None },
+                None => ProgressEvent::Phase {
+                    phase: Phase::Unpacking,
+                    total_bytes: None,
+                },
             });
         }
     };

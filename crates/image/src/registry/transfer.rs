@@ -47,7 +47,11 @@ struct Patience {
 
 impl Patience {
     const fn new(first_wait: Duration) -> Self {
-        Self { in_a_row: 0, in_all: 0, first_wait }
+        Self {
+            in_a_row: 0,
+            in_all: 0,
+            first_wait,
+        }
     }
 
     /// Bytes have come since the last failure.
@@ -76,7 +80,11 @@ impl Patience {
 
 impl Repository {
     /// Fetches a manifest by tag or digest; by digest it is checked.
-    pub(crate) async fn manifest(&self, tag_or_digest: &str, wanted: Option<Digest>) -> Result<Fetched> {
+    pub(crate) async fn manifest(
+        &self,
+        tag_or_digest: &str,
+        wanted: Option<Digest>,
+    ) -> Result<Fetched> {
         let url = self.url(&format!("manifests/{tag_or_digest}"))?;
         let mut patience = Patience::new(self.http.options().retry_wait);
         let (bytes, media_type, claimed) = loop {
@@ -91,7 +99,11 @@ impl Repository {
         {
             return Err(digest_mismatch("The manifest", &wanted, &digest));
         }
-        Ok(Fetched { bytes, digest, media_type })
+        Ok(Fetched {
+            bytes,
+            digest,
+            media_type,
+        })
     }
 
     async fn try_manifest(
@@ -99,11 +111,20 @@ impl Repository {
         url: &Url,
     ) -> std::result::Result<(Vec<u8>, Option<String>, Option<Digest>), Refusal> {
         let response = self.get(url, Some(ACCEPT_MANIFESTS), 0).await?;
-        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let header = |name| {
+            response
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
         let media_type = header(CONTENT_TYPE.as_str())
             .map(|kind| kind.split(';').next().unwrap_or_default().trim().to_owned());
         let claimed = header("docker-content-digest").and_then(|digest| digest.parse().ok());
-        Ok((bounded_body(response, DOCUMENT_BYTES_MAX, "manifest").await?, media_type, claimed))
+        Ok((
+            bounded_body(response, DOCUMENT_BYTES_MAX, "manifest").await?,
+            media_type,
+            claimed,
+        ))
     }
 
     /// Brings a blob into `ingest`, from the store if it is there.
@@ -115,16 +136,25 @@ impl Repository {
     ) -> Result<()> {
         let id = wanted.digest.short();
         if ingest.adopt(&wanted.digest, wanted.size)? {
-            progress.event(ProgressEvent::LayerDone { id: &id, already_present: true });
+            progress.event(ProgressEvent::LayerDone {
+                id: &id,
+                already_present: true,
+            });
             return Ok(());
         }
-        progress.event(ProgressEvent::LayerStarted { id: &id, total_bytes: wanted.size });
+        progress.event(ProgressEvent::LayerStarted {
+            id: &id,
+            total_bytes: wanted.size,
+        });
         let url = self.url(&format!("blobs/{}", wanted.digest))?;
         let mut writer = ingest.create()?;
         let mut patience = Patience::new(self.http.options().retry_wait);
         loop {
             let before = writer.bytes();
-            match self.try_blob(&url, wanted, &mut writer, &id, progress).await {
+            match self
+                .try_blob(&url, wanted, &mut writer, &id, progress)
+                .await
+            {
                 Ok(()) => break,
                 Err(refusal) => {
                     if writer.bytes() > before {
@@ -132,12 +162,18 @@ impl Repository {
                     }
                     patience.after(refusal).await?;
                     let kept_bytes = writer.bytes();
-                    progress.event(ProgressEvent::LayerRetried { id: &id, kept_bytes });
+                    progress.event(ProgressEvent::LayerRetried {
+                        id: &id,
+                        kept_bytes,
+                    });
                 }
             }
         }
         writer.finish_as(ingest, &wanted.digest, "A blob of the registry")?;
-        progress.event(ProgressEvent::LayerDone { id: &id, already_present: false });
+        progress.event(ProgressEvent::LayerDone {
+            id: &id,
+            already_present: false,
+        });
         Ok(())
     }
 
@@ -161,21 +197,36 @@ impl Repository {
         if let Some(length) = response.content_length()
             && length != due
         {
-            return Err(never(lie(wanted, format!("announces {length} bytes where {due} are due"))));
+            return Err(never(lie(
+                wanted,
+                format!("announces {length} bytes where {due} are due"),
+            )));
         }
         let answered = response.url().clone();
         loop {
-            let chunk = response.chunk().await.map_err(|e| transport_error(&answered, e))?;
+            let chunk = response
+                .chunk()
+                .await
+                .map_err(|e| transport_error(&answered, e))?;
             let Some(chunk) = chunk else { break };
             if writer.bytes() + chunk.len() as u64 > wanted.size {
-                return Err(never(lie(wanted, format!("sends more than its {} bytes", wanted.size))));
+                return Err(never(lie(
+                    wanted,
+                    format!("sends more than its {} bytes", wanted.size),
+                )));
             }
             writer.write(&chunk).map_err(never)?;
-            progress.event(ProgressEvent::LayerAdvanced { id, bytes: chunk.len() as u64 });
+            progress.event(ProgressEvent::LayerAdvanced {
+                id,
+                bytes: chunk.len() as u64,
+            });
         }
         if writer.bytes() < wanted.size {
             return Err(Refusal {
-                error: lie(wanted, format!("ends after {} of {} bytes", writer.bytes(), wanted.size)),
+                error: lie(
+                    wanted,
+                    format!("ends after {} of {} bytes", writer.bytes(), wanted.size),
+                ),
                 retry: Retry::Soon,
             });
         }
@@ -188,14 +239,23 @@ fn continues(response: &Response, at: u64) -> bool {
     if at == 0 {
         return true;
     }
-    let begins_at = response
-        .headers()
-        .get(CONTENT_RANGE)
-        .and_then(|value| value.to_str().ok()?.strip_prefix("bytes ")?.split('-').next()?.parse().ok());
+    let begins_at = response.headers().get(CONTENT_RANGE).and_then(|value| {
+        value
+            .to_str()
+            .ok()?
+            .strip_prefix("bytes ")?
+            .split('-')
+            .next()?
+            .parse()
+            .ok()
+    });
     response.status() == StatusCode::PARTIAL_CONTENT && begins_at == Some(at)
 }
 
 fn lie(wanted: &Descriptor, what: impl std::fmt::Display) -> Error {
-    Error::new(ErrorKind::Registry, format!("The registry {what} of the blob `{}`", wanted.digest))
-        .hint("Try again; if it stays so, the image must be pushed anew")
+    Error::new(
+        ErrorKind::Registry,
+        format!("The registry {what} of the blob `{}`", wanted.digest),
+    )
+    .hint("Try again; if it stays so, the image must be pushed anew")
 }

@@ -8,7 +8,12 @@ use std::{fs, os::unix::fs::MetadataExt, path::Path};
 use cofferdam_base::fs::{remove_file_if_present, staging_owner};
 use cofferdam_types::Digest;
 
-use super::{ImageStore, index::{Found, Index, LockedIndex}, layout::Layout, not_found};
+use super::{
+    ImageStore,
+    index::{Found, Index, LockedIndex},
+    layout::Layout,
+    not_found,
+};
 use crate::{
     error::{Error, ErrorKind, Result},
     model::Removed,
@@ -54,7 +59,11 @@ impl ImageStore {
                 )
                 .hint("Remove it by each of its names, or add `--force`"));
             }
-            let user = locked.index.record(&manifest).filter(|_| is_last).and_then(|r| in_use(&r.id));
+            let user = locked
+                .index
+                .record(&manifest)
+                .filter(|_| is_last)
+                .and_then(|r| in_use(&r.id));
             if let (Some(user), false) = (&user, force) {
                 return Err(Error::new(
                     ErrorKind::InUse,
@@ -81,14 +90,20 @@ impl ImageStore {
     pub fn prune(&self, all: bool, in_use: InUse<'_>) -> Result<Removed> {
         let mut locked = LockedIndex::take(&self.layout)?;
         let mut removed = Removed::default();
-        let candidates: Vec<(Digest, Digest)> =
-            locked.index.images.iter().map(|r| (r.manifest, r.id)).collect();
+        let candidates: Vec<(Digest, Digest)> = locked
+            .index
+            .images
+            .iter()
+            .map(|r| (r.manifest, r.id))
+            .collect();
         for (manifest, id) in candidates {
             let names = locked.index.references_of(&manifest);
             if (all || names.is_empty()) && in_use(&id).is_none() {
                 locked.index.forget(&manifest);
                 removed.untagged.extend(
-                    names.into_iter().filter(|name| !locked.index.references.contains_key(name)),
+                    names
+                        .into_iter()
+                        .filter(|name| !locked.index.references.contains_key(name)),
                 );
             }
         }
@@ -123,7 +138,12 @@ pub(super) fn sweep_blobs(layout: &Layout, index: &Index) -> Removed {
         }
     }
     for path in files_of(layout.root()) {
-        if path.file_name().and_then(|name| name.to_str()).and_then(staging_owner).is_some() {
+        if path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(staging_owner)
+            .is_some()
+        {
             remove(&path, &mut removed);
         }
     }
@@ -149,7 +169,11 @@ fn file_digest(path: &Path, suffix: &str) -> Option<Digest> {
 fn remove(path: &Path, removed: &mut Removed) -> bool {
     let bytes = fs::metadata(path).map_or(0, |found| {
         // With another link, as a running load may hold, the bytes stay.
-        if found.nlink() == 1 { found.blocks() * STAT_BLOCK_BYTES } else { 0 }
+        if found.nlink() == 1 {
+            found.blocks() * STAT_BLOCK_BYTES
+        } else {
+            0
+        }
     });
     let gone = remove_file_if_present(path).is_ok();
     removed.freed_bytes += if gone { bytes } else { 0 };

@@ -57,7 +57,9 @@ pub(crate) struct RootfsRecord {
 
 impl Record {
     pub(crate) fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
-        [self.id, self.manifest].into_iter().chain(self.layers.iter().copied())
+        [self.id, self.manifest]
+            .into_iter()
+            .chain(self.layers.iter().copied())
     }
 }
 
@@ -94,14 +96,21 @@ impl Index {
         let index: Self = match read_json(&path, INDEX_BYTES_MAX) {
             Ok(index) => index,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self { version: VERSION, images: Vec::new(), references: BTreeMap::new() });
+                return Ok(Self {
+                    version: VERSION,
+                    images: Vec::new(),
+                    references: BTreeMap::new(),
+                });
             }
             Err(error) => return Err(path_error("read the image index", &path)(error)),
         };
         if index.version != VERSION {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("The image store has format `{}`; this program knows `{VERSION}`", index.version),
+                format!(
+                    "The image store has format `{}`; this program knows `{VERSION}`",
+                    index.version
+                ),
             )
             .hint("Use the program that made the store, or another store with `COFFER_HOME`"));
         }
@@ -109,7 +118,9 @@ impl Index {
     }
 
     pub(crate) fn record(&self, manifest: &Digest) -> Option<&Record> {
-        self.images.iter().find(|record| record.manifest == *manifest)
+        self.images
+            .iter()
+            .find(|record| record.manifest == *manifest)
     }
 
     /// Full references of an image, sorted.
@@ -123,7 +134,11 @@ impl Index {
 
     /// Adds an image, or adds to what is known of it.
     pub(crate) fn add(&mut self, new: Record) {
-        match self.images.iter_mut().find(|record| record.manifest == new.manifest) {
+        match self
+            .images
+            .iter_mut()
+            .find(|record| record.manifest == new.manifest)
+        {
             Some(old) => {
                 old.repo_digests.extend(new.repo_digests);
                 old.rootfs = old.rootfs.or(new.rootfs);
@@ -134,8 +149,12 @@ impl Index {
 
     /// Lets `reference` name the image with `manifest` for that image's platform.
     pub(crate) fn name(&mut self, reference: &str, manifest: Digest) {
-        let platform_of =
-            |digest: &Digest| self.images.iter().find(|r| r.manifest == *digest).map(|r| &r.platform);
+        let platform_of = |digest: &Digest| {
+            self.images
+                .iter()
+                .find(|r| r.manifest == *digest)
+                .map(|r| &r.platform)
+        };
         let platform = platform_of(&manifest);
         let mut targets = self.references.get(reference).cloned().unwrap_or_default();
         targets.retain(|old| platform_of(old).is_some_and(|p| Some(p) != platform));
@@ -157,11 +176,17 @@ impl Index {
     /// As Docker does, a name is taken for a full id, then a reference, then a prefix of an id.
     pub(crate) fn find(&self, name: &str) -> Result<Found<'_>> {
         let digits = name.strip_prefix("sha256:").unwrap_or(name);
-        let is_hex = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let is_hex = digits
+            .bytes()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if let Ok(digest) = format!("sha256:{digits}").parse::<Digest>() {
             return Ok(Found::Digest(self.by_digest(&digest)));
         }
-        let parsed = if name.starts_with("sha256:") { None } else { Some(name.parse::<Reference>()) };
+        let parsed = if name.starts_with("sha256:") {
+            None
+        } else {
+            Some(name.parse::<Reference>())
+        };
         if let Some(Ok(reference)) = &parsed {
             let found = self.by_reference(reference);
             if !found.records().is_empty() {
@@ -178,7 +203,11 @@ impl Index {
     }
 
     fn by_digest(&self, digest: &Digest) -> Vec<&Record> {
-        self.images.iter().rev().filter(|r| r.id == *digest || r.manifest == *digest).collect()
+        self.images
+            .iter()
+            .rev()
+            .filter(|r| r.id == *digest || r.manifest == *digest)
+            .collect()
     }
 
     fn by_reference(&self, reference: &Reference) -> Found<'_> {
@@ -189,20 +218,34 @@ impl Index {
                 r.repo_digests.contains(&full)
                     || (r.manifest == digest
                         && self.references_of(&digest).iter().any(|other| {
-                            other.rsplit_once(':').is_some_and(|(other, _)| other == name)
+                            other
+                                .rsplit_once(':')
+                                .is_some_and(|(other, _)| other == name)
                         }))
             };
             return Found::Digest(self.images.iter().rev().filter(has).collect());
         }
         let full = reference.to_string();
-        let targets = self.references.get(&full).map(Vec::as_slice).unwrap_or_default();
-        let records = targets.iter().rev().filter_map(|target| self.record(target)).collect();
+        let targets = self
+            .references
+            .get(&full)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let records = targets
+            .iter()
+            .rev()
+            .filter_map(|target| self.record(target))
+            .collect();
         Found::Reference(full, records)
     }
 
     fn by_prefix(&self, name: &str, digits: &str) -> Result<Vec<&Record>> {
-        let found: Vec<&Record> =
-            self.images.iter().rev().filter(|record| record.id.hex().starts_with(digits)).collect();
+        let found: Vec<&Record> = self
+            .images
+            .iter()
+            .rev()
+            .filter(|record| record.id.hex().starts_with(digits))
+            .collect();
         if found.iter().any(|record| record.id != found[0].id) {
             return Err(Error::new(
                 ErrorKind::InvalidReference,
@@ -234,7 +277,11 @@ impl<'a> LockedIndex<'a> {
         let path = layout.index_lock();
         let lock = LockFile::exclusive(&path).map_err(path_error("lock", &path))?;
         let index = Index::read(layout)?;
-        Ok(Self { layout, index, _lock: lock })
+        Ok(Self {
+            layout,
+            index,
+            _lock: lock,
+        })
     }
 
     /// Makes the changes visible.
@@ -263,7 +310,11 @@ mod tests {
     }
 
     fn index() -> Index {
-        let mut index = Index { version: VERSION, images: Vec::new(), references: BTreeMap::new() };
+        let mut index = Index {
+            version: VERSION,
+            images: Vec::new(),
+            references: BTreeMap::new(),
+        };
         for (n, platform) in [(1, "linux/amd64"), (2, "linux/arm64"), (3, "linux/amd64")] {
             index.add(record(n, platform));
         }
@@ -287,9 +338,14 @@ mod tests {
     fn ids_prefixes_and_manifests_find_their_image() {
         let index = index();
         let id = index.images[1].id;
-        for name in [id.to_string(), id.hex(), id.short(), id.hex()[..4].to_owned(),
-            format!("sha256:{}", id.short()), index.images[1].manifest.to_string()]
-        {
+        for name in [
+            id.to_string(),
+            id.hex(),
+            id.short(),
+            id.hex()[..4].to_owned(),
+            format!("sha256:{}", id.short()),
+            index.images[1].manifest.to_string(),
+        ] {
             assert_eq!(index.find(&name).unwrap().records()[0].id, id, "{name}");
         }
         assert!(index.find("020").unwrap().records().is_empty());
@@ -303,7 +359,10 @@ mod tests {
         bytes[31] = 2;
         twin.id = Digest::from_sha256(bytes);
         index.add(twin);
-        assert_eq!(index.find("01010101").unwrap_err().kind(), ErrorKind::InvalidReference);
+        assert_eq!(
+            index.find("01010101").unwrap_err().kind(),
+            ErrorKind::InvalidReference
+        );
     }
 
     #[test]

@@ -55,10 +55,18 @@ impl Ingest {
         // Keeps sweepers off between the making of the directory and the taking of its lock.
         let guard = LockFile::shared(&guard_path).map_err(path_error("lock", &guard_path))?;
         let dir = staging_path(&layout.staging().join("ingest"));
-        DirBuilder::new().mode(0o700).create(&dir).map_err(path_error("make the directory", &dir))?;
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&dir)
+            .map_err(path_error("make the directory", &dir))?;
         let lock = LockFile::exclusive(&dir.join("lock")).map_err(path_error("lock", &dir))?;
         drop(guard);
-        Ok(Self { layout: layout.clone(), dir, counter: AtomicU64::new(0), _lock: lock })
+        Ok(Self {
+            layout: layout.clone(),
+            dir,
+            counter: AtomicU64::new(0),
+            _lock: lock,
+        })
     }
 
     /// Where a blob lies until the commit.
@@ -101,7 +109,12 @@ impl Ingest {
             .mode(0o600)
             .open(&path)
             .map_err(path_error("write", &path))?;
-        Ok(BlobWriter { file, path, hash: Sha256::new(), bytes: 0 })
+        Ok(BlobWriter {
+            file,
+            path,
+            hash: Sha256::new(),
+            bytes: 0,
+        })
     }
 
     /// Keeps a small document as a blob.
@@ -251,7 +264,9 @@ pub(crate) fn digest_mismatch(what: &str, wanted: &Digest, found: &Digest) -> Er
 
 /// Removes work directories that no living process owns. Quick when there are none.
 pub(crate) fn sweep(layout: &Layout) {
-    let Ok(entries) = fs::read_dir(layout.staging()) else { return };
+    let Ok(entries) = fs::read_dir(layout.staging()) else {
+        return;
+    };
     let leftovers: Vec<PathBuf> = entries
         .flatten()
         .filter(|entry| entry.file_name().to_str().and_then(staging_owner).is_some())
@@ -261,7 +276,9 @@ pub(crate) fn sweep(layout: &Layout) {
         return;
     }
     // Somebody is about to make a directory, or sweeps: the next one will do.
-    let Ok(Some(_guard)) = LockFile::try_exclusive(&layout.staging_lock()) else { return };
+    let Ok(Some(_guard)) = LockFile::try_exclusive(&layout.staging_lock()) else {
+        return;
+    };
     for dir in leftovers {
         let free = LockFile::try_exclusive(&dir.join("lock"));
         // An owner that ends removes its directory itself; then there is no lock to be had.

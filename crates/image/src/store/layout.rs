@@ -25,7 +25,9 @@ pub(crate) struct Layout {
 impl Layout {
     /// Makes what is missing.
     pub(crate) fn create(root: &Path) -> Result<Self> {
-        let layout = Self { root: root.to_owned() };
+        let layout = Self {
+            root: root.to_owned(),
+        };
         for dir in [layout.blobs(), layout.rootfs_dir(), layout.staging()] {
             if !dir.is_dir() {
                 create_private_dir(&dir).map_err(path_error("make the directory", &dir))?;

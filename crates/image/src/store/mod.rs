@@ -19,9 +19,7 @@ use cofferdam_types::{Digest, Platform};
 use crate::{
     error::{Error, ErrorKind, Result, path_error},
     manifest::{DOCUMENT_BYTES_MAX, Manifest, parse_json, wrong_platform},
-    model::{
-        HistoryEntry, Image, ImageDetails, ImageSummary, RawConfig, RootFsDetails, Rootfs,
-    },
+    model::{HistoryEntry, Image, ImageDetails, ImageSummary, RawConfig, RootFsDetails, Rootfs},
     reference::Reference,
 };
 use index::{Found, Index, LockedIndex, Record};
@@ -82,8 +80,10 @@ impl ImageStore {
             .hint("Leave out what follows `@`"));
         }
         let mut locked = LockedIndex::take(&self.layout)?;
-        let manifests: Vec<Digest> =
-            found(name, &locked.index.find(name)?)?.iter().map(|r| r.manifest).collect();
+        let manifests: Vec<Digest> = found(name, &locked.index.find(name)?)?
+            .iter()
+            .map(|r| r.manifest)
+            .collect();
         // The newest is named last and so wins where two are for one platform.
         for manifest in manifests.into_iter().rev() {
             locked.index.name(&new.to_string(), manifest);
@@ -97,8 +97,16 @@ impl ImageStore {
     /// When the index cannot be read.
     pub fn list(&self) -> Result<Vec<ImageSummary>> {
         let index = Index::read(&self.layout)?;
-        let mut list: Vec<_> = index.images.iter().map(|record| summary(&index, record)).collect();
-        list.sort_by(|a, b| b.added_ns.cmp(&a.added_ns).then(a.manifest.cmp(&b.manifest)));
+        let mut list: Vec<_> = index
+            .images
+            .iter()
+            .map(|record| summary(&index, record))
+            .collect();
+        list.sort_by(|a, b| {
+            b.added_ns
+                .cmp(&a.added_ns)
+                .then(a.manifest.cmp(&b.manifest))
+        });
         Ok(list)
     }
 
@@ -115,7 +123,11 @@ impl ImageStore {
         Ok(ImageDetails {
             id: record.id,
             manifest: record.manifest,
-            repo_tags: index.references_of(&record.manifest).into_iter().map(short).collect(),
+            repo_tags: index
+                .references_of(&record.manifest)
+                .into_iter()
+                .map(short)
+                .collect(),
             repo_digests: record.repo_digests.iter().cloned().map(short).collect(),
             created: config.created,
             author: config.author,
@@ -124,7 +136,10 @@ impl ImageStore {
             os: record.platform.os().to_owned(),
             size: record.size_bytes,
             config: config.config,
-            root_fs: RootFsDetails { r#type: "layers", layers: config.rootfs.diff_ids },
+            root_fs: RootFsDetails {
+                r#type: "layers",
+                layers: config.rootfs.diff_ids,
+            },
             rootfs_image: record.rootfs.map(|known| Rootfs {
                 path: self.layout.rootfs(&record.manifest),
                 disk_bytes: known.disk_bytes,
@@ -150,7 +165,11 @@ impl ImageStore {
                 id: None,
                 created: step.created,
                 created_by: step.created_by.unwrap_or_default(),
-                size_bytes: if step.empty_layer { 0 } else { layers.next().map_or(0, |l| l.size) },
+                size_bytes: if step.empty_layer {
+                    0
+                } else {
+                    layers.next().map_or(0, |l| l.size)
+                },
                 comment: step.comment.unwrap_or_default(),
             })
             .collect();
@@ -209,8 +228,11 @@ fn found<'a, 'b>(name: &str, found: &'b Found<'a>) -> Result<&'b [&'a Record]> {
 }
 
 pub(crate) fn not_found(name: &str) -> Error {
-    Error::new(ErrorKind::NotFound, format!("There is no image `{name}` in the store"))
-        .hint("List those that are there with `coffer images`")
+    Error::new(
+        ErrorKind::NotFound,
+        format!("There is no image `{name}` in the store"),
+    )
+    .hint("List those that are there with `coffer images`")
 }
 
 fn summary(index: &Index, record: &Record) -> ImageSummary {

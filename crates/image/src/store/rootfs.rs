@@ -74,7 +74,12 @@ impl ImageStore {
     pub fn rootfs(&self, image: &Image, progress: &dyn Progress) -> Result<Rootfs> {
         let path = self.layout.rootfs(&image.manifest);
         match fs::metadata(&path) {
-            Ok(found) => return Ok(Rootfs { path, disk_bytes: found.len() }),
+            Ok(found) => {
+                return Ok(Rootfs {
+                    path,
+                    disk_bytes: found.len(),
+                });
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(path_error("read", &path)(error)),
         }
@@ -95,8 +100,11 @@ impl ImageStore {
         let built = build(layers, &staged, progress, &Cancel::default())?;
         sync(&staged)?;
         let mut locked = LockedIndex::take(&self.layout)?;
-        let Some(record) =
-            locked.index.images.iter_mut().find(|record| record.manifest == image.manifest)
+        let Some(record) = locked
+            .index
+            .images
+            .iter_mut()
+            .find(|record| record.manifest == image.manifest)
         else {
             return Err(not_found(&image.id.to_string()));
         };
@@ -104,7 +112,10 @@ impl ImageStore {
         ingest.place_rootfs(&image.manifest)?;
         locked.publish()?;
         let path = self.layout.rootfs(&image.manifest);
-        Ok(Rootfs { path, disk_bytes: built.disk_bytes })
+        Ok(Rootfs {
+            path,
+            disk_bytes: built.disk_bytes,
+        })
     }
 }
 
@@ -115,7 +126,12 @@ pub(crate) fn layer_files(
     place: impl Fn(&Digest) -> PathBuf,
 ) -> Vec<LayerFile> {
     let pairs = manifest.layers.iter().zip(&config.rootfs.diff_ids);
-    pairs.map(|(layer, diff_id)| LayerFile { path: place(&layer.digest), diff_id: *diff_id }).collect()
+    pairs
+        .map(|(layer, diff_id)| LayerFile {
+            path: place(&layer.digest),
+            diff_id: *diff_id,
+        })
+        .collect()
 }
 
 /// Builds the root file system of `layers` in a new file at `out`, with the length of its class.
@@ -125,7 +141,10 @@ pub(crate) fn build(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<RootfsRecord> {
-    progress.event(ProgressEvent::Phase { phase: Phase::Unpacking, total_bytes: None });
+    progress.event(ProgressEvent::Phase {
+        phase: Phase::Unpacking,
+        total_bytes: None,
+    });
     let mut file = File::options()
         .read(true)
         .write(true)
@@ -140,14 +159,21 @@ pub(crate) fn build(
     })
     .map_err(|error| {
         if cancel.is_cancelled() {
-            return Error::new(ErrorKind::Cancelled, "The building of the root file system was given up");
+            return Error::new(
+                ErrorKind::Cancelled,
+                "The building of the root file system was given up",
+            );
         }
         error
     })?;
     let disk_bytes = disk_class(&stats)?;
-    file.set_len(disk_bytes)
-        .map_err(|error| host_error("Could not extend the root file system to its disk's size", error)
-            .hint("The file system of the store must allow sparse files of that size"))?;
+    file.set_len(disk_bytes).map_err(|error| {
+        host_error(
+            "Could not extend the root file system to its disk's size",
+            error,
+        )
+        .hint("The file system of the store must allow sparse files of that size")
+    })?;
     Ok(RootfsRecord {
         entries: stats.entries,
         data_bytes: stats.data_bytes,
@@ -157,12 +183,18 @@ pub(crate) fn build(
 }
 
 fn disk_class(stats: &RootfsStats) -> Result<u64> {
-    ROOT_DISK_CLASSES_BYTES.into_iter().find(|class| stats.image_bytes <= *class).ok_or_else(|| {
-        Error::new(
-            ErrorKind::TooLarge,
-            format!("The root file system has {} bytes, more than any root disk", stats.image_bytes),
-        )
-    })
+    ROOT_DISK_CLASSES_BYTES
+        .into_iter()
+        .find(|class| stats.image_bytes <= *class)
+        .ok_or_else(|| {
+            Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "The root file system has {} bytes, more than any root disk",
+                    stats.image_bytes
+                ),
+            )
+        })
 }
 
 /// Opens a layer. Its first bytes tell the compression: media types are known to be wrong.
@@ -170,10 +202,16 @@ fn open_layer(layer: &LayerFile, cancel: &Cancel) -> Result<LayerSource<'static>
     let failed = |error| path_error("read the layer", &layer.path)(error);
     let mut file = File::open(&layer.path).map_err(failed)?;
     let mut magic = Vec::with_capacity(MAGIC_BYTES);
-    (&mut file).take(MAGIC_BYTES as u64).read_to_end(&mut magic).map_err(failed)?;
+    (&mut file)
+        .take(MAGIC_BYTES as u64)
+        .read_to_end(&mut magic)
+        .map_err(failed)?;
     file.rewind().map_err(failed)?;
     Ok(LayerSource {
-        reader: Box::new(Cancellable { file: BufReader::new(file), cancel: cancel.clone() }),
+        reader: Box::new(Cancellable {
+            file: BufReader::new(file),
+            cancel: cancel.clone(),
+        }),
         compression: Compression::sniff(&magic),
         diff_id: layer.diff_id,
     })
@@ -200,7 +238,13 @@ mod tests {
 
     #[test]
     fn a_root_disk_has_the_smallest_class_that_holds_it() {
-        let of = |image_bytes| disk_class(&RootfsStats { entries: 1, data_bytes: 0, image_bytes });
+        let of = |image_bytes| {
+            disk_class(&RootfsStats {
+                entries: 1,
+                data_bytes: 0,
+                image_bytes,
+            })
+        };
         assert_eq!(of(4096).unwrap(), 16 << 30);
         assert_eq!(of(16 << 30).unwrap(), 16 << 30);
         assert_eq!(of((16 << 30) + 1).unwrap(), 64 << 30);
