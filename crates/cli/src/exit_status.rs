@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, process::ExitCode};
 
+use clap::error::ErrorKind as UsageError;
 use cofferdam::{Error, ErrorKind};
 
 use crate::output;
@@ -47,17 +48,59 @@ impl ExitStatus {
     }
 }
 
-/// Prints a usage error or a help text. `run`, `create` and `exec` exit with 125, as Docker's do.
+/// Prints a usage error or a help text.
+///
+/// As in Docker, a flag that is wrong is 125 whatever the verb; no such verb, or a missing argument
+/// of a verb that runs nothing, is 1.
 pub(crate) fn of_usage(error: &clap::Error, argv: &[OsString]) -> ExitCode {
     // Nothing can be done about a terminal that is gone.
     let _ = error.print();
-    if !error.use_stderr() {
-        return ExitCode::SUCCESS;
-    }
+    ExitCode::from(usage_code(error.kind(), argv))
+}
+
+fn usage_code(kind: UsageError, argv: &[OsString]) -> u8 {
     let verb = argv
         .iter()
         .skip(1)
         .find(|arg| !arg.as_encoded_bytes().starts_with(b"-"));
     let runs = verb.is_some_and(|verb| verb == "run" || verb == "create" || verb == "exec");
-    ExitCode::from(if runs { OWN_FAILURE } else { 1 })
+    match kind {
+        UsageError::DisplayHelp | UsageError::DisplayVersion => 0,
+        UsageError::InvalidSubcommand
+        | UsageError::MissingSubcommand
+        | UsageError::DisplayHelpOnMissingArgumentOrSubcommand => 1,
+        UsageError::MissingRequiredArgument if !runs => 1,
+        _ => OWN_FAILURE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::Cli;
+
+    #[test]
+    fn usage_errors_have_dockers_codes() {
+        for (line, code) in [
+            ("--help", 0),
+            ("--version", 0),
+            ("run --help", 0),
+            ("run", 125),
+            ("exec sandbox", 125),
+            ("-v run --nope x", 125),
+            ("run --memory many x", 125),
+            ("ps --nope", 125),
+            ("stop", 1),
+            ("nope", 1),
+        ] {
+            let argv: Vec<OsString> = std::iter::once("coffer")
+                .chain(line.split(' '))
+                .map(OsString::from)
+                .collect();
+            let error = Cli::try_parse_from(&argv).unwrap_err();
+            assert_eq!(usage_code(error.kind(), &argv), code, "{line}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The command line: Docker's names and letters wherever the thing is the same.
 
 mod images;
+mod later;
 mod lifecycle;
 mod run;
 
@@ -9,6 +10,7 @@ use clap::{Parser, Subcommand};
 pub(crate) use self::images::{
     HistoryArgs, ImagesArgs, LoadArgs, PullArgs, RmiArgs, SaveArgs, TagArgs,
 };
+pub(crate) use self::later::LaterArgs;
 pub(crate) use self::lifecycle::{
     AttachArgs, InspectArgs, KillArgs, LogsArgs, PsArgs, RestartArgs, RmArgs, StartArgs, StopArgs,
     WaitArgs,
@@ -21,7 +23,8 @@ pub(crate) use self::run::{CreateArgs, ExecArgs, RunArgs, SandboxArgs};
     name = "coffer",
     version,
     disable_help_subcommand = true,
-    propagate_version = false
+    // As in Docker, the last of a repeated flag counts.
+    args_override_self = true
 )]
 pub(crate) struct Cli {
     /// Say where the time of a start goes.
@@ -35,9 +38,9 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Create a sandbox and run a command in it
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Create a sandbox without starting it
-    Create(CreateArgs),
+    Create(Box<CreateArgs>),
     /// Start stopped sandboxes
     Start(StartArgs),
     /// Stop running sandboxes
@@ -51,7 +54,7 @@ pub(crate) enum Verb {
     /// List sandboxes
     Ps(PsArgs),
     /// Run one more command in a running sandbox
-    Exec(ExecArgs),
+    Exec(Box<ExecArgs>),
     /// Follow a running sandbox's input and output
     Attach(AttachArgs),
     /// Print a sandbox's output
@@ -135,13 +138,76 @@ mod tests {
         let Verb::Run(args) = parse("coffer run -it --rm -e A=1 -w /w -u 1:2 x sh -i").verb else {
             panic!()
         };
-        assert!(args.sandbox.process.interactive && args.sandbox.process.tty && args.rm);
+        assert!(args.sandbox.process.interactive && args.sandbox.process.tty && args.sandbox.rm);
         assert_eq!(args.sandbox.command(), ["sh", "-i"]);
+    }
+
+    #[test]
+    fn what_follows_the_image_is_the_commands_even_if_it_is_a_flag_of_ours() {
+        for (words, command) in [
+            ("coffer run x --rm -d", ["--rm", "-d"]),
+            ("coffer run x -h --pull=never", ["-h", "--pull=never"]),
+        ] {
+            let Verb::Run(args) = parse(words).verb else {
+                panic!("{words}")
+            };
+            assert_eq!(args.sandbox.command(), command);
+            assert!(!args.sandbox.rm && !args.detach && args.sandbox.hostname.is_none());
+        }
+        let Verb::Exec(args) = parse("coffer exec -i x sh -t -v").verb else {
+            panic!()
+        };
+        assert_eq!((args.sandbox(), args.process.tty), ("x", false));
+        assert_eq!(args.command(), ["sh", "-t", "-v"]);
+    }
+
+    #[test]
+    fn a_command_that_lacks_what_it_needs_is_refused() {
+        for words in [
+            "run",
+            "run --rm",
+            "run --nope x",
+            "exec",
+            "exec x",
+            "create",
+            "stop",
+        ] {
+            let words = std::iter::once("coffer").chain(words.split(' '));
+            assert!(Cli::try_parse_from(words.clone()).is_err(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_of_a_repeated_flag_counts_and_lists_grow() {
+        let Verb::Run(args) = parse("coffer run --name a --name b -e A=1 -e B=2 x").verb else {
+            panic!()
+        };
+        assert_eq!(args.sandbox.name.as_deref(), Some("b"));
+        assert_eq!(args.sandbox.process.env, ["A=1", "B=2"]);
+    }
+
+    #[test]
+    fn every_flag_has_one_short_line_of_help() {
+        fn check(command: &clap::Command) {
+            for flag in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(
+                    (!help.is_empty() || flag.is_positional()) && help.len() <= 80,
+                    "{} {}: {help:?}",
+                    command.get_name(),
+                    flag.get_id()
+                );
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
     }
 
     #[test]
     fn dockers_spellings_are_understood() {
         for words in [
+            "coffer run -itd -eA=1 -w/x -u=me -m512m -h box -lk=v -c 512 --pids-limit -1 x",
+            "coffer run --ulimit nofile=1:2 --cpuset-cpus 0-1 --memory-reservation 1m -q x",
             "coffer run -d --name n --hostname h --label a=b -m 1g --cpus 1.5 x",
             "coffer run --read-only --tmpfs /t:size=1m --shm-size 1m --stop-signal INT x",
             "coffer run --stop-timeout 3 --platform linux/amd64 --pull never --entrypoint e x",

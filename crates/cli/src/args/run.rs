@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use clap::ArgAction;
 use cofferdam::{ByteSize, CpuCount, Platform, PullPolicy, Signal};
+
+use super::LaterArgs;
 
 /// A process of a sandbox.
 #[derive(Debug, Default, clap::Args)]
@@ -13,9 +16,6 @@ pub(crate) struct ProcessArgs {
     /// Give it a terminal
     #[arg(short, long)]
     pub(crate) tty: bool,
-    /// Run in the background
-    #[arg(short, long)]
-    pub(crate) detach: bool,
     /// Set a variable; without a value, take the caller's
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub(crate) env: Vec<String>,
@@ -35,11 +35,15 @@ pub(crate) struct ProcessArgs {
 pub(crate) struct SandboxArgs {
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
+    /// Remove the sandbox when its command ends
+    #[arg(long)]
+    pub(crate) rm: bool,
     /// Name
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Host name in the guest
-    #[arg(long, value_name = "NAME")]
+    // Docker's letter; `--help` has no short form here.
+    #[arg(short = 'h', long, value_name = "NAME")]
     pub(crate) hostname: Option<String>,
     /// Replace the image's entrypoint; empty clears it
     #[arg(long, value_name = "PROGRAM")]
@@ -53,11 +57,26 @@ pub(crate) struct SandboxArgs {
     /// Memory, such as 512m or 2g
     #[arg(short, long, value_name = "SIZE")]
     pub(crate) memory: Option<ByteSize>,
+    /// Memory kept for the command under pressure
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory_reservation: Option<ByteSize>,
+    /// Most processes and threads; -1 for no limit
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub(crate) pids_limit: Option<i64>,
+    /// Relative processor weight, 2 to 262144
+    #[arg(short, long, value_name = "WEIGHT")]
+    pub(crate) cpu_shares: Option<u32>,
+    /// Processors the command may use, such as 0-1
+    #[arg(long, value_name = "LIST")]
+    pub(crate) cpuset_cpus: Option<String>,
+    /// Set a limit, such as nofile=1024:4096
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    pub(crate) ulimit: Vec<String>,
     /// Size of the disk for the sandbox's writes
     #[arg(long, value_name = "SIZE")]
     pub(crate) disk: Option<ByteSize>,
     /// Make the root read-only
-    #[arg(long)]
+    #[arg(long, conflicts_with = "disk")]
     pub(crate) read_only: bool,
     /// Mount a tmpfs; options size=, mode=, ro, exec
     #[arg(long, value_name = "DIR[:OPTIONS]")]
@@ -77,6 +96,9 @@ pub(crate) struct SandboxArgs {
     /// When to ask the registry: always, missing or never
     #[arg(long, value_name = "WHEN")]
     pub(crate) pull: Option<PullPolicy>,
+    /// Show no progress
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
     /// Boot this kernel
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<String>,
@@ -85,117 +107,42 @@ pub(crate) struct SandboxArgs {
     pub(crate) backend: Option<String>,
     #[command(flatten)]
     pub(crate) later: LaterArgs,
-    /// Image
-    image: String,
-    /// Command and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+    /// Image, then the command and its arguments
+    // One list, so that all that follows the image is the command's, whatever it looks like.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        value_name = "IMAGE",
+        hide = true
+    )]
     words: Vec<String>,
-}
-
-/// Docker's flags for what this version does not have: asked for, they are refused by name.
-#[derive(Debug, Default, clap::Args)]
-pub(crate) struct LaterArgs {
-    /// Network; only `none` in this version
-    #[arg(long, visible_alias = "net", value_name = "NAME")]
-    network: Option<String>,
-    #[arg(short, long, hide = true)]
-    publish: Vec<String>,
-    #[arg(short = 'P', long, hide = true)]
-    publish_all: bool,
-    // Docker's `-v` is this; ours says where the time goes, for every verb.
-    #[arg(long, hide = true)]
-    volume: Vec<String>,
-    #[arg(long, hide = true)]
-    mount: Vec<String>,
-    #[arg(long, hide = true)]
-    link: Vec<String>,
-    #[arg(long, hide = true)]
-    dns: Vec<String>,
-    #[arg(long, hide = true)]
-    add_host: Vec<String>,
-    #[arg(long, hide = true)]
-    device: Vec<String>,
-    #[arg(long, hide = true)]
-    gpus: Option<String>,
-    #[arg(long, hide = true)]
-    cap_add: Vec<String>,
-    #[arg(long, hide = true)]
-    cap_drop: Vec<String>,
-    #[arg(long, hide = true)]
-    security_opt: Vec<String>,
-    #[arg(long, hide = true)]
-    privileged: bool,
-    #[arg(long, hide = true)]
-    restart: Option<String>,
-    #[arg(long, hide = true)]
-    health_cmd: Option<String>,
-}
-
-impl LaterArgs {
-    /// The first flag that asks for what is not there, and what to do without it.
-    pub(crate) fn refused(&self) -> Option<(&'static str, &'static str)> {
-        let network = self.network.as_deref().is_some_and(|name| name != "none");
-        let no_network = "Sandboxes have no network in this version: `--network none`";
-        let no_volumes = "Put files into the image, or send them to a command's standard input";
-        let is_vm = "A sandbox is a virtual machine: root in it has every capability of the guest";
-        [
-            (network, "--network", no_network),
-            (!self.publish.is_empty(), "--publish", no_network),
-            (self.publish_all, "--publish-all", no_network),
-            (!self.link.is_empty(), "--link", no_network),
-            (!self.dns.is_empty(), "--dns", no_network),
-            (!self.add_host.is_empty(), "--add-host", no_network),
-            (!self.volume.is_empty(), "--volume", no_volumes),
-            (!self.mount.is_empty(), "--mount", no_volumes),
-            (
-                !self.device.is_empty(),
-                "--device",
-                "Host devices cannot be given to a sandbox",
-            ),
-            (
-                self.gpus.is_some(),
-                "--gpus",
-                "Host devices cannot be given to a sandbox",
-            ),
-            (!self.cap_add.is_empty(), "--cap-add", is_vm),
-            (!self.cap_drop.is_empty(), "--cap-drop", is_vm),
-            (!self.security_opt.is_empty(), "--security-opt", is_vm),
-            (self.privileged, "--privileged", is_vm),
-            (
-                self.restart.is_some(),
-                "--restart",
-                "Start it again with `coffer restart`",
-            ),
-            (
-                self.health_cmd.is_some(),
-                "--health-cmd",
-                "Check it with `coffer exec`",
-            ),
-        ]
-        .into_iter()
-        .find_map(|(asked, flag, hint)| asked.then_some((flag, hint)))
-    }
 }
 
 /// Create a sandbox and run a command in it.
 #[derive(Debug, clap::Args)]
 #[command(
+    disable_help_flag = true,
+    override_usage = "coffer run [OPTIONS] IMAGE [COMMAND] [ARG]...",
     after_help = "Examples:\n  coffer run --rm debian:12 uname -a\n  coffer run --rm -it debian:12 bash\n  coffer run -d --name web debian:12 sleep 1h"
 )]
 pub(crate) struct RunArgs {
-    /// Remove the sandbox when its command ends
-    #[arg(long)]
-    pub(crate) rm: bool,
+    /// Run in the background and print the id
+    #[arg(short, long)]
+    pub(crate) detach: bool,
     #[command(flatten)]
     pub(crate) sandbox: SandboxArgs,
 }
 
 /// Create a sandbox.
 #[derive(Debug, clap::Args)]
+#[command(
+    disable_help_flag = true,
+    override_usage = "coffer create [OPTIONS] IMAGE [COMMAND] [ARG]..."
+)]
 pub(crate) struct CreateArgs {
-    /// Remove the sandbox when its command ends
-    #[arg(long)]
-    pub(crate) rm: bool,
     #[command(flatten)]
     pub(crate) sandbox: SandboxArgs,
 }
@@ -203,38 +150,47 @@ pub(crate) struct CreateArgs {
 /// Run one more command.
 #[derive(Debug, clap::Args)]
 #[command(
+    override_usage = "coffer exec [OPTIONS] SANDBOX COMMAND [ARG]...",
     after_help = "Examples:\n  coffer exec web ps\n  coffer exec -it web bash\n  tar c . | coffer exec -i web tar x -C /srv"
 )]
 pub(crate) struct ExecArgs {
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
-    /// Sandbox
-    pub(crate) sandbox: String,
-    /// Command and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    /// Run in the background
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Sandbox, then the command and its arguments
+    #[arg(required = true, num_args = 2.., trailing_var_arg = true)]
+    #[arg(value_names = ["SANDBOX", "COMMAND"])]
     words: Vec<String>,
 }
 
 impl SandboxArgs {
     pub(crate) fn image(&self) -> &str {
-        &self.image
+        // Required, so there.
+        self.words.first().map_or("", String::as_str)
     }
 
     pub(crate) fn command(&self) -> &[String] {
-        without_dashes(&self.words)
+        behind_first(&self.words)
     }
 }
 
 impl ExecArgs {
+    pub(crate) fn sandbox(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
     pub(crate) fn command(&self) -> &[String] {
-        without_dashes(&self.words)
+        behind_first(&self.words)
     }
 }
 
 /// `IMAGE -- CMD` means the same as `IMAGE CMD`; only the first two dashes are ours.
-fn without_dashes(words: &[String]) -> &[String] {
+fn behind_first(words: &[String]) -> &[String] {
     match words {
-        [first, rest @ ..] if first == "--" => rest,
-        all => all,
+        [_, dashes, rest @ ..] if dashes == "--" => rest,
+        [_, rest @ ..] => rest,
+        [] => &[],
     }
 }

@@ -16,7 +16,7 @@ const DEFAULT_SIZE: (u16, u16) = (24, 80);
 /// Runs one more command in a running sandbox.
 pub(crate) async fn exec(coffer: &Coffer, args: &ExecArgs) -> ExitStatus {
     let process = &args.process;
-    if !process.detach
+    if !args.detach
         && let Some(status) = streams::check_terminal(process.interactive, process.tty)
     {
         return status;
@@ -32,8 +32,8 @@ pub(crate) async fn exec(coffer: &Coffer, args: &ExecArgs) -> ExitStatus {
                 .then(|| terminal::size().unwrap_or(DEFAULT_SIZE)),
             stdin: process.interactive,
         };
-        let sandbox = coffer.sandbox(&args.sandbox)?;
-        if process.detach {
+        let sandbox = coffer.sandbox(args.sandbox())?;
+        if args.detach {
             sandbox.exec_detached(spec).await?;
             return Ok(None);
         }

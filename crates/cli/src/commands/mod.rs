@@ -9,6 +9,7 @@ mod lifecycle;
 mod logs;
 mod ps;
 mod run;
+mod spec;
 
 use clap::CommandFactory as _;
 use cofferdam::Coffer;
@@ -42,7 +43,7 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
     };
     match cli.verb {
         Verb::Run(args) => run::run(&coffer, &args, cli.verbose).await,
-        Verb::Create(args) => run::create(&coffer, &args).await,
+        Verb::Create(args) => run::create(&coffer, &args, cli.verbose).await,
         Verb::Exec(args) => exec::exec(&coffer, &args).await,
         Verb::Attach(args) => exec::attach(&coffer, &args).await,
         Verb::Start(args) => lifecycle::start(&coffer, &args, cli.verbose).await,

@@ -1,0 +1,208 @@
+//! Docker flags that this version does not have. They are known, so that asking for one is
+//! answered by its name and not taken for a typing error.
+
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
+
+/// What a flag belongs to; decides what to do without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Topic {
+    Network,
+    Volume,
+    Device,
+    Privilege,
+    Health,
+    Other,
+}
+
+/// A flag: its long and its short name, whether it takes a value, and what it belongs to.
+type Flag = (&'static str, Option<char>, bool, Topic);
+
+/// Sorted. Docker's `-v` is not here: ours says where the time goes, for every verb.
+/// Source: docker-run(1) of Docker 27.
+#[rustfmt::skip]
+const FLAGS: &[Flag] = &[
+    ("add-host", None, true, Topic::Network),
+    ("annotation", None, true, Topic::Other),
+    ("attach", Some('a'), true, Topic::Other),
+    ("blkio-weight", None, true, Topic::Other),
+    ("blkio-weight-device", None, true, Topic::Other),
+    ("cap-add", None, true, Topic::Privilege),
+    ("cap-drop", None, true, Topic::Privilege),
+    ("cgroup-parent", None, true, Topic::Other),
+    ("cgroupns", None, true, Topic::Other),
+    ("cidfile", None, true, Topic::Other),
+    ("cpu-period", None, true, Topic::Other),
+    ("cpu-quota", None, true, Topic::Other),
+    ("cpu-rt-period", None, true, Topic::Other),
+    ("cpu-rt-runtime", None, true, Topic::Other),
+    ("cpuset-mems", None, true, Topic::Other),
+    ("device", None, true, Topic::Device),
+    ("device-cgroup-rule", None, true, Topic::Device),
+    ("device-read-bps", None, true, Topic::Device),
+    ("device-read-iops", None, true, Topic::Device),
+    ("device-write-bps", None, true, Topic::Device),
+    ("device-write-iops", None, true, Topic::Device),
+    ("dns", None, true, Topic::Network),
+    ("dns-option", None, true, Topic::Network),
+    ("dns-search", None, true, Topic::Network),
+    ("domainname", None, true, Topic::Network),
+    ("expose", None, true, Topic::Network),
+    ("gpus", None, true, Topic::Device),
+    ("group-add", None, true, Topic::Other),
+    ("health-cmd", None, true, Topic::Health),
+    ("health-interval", None, true, Topic::Health),
+    ("health-retries", None, true, Topic::Health),
+    ("health-start-period", None, true, Topic::Health),
+    ("health-timeout", None, true, Topic::Health),
+    ("init", None, false, Topic::Other),
+    ("ip", None, true, Topic::Network),
+    ("ip6", None, true, Topic::Network),
+    ("ipc", None, true, Topic::Other),
+    ("isolation", None, true, Topic::Other),
+    ("label-file", None, true, Topic::Other),
+    ("link", None, true, Topic::Network),
+    ("link-local-ip", None, true, Topic::Network),
+    ("log-driver", None, true, Topic::Other),
+    ("log-opt", None, true, Topic::Other),
+    ("mac-address", None, true, Topic::Network),
+    ("memory-swap", None, true, Topic::Other),
+    ("memory-swappiness", None, true, Topic::Other),
+    ("mount", None, true, Topic::Volume),
+    ("network-alias", None, true, Topic::Network),
+    ("no-healthcheck", None, false, Topic::Health),
+    ("oom-kill-disable", None, false, Topic::Other),
+    ("oom-score-adj", None, true, Topic::Other),
+    ("pid", None, true, Topic::Other),
+    ("privileged", None, false, Topic::Privilege),
+    ("publish", Some('p'), true, Topic::Network),
+    ("publish-all", Some('P'), false, Topic::Network),
+    ("restart", None, true, Topic::Other),
+    ("runtime", None, true, Topic::Other),
+    ("security-opt", None, true, Topic::Privilege),
+    ("storage-opt", None, true, Topic::Other),
+    ("sysctl", None, true, Topic::Other),
+    ("userns", None, true, Topic::Privilege),
+    ("uts", None, true, Topic::Other),
+    ("volume", None, true, Topic::Volume),
+    ("volume-driver", None, true, Topic::Volume),
+    ("volumes-from", None, true, Topic::Volume),
+];
+
+/// The one with a value that works, so it stands in the help.
+const NETWORK: &str = "network";
+
+/// The first flag that asks for what is not there.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LaterArgs(Option<(&'static str, Topic)>);
+
+impl LaterArgs {
+    /// Its long name without dashes, and what to do without it.
+    pub(crate) const fn refused(self) -> Option<(&'static str, &'static str)> {
+        match self.0 {
+            Some((name, topic)) => Some((name, topic.hint())),
+            None => None,
+        }
+    }
+}
+
+impl Topic {
+    const fn hint(self) -> &'static str {
+        match self {
+            Self::Network => "Sandboxes have no network in this version: `--network none`",
+            Self::Volume => "Put files into the image, or send them to a command's standard input",
+            Self::Device => "Host devices cannot be given to a sandbox",
+            Self::Privilege => {
+                "A sandbox is a virtual machine: root in it has every capability of the guest"
+            }
+            Self::Health => "Check it with `coffer exec`",
+            Self::Other => "See `coffer run --help` for what there is",
+        }
+    }
+}
+
+impl Args for LaterArgs {
+    fn augment_args(command: Command) -> Command {
+        let network = Arg::new(NETWORK)
+            .long(NETWORK)
+            .visible_alias("net")
+            .value_name("NAME")
+            .help("Network; only `none` in this version");
+        let later = FLAGS.iter().map(|(name, short, has_value, _)| {
+            let action = if *has_value {
+                ArgAction::Append
+            } else {
+                ArgAction::SetTrue
+            };
+            let flag = Arg::new(*name).long(*name).hide(true).action(action);
+            match short {
+                Some(short) => flag.short(*short),
+                None => flag,
+            }
+        });
+        command.arg(network).args(later)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for LaterArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let network = matches.get_one::<String>(NETWORK);
+        if network.is_some_and(|name| name != "none") {
+            return Ok(Self(Some((NETWORK, Topic::Network))));
+        }
+        let asked =
+            |(name, ..): &&Flag| matches.value_source(name) == Some(ValueSource::CommandLine);
+        let first = FLAGS.iter().find(asked);
+        Ok(Self(first.map(|(name, _, _, topic)| (*name, *topic))))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::{
+        super::{Cli, Verb},
+        *,
+    };
+
+    fn later(line: &[&str]) -> Option<&'static str> {
+        let line = ["coffer", "run"].iter().chain(line).chain(&["image"]);
+        match Cli::try_parse_from(line).map(|cli| cli.verb) {
+            Ok(Verb::Run(args)) => {
+                assert_eq!(args.sandbox.image(), "image");
+                args.sandbox.later.refused().map(|(name, _)| name)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_flag_is_refused_by_its_own_name_in_every_spelling() {
+        for (name, short, has_value, _) in FLAGS {
+            let long = format!("--{name}");
+            let short = short.map(|short| format!("-{short}"));
+            for flag in [Some(long), short].into_iter().flatten() {
+                let line = [flag.as_str(), "value"];
+                let line = if *has_value { &line[..] } else { &line[..1] };
+                assert_eq!(later(line), Some(*name), "{flag}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_network_is_what_there_is() {
+        assert_eq!(later(&[]), None);
+        assert_eq!(later(&["--network", "none"]), None);
+        assert_eq!(later(&["--net=none"]), None);
+        assert_eq!(later(&["--network", "host"]), Some("network"));
+    }
+}

@@ -1,0 +1,296 @@
+//! From the flags of `run` and `create` to the spec of a sandbox.
+
+use std::collections::BTreeMap;
+
+use cofferdam::{
+    ByteSize, Error, ErrorKind, ResourceLimits, Result, Rlimit, SandboxSpec, TmpfsMount, UpperSpec,
+};
+
+use super::env;
+use crate::args::SandboxArgs;
+
+/// What the flags ask for; fails at the first that asks for what is not there.
+pub(crate) fn spec(args: &SandboxArgs, verbose: bool) -> Result<SandboxSpec> {
+    if let Some((flag, hint)) = args.later.refused() {
+        return Err(unsupported(&format!("--{flag}")).hint(hint));
+    }
+    // Docker's `-v HOST:GUEST` is read as `-v` and an image that cannot be one.
+    if verbose && args.image().starts_with(['/', '.', '~']) {
+        return Err(unsupported("-v PATH:PATH").hint(
+            "Put files into the image, or send them to a command's standard input; `-v` alone \
+             says where the time of a start goes",
+        ));
+    }
+    let default = SandboxSpec::default();
+    let process = &args.process;
+    let upper = match (args.read_only, args.disk) {
+        (true, _) => UpperSpec::ReadOnly,
+        (false, Some(size)) => UpperSpec::Disk(size),
+        (false, None) => default.upper,
+    };
+    let entrypoint = args.entrypoint.as_deref().map(|program| match program {
+        "" => Vec::new(),
+        program => vec![program.to_owned()],
+    });
+    let tmpfs = args.tmpfs.iter().map(|text| tmpfs(text));
+    Ok(SandboxSpec {
+        image: args.image().to_owned(),
+        name: args.name.clone(),
+        hostname: args.hostname.clone(),
+        entrypoint,
+        command: args.command().to_vec(),
+        env: env::collect(&process.env, &process.env_file)?,
+        workdir: process.workdir.clone(),
+        user: process.user.clone(),
+        labels: labels(&args.label),
+        cpus: args.cpus.unwrap_or(default.cpus),
+        memory: args.memory.unwrap_or(default.memory),
+        upper,
+        tmpfs: tmpfs.collect::<Result<_>>()?,
+        shm_size: args.shm_size.unwrap_or(default.shm_size),
+        stop_signal: args.stop_signal,
+        stop_timeout_s: args.stop_timeout.unwrap_or(default.stop_timeout_s),
+        platform: args.platform.clone(),
+        pull: args.pull.unwrap_or_default(),
+        kernel: args.kernel.clone(),
+        backend: args.backend.clone(),
+        stdin: process.interactive,
+        tty: process.tty,
+        auto_remove: args.rm,
+        limits: limits(args)?,
+    })
+}
+
+fn unsupported(flag: &str) -> Error {
+    let what = format!("`{flag}` is not supported in this version");
+    Error::new(ErrorKind::Unsupported, what)
+}
+
+fn invalid(what: String) -> Error {
+    Error::new(ErrorKind::InvalidSpec, what)
+}
+
+/// `KEY=VALUE`, or `KEY` for an empty value; the last of a key counts.
+fn labels(texts: &[String]) -> BTreeMap<String, String> {
+    let pair = |text: &String| {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        (key.to_owned(), value.to_owned())
+    };
+    texts.iter().map(pair).collect()
+}
+
+/// Weights that cgroup v1 knows, which Docker's flag speaks in.
+/// Source: Linux kernel/sched/core.c, MIN_SHARES and MAX_SHARES.
+const CPU_SHARES: std::ops::RangeInclusive<u32> = 2..=262_144;
+
+fn limits(args: &SandboxArgs) -> Result<ResourceLimits> {
+    let pids = match args.pids_limit {
+        // Docker: both mean no limit.
+        None | Some(-1 | 0) => None,
+        Some(number) => Some(
+            u32::try_from(number)
+                .map_err(|_| invalid(format!("`{number}` is not a number of processes")))?,
+        ),
+    };
+    // Docker takes 0 for the default.
+    let cpu_shares = args.cpu_shares.filter(|shares| *shares != 0);
+    if let Some(shares) = cpu_shares.filter(|shares| !CPU_SHARES.contains(shares)) {
+        let (least, most) = (CPU_SHARES.start(), CPU_SHARES.end());
+        return Err(invalid(format!(
+            "`--cpu-shares {shares}` is not between {least} and {most}"
+        )));
+    }
+    let rlimits = args.ulimit.iter().map(|text| ulimit(text));
+    Ok(ResourceLimits {
+        pids,
+        cpu_shares,
+        cpu_quota_millis: None,
+        cpuset: args.cpuset_cpus.clone(),
+        memory_reservation: args.memory_reservation,
+        rlimits: rlimits.collect::<Result<_>>()?,
+    })
+}
+
+/// Names by number. Source: Linux include/uapi/asm-generic/resource.h.
+const RLIMITS: [&str; 16] = [
+    "cpu",
+    "fsize",
+    "data",
+    "stack",
+    "core",
+    "rss",
+    "nproc",
+    "nofile",
+    "memlock",
+    "as",
+    "locks",
+    "sigpending",
+    "msgqueue",
+    "nice",
+    "rtprio",
+    "rttime",
+];
+
+/// Reads `NAME=SOFT[:HARD]`; -1 and `unlimited` are no limit, and HARD is SOFT when absent.
+fn ulimit(text: &str) -> Result<Rlimit> {
+    let error = || {
+        invalid(format!("`--ulimit {text}` is not `NAME=SOFT[:HARD]`")).hint(
+            "Names are those of getrlimit(2) without `RLIMIT_`, such as nofile; -1 is no limit",
+        )
+    };
+    let value = |text: &str| match text {
+        "-1" | "unlimited" => Some(u64::MAX),
+        number => number.parse().ok(),
+    };
+    let (name, values) = text.split_once('=').ok_or_else(error)?;
+    let (soft, hard) = values.split_once(':').unwrap_or((values, values));
+    let resource = (0..).zip(RLIMITS).find(|(_, known)| *known == name);
+    match (resource, value(soft), value(hard)) {
+        (Some((resource, _)), Some(soft), Some(hard)) if soft <= hard => Ok(Rlimit {
+            resource,
+            soft,
+            hard,
+        }),
+        _ => Err(error()),
+    }
+}
+
+/// Reads `DIR[:size=1m,mode=755,ro,exec]`.
+fn tmpfs(text: &str) -> Result<TmpfsMount> {
+    let (target, options) = text.split_once(':').unwrap_or((text, ""));
+    let mut mount = TmpfsMount {
+        target: target.to_owned(),
+        size: None,
+        mode: 0o1777,
+        read_only: false,
+        exec: false,
+    };
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option.split_once('=').unwrap_or((option, "")) {
+            ("size", size) => {
+                let size: ByteSize = size
+                    .parse()
+                    .map_err(|error| invalid(format!("`--tmpfs`: {error}")))?;
+                mount.size = Some(size);
+            }
+            ("mode", mode) => {
+                mount.mode = u32::from_str_radix(mode, 8)
+                    .ok()
+                    .filter(|mode| *mode <= 0o7777)
+                    .ok_or_else(|| invalid(format!("`{mode}` is not an octal mode")))?;
+            }
+            ("ro", "") => mount.read_only = true,
+            ("rw", "") => mount.read_only = false,
+            // What a tmpfs in a sandbox has anyway.
+            ("nosuid" | "nodev", "") => {}
+            ("exec", "") => mount.exec = true,
+            ("noexec", "") => mount.exec = false,
+            _ => return Err(invalid(format!("`{option}` is not an option of `--tmpfs`"))),
+        }
+    }
+    Ok(mount)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Verb};
+
+    fn parsed(line: &str) -> Result<SandboxSpec> {
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        let Verb::Run(args) = cli.verb else {
+            panic!("{line}")
+        };
+        spec(&args.sandbox, cli.verbose)
+    }
+
+    #[test]
+    fn tmpfs_options_are_dockers_and_the_last_one_counts() {
+        let mount = tmpfs("/run:size=8m,mode=700,exec,nosuid,ro,rw").unwrap();
+        assert_eq!((mount.target.as_str(), mount.mode), ("/run", 0o700));
+        assert_eq!((mount.exec, mount.read_only), (true, false));
+        assert_eq!(mount.size, Some(ByteSize::from_mib(8)));
+        for bad in ["/t:size=x", "/t:mode=99", "/t:uid=3"] {
+            assert!(tmpfs(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ulimits_have_linuxs_numbers() {
+        let limit = |text: &str| ulimit(text).map(|l| (l.resource, l.soft, l.hard)).ok();
+        assert_eq!(limit("nofile=1024:4096"), Some((7, 1024, 4096)));
+        assert_eq!(limit("core=0"), Some((4, 0, 0)));
+        assert_eq!(limit("memlock=-1:-1"), Some((8, u64::MAX, u64::MAX)));
+        assert_eq!(limit("nproc=5:unlimited"), Some((6, 5, u64::MAX)));
+        for bad in [
+            "nofile",
+            "nofile=",
+            "nofile=2:1",
+            "nope=1",
+            "nofile=x",
+            "nofile=1:2:3",
+        ] {
+            assert_eq!(limit(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn limits_without_a_limit_are_none() {
+        for line in [
+            "coffer run --pids-limit -1 x",
+            "coffer run --pids-limit 0 -c 0 x",
+        ] {
+            assert_eq!(parsed(line).unwrap().limits, ResourceLimits::default());
+        }
+        let limits = parsed("coffer run --pids-limit 9 -c 512 --cpuset-cpus 0 x")
+            .unwrap()
+            .limits;
+        assert_eq!((limits.pids, limits.cpu_shares), (Some(9), Some(512)));
+        for line in ["coffer run --pids-limit -2 x", "coffer run -c 1 x"] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_empty_entrypoint_clears_and_flags_are_carried_over() {
+        let cli = Cli::try_parse_from(["coffer", "run", "--entrypoint", "", "-it", "x", "a"]);
+        let Verb::Run(args) = cli.unwrap().verb else {
+            panic!()
+        };
+        let spec = spec(&args.sandbox, false).unwrap();
+        assert_eq!(spec.entrypoint, Some(Vec::new()));
+        assert!(spec.stdin && spec.tty && !spec.auto_remove);
+        assert_eq!(
+            (spec.image.as_str(), spec.command),
+            ("x", vec!["a".to_owned()])
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_refused_by_name_and_dockers_short_volume_too() {
+        for (line, name) in [
+            ("coffer run -p 80:80 x", "`--publish`"),
+            ("coffer run --network host x", "`--network`"),
+            ("coffer run -v /a:/b x", "`-v PATH:PATH`"),
+        ] {
+            let error = parsed(line).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains(name), "{error}");
+            assert!(error.hint_text().is_some());
+        }
+        assert!(parsed("coffer run -v x").is_ok());
+    }
+
+    #[test]
+    fn labels_may_lack_a_value() {
+        let spec = parsed("coffer run -l a=b=c -l d x").unwrap();
+        let labels: Vec<_> = spec
+            .labels
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
+        assert_eq!(labels, [("a", "b=c"), ("d", "")]);
+    }
+}
