@@ -50,6 +50,13 @@ impl<K: FaultKind> Fault<K> {
         self
     }
 
+    /// The same failure as another crate's kind: sentence, hint and cause stay.
+    #[must_use]
+    pub fn with_kind<L: FaultKind>(self, kind: L) -> Fault<L> {
+        let Inner { what, hint, source, .. } = *self.0;
+        Fault(Box::new(Inner { kind, what, hint, source }))
+    }
+
     /// What went wrong, for control flow.
     #[must_use]
     pub fn kind(&self) -> K {
