@@ -71,7 +71,7 @@ pub(crate) fn host_error(what: impl Into<String>, error: std::io::Error) -> Erro
     let (kind, hint) = match error.kind() {
         Cause::StorageFull | Cause::QuotaExceeded => (
             ErrorKind::NoSpace,
-            Some("Free some space, or remove images with `coffer image prune`"),
+            Some("Free some space, or remove images with `coffer rmi`"),
         ),
         Cause::PermissionDenied | Cause::ReadOnlyFilesystem => (
             ErrorKind::Permission,

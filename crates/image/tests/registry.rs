@@ -367,7 +367,7 @@ fn too_many_requests_waits_as_asked_but_not_for_an_hour() {
 #[test]
 fn statuses_become_kinds() {
     for (status, kind) in [
-        (401, ErrorKind::Unsupported),
+        (401, ErrorKind::Unauthorized),
         (403, ErrorKind::Unauthorized),
         (404, ErrorKind::NotFound),
         (418, ErrorKind::Registry),
@@ -561,6 +561,59 @@ fn a_mirror_is_asked_first_and_the_registry_when_it_fails() {
     scene.sample.push(&mirror, "y", "1");
     scene.pull_with("y:1", &NoProgress).unwrap();
     assert_eq!(scene.asked_for("/y/"), 0);
+}
+
+#[test]
+fn a_mirror_that_breaks_within_a_layer_is_replaced_by_the_registry() {
+    let mut scene = Scene::new();
+    let mirror = FakeRegistry::start();
+    scene.sample.push(&mirror, "x", "1");
+    let path = part(&scene.layer());
+    mirror.inject(Fault::Corrupt { path, at: 100 });
+    scene.options.mirrors = Some(format!("{}={}", scene.registry.host(), mirror.host()));
+    scene.pull().unwrap();
+    assert_eq!(scene.asked_for(&part(&scene.layer())), 1);
+    assert_eq!(
+        scene.asked_for(&part(&scene.sample.id())),
+        0,
+        "the mirror's config is kept"
+    );
+}
+
+#[test]
+fn a_name_of_two_platforms_goes_for_both_and_an_id_for_its_own() {
+    let arm64 = "linux/arm64".parse().unwrap();
+    let scene = Scene::new();
+    let reference = format!("{}/x:1", scene.registry.host()).parse().unwrap();
+    let nobody = |_: &_| None;
+    let pull_both = || {
+        scene.sample.push(&scene.registry, "x", "1");
+        let amd = scene.pull().unwrap();
+        let arm = Sample::of("arm64", &store_support::tar(&[("f", b"arm")]));
+        arm.push(&scene.registry, "x", "1");
+        let store = &scene.test.store;
+        let pull = store.pull(&reference, &arm64, &scene.options, &NoProgress);
+        (amd, block_on(pull).unwrap())
+    };
+    let store = &scene.test.store;
+    let name = reference.to_string();
+    let (amd, arm) = pull_both();
+    assert_eq!(store.resolve(&name, &amd64()).unwrap().unwrap(), amd);
+    assert_eq!(store.resolve(&name, &arm64).unwrap().unwrap(), arm);
+    let removed = store.remove(&name, false, &nobody).unwrap();
+    assert_eq!(removed.untagged, [name.clone()]);
+    assert_eq!(files_below(scene.test.dir.path()), Vec::<String>::new());
+
+    let (amd, arm) = pull_both();
+    assert!(
+        store
+            .remove(&amd.id.to_string(), false, &nobody)
+            .unwrap()
+            .untagged
+            .is_empty()
+    );
+    assert!(store.resolve(&name, &amd64()).unwrap().is_none());
+    assert_eq!(store.resolve(&name, &arm64).unwrap().unwrap(), arm);
 }
 
 #[test]

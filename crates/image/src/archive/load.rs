@@ -77,7 +77,9 @@ impl Archive<'_> {
                 Some(found) => found,
                 None => return self.ingest.adopt(digest, size),
             },
-            Content::Dir(_) if self.ingest.adopt(digest, size)? => return Ok(true),
+            Content::Dir(_) if self.ingest.has(digest) || self.ingest.adopt(digest, size)? => {
+                return Ok(true);
+            }
             Content::Dir(dir) => {
                 let path = dir.join(&name);
                 let mut file = match File::open(&path) {

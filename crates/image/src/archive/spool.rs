@@ -51,11 +51,12 @@ impl Spool {
         total_bytes: Option<u64>,
         progress: &dyn Progress,
     ) -> Result<Self> {
+        let (mut source, compression) = decompressed(source)?;
         progress.event(ProgressEvent::Phase {
             phase: Phase::Reading,
-            total_bytes,
+            // What is counted is uncompressed.
+            total_bytes: total_bytes.filter(|_| compression == Compression::None),
         });
-        let mut source = decompressed(source)?;
         let mut spool = Self::default();
         let mut extension = Extension::default();
         let mut done_bytes = 0;
@@ -182,17 +183,19 @@ impl Extension {
     }
 }
 
-fn decompressed(source: Box<dyn Read + Send>) -> Result<Box<dyn Read>> {
+fn decompressed(source: Box<dyn Read + Send>) -> Result<(Box<dyn Read>, Compression)> {
     let mut source = BufReader::with_capacity(READ_AHEAD_BYTES, source);
     let start = fill_to(&mut source, 4)?;
     let source = io::Cursor::new(start.clone()).chain(source);
-    Ok(match Compression::sniff(&start) {
+    let compression = Compression::sniff(&start);
+    let source: Box<dyn Read> = match compression {
         Compression::None => Box::new(source),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(
             BufReader::with_capacity(READ_AHEAD_BYTES, source),
         )),
         Compression::Zstd => Box::new(zstd::Decoder::new(source).map_err(stream_error)?),
-    })
+    };
+    Ok((source, compression))
 }
 
 /// The first `count` bytes, or all if there are fewer.

@@ -14,9 +14,9 @@ use tokio::sync::Mutex;
 
 use super::{
     challenge::{self, Challenge},
-    client::{Http, bounded_body},
     credentials::{self, Credentials},
     hosts::{Endpoint, check_scheme, is_loopback_url},
+    http::{Http, bounded_body},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -73,6 +73,9 @@ impl Authenticator {
         if header.is_some() && header.as_ref() != used {
             // Another transfer has got a new one meanwhile.
             return Ok(());
+        }
+        if challenges.is_empty() {
+            return Err(self.no_credentials());
         }
         let challenge =
             challenge::choose(challenges.iter().filter_map(|value| value.to_str().ok()))?;

@@ -10,6 +10,7 @@ mod challenge;
 mod client;
 mod credentials;
 mod hosts;
+mod http;
 mod pull;
 mod transfer;
 

@@ -8,16 +8,11 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use cofferdam_base::time::unix_time_ns;
-use cofferdam_types::{Digest, Platform};
+use cofferdam_types::{Blame, Digest, Platform};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::mpsc;
 
-use super::{
-    PullOptions,
-    client::{Http, Repository},
-    hosts::endpoints,
-    transfer::Fetched,
-};
+use super::{PullOptions, client::Repository, hosts::endpoints, http::Http, transfer::Fetched};
 use crate::{
     error::{Error, ErrorKind, Result, host_error},
     manifest::{
@@ -67,18 +62,53 @@ impl ImageStore {
             phase: Phase::Resolving,
             total_bytes: None,
         });
-        let found = resolve(reference, platform, options).await?;
-        if self.rename(&found, reference, platform)? {
-            let name = found.fetched.digest.to_string();
-            if let Some(image) = self.resolve(&name, platform)? {
-                return Ok(image);
-            }
-        }
+        let http = Http::new(options)?;
         let ingest = Arc::new(Ingest::begin(&self.layout)?);
-        let config = config(&found, &ingest, platform).await?;
-        layers(&found, &ingest, progress).await?;
+        let mut endpoints = endpoints(reference, options.mirrors.as_deref())?.into_iter();
+        let (image, new) = loop {
+            let Some(endpoint) = endpoints.next() else {
+                return Err(Error::new(
+                    ErrorKind::InvalidReference,
+                    "The reference has no registry",
+                ));
+            };
+            let repository = Repository::new(http.clone(), endpoint, reference.repository());
+            let fetched = self
+                .fetch(repository, reference, platform, &ingest, progress)
+                .await;
+            match fetched {
+                Ok(done) => break done,
+                // Whatever ails a mirror, the registry itself has the last word.
+                Err(error) if endpoints.len() > 0 && is_of_the_endpoint(&error) => {}
+                Err(error) => return Err(error),
+            }
+        };
+        let Some(new) = new else { return Ok(image) };
+        let ingest = Arc::into_inner(ingest)
+            .ok_or_else(|| Error::new(ErrorKind::Cancelled, "The pull was given up"))?;
+        aside(move || ingest.commit(vec![new])).await?;
+        Ok(image)
+    }
+
+    /// Gets everything from one endpoint; no new image when the store has it whole.
+    async fn fetch(
+        &self,
+        repository: Repository,
+        reference: &Reference,
+        platform: &Platform,
+        ingest: &Arc<Ingest>,
+        progress: &dyn Progress,
+    ) -> Result<(Image, Option<NewImage>)> {
+        let found = resolve_at(repository, reference, platform).await?;
+        if self.rename(&found, reference, platform)?
+            && let Some(image) = self.resolve(&found.fetched.digest.to_string(), platform)?
+        {
+            return Ok((image, None));
+        }
+        let config = config(&found, ingest, platform).await?;
+        layers(&found, ingest, progress).await?;
         let files = layer_files(&found.manifest, &config, |digest| ingest.blob(digest));
-        let built = build_aside(&ingest, files, found.fetched.digest, progress).await?;
+        let built = build_aside(ingest, files, found.fetched.digest, progress).await?;
         let record = record(&found, &config, built)?;
         let image = Image {
             id: record.id,
@@ -90,10 +120,7 @@ impl ImageStore {
             record,
             references: names(reference),
         };
-        let ingest = Arc::into_inner(ingest)
-            .ok_or_else(|| Error::new(ErrorKind::Cancelled, "The pull was given up"))?;
-        aside(move || ingest.commit(vec![new])).await?;
-        Ok(image)
+        Ok((image, Some(new)))
     }
 
     /// Names an image that the store has whole; `false` when it has not.
@@ -130,32 +157,19 @@ fn names(reference: &Reference) -> Vec<String> {
     }
 }
 
-/// Finds the manifest for `platform`: from the first mirror that has it, else the registry.
-async fn resolve(
-    reference: &Reference,
-    platform: &Platform,
-    options: &PullOptions,
-) -> Result<Resolved> {
-    let http = Http::new(options)?;
-    let mut endpoints = endpoints(reference, options.mirrors.as_deref())?;
-    let primary = endpoints.pop();
-    for mirror in endpoints {
-        let repository = Repository::new(http.clone(), mirror, reference.repository());
-        // Whatever ails a mirror, the registry itself has the last word.
-        if let Ok(found) = resolve_at(repository, reference, platform).await {
-            return Ok(found);
-        }
-    }
-    let primary = primary
-        .ok_or_else(|| Error::new(ErrorKind::InvalidReference, "The reference has no registry"))?;
-    resolve_at(
-        Repository::new(http, primary, reference.repository()),
-        reference,
-        platform,
-    )
-    .await
+/// Whether another endpoint may do better.
+fn is_of_the_endpoint(error: &Error) -> bool {
+    error.blame() == Blame::Remote
+        || matches!(
+            error.kind(),
+            ErrorKind::NotFound
+                | ErrorKind::Unauthorized
+                | ErrorKind::PlatformMismatch
+                | ErrorKind::Unsupported
+        )
 }
 
+/// Finds the manifest for `platform`, through indexes.
 async fn resolve_at(
     repository: Repository,
     reference: &Reference,

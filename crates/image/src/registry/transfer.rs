@@ -9,7 +9,10 @@ use reqwest::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::client::{Refusal, Repository, Retry, bounded_body, never, transport_error};
+use super::{
+    client::{Refusal, Repository, Retry, never},
+    http::{bounded_body, transport_error},
+};
 use crate::{
     error::{Error, ErrorKind, Result},
     manifest::{DOCUMENT_BYTES_MAX, Descriptor},
@@ -135,7 +138,8 @@ impl Repository {
         progress: &dyn Progress,
     ) -> Result<()> {
         let id = wanted.digest.short();
-        if ingest.adopt(&wanted.digest, wanted.size)? {
+        // From a mirror that failed later, or from the store.
+        if ingest.has(&wanted.digest) || ingest.adopt(&wanted.digest, wanted.size)? {
             progress.event(ProgressEvent::LayerDone {
                 id: &id,
                 already_present: true,

@@ -39,44 +39,20 @@ impl ImageStore {
         if found.records().is_empty() {
             return Err(not_found(name));
         }
-        let manifests: Vec<Digest> = found.records().iter().map(|r| r.manifest).collect();
-        let by_reference = match &found {
-            Found::Reference(full, _) => Some(full.clone()),
-            Found::Digest(_) => None,
-        };
+        let doomed = doom(name, &locked.index, &found, force, in_use)?;
         let mut removed = Removed::default();
-        for manifest in manifests {
-            let names = locked.index.references_of(&manifest);
-            let going: Vec<String> = match &by_reference {
-                Some(full) => vec![full.clone()],
-                None => names.clone(),
-            };
-            let is_last = going.len() == names.len();
-            if by_reference.is_none() && names.len() > 1 && !force {
-                return Err(Error::new(
-                    ErrorKind::InUse,
-                    format!("`{name}` has {} names", names.len()),
-                )
-                .hint("Remove it by each of its names, or add `--force`"));
-            }
-            let user = locked
-                .index
-                .record(&manifest)
-                .filter(|_| is_last)
-                .and_then(|r| in_use(&r.id));
-            if let (Some(user), false) = (&user, force) {
-                return Err(Error::new(
-                    ErrorKind::InUse,
-                    format!("`{name}` is used by the sandbox `{user}`"),
-                )
-                .hint(format!("Remove the sandbox first: `coffer rm {user}`")));
-            }
-            for full in going {
-                if locked.index.references.remove(&full).is_some() {
+        for Doomed {
+            manifest,
+            names,
+            whole,
+        } in doomed
+        {
+            for full in names {
+                if locked.index.unname(&full, &manifest) {
                     removed.untagged.push(full);
                 }
             }
-            if is_last && user.is_none() {
+            if whole {
                 locked.index.forget(&manifest);
             }
         }
@@ -118,6 +94,54 @@ impl ImageStore {
         removed.untagged.sort();
         Ok(removed)
     }
+}
+
+/// What a removal takes from one image.
+struct Doomed {
+    manifest: Digest,
+    names: Vec<String>,
+    /// Whether the image itself goes too.
+    whole: bool,
+}
+
+/// Decides what removing `name` takes, or why it may not be.
+fn doom(
+    name: &str,
+    index: &Index,
+    found: &Found<'_>,
+    force: bool,
+    in_use: InUse<'_>,
+) -> Result<Vec<Doomed>> {
+    let mut doomed = Vec::new();
+    for record in found.records() {
+        let names = index.references_of(&record.manifest);
+        let going = match found {
+            Found::Reference(full, _) => vec![full.clone()],
+            Found::Digest(_) => names.clone(),
+        };
+        if matches!(found, Found::Digest(_)) && names.len() > 1 && !force {
+            let what = format!("`{name}` has {} names", names.len());
+            return Err(Error::new(ErrorKind::InUse, what)
+                .hint("Remove it by each of its names, or add `--force`"));
+        }
+        let stays_named = names.iter().any(|name| !going.contains(name));
+        let user = if stays_named {
+            None
+        } else {
+            in_use(&record.id)
+        };
+        if let (Some(user), false) = (&user, force) {
+            let what = format!("`{name}` is used by the sandbox `{user}`");
+            return Err(Error::new(ErrorKind::InUse, what)
+                .hint(format!("Remove the sandbox first: `coffer rm {user}`")));
+        }
+        doomed.push(Doomed {
+            manifest: record.manifest,
+            names: going,
+            whole: !stays_named && user.is_none(),
+        });
+    }
+    Ok(doomed)
 }
 
 /// Removes blobs, root file systems and staged indexes that the index does not name.

@@ -162,6 +162,19 @@ impl Index {
         self.references.insert(reference.to_owned(), targets);
     }
 
+    /// Takes the name from one image; whether no image of another platform keeps it.
+    pub(crate) fn unname(&mut self, reference: &str, manifest: &Digest) -> bool {
+        let Some(targets) = self.references.get_mut(reference) else {
+            return false;
+        };
+        targets.retain(|target| target != manifest);
+        let is_gone = targets.is_empty();
+        if is_gone {
+            self.references.remove(reference);
+        }
+        is_gone
+    }
+
     /// Removes a record and what names it.
     pub(crate) fn forget(&mut self, manifest: &Digest) {
         self.images.retain(|record| record.manifest != *manifest);

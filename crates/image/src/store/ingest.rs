@@ -24,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     gc,
-    index::{LockedIndex, Record},
+    index::{Index, LockedIndex, Record},
     layout::Layout,
 };
 use crate::error::{Error, ErrorKind, Result, host_error, path_error};
@@ -77,6 +77,11 @@ impl Ingest {
     /// Where a root file system lies until the commit.
     pub(crate) fn rootfs(&self, manifest: &Digest) -> PathBuf {
         self.dir.join(format!("{}.erofs", manifest.hex()))
+    }
+
+    /// Whether a blob is here, checked.
+    pub(crate) fn has(&self, digest: &Digest) -> bool {
+        self.blob(digest).exists()
     }
 
     /// Takes a blob from the store if it is there with `size` bytes.
@@ -135,7 +140,27 @@ impl Ingest {
             sync(&self.rootfs(&image.record.manifest))?;
         }
         let mut locked = LockedIndex::take(&self.layout)?;
-        for digest in &wanted {
+        let result = self.place(&wanted, images, &mut locked);
+        match &result {
+            Ok(()) => drop(gc::sweep_blobs(&self.layout, &locked.index)),
+            // What was placed and not named goes again; the old index still names the rest.
+            Err(_) => {
+                if let Ok(old) = Index::read(&self.layout) {
+                    gc::sweep_blobs(&self.layout, &old);
+                }
+            }
+        }
+        result
+    }
+
+    /// The part of the commit that the index's lock guards.
+    fn place(
+        &self,
+        wanted: &BTreeSet<Digest>,
+        images: Vec<NewImage>,
+        locked: &mut LockedIndex<'_>,
+    ) -> Result<()> {
+        for digest in wanted {
             let to = self.layout.blob(digest);
             fs::rename(self.blob(digest), &to).map_err(path_error("write", &to))?;
         }
@@ -147,9 +172,7 @@ impl Ingest {
                 locked.index.name(&reference, manifest);
             }
         }
-        locked.publish()?;
-        gc::sweep_blobs(&self.layout, &locked.index);
-        Ok(())
+        locked.publish()
     }
 
     /// Moves a root file system into place. One that is there stays: a machine may have it open
