@@ -74,11 +74,16 @@ impl Reference {
         if self.registry != DEFAULT_REGISTRY {
             return self.name();
         }
-        self.repository
+        let short = self
+            .repository
             .strip_prefix(OFFICIAL_PREFIX)
             .filter(|rest| !rest.contains('/'))
-            .unwrap_or(&self.repository)
-            .to_owned()
+            .unwrap_or(&self.repository);
+        // `a.b/c` alone would mean the registry `a.b`.
+        if split_registry(short) != (DEFAULT_REGISTRY, short) {
+            return self.name();
+        }
+        short.to_owned()
     }
 
     /// The same repository, pinned to `digest`.
@@ -307,6 +312,11 @@ mod tests {
                 "[2001:db8::1]/x:t",
             ),
             (
+                "docker.io/a.b/c",
+                "docker.io/a.b/c:latest",
+                "docker.io/a.b/c:latest",
+            ),
+            (
                 "a__b/c-d--e.f",
                 "docker.io/a__b/c-d--e.f:latest",
                 "a__b/c-d--e.f:latest",
@@ -392,7 +402,8 @@ mod tests {
             tag in proptest::option::of("[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}"),
             digest in proptest::option::of(proptest::array::uniform32(any::<u8>())),
         ) {
-            let registry = registry.map(|r| r + "/").unwrap_or_default();
+            // Without a registry, a first part with a dot would be taken for one.
+            let registry = registry.unwrap_or_else(|| "docker.io".to_owned()) + "/";
             let tag = tag.map(|t| format!(":{t}")).unwrap_or_default();
             let digest = digest.map(|d| format!("@{}", Digest::from_sha256(d))).unwrap_or_default();
             let reference: Reference = format!("{registry}{repository}{tag}{digest}").parse().unwrap();

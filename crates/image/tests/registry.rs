@@ -601,7 +601,7 @@ fn a_name_of_two_platforms_goes_for_both_and_an_id_for_its_own() {
     assert_eq!(store.resolve(&name, &amd64()).unwrap().unwrap(), amd);
     assert_eq!(store.resolve(&name, &arm64).unwrap().unwrap(), arm);
     let removed = store.remove(&name, false, &nobody).unwrap();
-    assert_eq!(removed.untagged, [name.clone()]);
+    assert_eq!(removed.untagged, std::slice::from_ref(&name));
     assert_eq!(files_below(scene.test.dir.path()), Vec::<String>::new());
 
     let (amd, arm) = pull_both();

@@ -390,3 +390,26 @@ fn tar_of(dir: &std::path::Path) -> Vec<u8> {
     builder.append_dir_all(".", dir).unwrap();
     builder.into_inner().unwrap()
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+
+    #[test]
+    fn an_archive_with_changed_bytes_loads_or_fails_whole(
+        changes in proptest::collection::vec((0_usize..6000, 0_u8..), 1..6), form in 0..2
+    ) {
+        let sample = Sample::new("x");
+        let mut archive = match form {
+            0 => sample.docker_archive(&["a"]),
+            _ => sample.layout_tar(""),
+        };
+        for (at, byte) in changes {
+            let at = at % archive.len();
+            archive[at] = byte;
+        }
+        let test = TestStore::new();
+        if test.load(archive.clone()).is_err() {
+            test.refused(archive);
+        }
+    }
+}
