@@ -10,6 +10,9 @@ use crate::output;
 /// Cofferdam itself failed, in `run` and `exec`.
 pub(crate) const OWN_FAILURE: u8 = 125;
 
+/// The reader of our standard output went away: 128 + SIGPIPE, as a shell tells of others.
+pub(crate) const BROKEN_PIPE: u8 = 141;
+
 /// How a command ended.
 #[derive(Debug)]
 pub(crate) enum ExitStatus {
@@ -29,7 +32,13 @@ impl ExitStatus {
     /// Says what went wrong, and with which code to exit.
     pub(crate) fn into_code(self) -> ExitCode {
         match self {
-            Self::Success => ExitCode::SUCCESS,
+            Self::Success => match output::failure() {
+                None => ExitCode::SUCCESS,
+                Some(reason) => {
+                    output::error_line(&format!("Could not write to standard output: {reason}"));
+                    ExitCode::FAILURE
+                }
+            },
             Self::Failure => ExitCode::FAILURE,
             Self::Workload(code) => ExitCode::from(code),
             Self::Error(error) => {

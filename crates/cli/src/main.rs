@@ -4,11 +4,14 @@
 
 mod args;
 mod commands;
+mod detach_keys;
 mod exit_status;
 mod output;
 mod progress;
+mod sink;
 mod streams;
 mod terminal;
+mod time;
 
 use std::process::ExitCode;
 

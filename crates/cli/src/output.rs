@@ -3,14 +3,42 @@
 use std::{
     fmt::Display,
     io::{self, Write},
+    sync::OnceLock,
+    time::Duration,
 };
 
-use cofferdam::{ByteSize, Error};
+use cofferdam::{Error, ErrorKind, Result};
 use serde::Serialize;
 
-/// Prints a line on standard output; false when nobody reads it any more.
+/// Why standard output could not be written, if that is not for want of a reader.
+static FAILURE: OnceLock<String> = OnceLock::new();
+
+/// Prints a line on standard output; false when that cannot be written any more.
 pub(crate) fn line(text: impl Display) -> bool {
-    writeln!(io::stdout().lock(), "{text}").is_ok()
+    written(&writeln!(io::stdout().lock(), "{text}"))
+}
+
+/// Prints bytes on standard output at once; false when that cannot be written any more.
+pub(crate) fn bytes(bytes: &[u8]) -> bool {
+    let mut stdout = io::stdout().lock();
+    written(&stdout.write_all(bytes).and_then(|()| stdout.flush()))
+}
+
+fn written(result: &io::Result<()>) -> bool {
+    if let Err(error) = result
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        // The first reason is the one to tell.
+        let _ = FAILURE.set(error.to_string());
+    }
+    result.is_ok()
+}
+
+/// Why a line was lost, unless its reader went away, which ends us quietly.
+pub(crate) fn failure() -> Option<&'static str> {
+    // What stands in the buffer goes out when the process ends, too late to tell of it.
+    written(&io::stdout().lock().flush());
+    FAILURE.get().map(String::as_str)
 }
 
 /// Prints pretty JSON on standard output.
@@ -22,6 +50,13 @@ pub(crate) fn json(value: &impl Serialize) -> bool {
 pub(crate) fn note(text: impl Display) {
     // A closed standard error has nobody left to tell.
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Prints how long a stage took, on standard error.
+pub(crate) fn stage(took: Duration, name: &str) {
+    let micros = took.as_micros();
+    let millis = format!("{}.{} ms", micros / 1000, micros % 1000 / 100);
+    note(format_args!("{millis:>12}  {name}"));
 }
 
 /// Prints one sentence that went wrong.
@@ -41,7 +76,9 @@ pub(crate) fn error(error: &Error) {
 pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| {
-            if c.is_control() && c != '\t' {
+            // Bidirectional controls reorder what stands around them: Unicode UAX #9.
+            let reorders = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            if (c.is_control() && c != '\t') || reorders {
                 char::REPLACEMENT_CHARACTER
             } else {
                 c
@@ -52,48 +89,75 @@ pub(crate) fn printable(text: &str) -> String {
 
 /// Prints a table: columns as wide as their longest cell, three blanks apart, as Docker does.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> bool {
+    bytes(render_table(header, rows).as_bytes())
+}
+
+fn render_table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let header: Vec<String> = header.iter().map(|&name| name.to_owned()).collect();
+    let lines = || std::iter::once(header.as_slice()).chain(rows.iter().map(Vec::as_slice));
     let width = |column: usize| {
-        let cells = rows
-            .iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count());
-        cells
-            .chain([header[column].len()])
-            .max()
-            .unwrap_or_default()
+        let cells = lines().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let render = |cells: &[String]| {
+    let mut text = String::new();
+    for cells in lines() {
         let padded = cells
             .iter()
             .zip(&widths)
             .map(|(cell, width)| format!("{cell:<width$}"));
-        padded.collect::<Vec<_>>().join("   ").trim_end().to_owned()
-    };
-    let header: Vec<String> = header.iter().map(|&name| name.to_owned()).collect();
-    line(render(&header)) && rows.iter().all(|row| line(render(row)))
+        text.push_str(padded.collect::<Vec<_>>().join("   ").trim_end());
+        text.push('\n');
+    }
+    text
 }
 
-/// How long ago a time was, in words: `3 minutes ago`.
-pub(crate) fn ago(then_ns: u64, now_ns: u64) -> String {
-    format!("{} ago", duration(now_ns.saturating_sub(then_ns)))
-}
-
-/// A duration in its largest unit, in words.
-pub(crate) fn duration(ns: u64) -> String {
-    let seconds = ns / 1_000_000_000;
-    let (count, unit) = match seconds {
-        0..60 => (seconds, "second"),
-        60..3600 => (seconds / 60, "minute"),
-        3600..86_400 => (seconds / 3600, "hour"),
-        _ => (seconds / 86_400, "day"),
-    };
-    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
-}
-
-/// A size for people.
+/// A size in Docker's form: three digits and a decimal unit, such as `4.27MB`.
+/// Source: docker/go-units, HumanSizeWithPrecision.
 pub(crate) fn size(bytes: u64) -> String {
-    ByteSize::from_bytes(bytes).to_string()
+    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if bytes < 1000 {
+        return format!("{bytes}B");
+    }
+    // `unit_bytes` never passes 10^18: 64 bits end in the exabytes.
+    let (mut unit, mut unit_bytes) = (0, 1000_u64);
+    while bytes / unit_bytes >= 1000 {
+        unit += 1;
+        unit_bytes *= 1000;
+    }
+    let whole = bytes / unit_bytes;
+    let decimals = match whole {
+        0..10 => 2,
+        10..100 => 1,
+        _ => 0,
+    };
+    let step = unit_bytes / 10_u64.pow(decimals);
+    let rounded = (bytes % unit_bytes + step / 2) / step;
+    let (whole, fraction) = match rounded.checked_sub(10_u64.pow(decimals)) {
+        Some(rest) => (whole + 1, rest),
+        None => (whole, rounded),
+    };
+    let digits = format!("{fraction:0width$}", width = decimals as usize);
+    let fraction = digits.trim_end_matches('0');
+    let point = if fraction.is_empty() { "" } else { "." };
+    format!("{whole}{point}{fraction}{}", UNITS[unit])
+}
+
+/// Which form of data `--format` asks for: `true` for JSON.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] for Docker's templates.
+pub(crate) fn wants_json(format: Option<&str>, json: bool) -> Result<bool> {
+    match format {
+        None => Ok(json),
+        Some("json") => Ok(true),
+        Some("table") => Ok(json),
+        Some(other) => {
+            let what = format!("`--format {other}` is not supported in this version");
+            Err(Error::new(ErrorKind::Unsupported, what)
+                .hint("Use `--json` and a program such as jq; Go templates are not understood"))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -101,13 +165,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_use_their_largest_unit() {
-        let seconds = |s: u64| duration(s * 1_000_000_000);
-        assert_eq!(seconds(1), "1 second");
-        assert_eq!(seconds(59), "59 seconds");
-        assert_eq!(seconds(61), "1 minute");
-        assert_eq!(seconds(7200), "2 hours");
-        assert_eq!(seconds(200_000), "2 days");
+    fn sizes_have_three_digits_and_decimal_units() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1kB"),
+            (1234, "1.23kB"),
+            (4_270_000, "4.27MB"),
+            (12_345_678, "12.3MB"),
+            (9_999_999, "10MB"),
+            (187_000_000, "187MB"),
+            (1_500_000_000, "1.5GB"),
+            (u64::MAX, "18.4EB"),
+        ] {
+            assert_eq!(size(bytes), text, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn go_templates_are_refused_and_json_has_two_spellings() {
+        assert!(wants_json(Some("json"), false).unwrap());
+        assert!(wants_json(None, true).unwrap());
+        assert!(!wants_json(Some("table"), false).unwrap());
+        let error = wants_json(Some("{{.ID}}"), false).unwrap_err();
+        assert!(error.to_string().contains("{{.ID}}"));
+    }
+
+    #[test]
+    fn a_table_is_as_wide_as_its_cells_and_has_no_blanks_at_line_ends() {
+        let rows = [vec!["a".to_owned(), "long cell".to_owned(), String::new()]];
+        let text = render_table(&["ID", "NAME", "X"], &rows);
+        assert_eq!(text, "ID   NAME        X\na    long cell\n");
     }
 
     #[test]

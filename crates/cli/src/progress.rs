@@ -1,29 +1,55 @@
-//! Progress of long work: bars on a terminal, nothing elsewhere.
+//! Progress of long work: bars on a terminal, nothing elsewhere; with `-v`, what each phase took.
 
-use std::{collections::HashMap, io::IsTerminal, sync::Mutex};
+use std::{
+    collections::HashMap,
+    io::IsTerminal,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
 
 use cofferdam::{Phase, Progress, ProgressEvent};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::output;
 
 /// Bars for layers and phases.
 #[derive(Debug)]
 pub(crate) struct Bars {
     multi: MultiProgress,
-    // Taken for the length of one event.
+    // Both are taken for the length of one event, never together.
     bars: Mutex<HashMap<String, ProgressBar>>,
+    phases: Mutex<Vec<(&'static str, Instant)>>,
     enabled: bool,
+    verbose: bool,
 }
 
 const PHASE: &str = "";
 
 impl Bars {
     /// Bars on standard error, if that is a terminal and they are wanted.
-    pub(crate) fn new(quiet: bool) -> Self {
+    pub(crate) fn new(quiet: bool, verbose: bool) -> Self {
         let enabled = !quiet && std::io::stderr().is_terminal();
         Self {
             multi: MultiProgress::new(),
             bars: Mutex::new(HashMap::new()),
+            phases: Mutex::new(Vec::new()),
             enabled,
+            verbose,
+        }
+    }
+
+    /// Clears the bars and tells what the phases took, if that is wanted.
+    pub(crate) fn finish(self) {
+        let end = Instant::now();
+        let phases = self.phases.lock();
+        let phases = std::mem::take(&mut *phases.unwrap_or_else(PoisonError::into_inner));
+        let verbose = self.verbose;
+        drop(self);
+        if verbose {
+            let ends = phases.iter().skip(1).map(|(_, begin)| *begin).chain([end]);
+            for ((name, begin), end) in phases.iter().zip(ends) {
+                output::stage(end - *begin, name);
+            }
         }
     }
 
@@ -43,12 +69,7 @@ impl Bars {
     }
 
     fn with(&self, change: impl FnOnce(&mut HashMap<String, ProgressBar>)) {
-        change(
-            &mut self
-                .bars
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
-        );
+        change(&mut self.bars.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -58,25 +79,32 @@ impl Drop for Bars {
     }
 }
 
+fn title(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Resolving => "Resolving",
+        Phase::Downloading => "Downloading",
+        Phase::Reading => "Reading",
+        Phase::Unpacking => "Building root",
+        _ => "Working",
+    }
+}
+
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 impl Progress for Bars {
     fn event(&self, event: ProgressEvent<'_>) {
+        if let ProgressEvent::Phase { phase, .. } = event {
+            let mut phases = self.phases.lock().unwrap_or_else(PoisonError::into_inner);
+            phases.push((title(phase), Instant::now()));
+        }
         if !self.enabled {
             return;
         }
         match event {
             ProgressEvent::Phase { phase, total_bytes } => {
-                let title = match phase {
-                    Phase::Resolving => "Resolving",
-                    Phase::Downloading => "Downloading",
-                    Phase::Reading => "Reading",
-                    Phase::Unpacking => "Building root",
-                    _ => "Working",
-                };
-                self.add(PHASE, title.to_owned(), total_bytes);
+                self.add(PHASE, title(phase).to_owned(), total_bytes);
             }
             ProgressEvent::PhaseAdvanced { done_bytes } => self.with(|bars| {
                 if let Some(bar) = bars.get(PHASE) {

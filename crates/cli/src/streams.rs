@@ -1,105 +1,176 @@
 //! A session joined to this process: its output to ours, our input and signals to it.
 
-use std::io::{self, Write};
+use std::io;
 
-use cofferdam::{Channel, ErrorKind, Result, Session, SessionEvent, SessionInput, Signal};
+use cofferdam::{Channel, Error, ErrorKind, Result, Session, SessionEvent, SessionInput, Signal};
 use tokio::{
     io::AsyncReadExt,
     signal::unix::{SignalKind, signal},
+    sync::oneshot,
     task::JoinHandle,
 };
 
 use crate::{
-    exit_status::{ExitStatus, OWN_FAILURE},
+    detach_keys::DetachKeys,
+    exit_status::{BROKEN_PIPE, ExitStatus},
+    sink::{Sink, Stream},
     terminal::{self, RawMode},
 };
 
-/// Signals that are handed on to the process, as Docker's `--sig-proxy` does.
-const PROXIED: [u8; 7] = [1, 2, 3, 10, 12, 15, 18];
+/// Signals that are handed on to the process, as Docker's `--sig-proxy` does: HUP, INT, QUIT,
+/// USR1, USR2, ALRM, TERM, CONT. Source: signal(7), the x86 column.
+const PROXIED: [u8; 8] = [1, 2, 3, 10, 12, 14, 15, 18];
+
+/// SIGPIPE.
+const PIPE: u8 = 13;
 
 /// How a session is joined.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Join {
     /// Send our standard input.
     pub(crate) stdin: bool,
     /// The process has a terminal.
     pub(crate) tty: bool,
+    /// The process is there for our sake: it hears of it when nobody reads its output any more.
+    pub(crate) owned: bool,
+    /// Keys that leave a terminal's session.
+    pub(crate) detach_keys: Option<DetachKeys>,
 }
 
-/// Joins a session until its process ends; yields its exit code.
-pub(crate) async fn join(mut session: Session, join: Join) -> ExitStatus {
+/// How a joined session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Its process ended with this code.
+    Exited(u8),
+    /// Nobody reads our standard output any more.
+    OutputClosed,
+    /// The user left it by the detach keys.
+    Detached,
+}
+
+impl From<Ended> for ExitStatus {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Exited(code) => Self::Workload(code),
+            Ended::OutputClosed => Self::Workload(BROKEN_PIPE),
+            Ended::Detached => Self::Success,
+        }
+    }
+}
+
+/// Joins a session until its process ends.
+///
+/// # Errors
+/// Why the session broke, or our standard output could not be written.
+pub(crate) async fn join(mut session: Session, join: Join) -> Result<Ended> {
     let input = session.input();
     let raw = if join.tty && join.stdin && terminal::stdin_is_terminal() {
         RawMode::enter().ok()
     } else {
         None
     };
-    let mut tasks = forward_signals(&input, raw.is_some());
+    let mut tasks = forward_signals(&input);
     if join.tty {
         tasks.push(forward_size(input.clone()));
     }
+    let (detach, detached) = oneshot::channel();
     if join.stdin {
-        tasks.push(tokio::spawn(forward_input(input)));
+        let keys = join.detach_keys.filter(|_| raw.is_some());
+        tasks.push(tokio::spawn(forward_input(input.clone(), keys, detach)));
     }
-    let status = pump(&mut session).await;
+    let ended = tokio::select! {
+        ended = pump(&mut session) => ended,
+        Ok(()) = detached => Ok(Ended::Detached),
+    };
+    if matches!(ended, Ok(Ended::OutputClosed)) && join.owned {
+        // What would happen to it on the host. It may have ended by itself already.
+        if let Ok(pipe) = Signal::try_from(PIPE) {
+            let _ = input.signal(pipe).await;
+        }
+    }
     tasks.iter().for_each(JoinHandle::abort);
     drop(raw);
-    match status {
-        Ok(Some(code)) => ExitStatus::Workload(code),
-        // Nobody reads our output any more: as if SIGPIPE had ended us.
-        Ok(None) => ExitStatus::Workload(141),
-        Err(error) if error.kind() == ErrorKind::SupervisorLost => ExitStatus::RunError(error),
-        Err(error) => ExitStatus::RunError(error),
+    ended
+}
+
+/// Copies output until the process ends or our own output is closed.
+async fn pump(session: &mut Session) -> Result<Ended> {
+    let mut stdout = Sink::new(Stream::Stdout);
+    let mut stderr = Sink::new(Stream::Stderr);
+    let code = loop {
+        match session.next().await? {
+            SessionEvent::Output {
+                channel: Channel::Stderr,
+                bytes,
+            } => {
+                // A standard error that nobody reads ends no program.
+                let _ = stderr.write(bytes).await;
+            }
+            SessionEvent::Output { bytes, .. } => {
+                if let Err(error) = stdout.write(bytes).await {
+                    return closed(error);
+                }
+            }
+            SessionEvent::Exited(status) => break status.code(),
+        }
+    };
+    let _ = stderr.finish().await;
+    match stdout.finish().await {
+        // The process ended before it could notice.
+        Ok(()) => Ok(Ended::Exited(code)),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Ended::Exited(code)),
+        Err(error) => closed(error),
     }
 }
 
-/// Copies output until the process ends; `None` when our own output is closed.
-async fn pump(session: &mut Session) -> Result<Option<u8>> {
-    loop {
-        match session.next().await? {
-            SessionEvent::Output { channel, bytes } => {
-                let written = match channel {
-                    Channel::Stderr => io::stderr().lock().write_all(&bytes),
-                    _ => {
-                        let mut stdout = io::stdout().lock();
-                        stdout.write_all(&bytes).and_then(|()| stdout.flush())
-                    }
-                };
-                if written.is_err() {
-                    return Ok(None);
-                }
-            }
-            SessionEvent::Exited(status) => return Ok(Some(status.code())),
-        }
+fn closed(error: io::Error) -> Result<Ended> {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Ok(Ended::OutputClosed);
     }
+    let what = "Could not write to standard output";
+    Err(Error::new(ErrorKind::Io, what).because(error))
 }
 
 /// Sends our input and its end. Reads on a blocking thread: a terminal or file cannot be polled.
-async fn forward_input(mut input: SessionInput) {
+async fn forward_input(
+    mut input: SessionInput,
+    mut keys: Option<DetachKeys>,
+    detach: oneshot::Sender<()>,
+) {
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; 64 << 10];
     loop {
-        match stdin.read(&mut buffer).await {
+        let length = match stdin.read(&mut buffer).await {
             Ok(0) | Err(_) => {
                 // The session may have ended before its input.
                 let _ = input.close().await;
                 return;
             }
-            Ok(length) => {
-                if input.write(&buffer[..length]).await.is_err() {
+            Ok(length) => length,
+        };
+        let written = match &mut keys {
+            None => input.write(&buffer[..length]).await,
+            Some(keys) => {
+                let (bytes, leave) = keys.filter(&buffer[..length]);
+                let written = input.write(&bytes).await;
+                if leave {
+                    // The session may end in this moment; then nobody listens.
+                    let _ = detach.send(());
                     return;
                 }
+                written
             }
+        };
+        if written.is_err() {
+            return;
         }
     }
 }
 
-/// Hands signals on; with a raw terminal its keys are bytes, and only others' signals come here.
-fn forward_signals(input: &SessionInput, raw: bool) -> Vec<JoinHandle<()>> {
-    let wanted = PROXIED
+/// Hands signals on. With a raw terminal its keys are bytes, and only others' signals come here.
+fn forward_signals(input: &SessionInput) -> Vec<JoinHandle<()>> {
+    PROXIED
         .into_iter()
-        .filter(|number| !raw || ![2, 3].contains(number));
-    wanted
         .filter_map(|number| {
             let mut stream = signal(SignalKind::from_raw(i32::from(number))).ok()?;
             let input = input.clone();
@@ -135,11 +206,14 @@ fn forward_size(input: SessionInput) -> JoinHandle<()> {
 }
 
 /// Refuses a terminal for a standard input that is none, as Docker does.
-pub(crate) fn check_terminal(interactive: bool, tty: bool) -> Option<ExitStatus> {
+///
+/// # Errors
+/// [`ErrorKind::InvalidSpec`].
+pub(crate) fn check_terminal(interactive: bool, tty: bool) -> Result<()> {
     if interactive && tty && !terminal::stdin_is_terminal() {
-        crate::output::error_line("The input device is not a TTY");
-        crate::output::note("  hint: Leave out `-t` when standard input is a pipe or file");
-        return Some(ExitStatus::Workload(OWN_FAILURE));
+        let what = "The input device is not a TTY";
+        return Err(Error::new(ErrorKind::InvalidSpec, what)
+            .hint("Leave out `-t` when standard input is a pipe or file"));
     }
-    None
+    Ok(())
 }

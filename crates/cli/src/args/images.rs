@@ -13,6 +13,15 @@ pub(crate) struct ImagesArgs {
     /// Whole ids
     #[arg(long)]
     pub(crate) no_trunc: bool,
+    /// Show the manifests' digests
+    #[arg(long)]
+    pub(crate) digests: bool,
+    /// Docker's flag for hidden images; there are none
+    #[arg(short, long, hide = true)]
+    all: bool,
+    /// Form: table or json
+    #[arg(long, value_name = "FORM")]
+    pub(crate) format: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -29,6 +38,9 @@ pub(crate) struct PullArgs {
     /// Platform
     #[arg(long, value_name = "OS/ARCH")]
     pub(crate) platform: Option<Platform>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     pub(crate) image: String,
 }
 
@@ -44,6 +56,9 @@ pub(crate) struct LoadArgs {
     /// Platform
     #[arg(long, value_name = "OS/ARCH")]
     pub(crate) platform: Option<Platform>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Save images.
@@ -76,9 +91,61 @@ pub(crate) struct RmiArgs {
     pub(crate) images: Vec<String>,
 }
 
+/// Remove stopped sandboxes and unnamed images, or such images alone.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PruneArgs {
+    /// Also images with a name that no sandbox uses
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Print all about images.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ImageInspectArgs {
+    #[arg(required = true)]
+    pub(crate) images: Vec<String>,
+}
+
+/// Docker's other names for verbs about images.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum ImageVerb {
+    /// List images
+    #[command(alias = "list")]
+    Ls(ImagesArgs),
+    /// Fetch an image from a registry
+    Pull(PullArgs),
+    /// Load images from a docker archive or an OCI layout
+    Load(LoadArgs),
+    /// Save images to an archive
+    Save(SaveArgs),
+    /// Give an image one more name
+    Tag(TagArgs),
+    /// Remove images
+    #[command(alias = "remove")]
+    Rm(RmiArgs),
+    /// Show how an image was made
+    History(HistoryArgs),
+    /// Print all about images as JSON
+    Inspect(ImageInspectArgs),
+    /// Remove images without a name
+    Prune(PruneArgs),
+}
+
 /// Show how an image was made.
 #[derive(Debug, clap::Args)]
 pub(crate) struct HistoryArgs {
+    /// Only ids
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Form: table or json
+    #[arg(long, value_name = "FORM")]
+    pub(crate) format: Option<String>,
     /// Whole commands
     #[arg(long)]
     pub(crate) no_trunc: bool,

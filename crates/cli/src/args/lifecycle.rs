@@ -1,6 +1,9 @@
 //! Verbs about sandboxes that exist.
 
+use clap::ValueEnum;
 use cofferdam::Signal;
+
+use crate::detach_keys::DetachKeys;
 
 /// Start stopped sandboxes.
 #[derive(Debug, clap::Args)]
@@ -67,6 +70,15 @@ pub(crate) struct PsArgs {
     /// Only those with name=, status=, label=, image= or id=
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub(crate) filter: Vec<String>,
+    /// The newest ones, whatever their status
+    #[arg(short = 'n', long, value_name = "NUMBER")]
+    pub(crate) last: Option<usize>,
+    /// The newest one, whatever its status
+    #[arg(short, long)]
+    pub(crate) latest: bool,
+    /// Form: table or json
+    #[arg(long, value_name = "FORM")]
+    pub(crate) format: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -78,6 +90,9 @@ pub(crate) struct AttachArgs {
     /// Do not send standard input
     #[arg(long)]
     pub(crate) no_stdin: bool,
+    /// Keys that leave a terminal's session
+    #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT)]
+    pub(crate) detach_keys: String,
     pub(crate) sandbox: String,
 }
 
@@ -105,9 +120,28 @@ pub(crate) struct LogsArgs {
 /// Print all about something.
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {
+    /// Only sandboxes, or only images
+    #[arg(long, value_name = "KIND")]
+    pub(crate) r#type: Option<InspectKind>,
+    /// Form: json, which is the only one
+    #[arg(short, long, value_name = "FORM", value_parser = ["json"])]
+    format: Option<String>,
+    /// Print JSON, as it does anyway
+    #[arg(long)]
+    json: bool,
     /// Sandboxes or images
     #[arg(required = true)]
     pub(crate) names: Vec<String>,
+}
+
+/// What a name is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InspectKind {
+    /// A sandbox
+    #[value(alias = "container")]
+    Sandbox,
+    /// An image
+    Image,
 }
 
 /// Wait for the end.

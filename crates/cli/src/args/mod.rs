@@ -8,12 +8,12 @@ mod run;
 use clap::{Parser, Subcommand};
 
 pub(crate) use self::images::{
-    HistoryArgs, ImagesArgs, LoadArgs, PullArgs, RmiArgs, SaveArgs, TagArgs,
+    HistoryArgs, ImageVerb, ImagesArgs, LoadArgs, PruneArgs, PullArgs, RmiArgs, SaveArgs, TagArgs,
 };
 pub(crate) use self::later::LaterArgs;
 pub(crate) use self::lifecycle::{
-    AttachArgs, InspectArgs, KillArgs, LogsArgs, PsArgs, RestartArgs, RmArgs, StartArgs, StopArgs,
-    WaitArgs,
+    AttachArgs, InspectArgs, InspectKind, KillArgs, LogsArgs, PsArgs, RestartArgs, RmArgs,
+    StartArgs, StopArgs, WaitArgs,
 };
 pub(crate) use self::run::{CreateArgs, ExecArgs, RunArgs, SandboxArgs};
 
@@ -77,6 +77,11 @@ pub(crate) enum Verb {
     Rmi(RmiArgs),
     /// Show how an image was made
     History(HistoryArgs),
+    /// Remove stopped sandboxes and images without a name
+    Prune(PruneArgs),
+    /// Manage images
+    #[command(subcommand, hide = true)]
+    Image(ImageVerb),
     /// Say what this host can do, and what mends the rest
     Doctor(DataArgs),
     /// Show the store, the counts and the backend

@@ -5,6 +5,7 @@ use cofferdam::{Coffer, ExecSpec, Result};
 use super::env;
 use crate::{
     args::{AttachArgs, ExecArgs},
+    detach_keys::DetachKeys,
     exit_status::ExitStatus,
     streams::{self, Join},
     terminal,
@@ -16,12 +17,10 @@ const DEFAULT_SIZE: (u16, u16) = (24, 80);
 /// Runs one more command in a running sandbox.
 pub(crate) async fn exec(coffer: &Coffer, args: &ExecArgs) -> ExitStatus {
     let process = &args.process;
-    if !args.detach
-        && let Some(status) = streams::check_terminal(process.interactive, process.tty)
-    {
-        return status;
-    }
     let start = async || -> Result<_> {
+        if !args.detach {
+            streams::check_terminal(process.interactive, process.tty)?;
+        }
         let spec = ExecSpec {
             command: args.command().to_vec(),
             env: env::collect(&process.env, &process.env_file)?,
@@ -37,19 +36,17 @@ pub(crate) async fn exec(coffer: &Coffer, args: &ExecArgs) -> ExitStatus {
             sandbox.exec_detached(spec).await?;
             return Ok(None);
         }
-        sandbox.exec(spec).await.map(Some)
+        let session = sandbox.exec(spec).await?;
+        let join = Join {
+            stdin: process.interactive,
+            tty: process.tty,
+            owned: true,
+            detach_keys: None,
+        };
+        streams::join(session, join).await.map(Some)
     };
     match start().await {
-        Ok(Some(session)) => {
-            streams::join(
-                session,
-                Join {
-                    stdin: process.interactive,
-                    tty: process.tty,
-                },
-            )
-            .await
-        }
+        Ok(Some(ended)) => ended.into(),
         Ok(None) => ExitStatus::Success,
         Err(error) => ExitStatus::RunError(error),
     }
@@ -57,20 +54,23 @@ pub(crate) async fn exec(coffer: &Coffer, args: &ExecArgs) -> ExitStatus {
 
 /// Follows a running sandbox.
 pub(crate) async fn attach(coffer: &Coffer, args: &AttachArgs) -> ExitStatus {
-    let start = async || -> Result<_> {
+    let follow = async || -> Result<_> {
+        let keys = DetachKeys::parse(&args.detach_keys)?;
         let sandbox = coffer.sandbox(&args.sandbox)?;
         let spec = sandbox.info()?.spec;
         let stdin = spec.stdin && !args.no_stdin;
-        Ok((
-            sandbox.attach(stdin).await?,
-            Join {
-                stdin,
-                tty: spec.tty,
-            },
-        ))
+        streams::check_terminal(stdin, spec.tty)?;
+        let session = sandbox.attach(stdin).await?;
+        let join = Join {
+            stdin,
+            tty: spec.tty,
+            owned: false,
+            detach_keys: Some(keys),
+        };
+        streams::join(session, join).await
     };
-    match start().await {
-        Ok((session, join)) => streams::join(session, join).await,
+    match follow().await {
+        Ok(ended) => ended.into(),
         Err(error) => ExitStatus::Error(error),
     }
 }

@@ -1,19 +1,23 @@
 //! `images`, `pull`, `load`, `save`, `tag`, `rmi`, `history`.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, IsTerminal, Write},
+    path::Path,
 };
 
 use cofferdam::{
-    Coffer, Digest, Error, ErrorKind, LoadSource, Platform, Reference, Result, SaveFormat,
+    Coffer, Digest, Error, ErrorKind, HistoryEntry, LoadSource, Platform, Reference, Removed,
+    Result, SaveFormat,
 };
+use serde_json::json;
 
 use crate::{
     args::{HistoryArgs, ImagesArgs, LoadArgs, PullArgs, RmiArgs, SaveArgs, TagArgs},
     exit_status::ExitStatus,
     output,
     progress::Bars,
+    time,
 };
 
 fn status(result: Result<()>) -> ExitStatus {
@@ -46,7 +50,7 @@ fn list(coffer: &Coffer, args: &ImagesArgs) -> Result<()> {
                 .any(|name| name == wanted || split(name).0 == *wanted)
         });
     }
-    if args.json {
+    if output::wants_json(args.format.as_deref(), args.json)? {
         output::json(&images);
         return Ok(());
     }
@@ -56,6 +60,7 @@ fn list(coffer: &Coffer, args: &ImagesArgs) -> Result<()> {
             .all(|image| output::line(id(&image.id, args.no_trunc)));
         return Ok(());
     }
+    let now = cofferdam::unix_time_ns();
     let mut rows = Vec::new();
     for image in &images {
         let names = if image.references.is_empty() {
@@ -64,21 +69,32 @@ fn list(coffer: &Coffer, args: &ImagesArgs) -> Result<()> {
             image.references.iter().map(|name| split(name)).collect()
         };
         for (repository, tag) in names {
-            rows.push(vec![
-                output::printable(&repository),
-                output::printable(&tag),
+            let mut row = vec![output::printable(&repository), output::printable(&tag)];
+            if args.digests {
+                row.push(image.manifest.to_string());
+            }
+            row.extend([
                 id(&image.id, args.no_trunc),
-                image.platform.to_string(),
-                output::ago(image.added_ns, cofferdam::unix_time_ns()),
+                created(image.created.as_deref(), now),
                 output::size(image.size_bytes),
             ]);
+            rows.push(row);
         }
     }
-    output::table(
-        &["REPOSITORY", "TAG", "IMAGE ID", "PLATFORM", "ADDED", "SIZE"],
-        &rows,
-    );
+    let mut header = vec!["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
+    if args.digests {
+        header.insert(2, "DIGEST");
+    }
+    output::table(&header, &rows);
     Ok(())
+}
+
+/// When an image was made, for people; images often do not say, or say what is no time.
+fn created(text: Option<&str>, now: u64) -> String {
+    match text.and_then(time::rfc3339) {
+        Some(created) => time::ago(created, now),
+        None => "N/A".to_owned(),
+    }
 }
 
 /// Repository and tag of a familiar name; a port's colon comes before a slash.
@@ -90,17 +106,24 @@ fn split(name: &str) -> (String, String) {
 }
 
 /// Fetches an image.
-pub(crate) async fn pull(coffer: &Coffer, args: &PullArgs) -> ExitStatus {
+pub(crate) async fn pull(coffer: &Coffer, args: &PullArgs, verbose: bool) -> ExitStatus {
     let fetch = async || -> Result<()> {
         let reference: Reference = cofferdam::parse_reference(&args.image)?;
         let platform = args.platform.clone().unwrap_or_else(Platform::host);
-        let bars = Bars::new(args.quiet);
+        let bars = Bars::new(args.quiet, verbose);
         let image = coffer.images().pull(&reference, &platform, &bars).await?;
-        drop(bars);
-        if args.quiet {
+        bars.finish();
+        if args.json {
+            output::json(&json!({
+                "reference": reference.to_string(),
+                "id": image.id,
+                "manifest": image.manifest,
+                "platform": image.platform,
+            }));
+        } else if args.quiet {
             output::line(image.id);
         } else {
-            output::line(format_args!("Pulled {}: {}", reference, image.id));
+            output::line(format_args!("Pulled {reference}: {}", image.id));
         }
         Ok(())
     };
@@ -108,39 +131,45 @@ pub(crate) async fn pull(coffer: &Coffer, args: &PullArgs) -> ExitStatus {
 }
 
 /// Loads images.
-pub(crate) fn load(coffer: &Coffer, args: LoadArgs) -> ExitStatus {
-    let LoadArgs {
-        input,
-        quiet,
-        platform,
-    } = args;
-    let read = || -> Result<()> {
-        let source = match input {
-            Some(path) => LoadSource::Path(path),
-            None if io::stdin().is_terminal() => {
-                return Err(Error::new(
-                    ErrorKind::InvalidSpec,
-                    "Standard input is a terminal, not an image",
-                )
+pub(crate) fn load(coffer: &Coffer, args: LoadArgs, verbose: bool) -> ExitStatus {
+    status(read(coffer, args, verbose))
+}
+
+fn read(coffer: &Coffer, args: LoadArgs, verbose: bool) -> Result<()> {
+    let source = match args.input {
+        Some(path) => LoadSource::Path(path),
+        None if io::stdin().is_terminal() => {
+            let what = "Standard input is a terminal, not an image";
+            return Err(Error::new(ErrorKind::InvalidSpec, what)
                 .hint("Name a file with `-i`, or pipe an archive in"));
-            }
-            None => LoadSource::Reader(Box::new(io::stdin())),
-        };
-        let platform = platform.unwrap_or_else(Platform::host);
-        let bars = Bars::new(quiet);
-        let loaded = coffer.images().load(source, &platform, &bars)?;
-        drop(bars);
-        for image in loaded {
-            if image.references.is_empty() {
-                output::line(format_args!("Loaded image ID: {}", image.image.id));
-            }
-            for name in image.references {
-                output::line(format_args!("Loaded image: {}", output::printable(&name)));
-            }
         }
-        Ok(())
+        None => LoadSource::Reader(Box::new(io::stdin())),
     };
-    status(read())
+    let platform = args.platform.unwrap_or_else(Platform::host);
+    let bars = Bars::new(args.quiet, verbose);
+    let loaded = coffer.images().load(source, &platform, &bars)?;
+    bars.finish();
+    if args.json {
+        let loaded = loaded.iter().map(|loaded| {
+            json!({
+                "id": loaded.image.id,
+                "manifest": loaded.image.manifest,
+                "platform": loaded.image.platform,
+                "references": loaded.references,
+            })
+        });
+        output::json(&loaded.collect::<Vec<_>>());
+        return Ok(());
+    }
+    for image in loaded {
+        if image.references.is_empty() {
+            output::line(format_args!("Loaded image ID: {}", image.image.id));
+        }
+        for name in image.references {
+            output::line(format_args!("Loaded image: {}", output::printable(&name)));
+        }
+    }
+    Ok(())
 }
 
 /// Saves images.
@@ -166,24 +195,37 @@ fn write(coffer: &Coffer, args: &SaveArgs) -> Result<()> {
             .images()
             .save(&args.images, format, &mut io::stdout().lock());
     };
+    save_to(path, |out| coffer.images().save(&args.images, format, out))
+}
+
+/// Writes a file under another name first: it is whole or not there, and an older one stays when
+/// the writing fails. What is no plain file, such as a pipe, is written as it is.
+fn save_to(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let failed = |error: io::Error| {
         let what = format!("Could not write `{}`", path.display());
-        let full = error.kind() == io::ErrorKind::StorageFull;
-        let kind = if full {
-            ErrorKind::NoSpace
-        } else {
-            ErrorKind::Io
+        let kind = match error.kind() {
+            io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+            io::ErrorKind::PermissionDenied => ErrorKind::Permission,
+            _ => ErrorKind::Io,
         };
         Error::new(kind, what).because(error)
     };
-    let mut file = File::create(path).map_err(failed)?;
-    let result = coffer
-        .images()
-        .save(&args.images, format, &mut file)
-        .and_then(|()| file.flush().map_err(failed));
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        let mut file = File::options().write(true).open(path).map_err(failed)?;
+        return write(&mut file);
+    }
+    // A link is followed: its target is replaced, as by a shell's redirection.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut name = target.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let beside = target.with_file_name(name);
+    let mut file = File::create_new(&beside).map_err(failed)?;
+    let result = write(&mut file)
+        .and_then(|()| file.sync_all().map_err(failed))
+        .and_then(|()| fs::rename(&beside, &target).map_err(failed));
     if result.is_err() {
-        // Half an archive is worth nothing; the first error is the one to report.
-        let _ = std::fs::remove_file(path);
+        // The first error is the one to report.
+        let _ = fs::remove_file(&beside);
     }
     result
 }
@@ -201,14 +243,7 @@ pub(crate) fn rmi(coffer: &Coffer, args: &RmiArgs) -> ExitStatus {
     let mut failed = false;
     for name in &args.images {
         match coffer.images().remove(name, args.force) {
-            Ok(removed) => {
-                for name in removed.untagged {
-                    output::line(format_args!("Untagged: {}", output::printable(&name)));
-                }
-                for digest in removed.deleted {
-                    output::line(format_args!("Deleted: {digest}"));
-                }
-            }
+            Ok(removed) => print_removed(&removed),
             Err(error) => {
                 output::error(&error);
                 failed = true;
@@ -222,39 +257,121 @@ pub(crate) fn rmi(coffer: &Coffer, args: &RmiArgs) -> ExitStatus {
     }
 }
 
+/// Prints what a removal removed, as Docker does.
+pub(crate) fn print_removed(removed: &Removed) {
+    for name in &removed.untagged {
+        output::line(format_args!("Untagged: {}", output::printable(name)));
+    }
+    for digest in &removed.deleted {
+        output::line(format_args!("Deleted: {digest}"));
+    }
+}
+
 /// Longest step that a row shows, in characters.
 const STEP_CHARS: usize = 45;
 
 /// Shows how an image was made.
 pub(crate) fn history(coffer: &Coffer, args: &HistoryArgs) -> ExitStatus {
-    let steps = match coffer.images().history(&args.image) {
-        Ok(steps) => steps,
-        Err(error) => return ExitStatus::Error(error),
-    };
-    if args.json {
+    status(steps(coffer, args))
+}
+
+fn steps(coffer: &Coffer, args: &HistoryArgs) -> Result<()> {
+    let json = output::wants_json(args.format.as_deref(), args.json)?;
+    let steps = coffer.images().history(&args.image)?;
+    if json {
         output::json(&steps);
-        return ExitStatus::Success;
+        return Ok(());
     }
-    let rows: Vec<Vec<String>> = steps
-        .iter()
-        .map(|step| {
-            let text = output::printable(&step.created_by);
-            let cut = text.chars().count() > STEP_CHARS && !args.no_trunc;
-            let shown = if cut {
-                text.chars().take(STEP_CHARS - 1).collect::<String>() + "…"
-            } else {
-                text
-            };
-            vec![
-                step.id
-                    .as_ref()
-                    .map_or_else(|| "<missing>".to_owned(), |d| id(d, args.no_trunc)),
-                step.created.clone().unwrap_or_default(),
-                shown,
-                output::size(step.size_bytes),
-            ]
+    let step_id = |step: &HistoryEntry| {
+        let digest = step.id.as_ref();
+        digest.map_or_else(|| "<missing>".to_owned(), |d| id(d, args.no_trunc))
+    };
+    if args.quiet {
+        // A closed pipe ends the list.
+        let _ = steps.iter().all(|step| output::line(step_id(step)));
+        return Ok(());
+    }
+    let now = cofferdam::unix_time_ns();
+    let row = |step: &HistoryEntry| {
+        vec![
+            step_id(step),
+            created(step.created.as_deref(), now),
+            shortened(&step.created_by, args.no_trunc),
+            output::size(step.size_bytes),
+            output::printable(&step.comment),
+        ]
+    };
+    let rows: Vec<_> = steps.iter().map(row).collect();
+    let header = ["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"];
+    output::table(&header, &rows);
+    Ok(())
+}
+
+fn shortened(text: &str, whole: bool) -> String {
+    let text = output::printable(text);
+    if whole || text.chars().count() <= STEP_CHARS {
+        return text;
+    }
+    text.chars().take(STEP_CHARS - 1).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ports_colon_is_no_tags() {
+        for (name, repository, tag) in [
+            ("debian:12", "debian", "12"),
+            ("host:5000/x", "host:5000/x", "<none>"),
+            ("host:5000/x:1", "host:5000/x", "1"),
+        ] {
+            let (found, found_tag) = split(name);
+            assert_eq!((found.as_str(), found_tag.as_str()), (repository, tag));
+        }
+    }
+
+    #[test]
+    fn a_save_that_fails_leaves_the_older_file_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("archive");
+        fs::write(&path, "older").unwrap();
+        let failed = save_to(&path, |out| {
+            out.write_all(b"half").unwrap();
+            Err(Error::new(ErrorKind::ImageNotFound, "Gone"))
+        });
+        assert_eq!(failed.unwrap_err().kind(), ErrorKind::ImageNotFound);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "older");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+
+        save_to(&path, |out| {
+            out.write_all(b"whole").unwrap();
+            Ok(())
         })
-        .collect();
-    output::table(&["IMAGE", "CREATED", "CREATED BY", "SIZE"], &rows);
-    ExitStatus::Success
+        .unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "whole");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_device_is_written_and_not_replaced() {
+        save_to(Path::new("/dev/null"), |out| {
+            out.write_all(b"x").unwrap();
+            Ok(())
+        })
+        .unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+        let missing = save_to(Path::new("/no/such/dir/file"), |_| Ok(())).unwrap_err();
+        assert!(missing.to_string().contains("/no/such/dir/file"));
+    }
+
+    #[test]
+    fn an_image_that_tells_no_time_of_its_making_is_listed_all_the_same() {
+        assert_eq!(created(None, 0), "N/A");
+        assert_eq!(created(Some("yesterday"), 0), "N/A");
+        assert_eq!(
+            created(Some("1970-01-01T00:00:00Z"), 0),
+            "Less than a second ago"
+        );
+    }
 }

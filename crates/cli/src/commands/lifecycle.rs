@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cofferdam::{Coffer, SandboxStatus};
+use cofferdam::{Coffer, ErrorKind, Result, SandboxStatus};
 
 use super::{for_each, run::print_stages};
 use crate::{
@@ -34,16 +34,22 @@ pub(crate) async fn start(coffer: &Coffer, args: &StartArgs, verbose: bool) -> E
 }
 
 async fn start_attached(coffer: &Coffer, name: &str, stdin: bool, verbose: bool) -> ExitStatus {
-    let sandbox = match coffer.sandbox(name) {
-        Ok(sandbox) => sandbox,
-        Err(error) => return ExitStatus::Error(error),
+    let follow = async || -> Result<_> {
+        let sandbox = coffer.sandbox(name)?;
+        let tty = sandbox.info()?.spec.tty;
+        streams::check_terminal(stdin, tty)?;
+        let (session, stages) = sandbox.start_attached(stdin).await?;
+        print_stages(verbose, &stages);
+        let join = Join {
+            stdin,
+            tty,
+            ..Join::default()
+        };
+        streams::join(session, join).await
     };
-    let tty = sandbox.info().is_ok_and(|info| info.spec.tty);
-    match sandbox.start_attached(stdin).await {
-        Ok((session, stages)) => {
-            print_stages(verbose, &stages);
-            streams::join(session, Join { stdin, tty }).await
-        }
+    match follow().await {
+        Ok(ended) => ended.into(),
+        Err(error) if error.kind() == ErrorKind::NotFound => ExitStatus::Error(error),
         Err(error) => ExitStatus::RunError(error),
     }
 }

@@ -7,6 +7,7 @@ mod images;
 mod inspect;
 mod lifecycle;
 mod logs;
+mod prune;
 mod ps;
 mod run;
 mod spec;
@@ -15,7 +16,7 @@ use clap::CommandFactory as _;
 use cofferdam::Coffer;
 
 use crate::{
-    args::{Cli, DataArgs, Verb},
+    args::{Cli, DataArgs, ImageVerb, Verb},
     exit_status::ExitStatus,
     output,
 };
@@ -56,15 +57,32 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
         Verb::Logs(args) => logs::logs(&coffer, &args).await,
         Verb::Inspect(args) => inspect::inspect(&coffer, &args),
         Verb::Images(args) => images::images(&coffer, &args),
-        Verb::Pull(args) => images::pull(&coffer, &args).await,
-        Verb::Load(args) => images::load(&coffer, args),
+        Verb::Pull(args) => images::pull(&coffer, &args, cli.verbose).await,
+        Verb::Load(args) => images::load(&coffer, args, cli.verbose),
         Verb::Save(args) => images::save(&coffer, &args),
         Verb::Tag(args) => images::tag(&coffer, &args),
         Verb::Rmi(args) => images::rmi(&coffer, &args),
         Verb::History(args) => images::history(&coffer, &args),
+        Verb::Prune(args) => prune::everything(&coffer, &args).await,
+        Verb::Image(verb) => image(&coffer, verb, cli.verbose).await,
         Verb::Doctor(args) => doctor::doctor(&coffer, &args),
         Verb::Info(args) => doctor::info(&coffer, &args),
         Verb::Version(_) | Verb::Completion(_) => ExitStatus::Success,
+    }
+}
+
+/// Docker's other names.
+async fn image(coffer: &Coffer, verb: ImageVerb, verbose: bool) -> ExitStatus {
+    match verb {
+        ImageVerb::Ls(args) => images::images(coffer, &args),
+        ImageVerb::Pull(args) => images::pull(coffer, &args, verbose).await,
+        ImageVerb::Load(args) => images::load(coffer, args, verbose),
+        ImageVerb::Save(args) => images::save(coffer, &args),
+        ImageVerb::Tag(args) => images::tag(coffer, &args),
+        ImageVerb::Rm(args) => images::rmi(coffer, &args),
+        ImageVerb::History(args) => images::history(coffer, &args),
+        ImageVerb::Inspect(args) => inspect::images(coffer, &args.images),
+        ImageVerb::Prune(args) => prune::images(coffer, &args).await,
     }
 }
 

@@ -2,18 +2,20 @@
 
 use cofferdam::{Coffer, Error, ErrorKind, Result, SandboxInfo, SandboxStatus};
 
-use crate::{args::PsArgs, exit_status::ExitStatus, output};
+use crate::{args::PsArgs, exit_status::ExitStatus, output, time};
 
 /// Longest command that a row shows, in characters.
 const COMMAND_CHARS: usize = 20;
 
 /// Lists sandboxes.
 pub(crate) fn ps(coffer: &Coffer, args: &PsArgs) -> ExitStatus {
-    let infos = match selected(coffer, args) {
-        Ok(infos) => infos,
+    let wanted = output::wants_json(args.format.as_deref(), args.json)
+        .and_then(|json| Ok((json, selected(coffer, args)?)));
+    let (json, infos) = match wanted {
+        Ok(wanted) => wanted,
         Err(error) => return ExitStatus::Error(error),
     };
-    if args.json {
+    if json {
         output::json(&infos);
         return ExitStatus::Success;
     }
@@ -37,7 +39,7 @@ pub(crate) fn ps(coffer: &Coffer, args: &PsArgs) -> ExitStatus {
                 id(info),
                 output::printable(&info.image),
                 command(info, args.no_trunc),
-                output::ago(info.created_ns, now),
+                time::ago(info.created_ns, now),
                 status(info, now),
                 info.name.clone(),
             ]
@@ -67,9 +69,13 @@ fn selected(coffer: &Coffer, args: &PsArgs) -> Result<Vec<SandboxInfo>> {
         .iter()
         .any(|filter| matches!(filter, Filter::Status(_)));
     let mut infos = coffer.sandboxes()?;
+    let newest = args.last.or_else(|| args.latest.then_some(1));
+    let any_status = args.all || by_status || newest.is_some();
     infos.retain(|info| {
-        (args.all || by_status || info.status.is_live()) && filters.iter().all(|f| f.fits(info))
+        (any_status || info.status.is_live()) && filters.iter().all(|f| f.fits(info))
     });
+    // They come newest first.
+    infos.truncate(newest.unwrap_or(usize::MAX));
     Ok(infos)
 }
 
@@ -97,9 +103,11 @@ impl Filter {
             }),
             "status" => SandboxStatus::ALL
                 .into_iter()
-                // Docker calls it `exited`.
+                // Docker's `exited` and `dead`.
                 .find(|s| {
-                    s.to_string() == value || (value == "exited" && *s == SandboxStatus::Stopped)
+                    s.to_string() == value
+                        || (value == "exited" && *s == SandboxStatus::Stopped)
+                        || (value == "dead" && *s == SandboxStatus::Failed)
                 })
                 .map(Self::Status)
                 .ok_or_else(|| invalid(format!("`{value}` is not a status"))),
@@ -132,9 +140,10 @@ fn command(info: &SandboxInfo, whole: bool) -> String {
 }
 
 fn status(info: &SandboxInfo, now: u64) -> String {
-    let since = |time: Option<u64>| output::duration(now.saturating_sub(time.unwrap_or(now)));
+    let since = |time: Option<u64>| time::span(now.saturating_sub(time.unwrap_or(now)));
     match (info.status, info.exit_code) {
         (SandboxStatus::Running, _) => format!("Up {}", since(info.started_ns)),
+        (SandboxStatus::Paused, _) => format!("Up {} (Paused)", since(info.started_ns)),
         (SandboxStatus::Stopped, Some(code)) => {
             format!("Exited ({code}) {} ago", since(info.finished_ns))
         }

@@ -1,5 +1,7 @@
 //! `run` and `create`.
 
+use std::time::Duration;
+
 use cofferdam::{Coffer, Result, Sandbox, Stage};
 
 use super::spec::spec;
@@ -14,39 +16,26 @@ use crate::{
 /// Creates, starts and follows, or leaves, a sandbox.
 pub(crate) async fn run(coffer: &Coffer, args: &RunArgs, verbose: bool) -> ExitStatus {
     let process = &args.sandbox.process;
-    if !args.detach
-        && let Some(status) = streams::check_terminal(process.interactive, process.tty)
-    {
-        return status;
-    }
-    let sandbox = match make(coffer, &args.sandbox, verbose).await {
-        Ok(sandbox) => sandbox,
-        Err(error) => return ExitStatus::RunError(error),
-    };
-    if args.detach {
-        return match sandbox.start().await {
-            Ok(stages) => {
-                print_stages(verbose, &stages);
-                output::line(sandbox.id());
-                ExitStatus::Success
-            }
-            Err(error) => ExitStatus::RunError(error),
-        };
-    }
-    match sandbox.start_attached(process.interactive).await {
-        Ok((session, stages)) => {
-            print_stages(verbose, &stages);
-            streams::join(
-                session,
-                Join {
-                    stdin: process.interactive,
-                    tty: process.tty,
-                },
-            )
-            .await
+    let run = async || -> Result<ExitStatus> {
+        if !args.detach {
+            streams::check_terminal(process.interactive, process.tty)?;
         }
-        Err(error) => ExitStatus::RunError(error),
-    }
+        let sandbox = make(coffer, &args.sandbox, verbose).await?;
+        if args.detach {
+            print_stages(verbose, &sandbox.start().await?);
+            output::line(sandbox.id());
+            return Ok(ExitStatus::Success);
+        }
+        let (session, stages) = sandbox.start_attached(process.interactive).await?;
+        print_stages(verbose, &stages);
+        let join = Join {
+            stdin: process.interactive,
+            tty: process.tty,
+            ..Join::default()
+        };
+        Ok(streams::join(session, join).await?.into())
+    };
+    run().await.unwrap_or_else(ExitStatus::RunError)
 }
 
 /// Creates a sandbox and prints its id.
@@ -63,8 +52,10 @@ pub(crate) async fn create(coffer: &Coffer, args: &CreateArgs, verbose: bool) ->
 
 async fn make(coffer: &Coffer, args: &SandboxArgs, verbose: bool) -> Result<Sandbox> {
     let spec = spec(args, verbose)?;
-    let bars = Bars::new(args.quiet);
-    coffer.create(spec, &bars).await
+    let bars = Bars::new(args.quiet, verbose);
+    let sandbox = coffer.create(spec, &bars).await?;
+    bars.finish();
+    Ok(sandbox)
 }
 
 /// Prints where the time of a start went.
@@ -72,13 +63,9 @@ pub(crate) fn print_stages(verbose: bool, stages: &[Stage]) {
     if !verbose {
         return;
     }
-    let millis = |micros: u64| format!("{}.{} ms", micros / 1000, micros % 1000 / 100);
     for stage in stages {
-        output::note(format_args!("{:>12}  {}", millis(stage.micros), stage.name));
+        output::stage(Duration::from_micros(stage.micros), &stage.name);
     }
     let total = stages.iter().map(|stage| stage.micros).sum();
-    output::note(format_args!(
-        "{:>12}  from request to running",
-        millis(total)
-    ));
+    output::stage(Duration::from_micros(total), "from request to running");
 }

@@ -1,0 +1,80 @@
+//! `prune` and `image prune`.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use cofferdam::{Coffer, Error, ErrorKind, Result, SandboxStatus};
+use serde_json::json;
+
+use crate::{args::PruneArgs, exit_status::ExitStatus, output};
+
+/// Removes stopped sandboxes, then images.
+pub(crate) async fn everything(coffer: &Coffer, args: &PruneArgs) -> ExitStatus {
+    prune(coffer, args, true)
+        .await
+        .map_or_else(ExitStatus::Error, |()| ExitStatus::Success)
+}
+
+/// Removes images.
+pub(crate) async fn images(coffer: &Coffer, args: &PruneArgs) -> ExitStatus {
+    prune(coffer, args, false)
+        .await
+        .map_or_else(ExitStatus::Error, |()| ExitStatus::Success)
+}
+
+async fn prune(coffer: &Coffer, args: &PruneArgs, sandboxes: bool) -> Result<()> {
+    if !args.force && !confirmed(args.all, sandboxes)? {
+        return Ok(());
+    }
+    let mut gone = Vec::new();
+    if sandboxes {
+        for info in coffer.sandboxes()? {
+            // One that was just created is about to be started.
+            let ended = matches!(info.status, SandboxStatus::Stopped | SandboxStatus::Failed);
+            if ended {
+                coffer.remove(&info.id.to_string(), false).await?;
+                gone.push(info.id);
+            }
+        }
+    }
+    let removed = coffer.images().prune(args.all)?;
+    if args.json {
+        output::json(&json!({"sandboxes": gone, "images": removed}));
+        return Ok(());
+    }
+    for id in gone {
+        output::line(format_args!("Deleted sandbox: {id}"));
+    }
+    super::images::print_removed(&removed);
+    let freed = output::size(removed.freed_bytes);
+    output::line(format_args!("Total reclaimed space of images: {freed}"));
+    Ok(())
+}
+
+/// Asks, on a terminal; elsewhere nobody can answer.
+fn confirmed(all: bool, sandboxes: bool) -> Result<bool> {
+    if !io::stdin().is_terminal() {
+        let what = "Nobody can be asked whether to remove";
+        return Err(Error::new(ErrorKind::InvalidSpec, what).hint("Say so with `--force`"));
+    }
+    let sandboxes = if sandboxes {
+        "all stopped sandboxes and "
+    } else {
+        ""
+    };
+    let images = if all {
+        "all images that no sandbox uses"
+    } else {
+        "all images without a name"
+    };
+    let ask = || {
+        let mut stderr = io::stderr().lock();
+        write!(stderr, "Remove {sandboxes}{images}? [y/N] ")?;
+        stderr.flush()?;
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer)?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    };
+    ask().map_err(|error: io::Error| {
+        Error::new(ErrorKind::Io, "Could not ask for confirmation").because(error)
+    })
+}
