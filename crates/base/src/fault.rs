@@ -53,8 +53,15 @@ impl<K: FaultKind> Fault<K> {
     /// The same failure as another crate's kind: sentence, hint and cause stay.
     #[must_use]
     pub fn with_kind<L: FaultKind>(self, kind: L) -> Fault<L> {
-        let Inner { what, hint, source, .. } = *self.0;
-        Fault(Box::new(Inner { kind, what, hint, source }))
+        let Inner {
+            what, hint, source, ..
+        } = *self.0;
+        Fault(Box::new(Inner {
+            kind,
+            what,
+            hint,
+            source,
+        }))
     }
 
     /// What went wrong, for control flow.

@@ -66,7 +66,6 @@ impl Layout {
             layout.sandboxes(),
             layout.templates(),
             layout.cache(),
-            layout.run.clone(),
         ] {
             if !path.is_dir() {
                 fs::create_private_dir(&path).map_err(|error| {
@@ -123,7 +122,28 @@ impl Layout {
         self.home.join("index.db")
     }
 
-    /// The directory of sockets.
+    /// Makes the directory of a sandbox's sockets.
+    pub(crate) fn make_sockets(&self, paths: &SandboxPaths) -> Result<()> {
+        let make = || fs::create_private_dir(&paths.run);
+        make()
+            .or_else(|error| match error.kind() {
+                // Another sandbox's end took the parent away in between; it cannot twice, for
+                // what it left behind is gone.
+                std::io::ErrorKind::NotFound => make(),
+                _ => Err(error),
+            })
+            .map_err(|error| io(format!("Could not make `{}`", paths.run.display()), error))
+    }
+
+    /// Removes a sandbox's sockets, and their directory with the last of them. Leftovers are swept
+    /// later, so a failure needs no report.
+    pub(crate) fn remove_sockets(&self, paths: &SandboxPaths) {
+        let _ = fs::remove_dir_if_present(&paths.run);
+        // Fails while another sandbox has its sockets there.
+        let _ = std::fs::remove_dir(&self.run);
+    }
+
+    /// The directory of sockets; made with the first sandbox that starts.
     #[must_use]
     pub fn run(&self) -> &Path {
         &self.run
@@ -231,14 +251,11 @@ mod tests {
         let one = Layout::at(&dir.path().join("one")).unwrap();
         let two = Layout::at(&dir.path().join("two")).unwrap();
         assert_ne!(one.run(), two.run());
-        for path in [one.home(), one.run(), &one.sandboxes()] {
+        for path in [one.home(), &one.sandboxes()] {
             assert_eq!(
                 std::fs::metadata(path).unwrap().permissions().mode() & 0o777,
                 0o700
             );
-        }
-        for layout in [one, two] {
-            std::fs::remove_dir_all(layout.run()).unwrap();
         }
     }
 }

@@ -208,7 +208,7 @@ impl Store {
         self.with_index(|index| index.remove(id))?;
         // From here on the sandbox is gone; what is left are files that any later call sweeps.
         let _ = fs::remove_dir_if_present(&doomed);
-        let _ = fs::remove_dir_if_present(&paths.run);
+        self.layout.remove_sockets(&paths);
         Ok(())
     }
 

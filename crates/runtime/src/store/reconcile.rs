@@ -48,8 +48,7 @@ pub(super) fn check(store: &Store, entry: Entry) -> Result<Option<Entry>> {
         )),
     });
     store.set_state(id, &state)?;
-    // Sockets of the dead; a leftover is swept later.
-    let _ = fs::remove_dir_if_present(&paths.run);
+    store.layout().remove_sockets(&paths);
     drop(lock);
     Ok(Some(Entry { state, ..entry }))
 }

@@ -21,12 +21,6 @@ impl Home {
     }
 }
 
-impl Drop for Home {
-    fn drop(&mut self) {
-        let _ = std_fs::remove_dir_all(Layout::at(self.dir.path()).unwrap().run());
-    }
-}
-
 fn record(byte: u8, name: &str) -> SandboxRecord {
     SandboxRecord {
         version: RECORD_VERSION,

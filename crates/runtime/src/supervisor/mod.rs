@@ -186,7 +186,8 @@ async fn finish(mut board: Switchboard, end: End, queue: &mut mpsc::Receiver<Eve
         if let Err(error) = board.store.set_state(id, &board.entry.state) {
             log_line(&error.chain());
         }
-        let _ = fs::remove_dir_if_present(&board.store.layout().sandbox(id).run);
+        let layout = board.store.layout();
+        layout.remove_sockets(&layout.sandbox(id));
         board.tell_all(&end);
     }
     board.lock = None;
@@ -237,8 +238,7 @@ fn record_failure(store: &Store, entry: &Entry, error: &Error) {
     if let Err(second) = result {
         log_line(&second.chain());
     }
-    // Sockets of a machine that never was.
-    let _ = fs::remove_dir_if_present(&store.layout().sandbox(id).run);
+    store.layout().remove_sockets(&store.layout().sandbox(id));
 }
 
 /// The socket that this process was given as its standard input.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use cofferdam_backend::{Backend, Machine, MachineSpec};
-use cofferdam_base::{fs, time::unix_time_ns};
+use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::{
     AgentMessage, CLIENT_GENERATION, CONTROL_STREAM, ClientRequest, HostMessage, Identity, Request,
     RootSpec, SESSION_STREAM, Stage, TmpfsSpec, UpperDevice,
@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use super::{AgentLink, event::Event, log_line};
 use crate::{
-    error::{Error, ErrorKind, Result, io, lift},
+    error::{Error, ErrorKind, Result, lift},
     guest::{self, GuestFiles},
     layout::{Layout, SandboxPaths},
     random,
@@ -158,8 +158,7 @@ async fn start(
     let guest = guest::find(layout, record.spec.kernel.as_deref())?;
     let shape = MachineShape::of(&record.spec, record.image.disk_bytes);
     crate::host::check_memory(shape.memory_mib)?;
-    fs::create_private_dir(&paths.run)
-        .map_err(|error| io(format!("Could not make `{}`", paths.run.display()), error))?;
+    layout.make_sockets(paths)?;
     clock.lap("prepare");
 
     let origin = choose_origin(
