@@ -1,5 +1,6 @@
 //! The main job on input that this project did not make: a Debian with Python, made by
 //! `mmdebstrap`, packed by `umoci`, moved by `skopeo`, served by `docker-registry`, pulled and run.
+#![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
 use std::{
     collections::BTreeMap,

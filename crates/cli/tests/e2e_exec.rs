@@ -1,4 +1,5 @@
 //! `coffer exec` and `coffer attach`: the real program, a real guest.
+#![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
 use std::{
     io::{Read, Write},

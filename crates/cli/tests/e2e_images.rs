@@ -1,4 +1,5 @@
 //! Images from archives to guests: the real program, a real guest.
+#![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
 use std::process::Command;
 

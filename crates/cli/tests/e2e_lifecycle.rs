@@ -1,5 +1,6 @@
 //! Create, start, stop, kill, restart, wait, rm, ps, logs, inspect, and what is left when
 //! processes are killed: the real program, a real guest.
+#![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
 use std::process::Stdio;
 

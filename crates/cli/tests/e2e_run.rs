@@ -1,4 +1,5 @@
 //! `coffer run`: the real program, a real guest.
+#![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
 use cofferdam_testkit::coffer::{BUSYBOX, Coffer};
 
@@ -321,4 +322,47 @@ fn nothing_of_a_removed_sandbox_is_left() {
         .unwrap()
         .count();
     assert_eq!(left, 0);
+}
+
+#[test]
+fn kernel_backend_and_platform_can_be_named() {
+    let coffer = Coffer::shared();
+    let info: serde_json::Value = serde_json::from_str(&coffer.ok(["info", "--json"])).unwrap();
+    let kernel = info["kernel"].as_str().unwrap();
+    let args = [
+        "--kernel",
+        kernel,
+        "--backend",
+        "qemu-tcg",
+        "--platform",
+        "linux/amd64",
+    ];
+    let done = coffer.run(
+        ["run", "--rm"]
+            .iter()
+            .chain(&args)
+            .chain(&[BUSYBOX, "echo", "fine"]),
+    );
+    assert_eq!(done.text(), "fine", "{done:?}");
+}
+
+#[test]
+fn the_stop_timeout_is_the_sandboxes_own() {
+    let coffer = Coffer::shared();
+    let id = coffer.ok([
+        "run",
+        "-d",
+        "--stop-timeout",
+        "1",
+        BUSYBOX,
+        "sleep",
+        "100000",
+    ]);
+    let inspected = coffer.ok(["inspect", &id]);
+    let info: serde_json::Value = serde_json::from_str(&inspected).unwrap();
+    assert_eq!(info[0]["spec"]["stop_timeout_s"], 1);
+    coffer.ok(["stop", &id]);
+    let inspected = coffer.ok(["inspect", &id]);
+    assert!(inspected.contains("137"), "{inspected}");
+    coffer.ok(["rm", &id]);
 }
