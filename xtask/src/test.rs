@@ -13,10 +13,12 @@ use crate::{
 /// Packages that tests call: the emulator, tools that make and judge images, a registry, and the
 /// peer that the benchmarks compare with.
 const PACKAGES: &[&str] = &[
+    "busybox-static",
     "docker-registry",
     "e2fsprogs",
     "erofs-utils",
     "mmdebstrap",
+    "python3-minimal",
     "qemu-system-x86",
     "runsc",
     "skopeo",
