@@ -114,12 +114,31 @@ async fn pump(session: &mut Session) -> Result<Ended> {
             SessionEvent::Exited(status) => break status.code(),
         }
     };
-    let _ = stderr.finish().await;
-    match stdout.finish().await {
+    let drained = tokio::select! {
+        drained = async {
+            let _ = stderr.finish().await;
+            stdout.finish().await
+        } => drained,
+        // The process is gone and cannot hear it: it is for us, who wait for a reader.
+        () = told_to_end() => Ok(()),
+    };
+    match drained {
         // The process ended before it could notice.
         Ok(()) => Ok(Ended::Exited(code)),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Ended::Exited(code)),
         Err(error) => closed(error),
+    }
+}
+
+/// Waits for a signal that ends programs.
+async fn told_to_end() {
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate()];
+    let [Ok(mut interrupt), Ok(mut terminate)] = kinds.map(signal) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
     }
 }
 

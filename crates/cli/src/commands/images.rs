@@ -43,11 +43,9 @@ pub(crate) fn images(coffer: &Coffer, args: &ImagesArgs) -> ExitStatus {
 fn list(coffer: &Coffer, args: &ImagesArgs) -> Result<()> {
     let mut images = coffer.images().list()?;
     if let Some(wanted) = &args.repository {
-        images.retain(|image| {
-            image
-                .references
-                .iter()
-                .any(|name| name == wanted || split(name).0 == *wanted)
+        images.retain_mut(|image| {
+            image.references.retain(|name| matches(name, wanted));
+            !image.references.is_empty()
         });
     }
     if output::wants_json(args.format.as_deref(), args.json)? {
@@ -97,12 +95,40 @@ fn created(text: Option<&str>, now: u64) -> String {
     }
 }
 
-/// Repository and tag of a familiar name; a port's colon comes before a slash.
+/// Repository and tag as people write them, from a full name.
 fn split(name: &str) -> (String, String) {
-    match name.rsplit_once(':') {
-        Some((repository, tag)) if !tag.contains('/') => (repository.to_owned(), tag.to_owned()),
-        _ => (name.to_owned(), "<none>".to_owned()),
+    let none = || "<none>".to_owned();
+    match cofferdam::parse_reference(name) {
+        Ok(name) => (
+            name.familiar_name(),
+            name.tag().map_or_else(none, str::to_owned),
+        ),
+        // The store holds none such; if it did, it would be shown as it is.
+        Err(_) => (name.to_owned(), none()),
     }
+}
+
+/// A full name as people write it.
+fn familiar(name: &str) -> String {
+    let short = cofferdam::parse_reference(name).map(|name| name.familiar());
+    output::printable(&short.unwrap_or_else(|_| name.to_owned()))
+}
+
+/// Whether a full name is what `REPOSITORY[:TAG]` asks for.
+fn matches(name: &str, wanted: &str) -> bool {
+    let Ok(asked) = cofferdam::parse_reference(wanted) else {
+        return false;
+    };
+    // A reference without a tag gets the default one; a repository alone means any.
+    let any_tag = !wanted.contains('@') && split_tag(wanted).is_none();
+    cofferdam::parse_reference(name)
+        .is_ok_and(|name| name.name() == asked.name() && (any_tag || name == asked))
+}
+
+/// The tag that a text names; a port's colon comes before a slash.
+fn split_tag(text: &str) -> Option<&str> {
+    let (_, tag) = text.rsplit_once(':')?;
+    (!tag.contains('/')).then_some(tag)
 }
 
 /// Fetches an image.
@@ -166,7 +192,7 @@ fn read(coffer: &Coffer, args: LoadArgs, verbose: bool) -> Result<()> {
             output::line(format_args!("Loaded image ID: {}", image.image.id));
         }
         for name in image.references {
-            output::line(format_args!("Loaded image: {}", output::printable(&name)));
+            output::line(format_args!("Loaded image: {}", familiar(&name)));
         }
     }
     Ok(())
@@ -260,7 +286,7 @@ pub(crate) fn rmi(coffer: &Coffer, args: &RmiArgs) -> ExitStatus {
 /// Prints what a removal removed, as Docker does.
 pub(crate) fn print_removed(removed: &Removed) {
     for name in &removed.untagged {
-        output::line(format_args!("Untagged: {}", output::printable(name)));
+        output::line(format_args!("Untagged: {}", familiar(name)));
     }
     for digest in &removed.deleted {
         output::line(format_args!("Deleted: {digest}"));
@@ -320,15 +346,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ports_colon_is_no_tags() {
+    fn names_are_shown_as_people_write_them() {
         for (name, repository, tag) in [
-            ("debian:12", "debian", "12"),
-            ("host:5000/x", "host:5000/x", "<none>"),
-            ("host:5000/x:1", "host:5000/x", "1"),
+            ("docker.io/library/debian:12", "debian", "12"),
+            ("docker.io/me/tool:1", "me/tool", "1"),
+            ("localhost:5000/x:1", "localhost:5000/x", "1"),
         ] {
             let (found, found_tag) = split(name);
             assert_eq!((found.as_str(), found_tag.as_str()), (repository, tag));
         }
+    }
+
+    #[test]
+    fn a_repository_alone_means_every_tag_of_it() {
+        let name = "docker.io/library/debian:12";
+        for wanted in ["debian", "debian:12", "docker.io/library/debian"] {
+            assert!(matches(name, wanted), "{wanted}");
+        }
+        for wanted in [
+            "debian:11",
+            "deb",
+            "me/debian",
+            "localhost:5000/debian",
+            "A B",
+        ] {
+            assert!(!matches(name, wanted), "{wanted}");
+        }
+        assert!(matches("localhost:5000/x:1", "localhost:5000/x"));
     }
 
     #[test]

@@ -27,12 +27,10 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
     match cli.verb {
         Verb::Version(args) => return version(&args),
         Verb::Completion(args) => {
-            clap_complete::generate(
-                args.shell,
-                &mut Cli::command(),
-                "coffer",
-                &mut std::io::stdout().lock(),
-            );
+            // Into memory first: the generator panics when its writer fails.
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "coffer", &mut script);
+            output::bytes(&script);
             return ExitStatus::Success;
         }
         _ => {}
