@@ -21,6 +21,9 @@ use crate::{
 /// USR1, USR2, ALRM, TERM, CONT. Source: signal(7), the x86 column.
 const PROXIED: [u8; 8] = [1, 2, 3, 10, 12, 14, 15, 18];
 
+/// SIGHUP.
+const HUP: u8 = 1;
+
 /// SIGPIPE.
 const PIPE: u8 = 13;
 
@@ -46,6 +49,8 @@ pub(crate) enum Ended {
     OutputClosed,
     /// The user left it by the detach keys.
     Detached,
+    /// The user's terminal is gone; the process was told.
+    HungUp,
 }
 
 impl From<Ended> for ExitStatus {
@@ -54,6 +59,7 @@ impl From<Ended> for ExitStatus {
             Ended::Exited(code) => Self::Workload(code),
             Ended::OutputClosed => Self::Workload(BROKEN_PIPE),
             Ended::Detached => Self::Success,
+            Ended::HungUp => Self::Workload(128 + HUP),
         }
     }
 }
@@ -69,7 +75,10 @@ pub(crate) async fn join(mut session: Session, join: Join) -> Result<Ended> {
     } else {
         None
     };
-    let mut tasks = forward_signals(&input);
+    let (hang_up, hung_up) = oneshot::channel();
+    // Without a terminal of ours a hang-up is a signal like the others.
+    let hang_up = raw.is_some().then_some(hang_up);
+    let mut tasks = forward_signals(&input, hang_up);
     if join.tty {
         tasks.push(forward_size(input.clone()));
     }
@@ -81,6 +90,7 @@ pub(crate) async fn join(mut session: Session, join: Join) -> Result<Ended> {
     let ended = tokio::select! {
         ended = pump(&mut session) => ended,
         Ok(()) = detached => Ok(Ended::Detached),
+        Ok(()) = hung_up => Ok(Ended::HungUp),
     };
     if matches!(ended, Ok(Ended::OutputClosed)) && join.owned {
         // What would happen to it on the host. It may have ended by itself already.
@@ -187,22 +197,43 @@ async fn forward_input(
 }
 
 /// Hands signals on. With a raw terminal its keys are bytes, and only others' signals come here.
-fn forward_signals(input: &SessionInput) -> Vec<JoinHandle<()>> {
+/// What our caller made us ignore, as `nohup` does, stays ignored.
+fn forward_signals(
+    input: &SessionInput,
+    mut hang_up: Option<oneshot::Sender<()>>,
+) -> Vec<JoinHandle<()>> {
+    let ignored = ignored_signals();
     PROXIED
         .into_iter()
+        .filter(|number| ignored & (1 << (number - 1)) == 0)
         .filter_map(|number| {
             let mut stream = signal(SignalKind::from_raw(i32::from(number))).ok()?;
             let input = input.clone();
+            let mut hang_up = hang_up.take_if(|_| number == HUP);
             let number = Signal::try_from(number).ok()?;
             Some(tokio::spawn(async move {
                 while stream.recv().await.is_some() {
-                    if input.signal(number).await.is_err() {
+                    let sent = input.signal(number).await;
+                    if let Some(hang_up) = hang_up.take() {
+                        // The session may end in this moment; then nobody listens.
+                        let _ = hang_up.send(());
+                    }
+                    if sent.is_err() {
                         return;
                     }
                 }
             }))
         })
         .collect()
+}
+
+/// The signals that this process ignores, signal n as bit n - 1.
+/// Source: proc_pid_status(5), SigIgn.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
 }
 
 /// Tells the size now and whenever it changes.

@@ -72,10 +72,11 @@ fn a_shell_on_a_terminal_has_its_size_and_keys_and_leaves_the_terminal_as_it_was
     terminal.shows("# ");
     terminal.press(b"stty size\n");
     terminal.shows("31 97");
-    terminal.press(b"sleep 100000\n");
-    terminal.shows("sleep 100000");
+    terminal.press(b"sh -c 'echo wai''ting; sleep 100000'\n");
+    terminal.shows("waiting");
     // The shell lives on after an interrupt; its child does not.
     terminal.press(b"\x03");
+    terminal.shows("# ");
     terminal.press(b"echo in''terrupted; exit 6\n");
     terminal.shows("interrupted");
     let (code, after) = terminal.end();
@@ -84,6 +85,47 @@ fn a_shell_on_a_terminal_has_its_size_and_keys_and_leaves_the_terminal_as_it_was
         after.contains(" icanon") && after.contains(" echo "),
         "{after}"
     );
+}
+
+#[test]
+fn a_sandbox_ends_when_its_terminal_hangs_up() {
+    let coffer = Coffer::private();
+    let args = format!("run --name hung -it {BUSYBOX} sh");
+    let mut terminal = Terminal::start(&coffer, &args);
+    terminal.shows("# ");
+    terminal.child.kill().unwrap();
+    terminal.child.wait().unwrap();
+    assert_eq!(coffer.ok(["wait", "hung"]), "137");
+    coffer.ok(["rm", "hung"]);
+}
+
+#[test]
+fn a_signal_that_the_caller_ignores_stays_ignored() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.sleeper();
+    let probe = coffer.command(["version"]);
+    let program = probe.get_program().to_str().unwrap();
+    let inner = "trap 'echo heard' HUP; echo up; read line; echo $line";
+    let outer = format!(
+        "trap '' HUP; exec '{program}' exec -i {} sh -c \"$1\"",
+        sandbox.id
+    );
+    let mut child = Command::new("sh")
+        .args(["-c", &outer, "sh", inner])
+        .env("COFFER_HOME", coffer.home())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 3]).unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    child.stdin.take().unwrap().write_all(b"end\n").unwrap();
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "end\n");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
