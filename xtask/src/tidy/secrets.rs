@@ -7,8 +7,8 @@ use std::{
 
 use super::{Finding, Source};
 
-/// The only place that third-party crates come from, as Cargo.lock writes it.
-const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
+/// How Cargo.lock writes a registry, as opposed to a repository or a local mirror's protocol.
+const REGISTRY_PREFIX: &str = "registry+https://";
 
 /// Checks Cargo.lock's sources, and that no file names a host of this machine's cargo
 /// configuration (a mirror) or this checkout's or the user's directory.
@@ -37,13 +37,20 @@ pub(super) fn check(files: &[Source]) -> Vec<Finding> {
     findings
 }
 
+/// Sources that are no registry, or another one than the first crate's.
 fn foreign_sources(lock: &str) -> Vec<Finding> {
-    lock.lines()
-        .enumerate()
-        .filter_map(|(number, line)| Some((number, line.strip_prefix("source = ")?)))
-        .filter(|(_, source)| source.trim_matches('"') != REGISTRY)
+    let sources = || {
+        lock.lines()
+            .enumerate()
+            .filter_map(|(number, line)| Some((number, line.strip_prefix("source = ")?)))
+    };
+    let usual = sources().next().map(|(_, source)| source);
+    sources()
+        .filter(|(_, source)| {
+            !source.trim_matches('"').starts_with(REGISTRY_PREFIX) || Some(*source) != usual
+        })
         .map(|(number, source)| {
-            let message = format!("takes a crate from {source}, which is not crates.io");
+            let message = format!("takes a crate from {source}, not from the others' registry");
             Finding::error(format!("Cargo.lock:{}", number + 1), message)
         })
         .collect()
@@ -65,7 +72,7 @@ fn cargo_home() -> Option<PathBuf> {
         .or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cargo")))
 }
 
-/// The hosts of the URLs in a configuration file, without public ones.
+/// The hosts of the URLs in a configuration file.
 fn hosts(config: &str) -> Vec<String> {
     config
         .split("://")
@@ -74,7 +81,6 @@ fn hosts(config: &str) -> Vec<String> {
             rest.split(['/', '"', '\'', ':', '@'])
                 .find(|part| part.contains('.'))
         })
-        .filter(|host| !REGISTRY.contains(host) && !host.ends_with("crates.io"))
         .map(str::to_owned)
         .collect()
 }
@@ -85,16 +91,21 @@ mod tests {
 
     #[test]
     fn crates_come_from_one_registry() {
-        let lock = format!("source = \"{REGISTRY}\"\nsource = \"git+https://a.example/b\"\n");
-        let findings = foreign_sources(&lock);
-        assert_eq!(findings.len(), 1);
-        assert_eq!(findings[0].place, "Cargo.lock:2");
+        let lock = "source = \"registry+https://one.example/i\"\n\
+                    source = \"git+https://a.example/b\"\n\
+                    source = \"registry+https://two.example/i\"\n";
+        let findings = foreign_sources(lock);
+        let places: Vec<_> = findings
+            .iter()
+            .map(|finding| finding.place.as_str())
+            .collect();
+        assert_eq!(places, ["Cargo.lock:2", "Cargo.lock:3"]);
     }
 
     #[test]
-    fn hosts_of_mirrors_are_private_and_public_ones_are_not() {
+    fn hosts_are_found_in_every_kind_of_url() {
         let config = "registry = \"sparse+https://mirror.example/index/\"\n\
-                      other = \"https://index.crates.io/\"\n";
-        assert_eq!(hosts(config), ["mirror.example"]);
+                      other = \"http://user@second.example:80/\"\n";
+        assert_eq!(hosts(config), ["mirror.example", "second.example"]);
     }
 }
