@@ -6,11 +6,15 @@
 use std::{
     fs::File,
     io,
+    ops::Range,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
-use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
+use rustix::{
+    fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek},
+    io::Errno,
+};
 
 use crate::error::{Result, io as io_error};
 
@@ -78,19 +82,46 @@ fn copy_into(source: &File, target: &File) -> io::Result<()> {
     }
     let length = source.metadata()?.len();
     target.set_len(length)?;
-    let mut position = 0;
-    while position < length {
-        // ENXIO: no data from here to the end.
-        let start = match seek(source, SeekFrom::Data(position)) {
-            Ok(start) => start,
-            Err(rustix::io::Errno::NXIO) => break,
-            Err(error) => return Err(error.into()),
-        };
-        let end = seek(source, SeekFrom::Hole(start))?;
-        copy_range(source, target, start, end)?;
-        position = end;
+    for range in data_ranges(source, length, 1) {
+        let range = range?;
+        copy_range(source, target, range.start, range.end)?;
     }
     Ok(())
+}
+
+/// The ranges of the first `length` bytes of `file` outside which there are only holes. They
+/// ascend, are not empty, and start and end at multiples of `align` or at the end. Moves the
+/// file's position.
+pub(crate) fn data_ranges(
+    file: &File,
+    length: u64,
+    align: u64,
+) -> impl Iterator<Item = io::Result<Range<u64>>> {
+    let mut position = 0;
+    let next = move || -> io::Result<Option<Range<u64>>> {
+        if position >= length {
+            return Ok(None);
+        }
+        let start = match seek(file, SeekFrom::Data(position)) {
+            Ok(start) if start < length => start,
+            // ENXIO: no data from here to the end.
+            Ok(_) | Err(Errno::NXIO) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let end = seek(file, SeekFrom::Hole(start))?.next_multiple_of(align);
+        // A range before may have been widened over the start of this one.
+        let start = position.max(start - start % align);
+        position = end.min(length);
+        Ok(Some(start..position))
+    };
+    let mut next = Some(next);
+    std::iter::from_fn(move || {
+        let result = next.as_mut()?().transpose();
+        if !matches!(result, Some(Ok(_))) {
+            next = None;
+        }
+        result
+    })
 }
 
 fn copy_range(source: &File, target: &File, start: u64, end: u64) -> io::Result<()> {
