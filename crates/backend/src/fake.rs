@@ -1,12 +1,14 @@
 //! The fake backend: machines that are threads, whose guest counts.
 //!
 //! For tests of what uses a backend. It keeps the whole contract, and can be given one [`Bug`] to
-//! show that the contract's checks find it. The guest answers each byte from the agent channel
-//! with its counter, as 8 bytes little-endian; the counter is the first word of guest memory.
+//! show that the contract's checks find it. The guest speaks the contract's wire
+//! ([`crate::contract::operation`]); its memory is a few words ahead of an area of pages.
 //! Needs no async runtime.
 //!
-//! Locks: [`FakeBackend`]'s list of machines, then a machine's state; neither across an await.
+//! Locks: [`FakeBackend`]'s list of machines, then a machine's state, then its processor, then its
+//! memory; none across an await.
 
+mod capture;
 mod guest;
 mod machine;
 mod snapshot;
@@ -19,8 +21,6 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
 };
-
-pub use guest::FakeGuest;
 
 use crate::{
     Backend, BackendCapabilities, BackendKind, BoxFuture, Error, ErrorKind, HostProbe, Machine,
@@ -80,6 +80,34 @@ pub enum Bug {
     ContradictsItself,
     /// The guest does not answer.
     NeverAnswers,
+    /// Memory is captured when the capture begins.
+    TakesMemoryEarly,
+    /// Memory is captured when the capture settles.
+    TakesMemoryLate,
+    /// One page that was written is not captured.
+    LosesAPage,
+    /// Disks are copied when the capture begins.
+    TakesDiskEarly,
+    /// Disks are copied when the capture settles.
+    TakesDiskLate,
+    /// Files of a dropped capture stay.
+    LeavesFiles,
+    /// A second capture begins beside the first.
+    CapturesTwice,
+    /// Files that exist are written over.
+    OverwritesFiles,
+    /// A machine runs after a capture, though it was paused.
+    ResumesInCapture,
+    /// The memory that a restored machine writes is not captured again.
+    CapturesOnlyTheFirst,
+    /// What was captured first is captured ever after.
+    RepeatsTheFirstCapture,
+    /// It captures machines that have ended.
+    CapturesTheDead,
+    /// Memory's files are made though none are asked for.
+    AlwaysCapturesMemory,
+    /// The moment can be taken again.
+    TakesAgain,
 }
 
 /// A backend whose machines are threads of this process.
@@ -193,7 +221,7 @@ impl Backend for FakeBackend {
             snapshot: if self.has(Bug::ContradictsItself) {
                 SnapshotTier::None
             } else {
-                SnapshotTier::Memory
+                SnapshotTier::Live
             },
             fork: true,
             vsock: false,
@@ -220,7 +248,7 @@ impl Backend for FakeBackend {
             if let MemoryBacking::SharedFile(path) = &spec.memory {
                 snapshot::make_memory(path, spec.memory_mib)?;
             }
-            self.run(spec, Arc::new(guest::Memory::new(0)))
+            self.run(spec, Arc::new(guest::Memory::default()))
         })
     }
 
@@ -231,9 +259,9 @@ impl Backend for FakeBackend {
     ) -> BoxFuture<'a, Result<Box<dyn Machine>>> {
         Box::pin(async move {
             self.check(spec)?;
-            let counter = snapshot::read(files, spec, self.bug)?;
+            let words = snapshot::read(files, spec, self.bug)?;
             if self.has(Bug::WritesSnapshot) {
-                snapshot::write_counter(&files.memory, counter + 1)?;
+                snapshot::write_memory(&files.memory, &[u64::MAX])?;
             }
             let shared = self
                 .recorded()
@@ -241,7 +269,7 @@ impl Backend for FakeBackend {
                 .find(|_| self.has(Bug::SharesForks));
             let memory = match shared {
                 Some((_, first)) => first.memory(),
-                None => Arc::new(guest::Memory::new(counter)),
+                None => Arc::new(guest::Memory::of(&words)),
             };
             self.run(spec, memory)
         })

@@ -5,6 +5,7 @@
 //! contract tests in [`contract`] hold for every implementation, the fake among them.
 
 mod capabilities;
+mod capture;
 mod error;
 mod machine;
 mod spec;
@@ -15,6 +16,7 @@ pub mod contract;
 pub mod fake;
 
 pub use capabilities::{BackendCapabilities, BackendKind, HostProbe, ProbeFix, SnapshotTier};
+pub use capture::{Capture, CapturePlan};
 pub use error::{Error, ErrorKind, Result, unsupported};
 pub use machine::{
     Backend, BoxFuture, LogKind, Machine, MachineExit, MachineInfo, MachineMetrics, MachineStatus,

@@ -8,7 +8,9 @@ use std::{
 use cofferdam_types::{SandboxId, Signal};
 use serde::{Deserialize, Serialize};
 
-use crate::{BackendCapabilities, BackendKind, HostProbe, MachineSpec, Result};
+use crate::{
+    BackendCapabilities, BackendKind, Capture, CapturePlan, HostProbe, MachineSpec, Result,
+};
 
 /// A boxed future, so that the traits are object-safe without naming an async runtime.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -93,6 +95,15 @@ pub trait Machine: Send + Sync + fmt::Debug {
     /// [`crate::MemoryBacking::SharedFile`], `files.memory` must be that file, which then holds
     /// the memory; the machine must be killed, never resumed, before the snapshot is used.
     fn snapshot(&self, files: SnapshotFiles) -> BoxFuture<'_, Result<()>>;
+
+    /// Begins a capture of a machine that lives on, and copies ahead what can be copied while
+    /// the guest runs. The machine may be paused already.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::WrongState`] while another capture of this machine is under way;
+    /// [`crate::ErrorKind::InvalidSpec`] when a file exists, or the plan has another number of
+    /// disks than the machine has writable ones.
+    fn begin_capture(&self, plan: CapturePlan) -> BoxFuture<'_, Result<Box<dyn Capture>>>;
 
     /// Takes the host's end of the agent channel; it can be taken once.
     fn agent_channel(&self) -> Result<UnixStream>;

@@ -16,9 +16,14 @@ use std::{
 
 use cofferdam_backend::{
     Backend, BoxFuture, MachineSpec,
-    contract::{CHECKS, Guest, Harness, Outcome},
-    fake::{Bug, FakeBackend, FakeGuest, KERNEL_MAGIC},
+    contract::{CHECKS, Guest, Harness, Outcome, WireGuest},
+    fake::{Bug, FakeBackend, KERNEL_MAGIC},
 };
+
+/// A thread answers in microseconds.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Long enough for an answer that should not come.
+const SILENCE: Duration = Duration::from_millis(50);
 
 struct FakeHarness {
     backend: FakeBackend,
@@ -73,7 +78,7 @@ impl Harness for FakeHarness {
     }
 
     fn guest(&self, channel: UnixStream) -> std::io::Result<Box<dyn Guest>> {
-        let mut guest = FakeGuest::new(channel)?;
+        let mut guest = WireGuest::new(channel, ANSWER_LIMIT, SILENCE)?;
         guest.tick()?;
         Ok(Box::new(guest))
     }
@@ -170,4 +175,36 @@ bugs! {
         only_a_paused_machine_is_captured,
     taken_damage_is_noticed: TakesDamage => damaged_snapshots_are_refused_by_kind,
     a_taken_shape_is_noticed: TakesAnyShape => a_snapshot_fits_only_its_own_shape,
+    memory_taken_early_is_noticed: TakesMemoryEarly =>
+        a_captured_machine_and_its_capture_both_go_on_by_one,
+    memory_taken_late_is_noticed: TakesMemoryLate =>
+        a_captured_machine_and_its_capture_both_go_on_by_one,
+    a_lost_page_is_noticed: LosesAPage => memory_is_captured_as_it_was_at_the_moment,
+    pages_taken_early_are_noticed: TakesMemoryEarly => memory_is_captured_as_it_was_at_the_moment,
+    pages_taken_late_are_noticed: TakesMemoryLate => memory_is_captured_as_it_was_at_the_moment,
+    a_disk_taken_early_is_noticed: TakesDiskEarly => a_disk_is_captured_as_it_was_at_the_moment,
+    a_disk_taken_late_is_noticed: TakesDiskLate => a_disk_is_captured_as_it_was_at_the_moment,
+    a_disk_older_than_memory_is_noticed: TakesDiskEarly =>
+        disk_and_memory_are_of_one_moment_while_the_guest_writes,
+    a_disk_younger_than_memory_is_noticed: TakesDiskLate =>
+        disk_and_memory_are_of_one_moment_while_the_guest_writes,
+    memory_younger_than_a_disk_is_noticed: TakesMemoryLate =>
+        disk_and_memory_are_of_one_moment_while_the_guest_writes,
+    memory_that_was_not_asked_for_is_noticed: AlwaysCapturesMemory =>
+        disks_alone_are_captured_without_memory,
+    files_of_a_dropped_capture_are_noticed: LeavesFiles =>
+        a_dropped_capture_leaves_no_file_and_the_machine_as_it_was,
+    a_second_capture_is_noticed: CapturesTwice => a_machine_has_one_capture_at_a_time,
+    a_running_moment_is_noticed: CapturesRunning => only_a_paused_machine_is_taken_and_only_once,
+    a_second_moment_is_noticed: TakesAgain => only_a_paused_machine_is_taken_and_only_once,
+    overwritten_files_are_noticed: OverwritesFiles =>
+        a_plan_that_does_not_fit_is_refused_and_leaves_nothing,
+    a_resuming_capture_is_noticed: ResumesInCapture =>
+        a_machine_that_is_paused_all_along_is_captured_and_stays_paused,
+    a_forgotten_generation_is_noticed: CapturesOnlyTheFirst =>
+        captures_of_captures_hold_what_every_generation_wrote,
+    a_repeated_capture_is_noticed: RepeatsTheFirstCapture =>
+        two_captures_of_one_machine_are_each_of_their_own_moment,
+    a_capture_of_the_dead_is_noticed: CapturesTheDead =>
+        a_capture_of_a_machine_that_ends_fails_and_leaves_nothing,
 }

@@ -11,8 +11,8 @@ use std::{
 };
 
 use cofferdam_backend::{
-    BoxFuture, Error, ErrorKind, LogKind, Machine, MachineExit, MachineMetrics, MachineSpec,
-    MachineStatus, MemoryBacking, NetworkInfo, Result, SnapshotFiles,
+    BoxFuture, Capture, CapturePlan, Error, ErrorKind, LogKind, Machine, MachineExit,
+    MachineMetrics, MachineSpec, MachineStatus, MemoryBacking, NetworkInfo, Result, SnapshotFiles,
 };
 use cofferdam_types::{SandboxId, Signal};
 use tokio::time::timeout;
@@ -231,6 +231,16 @@ impl Machine for QemuMachine {
 
     fn snapshot(&self, files: SnapshotFiles) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.capture(files))
+    }
+
+    fn begin_capture(&self, _: CapturePlan) -> BoxFuture<'_, Result<Box<dyn Capture>>> {
+        Box::pin(async {
+            Err(cofferdam_backend::unsupported(
+                "A capture of a machine that lives on",
+                "captures of paused machines",
+                "Pause it and take a snapshot",
+            ))
+        })
     }
 
     fn agent_channel(&self) -> Result<UnixStream> {

@@ -61,6 +61,7 @@ pub(crate) fn split(
         memory_bytes,
         section: None,
         memory_block: None,
+        in_memory: false,
     };
     let mut kind = tape.copy_configuration()?;
     loop {
@@ -83,6 +84,9 @@ struct Ram {
     section: Option<u32>,
     /// Name of the block that is guest memory; `None` if it is not in the stream.
     memory_block: Option<Vec<u8>>,
+    /// Whether the last page was of it; a page of the same block has no name, not even if it is
+    /// the first of its section.
+    in_memory: bool,
 }
 
 impl Ram {
@@ -118,7 +122,6 @@ impl Ram {
         tape: &mut Tape<impl Read, impl Write>,
         pages: &mut impl PageSink,
     ) -> io::Result<()> {
-        let mut in_memory = false;
         loop {
             let word = tape.read_u64()?;
             let (offset, flags) = (word & !FLAGS, word & FLAGS);
@@ -132,10 +135,10 @@ impl Ram {
                     let mut name = None;
                     if flags & FLAG_SAME_BLOCK == 0 {
                         let read = tape.read_name()?;
-                        in_memory = self.memory_block.as_ref() == Some(&read);
+                        self.in_memory = self.memory_block.as_ref() == Some(&read);
                         name = Some(read);
                     }
-                    if in_memory {
+                    if self.in_memory {
                         self.memory_page(tape, offset, kind, pages)?;
                     } else {
                         tape.write_u64(word)?;

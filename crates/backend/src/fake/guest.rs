@@ -1,118 +1,203 @@
-//! The fake's guest: a thread that answers with a counter, and the client that asks it.
+//! The fake's guest: threads that do what the contract's guest does.
+//!
+//! Every step that touches memory or the disk is taken while the processor is held, so that none
+//! is under way once a pause has returned.
 
 use std::{
+    fs::File,
     io::{self, Read, Write},
-    os::unix::net::UnixStream,
-    sync::{
-        Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+    os::unix::{fs::FileExt, net::UnixStream},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
 };
 
-use crate::contract::Guest;
+use crate::contract::{BLOCK_BYTES, DISAGREE, ROUND_BLOCKS, filling, operation};
 
 /// Guest memory, as far as anyone looks at it.
-#[derive(Debug)]
-pub(super) struct Memory(AtomicU64);
+#[derive(Debug, Default)]
+pub(super) struct Memory(Mutex<Words>);
+
+#[derive(Clone, Debug, Default)]
+struct Words {
+    counter: u64,
+    /// Rounds that are over, or [`DISAGREE`].
+    rounds: u64,
+    writes_rounds: bool,
+    /// One word for each page.
+    area: Vec<u64>,
+}
 
 impl Memory {
-    pub(super) const fn new(counter: u64) -> Self {
-        Self(AtomicU64::new(counter))
+    /// Memory as it was captured.
+    pub(super) fn of(words: &[u64]) -> Self {
+        let word = |index: usize| words.get(index).copied().unwrap_or(0);
+        let area = words.get(3..).unwrap_or_default();
+        let area = area.iter().copied().take_while(|word| *word != 0);
+        Self(Mutex::new(Words {
+            counter: word(0),
+            rounds: word(1),
+            writes_rounds: word(2) != 0,
+            area: area.collect(),
+        }))
     }
 
-    pub(super) fn counter(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
+    /// Memory as it is captured; the area ends at a zero.
+    pub(super) fn words(&self) -> Vec<u64> {
+        let words = self.lock();
+        let head = [words.counter, words.rounds, words.writes_rounds.into()];
+        head.into_iter().chain(words.area.iter().copied()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Words> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Whether the guest's processor runs.
 #[derive(Debug, Default)]
 pub(super) struct Vcpu {
-    paused: Mutex<bool>,
+    state: Mutex<Power>,
     changed: Condvar,
 }
 
+#[derive(Clone, Copy, Debug, Default)]
+struct Power {
+    paused: bool,
+    off: bool,
+}
+
 impl Vcpu {
+    /// Pauses after the step that is under way.
     pub(super) fn set_paused(&self, paused: bool) {
-        *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = paused;
+        self.lock().paused = paused;
+        self.changed.notify_all();
+    }
+
+    /// Ends every thread of the guest at its next step.
+    pub(super) fn turn_off(&self) {
+        self.lock().off = true;
         self.changed.notify_all();
     }
 
     pub(super) fn is_paused(&self) -> bool {
-        *self.paused.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lock().paused
     }
 
-    fn until_running(&self) {
-        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
-        while *paused {
-            paused = self
+    fn lock(&self) -> MutexGuard<'_, Power> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs one step of the guest when it may; `None` when it never will.
+    fn step<T>(&self, step: impl FnOnce() -> T) -> Option<T> {
+        let mut power = self.lock();
+        while power.paused && !power.off {
+            power = self
                 .changed
-                .wait(paused)
+                .wait(power)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        (!power.off).then(step)
     }
 }
 
-/// Counts until the channel is closed.
-pub(super) fn serve(mut channel: UnixStream, memory: &Arc<Memory>, vcpu: &Arc<Vcpu>, mute: bool) {
-    let mut byte = [0];
-    while channel.read_exact(&mut byte).is_ok() {
-        vcpu.until_running();
-        let count = memory.0.fetch_add(1, Ordering::SeqCst) + 1;
-        if !mute && channel.write_all(&count.to_le_bytes()).is_err() {
+/// What the guest's threads share.
+#[derive(Clone, Debug)]
+pub(super) struct Program {
+    pub(super) memory: Arc<Memory>,
+    pub(super) vcpu: Arc<Vcpu>,
+    /// The first disk.
+    pub(super) disk: Option<Arc<File>>,
+    pub(super) mute: bool,
+}
+
+impl Program {
+    /// Answers until the channel is closed; a restored guest goes on with its rounds.
+    pub(super) fn run(&self, mut channel: UnixStream) -> io::Result<()> {
+        if self.memory.lock().writes_rounds {
+            self.write_rounds()?;
+        }
+        let mut request = [0; 17];
+        loop {
+            channel.read_exact(&mut request)?;
+            let word = |at: usize| {
+                let bytes = request[at..].first_chunk().copied();
+                u64::from_le_bytes(bytes.unwrap_or_default())
+            };
+            let answer = self
+                .vcpu
+                .step(|| self.answer(request[0], word(1), word(9)))
+                .ok_or(io::ErrorKind::UnexpectedEof)??;
+            if request[0] == operation::BEGIN_ROUNDS {
+                self.write_rounds()?;
+            }
+            if !self.mute {
+                channel.write_all(&answer.to_le_bytes())?;
+            }
+        }
+    }
+
+    fn answer(&self, what: u8, a: u64, b: u64) -> io::Result<u64> {
+        let mut words = self.memory.lock();
+        match what {
+            operation::TICK => {
+                words.counter += 1;
+                Ok(words.counter)
+            }
+            operation::FILL => {
+                words.area = (0..a).map(|page| filling(page, b)).collect();
+                Ok(0)
+            }
+            operation::VERIFY => {
+                let wrong = (0..a)
+                    .zip(words.area.iter().copied().chain(std::iter::repeat(0)))
+                    .find(|(page, word)| *word != filling(*page, b));
+                Ok(wrong.map_or(a, |(page, _)| page))
+            }
+            operation::WRITE_BLOCK => self.write_block(a, b).map(|()| 0),
+            operation::READ_BLOCK => self.read_block(a),
+            operation::BEGIN_ROUNDS => {
+                words.writes_rounds = true;
+                Ok(0)
+            }
+            operation::ROUNDS => Ok(words.rounds),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    fn disk(&self) -> io::Result<&File> {
+        self.disk.as_deref().ok_or(io::ErrorKind::NotFound.into())
+    }
+
+    fn read_block(&self, block: u64) -> io::Result<u64> {
+        let mut word = [0; 8];
+        self.disk()?.read_exact_at(&mut word, block * BLOCK_BYTES)?;
+        Ok(u64::from_le_bytes(word))
+    }
+
+    fn write_block(&self, block: u64, word: u64) -> io::Result<()> {
+        self.disk()?
+            .write_all_at(&word.to_le_bytes(), block * BLOCK_BYTES)
+    }
+
+    fn write_rounds(&self) -> io::Result<()> {
+        let program = self.clone();
+        thread::Builder::new()
+            .name("fake-rounds".to_owned())
+            .spawn(move || while program.vcpu.step(|| program.round()).is_some() {})
+            .map(drop)
+    }
+
+    /// The next round, as [`crate::contract::Guest::begin_rounds`] describes it.
+    fn round(&self) {
+        let mut words = self.memory.lock();
+        if words.rounds == DISAGREE {
             return;
         }
-    }
-}
-
-/// Asks the fake's guest.
-#[derive(Debug)]
-pub struct FakeGuest(UnixStream);
-
-/// A thread answers in microseconds.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// Long enough for an answer that should not come.
-const SILENCE: Duration = Duration::from_millis(50);
-
-impl FakeGuest {
-    /// Takes the agent channel of a fake machine.
-    ///
-    /// # Errors
-    /// The channel's.
-    pub fn new(channel: UnixStream) -> io::Result<Self> {
-        channel.set_read_timeout(Some(ANSWER_LIMIT))?;
-        Ok(Self(channel))
-    }
-
-    fn answer(&mut self) -> io::Result<u64> {
-        let mut count = [0; 8];
-        self.0.read_exact(&mut count)?;
-        Ok(u64::from_le_bytes(count))
-    }
-}
-
-impl Guest for FakeGuest {
-    fn tick(&mut self) -> io::Result<u64> {
-        self.0.write_all(&[0])?;
-        self.answer()
-    }
-
-    fn counts_by_one(&self) -> bool {
-        true
-    }
-
-    fn is_silent(&mut self) -> io::Result<bool> {
-        self.0.write_all(&[0])?;
-        self.0.set_read_timeout(Some(SILENCE))?;
-        let answer = self.answer();
-        self.0.set_read_timeout(Some(ANSWER_LIMIT))?;
-        match answer {
-            Ok(_) => Ok(false),
-            // Its answer comes after the resume, ahead of the next one; both are larger than any
-            // before, so it needs no throwing away.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
-            Err(error) => Err(error),
-        }
+        let round = words.rounds + 1;
+        let (block, before) = (round % ROUND_BLOCKS, words.rounds % ROUND_BLOCKS);
+        let agrees = self.read_block(block).ok() == Some(round.saturating_sub(ROUND_BLOCKS))
+            && self.read_block(before).ok() == Some(words.rounds);
+        let written = agrees && self.write_block(block, round).is_ok();
+        words.rounds = if written { round } else { DISAGREE };
     }
 }

@@ -1,9 +1,11 @@
 //! The fake's machine.
 
 use std::{
+    fs::File,
     future::poll_fn,
     io,
     os::unix::net::UnixStream,
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -17,12 +19,14 @@ use cofferdam_types::{SandboxId, Signal};
 
 use super::{
     Bug,
-    guest::{Memory, Vcpu, serve},
+    capture::{FakeCapture, Moment},
+    guest::{Memory, Program, Vcpu},
     snapshot,
 };
 use crate::{
-    BoxFuture, Error, ErrorKind, LogKind, Machine, MachineExit, MachineMetrics, MachineSpec,
-    MachineStatus, MemoryBacking, NetworkInfo, Result, SnapshotFiles, unsupported,
+    BoxFuture, Capture, CapturePlan, Error, ErrorKind, LogKind, Machine, MachineExit,
+    MachineMetrics, MachineSpec, MachineStatus, MemoryBacking, NetworkInfo, Result, SnapshotFiles,
+    unsupported,
 };
 
 /// What all handles to one machine share.
@@ -36,6 +40,10 @@ pub(super) struct Inner {
     backing: MemoryBacking,
     memory: Arc<Memory>,
     vcpu: Arc<Vcpu>,
+    /// Writable disks.
+    disks: Vec<PathBuf>,
+    /// Memory as the machine began.
+    began_with: Vec<u64>,
     looks: AtomicU64,
     state: Mutex<State>,
 }
@@ -47,6 +55,8 @@ struct State {
     /// The guest's end; closing it ends the guest.
     guest: Option<UnixStream>,
     channel: Option<UnixStream>,
+    captures: bool,
+    first_moment: Option<Moment>,
 }
 
 impl Inner {
@@ -70,7 +80,46 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has(&self, bug: Bug) -> bool {
+    pub(super) fn disks(&self) -> &[PathBuf] {
+        &self.disks
+    }
+
+    pub(super) const fn shape(&self) -> (u8, u32) {
+        (self.vcpus, self.memory_mib)
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.vcpu.is_paused()
+    }
+
+    pub(super) fn resume(&self) {
+        self.vcpu.set_paused(false);
+    }
+
+    /// What a restored machine's memory was.
+    pub(super) fn origin(&self) -> Option<Vec<u64>> {
+        let restored = self.began_with.first().is_some_and(|counter| *counter > 0);
+        restored.then(|| self.began_with.clone())
+    }
+
+    /// The moment of the first capture, which is this one if there was none.
+    pub(super) fn first_moment(&self, moment: Moment) -> Moment {
+        self.state().first_moment.get_or_insert(moment).clone()
+    }
+
+    /// Whether there was no capture under way; there is now.
+    pub(super) fn begin_capture(&self) -> bool {
+        let mut state = self.state();
+        let free = !state.captures || self.has(Bug::CapturesTwice);
+        state.captures = true;
+        free
+    }
+
+    pub(super) fn end_capture(&self) {
+        self.state().captures = false;
+    }
+
+    pub(super) fn has(&self, bug: Bug) -> bool {
         self.bug == Some(bug)
     }
 
@@ -90,7 +139,7 @@ impl Inner {
         }
         state.waiting.drain(..).for_each(Waker::wake);
         drop(state);
-        self.vcpu.set_paused(false);
+        self.vcpu.turn_off();
     }
 
     async fn wait(&self) -> MachineExit {
@@ -107,7 +156,7 @@ impl Inner {
         .await
     }
 
-    fn alive(&self) -> Result<()> {
+    pub(super) fn alive(&self) -> Result<()> {
         match self.exit() {
             None => Ok(()),
             Some(_) => Err(Error::new(ErrorKind::Gone, "The machine has ended")),
@@ -136,11 +185,26 @@ impl FakeMachine {
             channel: Some(host),
             ..State::default()
         };
-        let (counting, processor) = (Arc::clone(&memory), Arc::clone(&vcpu));
-        let mute = bug == Some(Bug::NeverAnswers);
+        let disks: Vec<PathBuf> = spec
+            .block_devices
+            .iter()
+            .filter(|disk| !disk.read_only)
+            .map(|disk| disk.path.clone())
+            .collect();
+        let disk = disks
+            .first()
+            .map(|path| File::options().read(true).write(true).open(path))
+            .transpose()?;
+        let program = Program {
+            memory: Arc::clone(&memory),
+            vcpu: Arc::clone(&vcpu),
+            disk: disk.map(Arc::new),
+            mute: bug == Some(Bug::NeverAnswers),
+        };
+        // It ends when the channel does.
         thread::Builder::new()
             .name("fake-guest".to_owned())
-            .spawn(move || serve(guest, &counting, &processor, mute))?;
+            .spawn(move || drop(program.run(guest)))?;
         let inner = Inner {
             id: spec.id,
             pid,
@@ -148,8 +212,10 @@ impl FakeMachine {
             vcpus: spec.vcpus,
             memory_mib: spec.memory_mib,
             backing: spec.memory.clone(),
+            began_with: memory.words(),
             memory,
             vcpu,
+            disks,
             looks: AtomicU64::new(0),
             state: Mutex::new(state),
         };
@@ -179,6 +245,12 @@ impl FakeMachine {
                 "Only a paused machine is captured",
             ));
         }
+        if inner.state().captures {
+            return Err(Error::new(
+                ErrorKind::WrongState,
+                "It is being captured already",
+            ));
+        }
         let forgets = match &inner.backing {
             MemoryBacking::Private => {
                 snapshot::make_memory(&files.memory, inner.memory_mib)?;
@@ -187,7 +259,7 @@ impl FakeMachine {
             MemoryBacking::SharedFile(_) => inner.has(Bug::ForgetsSharedMemory),
         };
         if !forgets {
-            snapshot::write_counter(&files.memory, inner.memory.counter())?;
+            snapshot::write_memory(&files.memory, &inner.memory.words())?;
         }
         snapshot::write_state(&files.state, inner.vcpus, inner.memory_mib)
     }
@@ -254,6 +326,17 @@ impl Machine for FakeMachine {
 
     fn snapshot(&self, files: SnapshotFiles) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move { self.capture(&files) })
+    }
+
+    fn begin_capture(&self, plan: CapturePlan) -> BoxFuture<'_, Result<Box<dyn Capture>>> {
+        Box::pin(async move {
+            if !self.owner {
+                let what = "The machine is controlled by the handle that started it";
+                return Err(Error::new(ErrorKind::WrongState, what));
+            }
+            let capture = FakeCapture::begin(self.inner(), plan)?;
+            Ok(Box::new(capture) as Box<dyn Capture>)
+        })
     }
 
     fn agent_channel(&self) -> Result<UnixStream> {

@@ -1,5 +1,5 @@
-//! The fake's snapshot files: a sparse memory file whose first word is the counter, and a state
-//! of a few words with a check sum.
+//! The fake's snapshot files: a memory file that begins with the guest's words, and a state of a few
+//! words with a check sum.
 
 use std::{
     fs::{self, File},
@@ -22,11 +22,12 @@ pub(super) fn make_memory(path: &Path, memory_mib: u32) -> Result<()> {
         .map_err(failed)
 }
 
-pub(super) fn write_counter(path: &Path, counter: u64) -> Result<()> {
+pub(super) fn write_memory(path: &Path, words: &[u64]) -> Result<()> {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     File::options()
         .write(true)
         .open(path)
-        .and_then(|file| file.write_all_at(&counter.to_le_bytes(), 0))
+        .and_then(|file| file.write_all_at(&bytes, 0))
         .map_err(failed)
 }
 
@@ -44,34 +45,39 @@ fn check_sum(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// The counter of a snapshot that is whole and fits `spec`.
-pub(super) fn read(files: &SnapshotFiles, spec: &MachineSpec, bug: Option<Bug>) -> Result<u64> {
+/// The words of a snapshot that is whole and fits `spec`.
+pub(super) fn read(
+    files: &SnapshotFiles,
+    spec: &MachineSpec,
+    bug: Option<Bug>,
+) -> Result<Vec<u64>> {
     let bad = |what: &str| Error::new(ErrorKind::BadSnapshot, what);
     let state = fs::read(&files.state).map_err(|error| bad("No state").because(error))?;
-    let memory = File::open(&files.memory).map_err(|error| bad("No memory").because(error))?;
-    let mut counter = [0; 8];
-    if bug != Some(Bug::TakesDamage) {
-        let (shape, sum) = state
-            .split_last_chunk()
-            .ok_or_else(|| bad("A short state"))?;
-        if check_sum(shape).to_le_bytes() != *sum {
-            return Err(bad("A damaged state"));
-        }
-        let mut expected = vec![spec.vcpus];
-        expected.extend(spec.memory_mib.to_le_bytes());
-        if bug == Some(Bug::TakesAnyShape) {
-            return Ok(1);
-        }
-        if shape != expected {
-            return Err(bad("Another shape"));
-        }
-        let length = memory.metadata().map_err(failed)?.len();
-        if length != u64::from(spec.memory_mib) << 20 {
-            return Err(bad("Memory of another size"));
-        }
-        memory
-            .read_exact_at(&mut counter, 0)
-            .map_err(|error| bad("Memory").because(error))?;
+    let memory = fs::read(&files.memory).map_err(|error| bad("No memory").because(error))?;
+    let words = memory.chunks_exact(8).filter_map(|chunk| {
+        let chunk = chunk.first_chunk()?;
+        Some(u64::from_le_bytes(*chunk))
+    });
+    let words = words.collect();
+    if bug == Some(Bug::TakesDamage) {
+        return Ok(words);
     }
-    Ok(u64::from_le_bytes(counter))
+    let (shape, sum) = state
+        .split_last_chunk()
+        .ok_or_else(|| bad("A short state"))?;
+    if check_sum(shape).to_le_bytes() != *sum {
+        return Err(bad("A damaged state"));
+    }
+    let mut expected = vec![spec.vcpus];
+    expected.extend(spec.memory_mib.to_le_bytes());
+    if bug == Some(Bug::TakesAnyShape) {
+        return Ok(words);
+    }
+    if shape != expected {
+        return Err(bad("Another shape"));
+    }
+    if memory.len() as u64 != u64::from(spec.memory_mib) << 20 {
+        return Err(bad("Memory of another size"));
+    }
+    Ok(words)
 }

@@ -116,6 +116,26 @@ fn memory_goes_to_the_sink_and_all_else_stays() {
     assert_eq!(pages, BTreeMap::from([(0, 5), (0x3000, 6)]));
 }
 
+/// QEMU names a block once, and not again for the first page of the next section.
+#[test]
+fn a_section_may_begin_in_the_block_where_the_last_one_ended() {
+    let more = vec![
+        word(0x2000 | FLAG_PAGE | FLAG_SAME_BLOCK),
+        vec![7; PAGE_BYTES],
+    ];
+    let mut parts = head();
+    parts.extend(part(SECTION_PART, guest_memory()));
+    parts.extend(part(SECTION_END, more));
+    parts.extend(tail());
+    let (output, pages) = run(&parts.concat()).unwrap();
+    assert_eq!(pages, BTreeMap::from([(0, 5), (0x2000, 7), (0x3000, 6)]));
+    let mut expected = head();
+    expected.extend(part(SECTION_PART, Vec::new()));
+    expected.extend(part(SECTION_END, Vec::new()));
+    expected.extend(tail());
+    assert!(output == expected.concat());
+}
+
 #[test]
 fn a_stream_without_memory_is_unchanged() {
     let (without, _) = run(&whole()).unwrap();

@@ -1,14 +1,15 @@
-//! The kernel and the agent as a contract harness.
+//! The guest kernel and the contract's own init as a contract harness.
 //!
-//! They are `cargo xtask build`'s, or those that `COFFER_TEST_KERNEL` and
-//! `COFFER_TEST_INITRAMFS` name. The agent's number is the guest's uptime.
+//! The kernel is `cargo xtask build`'s, or the one that `COFFER_TEST_KERNEL` names.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::print_stdout, reason = "a test that is skipped says why")]
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
+mod initramfs;
+
 use std::{
-    io::{self, Read, Write},
+    io,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
@@ -17,11 +18,7 @@ use std::{
 
 use cofferdam_backend::{
     Backend, BoxFuture, MachineSpec,
-    contract::{Guest, Harness, Outcome},
-};
-use cofferdam_proto::{
-    AgentMessage, CONTROL_STREAM, Decoder, FrameKind, GENERATION, HostMessage, decode_control,
-    encode_control,
+    contract::{Guest, Harness, Outcome, WireGuest},
 };
 use cofferdam_qemu::QemuBackend;
 
@@ -40,20 +37,16 @@ pub(crate) struct QemuHarness {
 
 /// `None`, after saying why, where the guest or QEMU is missing.
 pub(crate) fn harness() -> Option<QemuHarness> {
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
-    let file = |variable: &str, built: &str| {
-        let path = std::env::var_os(variable).map_or_else(|| target.join(built), PathBuf::from);
-        if path.exists() {
-            return path.canonicalize().ok();
-        }
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/release/coffer-vmlinux");
+    let kernel = std::env::var_os("COFFER_TEST_KERNEL").map_or(built, PathBuf::from);
+    let Ok(kernel) = kernel.canonicalize() else {
         println!(
             "SKIP: there is no `{}`; `cargo xtask build` makes it",
-            path.display()
+            kernel.display()
         );
-        None
+        return None;
     };
-    let kernel = file("COFFER_TEST_KERNEL", "release/coffer-vmlinux")?;
-    let initramfs = file("COFFER_TEST_INITRAMFS", "guest/initramfs.cpio")?;
+    let initramfs = initramfs::build().expect("the contract's guest is built");
     let backend = QemuBackend::tcg();
     if let Err(error) = backend.compatibility_key() {
         println!("SKIP: {}", error.chain());
@@ -110,12 +103,12 @@ impl Harness for QemuHarness {
     }
 
     fn guest(&self, channel: UnixStream) -> io::Result<Box<dyn Guest>> {
-        let mut guest = AgentGuest {
-            channel,
-            decoder: Decoder::new(),
-            last: 0,
-        };
-        guest.tick()?;
+        let mut guest = WireGuest::new(channel, ANSWER_LIMIT, SILENCE)?;
+        guest.tick().map_err(|error| {
+            let log = self.dir.path().join("console.log");
+            let console = std::fs::read_to_string(log).unwrap_or_default();
+            io::Error::other(format!("{error}; console:\n{console}"))
+        })?;
         Ok(Box::new(guest))
     }
 }
@@ -123,75 +116,5 @@ impl Harness for QemuHarness {
 impl QemuHarness {
     fn number(&self) -> u32 {
         self.next.fetch_add(1, Ordering::Relaxed)
-    }
-}
-
-struct AgentGuest {
-    channel: UnixStream,
-    decoder: Decoder,
-    /// The guest's clock may tick as slowly as every 10 ms.
-    last: u64,
-}
-
-impl AgentGuest {
-    fn ask(&mut self) -> io::Result<()> {
-        let mut hello = Vec::new();
-        let message = HostMessage::Hello {
-            generation: GENERATION,
-        };
-        encode_control(CONTROL_STREAM, &message, &mut hello).map_err(io::Error::other)?;
-        self.channel.write_all(&hello)
-    }
-
-    fn answer(&mut self, limit: Duration) -> io::Result<u64> {
-        self.channel.set_read_timeout(Some(limit))?;
-        loop {
-            while let Some(frame) = self.decoder.next_frame().map_err(io::Error::other)? {
-                if frame.kind != FrameKind::Control {
-                    continue;
-                }
-                let message = decode_control(frame.payload).map_err(io::Error::other)?;
-                if let AgentMessage::Ready { uptime_ns, .. } = message {
-                    return Ok(uptime_ns);
-                }
-            }
-            let mut bytes = [0; 4096];
-            match self.channel.read(&mut bytes)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => self.decoder.push(&bytes[..count]),
-            }
-        }
-    }
-
-    fn nothing_within(&mut self, limit: Duration) -> io::Result<bool> {
-        match self.answer(limit) {
-            Ok(_) => Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-impl Guest for AgentGuest {
-    fn tick(&mut self) -> io::Result<u64> {
-        loop {
-            self.ask()?;
-            let now = self.answer(ANSWER_LIMIT)?;
-            if now != self.last {
-                self.last = now;
-                return Ok(now);
-            }
-        }
-    }
-
-    fn counts_by_one(&self) -> bool {
-        false
-    }
-
-    fn is_silent(&mut self) -> io::Result<bool> {
-        // The agent says `Ready` once by itself; that one may be waiting here.
-        while !self.nothing_within(SILENCE)? {}
-        self.ask()?;
-        self.nothing_within(SILENCE)
     }
 }

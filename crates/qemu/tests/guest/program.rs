@@ -1,0 +1,207 @@
+//! The guest of the backend contract: an init that speaks `cofferdam_backend::contract::operation`.
+//!
+//! Built by itself with `rustc`, static, and put into an initramfs by `initramfs.rs`; it is no part
+//! of the workspace and uses the standard library alone. A failure ends it, and with PID 1 the
+//! machine, whose console then says why.
+
+use std::{
+    ffi::{CStr, c_char, c_int, c_ulong, c_void},
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    ptr::null,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+unsafe extern "C" {
+    fn mount(
+        source: *const c_char,
+        target: *const c_char,
+        kind: *const c_char,
+        flags: c_ulong,
+        data: *const c_void,
+    ) -> c_int;
+}
+
+/// `O_DIRECT` on x86-64: what is read comes from the disk, not from the guest's memory.
+const O_DIRECT: i32 = 0o40000;
+/// `contract::{BLOCK_BYTES, ROUND_BLOCKS, DISAGREE}`.
+const BLOCK_BYTES: u64 = 128 << 10;
+const ROUND_BLOCKS: u64 = 16;
+const DISAGREE: u64 = u64::MAX;
+/// The kernel tells of no device before it has probed it; that takes a few of these.
+const DEVICE_INTERVAL: Duration = Duration::from_millis(5);
+
+type Page = [u64; 512];
+
+#[repr(align(4096))]
+struct Sector([u8; 4096]);
+
+struct Disk(File);
+
+impl Disk {
+    fn read(&self, block: u64) -> io::Result<u64> {
+        let mut sector = Sector([0; 4096]);
+        self.0.read_exact_at(&mut sector.0, block * BLOCK_BYTES)?;
+        let words: Vec<u64> = sector.0.chunks(8).map(word).collect();
+        // A write of 4096 bytes is done or not, in every file that may be behind the disk.
+        if words.iter().any(|word| *word != words[0]) {
+            return Err(io::Error::other(format!("block {block} is torn")));
+        }
+        Ok(words[0])
+    }
+
+    fn write(&self, block: u64, word: u64) -> io::Result<()> {
+        let mut sector = Sector([0; 4096]);
+        for bytes in sector.0.chunks_mut(8) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        self.0.write_all_at(&sector.0, block * BLOCK_BYTES)?;
+        self.0.sync_data()
+    }
+
+    /// Round after round; see `contract::Guest::begin_rounds`.
+    fn write_rounds(&self, rounds: &AtomicU64) -> io::Result<()> {
+        loop {
+            let over = rounds.load(Ordering::SeqCst);
+            let round = over + 1;
+            let (block, before) = (round % ROUND_BLOCKS, over % ROUND_BLOCKS);
+            let (found, last) = (self.read(block)?, self.read(before)?);
+            if (found, last) != (round.saturating_sub(ROUND_BLOCKS), over) {
+                println!("round {round}: block {block} is {found}, block {before} is {last}");
+                rounds.store(DISAGREE, Ordering::SeqCst);
+                return Ok(());
+            }
+            self.write(block, round)?;
+            rounds.store(round, Ordering::SeqCst);
+        }
+    }
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes.try_into().expect("eight bytes"))
+}
+
+/// What the page is full of; never zero.
+fn filling(page: u64, seed: u64) -> u64 {
+    let word = (page + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    (word ^ (word >> 29)) | 1
+}
+
+fn attach(kind: &CStr, target: &CStr) -> io::Result<()> {
+    fs::create_dir_all(target.to_str().map_err(io::Error::other)?)?;
+    // SAFETY: all three are strings that end in zero and outlive the call; this kind of file
+    // system takes no data.
+    let result = unsafe { mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, null()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The first device whose name begins with `prefix` and that can be written to.
+fn device(prefix: &str, flags: i32) -> io::Result<Option<File>> {
+    let mut names: Vec<_> = fs::read_dir("/dev")?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.starts_with(prefix))
+        .collect();
+    names.sort();
+    let open = |name: String| {
+        let path = format!("/dev/{name}");
+        File::options().read(true).write(true).custom_flags(flags).open(path).ok()
+    };
+    Ok(names.into_iter().find_map(open))
+}
+
+struct Program {
+    counter: u64,
+    area: Vec<Page>,
+    disk: Option<Arc<Disk>>,
+    rounds: Arc<AtomicU64>,
+}
+
+impl Program {
+    fn disk(&self) -> io::Result<&Arc<Disk>> {
+        self.disk.as_ref().ok_or_else(|| io::Error::other("no disk"))
+    }
+
+    fn fill(&mut self, pages: u64, seed: u64) {
+        let pages = usize::try_from(pages).expect("64 bits");
+        if pages < self.area.len() {
+            // A new area, so that the old one is unmapped whole.
+            self.area = Vec::new();
+        }
+        self.area.resize(pages, [0; 512]);
+        for (number, page) in (0..).zip(&mut self.area) {
+            page.fill(filling(number, seed));
+        }
+    }
+
+    fn first_wrong(&self, pages: u64, seed: u64) -> u64 {
+        let right = |number: u64| {
+            let page = self.area.get(usize::try_from(number).expect("64 bits"));
+            page.is_some_and(|page| page.iter().all(|word| *word == filling(number, seed)))
+        };
+        (0..pages).find(|number| !right(*number)).unwrap_or(pages)
+    }
+
+    fn answer(&mut self, operation: u8, a: u64, b: u64) -> io::Result<u64> {
+        match operation {
+            0 => {
+                self.counter += 1;
+                Ok(self.counter)
+            }
+            1 => {
+                self.fill(a, b);
+                Ok(0)
+            }
+            2 => Ok(self.first_wrong(a, b)),
+            3 => self.disk()?.write(a, b).map(|()| 0),
+            4 => self.disk()?.read(a),
+            5 => {
+                let (disk, rounds) = (Arc::clone(self.disk()?), Arc::clone(&self.rounds));
+                thread::spawn(move || disk.write_rounds(&rounds).expect("rounds"));
+                Ok(0)
+            }
+            6 => Ok(self.rounds.load(Ordering::SeqCst)),
+            _ => Err(io::Error::other(format!("operation {operation}"))),
+        }
+    }
+}
+
+fn serve() -> io::Result<()> {
+    attach(c"devtmpfs", c"/dev")?;
+    let mut port = loop {
+        match device("vport", 0)? {
+            Some(port) => break port,
+            None => thread::sleep(DEVICE_INTERVAL),
+        }
+    };
+    let mut program = Program {
+        counter: 0,
+        area: Vec::new(),
+        disk: device("vd", O_DIRECT)?.map(|file| Arc::new(Disk(file))),
+        rounds: Arc::default(),
+    };
+    loop {
+        let mut request = [0; 17];
+        let mut read = 0;
+        while read < request.len() {
+            match port.read(&mut request[read..])? {
+                // Nobody is at the other end, or not yet.
+                0 => thread::sleep(DEVICE_INTERVAL),
+                count => read += count,
+            }
+        }
+        let answer = program.answer(request[0], word(&request[1..9]), word(&request[9..]))?;
+        port.write_all(&answer.to_le_bytes())?;
+    }
+}
+
+fn main() {
+    if let Err(error) = serve() {
+        println!("the guest failed: {error}");
+    }
+}
