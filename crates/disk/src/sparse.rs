@@ -1,13 +1,14 @@
 //! Sparse files and copies of them.
 //!
 //! A copy shares blocks with its source where the file system can (`FICLONE`); elsewhere only
-//! the source's data is copied, never its holes. Source: lseek(2) `SEEK_DATA`, ioctl_ficlone(2).
+//! the source's data is copied, never its holes, and within the kernel unless the two are on
+//! different file systems. Source: lseek(2) `SEEK_DATA`, ioctl_ficlone(2).
 
 use std::{
     fs::File,
     io,
     ops::Range,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
@@ -17,6 +18,10 @@ use rustix::{
 };
 
 use crate::error::{Result, io as io_error};
+
+/// Buffer of a copy that the kernel does not make: large beside the cost of a call, small beside
+/// the cache.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// Makes a file of `bytes` bytes that uses no space. Mode 0600; the file must not exist.
 ///
@@ -82,9 +87,9 @@ fn copy_into(source: &File, target: &File) -> io::Result<()> {
     }
     let length = source.metadata()?.len();
     target.set_len(length)?;
+    let mut buffer = None;
     for range in data_ranges(source, length, 1) {
-        let range = range?;
-        copy_range(source, target, range.start, range.end)?;
+        copy_range(source, target, range?, &mut buffer)?;
     }
     Ok(())
 }
@@ -124,23 +129,58 @@ pub(crate) fn data_ranges(
     })
 }
 
-fn copy_range(source: &File, target: &File, start: u64, end: u64) -> io::Result<()> {
-    let (mut from, mut to) = (start, start);
-    while from < end {
-        let rest = usize::try_from(end - from).unwrap_or(usize::MAX);
-        if copy_file_range(source, Some(&mut from), target, Some(&mut to), rest)? == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "file became shorter while it was copied",
-            ));
+/// Copies a range, in the kernel where it can. `buffer` is there once it has said that it cannot.
+fn copy_range(
+    source: &File,
+    target: &File,
+    range: Range<u64>,
+    buffer: &mut Option<Vec<u8>>,
+) -> io::Result<()> {
+    let (mut from, mut to) = (range.start, range.start);
+    while from < range.end && buffer.is_none() {
+        let rest = usize::try_from(range.end - from).unwrap_or(usize::MAX);
+        match copy_file_range(source, Some(&mut from), target, Some(&mut to), rest) {
+            Ok(0) => return Err(became_shorter()),
+            Ok(_) => {}
+            Err(error) if is_no_way(error) => *buffer = Some(vec![0; BUFFER_BYTES]),
+            Err(error) => return Err(error.into()),
         }
+    }
+    let Some(buffer) = buffer else {
+        return Ok(());
+    };
+    while from < range.end {
+        let rest = usize::try_from(range.end - from).unwrap_or(usize::MAX);
+        let bytes = &mut buffer[..rest.min(BUFFER_BYTES)];
+        source.read_exact_at(bytes, from)?;
+        target.write_all_at(bytes, from)?;
+        from += bytes.len() as u64;
     }
     Ok(())
 }
 
+/// Whether `copy_file_range` cannot serve these two files at all: they are on different file
+/// systems, or a file system, a seccomp filter or the kernel does not have it;
+/// copy_file_range(2).
+fn is_no_way(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM
+    )
+}
+
+fn became_shorter() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "file became shorter while it was copied",
+    )
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt;
+    use std::os::fd::AsRawFd;
+
+    use rustix::fs::{MemfdFlags, memfd_create};
 
     use super::*;
 
@@ -171,5 +211,46 @@ mod tests {
         std::fs::write(&to, b"mine").unwrap();
         assert!(copy_sparse(&from, &to).is_err());
         assert_eq!(std::fs::read(&to).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn a_copy_to_another_file_system_has_the_same_bytes_and_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("copy");
+        // A memfd lives on a file system of the kernel's own.
+        let source = File::from(memfd_create("source", MemfdFlags::CLOEXEC).unwrap());
+        source.set_len(64 << 20).unwrap();
+        source.write_all_at(&[7; 1 << 20], 5 << 20).unwrap();
+        source.write_all_at(b"end", (64 << 20) - 3).unwrap();
+        let from = format!("/proc/self/fd/{}", source.as_raw_fd());
+        copy_sparse(Path::new(&from), &to).unwrap();
+        assert!(content(&File::open(&to).unwrap()) == content(&source));
+        assert!(allocated_bytes(&to).unwrap() < 4 << 20);
+    }
+
+    #[test]
+    fn ranges_of_data_are_widened_to_the_alignment_and_never_overlap() {
+        let file = File::from(memfd_create("ranges", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(100 << 12).unwrap();
+        for page in [0, 1, 9, 11, 12, 40, 99] {
+            file.write_all_at(b"x", page << 12).unwrap();
+        }
+        let ranges = |length, align| -> Vec<_> {
+            data_ranges(&file, length, align)
+                .map(|range| range.map(|range| (range.start >> 12, range.end >> 12)))
+                .collect::<io::Result<_>>()
+                .unwrap()
+        };
+        let pages = [(0, 2), (9, 10), (11, 13), (40, 41), (99, 100)];
+        assert_eq!(ranges(100 << 12, 1), pages);
+        let widened = [(0, 8), (8, 16), (40, 48), (96, 100)];
+        assert_eq!(ranges(100 << 12, 8 << 12), widened);
+        assert_eq!(ranges(11 << 12, 1), pages[..2]);
+    }
+
+    fn content(file: &File) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
     }
 }
