@@ -1,4 +1,5 @@
-//! The workload's cgroup: made at boot, limited at the start, killed at the shutdown.
+//! The workload's cgroup: made at boot, limited at the start, frozen for a capture, killed at the
+//! shutdown.
 //!
 //! `nsdelegate` makes the workload's cgroup namespace a boundary: it may divide what it has and
 //! cannot lift its own limits. The agent stays in the root cgroup.
@@ -8,7 +9,8 @@
 use std::{
     fs::{self, File},
     io::Read,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
 };
 
 use cofferdam_proto::FailureKind;
@@ -18,7 +20,6 @@ use rustix::{
     mount::{MountFlags, mount},
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
-use std::os::fd::AsFd;
 
 use crate::{
     failure::{OrFail, Result},
@@ -36,10 +37,11 @@ const PERIOD_US: u64 = 100_000;
 const QUOTA_US_PER_MILLI: u64 = PERIOD_US / 1000;
 
 /// How long killed processes may take to leave the cgroup; only those stuck in the kernel do.
-const KILL_TIMEOUT: Timespec = Timespec {
-    tv_sec: 2,
-    tv_nsec: 0,
-};
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a process may take to stop; only one that waits for a device takes longer than a
+/// moment, and a live fork would rather fail than hold the others up.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Mounts the hierarchy and makes the workload's cgroup.
 pub(crate) fn prepare() -> Result<()> {
@@ -102,7 +104,7 @@ pub(crate) fn in_new_namespace<T>(inside: impl FnOnce() -> Result<T>) -> Result<
 /// Sets the workload's limits.
 pub(crate) fn limit(limits: &ResourceLimits) -> Result<()> {
     for (file, value) in settings(limits) {
-        fs::write(format!("{WORKLOAD}/{file}"), &value).or_fail(FailureKind::Limits, || {
+        set(file, &value).or_fail(FailureKind::Limits, || {
             format!("Could not set the limit `{file}` to `{value}`")
         })?;
     }
@@ -139,24 +141,57 @@ fn weight_of_shares(shares: u32) -> u32 {
 /// Kills all that runs in the workload's cgroup and waits until it is gone.
 pub(crate) fn kill() -> Result<()> {
     let failed = || "Could not kill the workload";
-    fs::write(format!("{WORKLOAD}/cgroup.kill"), "1").or_fail(FailureKind::Internal, failed)?;
+    set("cgroup.kill", "1").or_fail(FailureKind::Internal, failed)?;
+    if wait_until("populated 0", KILL_TIMEOUT).or_fail(FailureKind::Internal, failed)? {
+        return Ok(());
+    }
+    Err("Its processes do not end").or_fail(FailureKind::Internal, failed)
+}
+
+/// Stops all that runs in the workload's cgroup, at the border of the kernel: nothing that is
+/// stopped holds one of its locks. Lets all go on again when one does not stop in time.
+pub(crate) fn freeze() -> Result<()> {
+    let failed = || "Could not freeze the workload";
+    let kind = FailureKind::Internal;
+    set("cgroup.freeze", "1").or_fail(kind, failed)?;
+    match wait_until("frozen 1", FREEZE_TIMEOUT) {
+        Ok(true) => Ok(()),
+        outcome => {
+            thaw()?;
+            outcome.or_fail(kind, failed)?;
+            Err("One of its processes is stuck in the kernel").or_fail(kind, failed)
+        }
+    }
+}
+
+/// Lets all go on.
+pub(crate) fn thaw() -> Result<()> {
+    set("cgroup.freeze", "0").or_fail(FailureKind::Internal, || "Could not thaw the workload")
+}
+
+fn set(file: &str, value: &str) -> std::io::Result<()> {
+    fs::write(format!("{WORKLOAD}/{file}"), value)
+}
+
+/// Waits until `line` is one of `cgroup.events`; `false` when it is not in time.
+fn wait_until(line: &str, timeout: Duration) -> std::io::Result<bool> {
+    let deadline = Instant::now() + timeout;
     let mut text = String::new();
     loop {
         // A change of the file is an exceptional condition on the descriptor that last read it.
-        let mut events = File::open(format!("{WORKLOAD}/cgroup.events"))
-            .or_fail(FailureKind::Internal, failed)?;
+        let mut events = File::open(format!("{WORKLOAD}/cgroup.events"))?;
         text.clear();
-        events
-            .read_to_string(&mut text)
-            .or_fail(FailureKind::Internal, failed)?;
-        if text.lines().any(|line| line == "populated 0") {
-            return Ok(());
+        events.read_to_string(&mut text)?;
+        if text.lines().any(|known| known == line) {
+            return Ok(true);
         }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(std::io::Error::other)?;
         let mut fds = [PollFd::new(&events, PollFlags::PRI)];
-        match rustix::event::poll(&mut fds, Some(&KILL_TIMEOUT)) {
-            Ok(0) => return Err("Its processes do not end").or_fail(FailureKind::Internal, failed),
+        match rustix::event::poll(&mut fds, Some(&left)) {
+            Ok(0) => return Ok(false),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error).or_fail(FailureKind::Internal, failed),
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -72,16 +72,21 @@ impl Names {
     }
 }
 
-/// Sets the kernel's part of `identity`: clock, random numbers, host name.
-pub(crate) fn adopt(identity: &Identity) -> Result<()> {
+/// Sets the wall clock, to nanoseconds since the Unix epoch.
+pub(crate) fn set_clock(unix_ns: u64) -> Result<()> {
     let kind = FailureKind::Identity;
     let nanos_per_second = 1_000_000_000;
     let failed = || "Could not set the clock";
     let now = Timespec {
-        tv_sec: i64::try_from(identity.unix_ns / nanos_per_second).or_fail(kind, failed)?,
-        tv_nsec: i64::try_from(identity.unix_ns % nanos_per_second).or_fail(kind, failed)?,
+        tv_sec: i64::try_from(unix_ns / nanos_per_second).or_fail(kind, failed)?,
+        tv_nsec: i64::try_from(unix_ns % nanos_per_second).or_fail(kind, failed)?,
     };
-    clock_settime(ClockId::Realtime, now).or_fail(kind, failed)?;
+    clock_settime(ClockId::Realtime, now).or_fail(kind, failed)
+}
+
+/// Sets the rest of the kernel's part of `identity`: random numbers and host name.
+pub(crate) fn adopt(identity: &Identity) -> Result<()> {
+    let kind = FailureKind::Identity;
     reseed(&identity.entropy).or_fail(kind, || "Could not reseed the random number generator")?;
     sethostname(identity.hostname.as_bytes()).or_fail(kind, || "Could not set the host name")
 }

@@ -16,6 +16,7 @@
 mod boot;
 mod cgroup;
 mod failure;
+mod frozen;
 mod identity;
 mod log;
 mod mounts;

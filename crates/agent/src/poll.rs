@@ -29,6 +29,8 @@ pub(crate) enum Token {
     Output(u32, Channel),
     /// An output that is read into nothing.
     Orphan(u32),
+    /// A process that has lost its session ended.
+    Stray(u32),
 }
 
 impl Token {
@@ -41,6 +43,7 @@ impl Token {
             Self::Output(session, Channel::Stderr) => (5, session),
             Self::Output(session, _) => (4, session),
             Self::Orphan(number) => (6, number),
+            Self::Stray(number) => (7, number),
         };
         EventData::new_u64((kind << 32) | number as u64)
     }
@@ -55,7 +58,8 @@ impl Token {
             3 => Self::Stdin(number),
             4 => Self::Output(number, Channel::Stdout),
             5 => Self::Output(number, Channel::Stderr),
-            _ => Self::Orphan(number),
+            6 => Self::Orphan(number),
+            _ => Self::Stray(number),
         }
     }
 }
@@ -127,6 +131,7 @@ mod tests {
             Token::Output(1, Channel::Stdout),
             Token::Output(u32::MAX, Channel::Stderr),
             Token::Orphan(3),
+            Token::Stray(u32::MAX),
         ] {
             assert_eq!(Token::decode(token.encode()), token);
         }

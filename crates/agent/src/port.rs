@@ -33,6 +33,7 @@ use rustix::{
 use crate::{
     failure::{OrFail, Result, failure},
     log,
+    poll::{Poll, Token},
 };
 
 /// Unsent bytes from which no more data is taken from processes.
@@ -47,7 +48,7 @@ const READ_BYTES: usize = 64 << 10;
 /// The connection to the host.
 #[derive(Debug)]
 pub(crate) struct Port {
-    pub(crate) fd: OwnedFd,
+    fd: OwnedFd,
     /// What was received and not yet taken as frames.
     pub(crate) decoder: Decoder,
     /// Bytes given to `decoder` that were not yet part of a whole frame.
@@ -102,6 +103,12 @@ impl Port {
             connected: false,
             broken: false,
         })
+    }
+
+    /// Adds the port to a set, which must be waited on for as long as the host is listened to.
+    pub(crate) fn watch(&self, poll: &Poll) -> Result<()> {
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
+        poll.add(&self.fd, Token::Port, flags)
     }
 
     /// Takes in what epoll reports.

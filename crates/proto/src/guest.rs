@@ -33,6 +33,13 @@ pub enum AgentMessage {
     Failed(Failure),
     /// The guest may be captured now.
     Quiesced,
+    /// No process of the user runs, and nothing was left to be sent before this. After it the
+    /// agent only answers: what its sessions have to say waits for `Thaw`.
+    Frozen,
+    /// The processes run again.
+    Thawed,
+    /// The sessions are the new host's.
+    Inherited,
 }
 
 /// Why the agent could not do something.

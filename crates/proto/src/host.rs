@@ -3,6 +3,10 @@
 //! Order on a fresh or restored machine: [`HostMessage::Hello`] (answered by `Ready`), then
 //! `Adopt`, `MountRoot` and `Start`, which the host may send at once: the agent works them off in
 //! order and, after one that failed, refuses all that follow.
+//!
+//! Order on a machine that was captured after `Frozen` and restored: `Hello`, `Adopt`, `Inherit`,
+//! `Thaw`. The agent refuses to thaw before the others are done, so that no process of the user
+//! runs with another machine's clock, random numbers or names.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +25,10 @@ pub enum HostMessage {
     Adopt(Identity),
     /// Mounts the root file system. Answered by `RootMounted`.
     MountRoot(RootSpec),
+    /// Runs a process whose effect on memory and disk a template is to keep: after `MountRoot`,
+    /// before `Start`, in a PID and a mount namespace of its own, so that nothing of it is left
+    /// running when it has ended. A session like that of `Exec`.
+    WarmUp(ProcessSpec),
     /// Starts the workload, once. Its session is the frame's stream. Answered by `Started` or
     /// `Failed` on that stream.
     Start {
@@ -44,6 +52,27 @@ pub enum HostMessage {
     /// Brings the guest to a point that may be captured: file systems are synced, nothing is
     /// under way. Answered by `Quiesced`; the next message wakes the agent.
     Quiesce,
+    /// Stops all processes of the user where they are. Answered by `Frozen`, or by `Failed` when
+    /// one does not stop in time, and then all go on. Freezing what is frozen is no error.
+    ///
+    /// The host sends nothing more until the answer: of a frame that a capture cuts in two, a
+    /// restored machine would never see the rest.
+    Freeze {
+        /// Whether the file systems are synced and the upper is frozen too, so that its disk
+        /// alone, without the memory, is clean.
+        sync: bool,
+    },
+    /// Sets the wall clock, which stood still with the vCPUs, and lets all go on as if nothing had
+    /// been. Answered by `Thawed`, also when nothing was frozen.
+    Thaw {
+        /// The host's wall clock when this was sent, in nanoseconds since the Unix epoch.
+        unix_ns: u64,
+    },
+    /// This host has a copy of a frozen machine and knows of no session but the workload's. The
+    /// others are detached and their numbers are free. The workload's windows are fresh since
+    /// `Hello`; of its output the new host gets what no host has got, and its exit if that was
+    /// not told yet. Answered by `Inherited`.
+    Inherit,
     /// Syncs, unmounts and ends the machine.
     Shutdown,
 }

@@ -15,6 +15,9 @@ const BLKFLSBUF: libc::Ioctl = 0x1261;
 /// `_IOWR('X', 119, int)` of linux/fs.h.
 const FIFREEZE: libc::Ioctl = 0xc004_5877;
 
+/// `_IOWR('X', 120, int)` of linux/fs.h.
+const FITHAW: libc::Ioctl = 0xc004_5878;
+
 /// The device nodes of the machine's disks.
 #[derive(Debug)]
 pub(super) struct Disks {
@@ -87,5 +90,15 @@ pub(crate) fn freeze(directory: &OwnedFd) -> Result<()> {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error())
             .or_fail(FailureKind::Internal, || "Could not freeze the upper"),
+    }
+}
+
+/// Lets write to the disk again.
+pub(crate) fn thaw(directory: &OwnedFd) -> Result<()> {
+    // SAFETY: `FITHAW` ignores its argument; `directory` is open.
+    match unsafe { libc::ioctl(directory.as_raw_fd(), FITHAW, 0) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error())
+            .or_fail(FailureKind::Internal, || "Could not thaw the upper"),
     }
 }

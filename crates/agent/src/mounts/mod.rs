@@ -35,7 +35,7 @@ use crate::{
 };
 
 use disk::Disks;
-pub(crate) use disk::freeze;
+pub(crate) use disk::{freeze, thaw};
 pub(crate) use etc::Etc;
 pub(crate) use warm::warm;
 

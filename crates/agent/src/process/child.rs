@@ -16,10 +16,12 @@ use rustix::{
     mount::{MountFlags, mount},
     process::{chdir, getpid, ioctl_tiocsctty, setsid, umask},
     thread::{
-        Gid, LinkNameSpaceType, Uid, move_into_link_name_space, set_thread_groups,
-        set_thread_res_gid, set_thread_res_uid,
+        Gid, LinkNameSpaceType, Uid, UnshareFlags, move_into_link_name_space, set_thread_groups,
+        set_thread_res_gid, set_thread_res_uid, unshare_unsafe,
     },
 };
+
+use super::Place;
 
 /// Where a start failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +77,7 @@ impl Report {
 pub(super) struct Plan<'a> {
     pub(super) mount_namespace: BorrowedFd<'a>,
     pub(super) cgroup_namespace: BorrowedFd<'a>,
-    /// Whether this is the first process of its PID namespace, for which `/proc` is not mounted.
-    pub(super) first: bool,
+    pub(super) place: Place,
     pub(super) stdio: [BorrowedFd<'a>; 3],
     /// Whether `stdio` is a terminal, to be the controlling one.
     pub(super) terminal: bool,
@@ -122,7 +123,11 @@ fn prepare(plan: &Plan<'_>) -> Result<(), (Step, Errno)> {
     // Entering the mount namespace also makes its root this process's root and directory.
     enter(plan.mount_namespace, LinkNameSpaceType::Mount).map_err(at(Step::Namespace))?;
     enter(plan.cgroup_namespace, LinkNameSpaceType::ControlGroup).map_err(at(Step::Namespace))?;
-    if plan.first {
+    if plan.place == Place::WarmUp {
+        // SAFETY: a mount namespace changes no descriptor and no memory.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(at(Step::Namespace))?;
+    }
+    if plan.place.has_own_pids() {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         mount(c"proc", c"/proc", c"proc", flags, None).map_err(at(Step::Proc))?;
     }

@@ -53,8 +53,9 @@ impl ChildStack {
         }
     }
 
-    /// Runs `child` with `argument` in a new process, a member of `cgroup` from its first
-    /// instruction, and returns its pidfd once it has run a program or ended.
+    /// Runs `child` with `argument` in a new process, a member of `cgroup` and of its own PID
+    /// namespace, if it has to have one, from its first instruction. Returns its pidfd once it has
+    /// run a program or ended.
     ///
     /// # Safety
     /// `child` must not return or panic, must not allocate or free, and must not touch anything
@@ -65,11 +66,12 @@ impl ChildStack {
         child: unsafe extern "C" fn(*const T) -> !,
         argument: &T,
         cgroup: BorrowedFd<'_>,
+        own_pids: bool,
     ) -> std::result::Result<OwnedFd, Errno> {
         let mut pidfd: i32 = -1;
         let cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or_default();
         let args = CloneArgs {
-            flags: FLAGS,
+            flags: FLAGS | if own_pids { CLONE_NEWPID } else { 0 },
             pidfd: (&raw mut pidfd).addr() as u64,
             exit_signal: SIGCHLD,
             stack: self.base.as_ptr().addr() as u64 + GUARD_BYTES as u64,
@@ -120,6 +122,8 @@ const FLAGS: u64 = 0x0000_0100 // CLONE_VM
     | 0x0000_4000 // CLONE_VFORK
     | 0x1_0000_0000 // CLONE_CLEAR_SIGHAND
     | 0x2_0000_0000; // CLONE_INTO_CGROUP
+
+const CLONE_NEWPID: u64 = 0x2000_0000;
 
 const SIGCHLD: u64 = 17;
 

@@ -1,8 +1,9 @@
 //! Processes of the workload: from a [`ProcessSpec`] to a pidfd and the agent's ends of its streams.
 //!
-//! The first one is PID 1 of the PID namespace that the agent unshared for its children; later
-//! ones join it there, with the root's mount and cgroup namespaces. The UTS and IPC namespaces are
-//! the agent's own: it uses neither, and a later `Adopt` sets the host name for all.
+//! The workload is PID 1 of a new PID namespace; later ones join it there, with the root's mount
+//! and cgroup namespaces. A warm-up has a PID and a mount namespace of its own, which end with it.
+//! The UTS and IPC namespaces are the agent's own: it uses neither, and a later `Adopt` sets the
+//! host name for all.
 
 mod child;
 mod clone;
@@ -22,7 +23,7 @@ use cofferdam_types::{ExitStatus, Rlimit};
 use rustix::{
     io::Errno,
     process::{WaitId, WaitIdOptions, waitid},
-    thread::{Gid, Uid, UnshareFlags, unshare_unsafe},
+    thread::{Gid, ThreadNameSpaceType, Uid, move_into_thread_name_spaces},
 };
 
 use self::child::{Plan, Report, Step};
@@ -51,6 +52,24 @@ pub(crate) struct Process {
     pub(crate) pidfd: OwnedFd,
 }
 
+/// Where a process belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It is the workload, whose PID namespace it makes.
+    Workload,
+    /// Beside the workload.
+    Beside,
+    /// Alone, before there is a workload.
+    WarmUp,
+}
+
+impl Place {
+    /// Whether it is the first process of a PID namespace, for which no `/proc` is mounted yet.
+    fn has_own_pids(self) -> bool {
+        self != Self::Beside
+    }
+}
+
 /// What a process is started in.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
@@ -59,8 +78,7 @@ pub(crate) struct Context<'a> {
     pub(crate) hostname: &'a str,
     /// Limits that `spec` may override.
     pub(crate) rlimits: &'a [Rlimit],
-    /// Whether it is the workload itself.
-    pub(crate) first: bool,
+    pub(crate) place: Place,
 }
 
 /// Starts `spec`; it runs its program when this returns.
@@ -97,7 +115,7 @@ pub(crate) fn spawn(
     let plan = Plan {
         mount_namespace: stage.mount_namespace.as_fd(),
         cgroup_namespace: stage.cgroup_namespace.as_fd(),
-        first: context.first,
+        place: context.place,
         stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
         terminal: spec.terminal.is_some(),
         rlimits: &rlimits(context.rlimits, &spec.rlimits),
@@ -129,21 +147,25 @@ pub(crate) fn spawn(
     }
 }
 
-/// Makes the PID namespace that the workload and all later processes are born into. The agent
-/// itself stays where it is.
-pub(crate) fn enter_new_namespace() -> Result<()> {
-    // SAFETY: changes only where children are born; the process has one thread.
-    unsafe { unshare_unsafe(UnshareFlags::NEWPID) }.or_fail(
-        FailureKind::Internal,
-        || "Could not make the workload's PID namespace",
-    )
+/// Makes later processes members of the workload's PID namespace. The agent itself stays where
+/// it is.
+pub(crate) fn join(workload: &OwnedFd) -> Result<()> {
+    match move_into_thread_name_spaces(workload.as_fd(), ThreadNameSpaceType::PROCESS_ID) {
+        Ok(()) => Ok(()),
+        Err(Errno::SRCH) => Err(failure(FailureKind::OutOfOrder, "The workload has ended")),
+        Err(error) => Err(error).or_fail(
+            FailureKind::Internal,
+            || "Could not join the workload's PID namespace",
+        ),
+    }
 }
 
 fn start(plan: &Plan<'_>, cgroup: &OwnedFd, stack: &mut ChildStack) -> Result<OwnedFd> {
     // SAFETY: `child::run` keeps the rules of `spawn`: it never returns, allocates nothing and
     // stores only to the plan's atomics. The plan's pointers come from `CString`s that live in the
     // caller until the child has left this memory.
-    let spawned = unsafe { stack.spawn(child::run, plan, cgroup.as_fd()) };
+    let spawned =
+        unsafe { stack.spawn(child::run, plan, cgroup.as_fd(), plan.place.has_own_pids()) };
     match spawned {
         Ok(pidfd) => Ok(pidfd),
         Err(Errno::AGAIN) => Err(failure(

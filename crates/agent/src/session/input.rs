@@ -26,6 +26,9 @@ pub(super) struct Input {
     terminal: bool,
     window: Window,
     pending: VecDeque<u8>,
+    /// Bytes at the front of `pending` that an earlier host sent: this one is owed no credit for
+    /// them.
+    foreign: usize,
     ends: bool,
     watched: bool,
 }
@@ -37,6 +40,7 @@ impl Input {
             terminal,
             window: Window::new(),
             pending: VecDeque::new(),
+            foreign: 0,
             ends: false,
             watched: false,
         }
@@ -79,7 +83,10 @@ impl Input {
             self.close(poll);
         }
         self.watch(poll, token)?;
-        let freed = u32::try_from(before - self.pending.len()).unwrap_or(u32::MAX);
+        let taken = before - self.pending.len();
+        let foreign = taken.min(self.foreign);
+        self.foreign -= foreign;
+        let freed = u32::try_from(taken - foreign).unwrap_or(u32::MAX);
         // Never more than was spent: only pending bytes are freed.
         if let Err(error) = self.window.give(freed) {
             log::error(&format!("Input window is wrong: {error}"));
@@ -96,9 +103,10 @@ impl Input {
         }
     }
 
-    /// Another host writes from now on, with a window of its own.
+    /// Another host writes from now on, with a window of its own. What has come this far is still
+    /// the process's.
     pub(super) fn rewind(&mut self) {
-        self.pending.clear();
+        self.foreign = self.pending.len();
         self.window = Window::new();
     }
 
@@ -112,5 +120,32 @@ impl Input {
         }
         self.watched = !self.watched;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cofferdam_proto::INITIAL_WINDOW_BYTES;
+    use rustix::{
+        io::read,
+        pipe::{PipeFlags, pipe_with},
+    };
+
+    use super::*;
+
+    #[test]
+    fn an_earlier_hosts_bytes_arrive_and_give_no_credit() {
+        let poll = Poll::new().unwrap();
+        let (from, to) = pipe_with(PipeFlags::NONBLOCK).unwrap();
+        let mut input = Input::new(Some(to), false);
+        input.push(b"early ", false).unwrap();
+        input.rewind();
+        input.push(b"late", false).unwrap();
+        assert_eq!(input.pump(&poll, Token::Stdin(1)).unwrap(), 4);
+        let mut bytes = [0; 32];
+        assert_eq!(read(&from, &mut bytes).unwrap(), 10);
+        assert_eq!(&bytes[..10], b"early late");
+        let window = INITIAL_WINDOW_BYTES as usize;
+        assert!(input.push(&vec![0; window], false).is_ok());
     }
 }

@@ -6,6 +6,7 @@
 
 mod flow;
 mod input;
+mod leftovers;
 mod output;
 
 use std::{
@@ -15,14 +16,11 @@ use std::{
 
 use cofferdam_proto::{AgentMessage, Channel, FrameError, TerminalSize};
 use cofferdam_types::ExitStatus;
-use rustix::{
-    event::epoll::EventFlags,
-    io::{Errno, read},
-};
+use rustix::event::epoll::EventFlags;
 
 use self::{
-    flow::CHUNK_BYTES,
     input::Input,
+    leftovers::Leftovers,
     output::{Output, Pumped},
 };
 use crate::{
@@ -56,9 +54,9 @@ pub(crate) struct Sessions {
     table: BTreeMap<u32, Session>,
     /// Sessions whose process has ended and whose output is not all sent.
     ending: BTreeSet<u32>,
-    /// Outputs that are read into nothing, so that who writes to them neither stalls nor dies.
-    orphans: BTreeMap<u32, OwnedFd>,
-    next_orphan: u32,
+    leftovers: Leftovers,
+    /// Whether nothing is taken from processes or given to them.
+    held: bool,
 }
 
 type Checked = std::result::Result<(), FrameError>;
@@ -73,8 +71,8 @@ impl Sessions {
             outputs_held: false,
             table: BTreeMap::new(),
             ending: BTreeSet::new(),
-            orphans: BTreeMap::new(),
-            next_orphan: 0,
+            leftovers: Leftovers::default(),
+            held: false,
         })
     }
 
@@ -83,9 +81,9 @@ impl Sessions {
         self.table.contains_key(&number)
     }
 
-    /// Sessions that are not over.
+    /// Sessions that are not over, and processes that have lost theirs.
     pub(crate) fn len(&self) -> usize {
-        self.table.len()
+        self.table.len() + self.leftovers.processes()
     }
 
     /// Adds a started process and says so.
@@ -184,11 +182,49 @@ impl Sessions {
         session.input.close(&self.poll);
         for mut output in std::mem::take(&mut session.outputs) {
             output.unwatch(&self.outputs);
-            self.adopt_orphan(output.fd);
+            self.leftovers.take_output(&self.poll, output.fd);
         }
     }
 
-    /// Another host is there: windows are fresh, bytes under way to or from the last one are lost.
+    /// The process of a session that is not over.
+    pub(crate) fn process(&self, number: u32) -> Option<&OwnedFd> {
+        self.table
+            .get(&number)
+            .map(|session| &session.process.pidfd)
+    }
+
+    /// Takes nothing from processes and gives them nothing, until [`Self::release`].
+    pub(crate) fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// Goes on after [`Self::hold`].
+    pub(crate) fn release(&mut self, port: &mut Port) {
+        self.held = false;
+        let numbers: Vec<u32> = self.table.keys().copied().collect();
+        for number in numbers {
+            self.pump_input(number, port);
+        }
+    }
+
+    /// Another host has taken over and knows of `heir` only: all other sessions are over for it,
+    /// their processes go on unread.
+    pub(crate) fn inherit(&mut self, heir: Option<u32>) -> Result<()> {
+        let others: Vec<u32> = self.table.keys().copied().collect();
+        for number in others.into_iter().filter(|number| Some(*number) != heir) {
+            self.detach(number);
+            self.ending.remove(&number);
+            let lost = self.table.remove(&number);
+            if let Some(session) = lost.filter(|session| session.exited.is_none()) {
+                let pidfd = session.process.pidfd;
+                self.poll.remove(&pidfd);
+                self.leftovers.take_process(&self.poll, pidfd)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Another host is there: windows are fresh, output under way to the last one is lost.
     pub(crate) fn rewind(&mut self) {
         for (number, session) in &mut self.table {
             session.input.rewind();
@@ -220,7 +256,8 @@ impl Sessions {
                 }
                 Token::Stdin(number) => self.pump_input(number, port),
                 Token::Output(number, channel) => self.pump_output(number, channel, port),
-                Token::Orphan(number) => self.drain_orphan(number),
+                Token::Orphan(number) => self.leftovers.drain(&self.poll, number),
+                Token::Stray(number) => self.leftovers.reap(&self.poll, number),
             }
         }
         Ok(of_port)
@@ -247,12 +284,7 @@ impl Sessions {
                 if last == Pumped::Ended {
                     output.unwatch(&self.outputs);
                     if !output.exhausted {
-                        adopt(
-                            &self.poll,
-                            &mut self.orphans,
-                            &mut self.next_orphan,
-                            output.fd,
-                        );
+                        self.leftovers.take_output(&self.poll, output.fd);
                     }
                 } else {
                     log_failure(output.watch(&self.outputs, number));
@@ -283,6 +315,9 @@ impl Sessions {
     }
 
     fn pump_input(&mut self, number: u32, port: &mut Port) {
+        if self.held {
+            return;
+        }
         let Some(session) = self.table.get_mut(&number) else {
             return;
         };
@@ -327,7 +362,7 @@ impl Sessions {
             let mut output = session.outputs.remove(at);
             output.unwatch(&self.outputs);
             if !output.exhausted {
-                self.adopt_orphan(output.fd);
+                self.leftovers.take_output(&self.poll, output.fd);
             }
         } else {
             log_failure(output.watch(&self.outputs, number));
@@ -345,36 +380,6 @@ impl Sessions {
         }
         self.outputs_held = hold;
         Ok(())
-    }
-
-    fn adopt_orphan(&mut self, fd: OwnedFd) {
-        adopt(&self.poll, &mut self.orphans, &mut self.next_orphan, fd);
-    }
-
-    fn drain_orphan(&mut self, number: u32) {
-        let Some(fd) = self.orphans.get(&number) else {
-            return;
-        };
-        match read(fd, &mut [0; CHUNK_BYTES]) {
-            Ok(1..) | Err(Errno::AGAIN | Errno::INTR) => {}
-            Ok(_) | Err(_) => {
-                self.poll.remove(fd);
-                self.orphans.remove(&number);
-            }
-        }
-    }
-}
-
-/// Reads `fd` into nothing from now on, unless there are too many such.
-fn adopt(poll: &Poll, orphans: &mut BTreeMap<u32, OwnedFd>, next: &mut u32, fd: OwnedFd) {
-    if orphans.len() >= MAX_SESSIONS {
-        log::error("Too many outputs outlive their sessions; one is closed");
-        return;
-    }
-    *next = next.wrapping_add(1);
-    match poll.add(&fd, Token::Orphan(*next), EventFlags::IN) {
-        Ok(()) => drop(orphans.insert(*next, fd)),
-        Err(failure) => log::error(&failure.message),
     }
 }
 

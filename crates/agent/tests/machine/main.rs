@@ -3,7 +3,9 @@
 #![allow(clippy::print_stderr, reason = "a skipped test says why")]
 
 mod exec;
+mod frozen;
 mod guest;
 mod life;
 mod root;
 mod streams;
+mod warm_up;

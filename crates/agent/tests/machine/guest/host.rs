@@ -78,6 +78,16 @@ impl Host {
         }
     }
 
+    /// Another identity than [`Self::identity`] in every part, told from others by `seed`.
+    pub(crate) fn other_identity(seed: u8) -> Identity {
+        Identity {
+            unix_ns: 2_000_000_000_000_000_000,
+            entropy: vec![seed; 64],
+            machine_id: format!("{seed:032x}"),
+            hostname: format!("other-{seed}"),
+        }
+    }
+
     pub(crate) fn identity(hostname: &str) -> Identity {
         Identity {
             unix_ns: 1_800_000_000_000_000_000,
@@ -115,6 +125,72 @@ impl Host {
         self.expect("RootMounted", |message| {
             matches!(message, AgentMessage::RootMounted)
         });
+    }
+
+    /// Sends a message on the control stream and waits for an answer that is no failure.
+    pub(crate) fn ask(
+        &mut self,
+        message: &HostMessage,
+        what: &str,
+        matches: impl Fn(&AgentMessage) -> bool,
+    ) {
+        self.send(CONTROL_STREAM, message);
+        self.expect(what, matches);
+    }
+
+    /// Sends a message on the control stream that is refused.
+    pub(crate) fn ask_in_vain(&mut self, message: &HostMessage) -> Failure {
+        self.send(CONTROL_STREAM, message);
+        self.next_failure()
+    }
+
+    pub(crate) fn freeze(&mut self, sync: bool) {
+        self.ask(&HostMessage::Freeze { sync }, "Frozen", |message| {
+            matches!(message, AgentMessage::Frozen)
+        });
+    }
+
+    pub(crate) fn thaw(&mut self) {
+        self.thaw_at(Self::identity("").unix_ns);
+    }
+
+    /// Lets a frozen machine go on with its clock at `unix_ns`.
+    pub(crate) fn thaw_at(&mut self, unix_ns: u64) {
+        self.ask(&HostMessage::Thaw { unix_ns }, "Thawed", |message| {
+            matches!(message, AgentMessage::Thawed)
+        });
+    }
+
+    pub(crate) fn hello(&mut self) {
+        let hello = HostMessage::Hello {
+            generation: GENERATION,
+        };
+        self.ask(&hello, "Ready", |message| {
+            matches!(message, AgentMessage::Ready { .. })
+        });
+    }
+
+    pub(crate) fn adopt(&mut self, identity: Identity) {
+        self.ask(&HostMessage::Adopt(identity), "Adopted", |message| {
+            matches!(message, AgentMessage::Adopted)
+        });
+    }
+
+    /// Takes a restored machine over, whose workload has session `workload`, and lets it go on.
+    pub(crate) fn take_over(&mut self, workload: u32, identity: Identity) {
+        self.take_number(workload);
+        let heir = Outcome {
+            pid: Some(1),
+            ..Outcome::default()
+        };
+        self.sessions.insert(workload, heir);
+        let unix_ns = identity.unix_ns;
+        self.hello();
+        self.adopt(identity);
+        self.ask(&HostMessage::Inherit, "Inherited", |message| {
+            matches!(message, AgentMessage::Inherited)
+        });
+        self.thaw_at(unix_ns);
     }
 
     /// Starts the workload; it runs when this returns.

@@ -5,6 +5,7 @@
 //! `mkfs.erofs`, `mkfs.ext4`, a static `busybox`, and the guest kernel at `COFFER_TEST_KERNEL` or
 //! `target/release/coffer-vmlinux`.
 
+mod capture;
 mod cpio;
 mod host;
 
@@ -21,7 +22,7 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-pub(crate) use host::{Host, process, shell};
+pub(crate) use host::{Host, Outcome, process, shell};
 
 /// Longest that a machine may take for anything; emulation on a busy host is slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,13 +55,26 @@ impl Guest {
         fs::write(directory.join("initramfs.cpio"), cpio::archive(&agent)).unwrap();
         make_root(&directory, furnish);
         make_upper(&directory);
-        let qemu = start(&directory, &kernel);
+        let boot = [
+            "-kernel".to_owned(),
+            kernel.display().to_string(),
+            "-initrd".to_owned(),
+            directory.join("initramfs.cpio").display().to_string(),
+            "-append".to_owned(),
+            format!("console=ttyS0 loglevel=6 reboot=t panic=-1{}", clock()),
+        ];
+        Some(Self::start(directory, &boot))
+    }
+
+    /// Starts a machine with the disks in `directory`, which `begin` boots or restores.
+    fn start(directory: PathBuf, begin: &[String]) -> Self {
+        let qemu = start(&directory, begin);
         let host = Host::new(connect(&directory.join("agent.sock")));
-        Some(Self {
+        Self {
             qemu,
             directory,
             host,
-        })
+        }
     }
 
     /// What the kernel and the agent said on the console.
@@ -238,13 +252,13 @@ fn which(program: &str) -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("/bin").join(program))
 }
 
-fn start(directory: &Path, kernel: &Path) -> Child {
+fn start(directory: &Path, begin: &[String]) -> Child {
     let file = |name: &str| directory.join(name).display().to_string();
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args([
             "-M",
-            "microvm,acpi=off,rtc=off",
+            "microvm,acpi=off,rtc=on",
             "-accel",
             "tcg",
             "-cpu",
@@ -255,11 +269,14 @@ fn start(directory: &Path, kernel: &Path) -> Child {
             "2",
         ])
         .args(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot"])
-        .arg("-kernel")
-        .arg(kernel)
-        .args(["-initrd", &file("initramfs.cpio")])
-        .args(["-append", "console=ttyS0 loglevel=6 reboot=t panic=-1"])
+        .args(begin)
+        .args([
+            "-qmp",
+            &format!("unix:{},server=on,wait=off", file("qmp.sock")),
+        ])
         .args(["-serial", &format!("file:{}", file("console.log"))])
+        // A restored machine runs at once, though the captured one was paused.
+        .args(["-global", "migration.store-global-state=off"])
         .args([
             "-global",
             "virtio-mmio.force-legacy=false",
@@ -295,6 +312,14 @@ fn start(directory: &Path, kernel: &Path) -> Child {
         ]);
     }
     command.stdin(Stdio::null()).spawn().unwrap()
+}
+
+/// The rate of the time-stamp counter, which a guest cannot measure by the emulated timer of a busy
+/// host; without one it loses its timers.
+fn clock() -> String {
+    cofferdam_vm::host_tsc_khz().map_or_else(String::new, |khz| {
+        format!(" tsc_early_khz={khz} tsc=reliable")
+    })
 }
 
 /// QEMU makes the socket when it is ready; inotify would tell no sooner than the next try.

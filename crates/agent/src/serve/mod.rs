@@ -2,13 +2,18 @@
 //!
 //! Steps (`Adopt`, `MountRoot`, `Start`) are worked off in order; after one has failed all later
 //! ones are refused, since the host may have sent them already. `Adopt` may come before and after
-//! `MountRoot` and again in a fork.
+//! `MountRoot` and again in a fork. While the machine is [`Frozen`] the sessions are left alone.
+
+mod freeze;
+mod start;
+
+use std::collections::BTreeSet;
 
 use cofferdam_proto::{
     AgentMessage, CONTROL_STREAM, Decoder, FailureKind, FrameError, FrameKind, GENERATION,
-    HostMessage, Identity, ProcessSpec, RootSpec, decode_control,
+    HostMessage, Identity, RootSpec, decode_control,
 };
-use cofferdam_types::{ResourceLimits, Rlimit};
+use cofferdam_types::Rlimit;
 use rustix::{
     event::epoll::EventFlags,
     time::{ClockId, clock_gettime},
@@ -17,13 +22,14 @@ use rustix::{
 use crate::{
     cgroup,
     failure::{Result, failure},
+    frozen::Frozen,
     identity::{self, Names},
     log,
     mounts::{self, Root, Stage},
-    poll::{Poll, Token},
+    poll::Poll,
     port::Port,
-    process::{self, ChildStack, Context},
-    session::{MAX_SESSIONS, Sessions},
+    process::ChildStack,
+    session::Sessions,
 };
 
 /// Where the workload is in its life.
@@ -31,7 +37,17 @@ use crate::{
 enum Workload {
     NotStarted,
     Running(u32),
-    Ended,
+    Ended(u32),
+}
+
+impl Workload {
+    /// Its session.
+    fn session(self) -> Option<u32> {
+        match self {
+            Self::NotStarted => None,
+            Self::Running(number) | Self::Ended(number) => Some(number),
+        }
+    }
 }
 
 /// The agent.
@@ -44,6 +60,11 @@ pub(crate) struct Agent {
     stage: Stage,
     root: Option<Root>,
     workload: Workload,
+    /// Whether new processes are born into the workload's PID namespace.
+    joined: bool,
+    /// Sessions of warm-ups that may still run.
+    warm_ups: BTreeSet<u32>,
+    frozen: Option<Frozen>,
     /// Limits of the sandbox, for every process.
     rlimits: Vec<Rlimit>,
     /// Whether a step has failed.
@@ -54,14 +75,9 @@ pub(crate) struct Agent {
 impl Agent {
     pub(crate) fn new(port: Port) -> Result<Self> {
         let poll = Poll::new()?;
-        poll.add(
-            &port.fd,
-            Token::Port,
-            EventFlags::IN | EventFlags::OUT | EventFlags::ET,
-        )?;
+        port.watch(&poll)?;
         let names = Names::default();
         let stage = Stage::prepare(&names)?;
-        process::enter_new_namespace()?;
         Ok(Self {
             port,
             sessions: Sessions::new(poll)?,
@@ -70,6 +86,9 @@ impl Agent {
             stage,
             root: None,
             workload: Workload::NotStarted,
+            joined: false,
+            warm_ups: BTreeSet::new(),
+            frozen: None,
             rlimits: Vec::new(),
             failed: false,
             ending: false,
@@ -80,26 +99,37 @@ impl Agent {
     pub(crate) fn run(mut self) -> Result<()> {
         self.ready();
         while !self.ending {
-            let all_sent = self.sessions.pump_ending(&mut self.port);
+            let all_sent = self.frozen.is_some() || self.sessions.pump_ending(&mut self.port);
             self.port.flush();
             if !all_sent && !self.port.is_congested() {
                 continue;
             }
-            let mut ended = Vec::new();
             let block = !self.port.can_receive();
-            if let Some(flags) = self.sessions.wait(block, &mut self.port, &mut ended)? {
+            let of_port = match &self.frozen {
+                Some(frozen) => frozen.wait(block)?,
+                None => self.wait(block)?,
+            };
+            if let Some(flags) = of_port {
                 self.port.changed(flags);
-            }
-            if let Workload::Running(number) = self.workload
-                && ended.contains(&number)
-            {
-                self.workload = Workload::Ended;
             }
             while !self.ending && self.port.receive() {
                 self.take_frames();
             }
         }
         self.shut_down()
+    }
+
+    /// Waits for processes and the host; returns what became of the port.
+    fn wait(&mut self, block: bool) -> Result<Option<EventFlags>> {
+        let mut ended = Vec::new();
+        let of_port = self.sessions.wait(block, &mut self.port, &mut ended)?;
+        for number in ended {
+            self.warm_ups.remove(&number);
+            if self.workload == Workload::Running(number) {
+                self.workload = Workload::Ended(number);
+            }
+        }
+        Ok(of_port)
     }
 
     fn ready(&mut self) {
@@ -147,10 +177,15 @@ impl Agent {
     }
 
     fn obey(&mut self, stream: u32, message: HostMessage) {
-        let answer = match message {
+        let allowed = match self.frozen {
+            Some(_) => Frozen::check(&message),
+            None => Ok(()),
+        };
+        let answer = allowed.and_then(|()| match message {
             HostMessage::Hello { generation } => self.greet(generation),
             HostMessage::Adopt(identity) => self.step(|agent| agent.adopt(&identity)),
             HostMessage::MountRoot(spec) => self.step(|agent| agent.mount_root(&spec)),
+            HostMessage::WarmUp(process) => self.warm_up(stream, &process),
             HostMessage::Start { process, limits } => {
                 self.step(|agent| agent.start(stream, &process, limits))
             }
@@ -167,18 +202,15 @@ impl Agent {
                 self.sessions.detach(stream);
                 Ok(None)
             }
-            HostMessage::Quiesce => {
-                if let (Workload::NotStarted, Some(root)) = (self.workload, &self.root) {
-                    mounts::warm(root);
-                }
-                rustix::fs::sync();
-                Ok(Some(AgentMessage::Quiesced))
-            }
+            HostMessage::Quiesce => Ok(Some(self.quiesce())),
+            HostMessage::Freeze { sync } => self.freeze(sync),
+            HostMessage::Thaw { unix_ns } => self.thaw(unix_ns),
+            HostMessage::Inherit => self.step(Self::inherit),
             HostMessage::Shutdown => {
                 self.ending = true;
                 Ok(None)
             }
-        };
+        });
         match answer {
             Ok(Some(message)) => self.port.send(stream, &message),
             Ok(None) => {}
@@ -192,8 +224,30 @@ impl Agent {
             return Err(failure(FailureKind::OutOfOrder, message));
         }
         self.sessions.rewind();
+        if let Some(frozen) = &mut self.frozen {
+            frozen.greeted();
+        }
         self.ready();
         Ok(None)
+    }
+
+    fn quiesce(&self) -> AgentMessage {
+        if let (Workload::NotStarted, Some(root)) = (self.workload, &self.root) {
+            mounts::warm(root);
+        }
+        rustix::fs::sync();
+        AgentMessage::Quiesced
+    }
+
+    /// Fails after a step has failed: a machine that is not what the host believes does nothing.
+    fn check_steps(&self) -> Result<()> {
+        if self.failed {
+            return Err(failure(
+                FailureKind::OutOfOrder,
+                "An earlier step has failed",
+            ));
+        }
+        Ok(())
     }
 
     /// Does a step, unless an earlier one has failed.
@@ -201,22 +255,22 @@ impl Agent {
         &mut self,
         step: impl FnOnce(&mut Self) -> Result<Option<AgentMessage>>,
     ) -> Result<Option<AgentMessage>> {
-        if self.failed {
-            return Err(failure(
-                FailureKind::OutOfOrder,
-                "An earlier step has failed",
-            ));
-        }
+        self.check_steps()?;
         let result = step(self);
         self.failed = result.is_err();
         result
     }
 
     fn adopt(&mut self, identity: &Identity) -> Result<Option<AgentMessage>> {
+        // First of all: it was right when the message was sent.
+        identity::set_clock(identity.unix_ns)?;
         let names = Names::of(identity)?;
         identity::adopt(identity)?;
         self.stage.etc.rename(&names)?;
         self.names = names;
+        if let Some(frozen) = &mut self.frozen {
+            frozen.adopted();
+        }
         Ok(Some(AgentMessage::Adopted))
     }
 
@@ -231,61 +285,15 @@ impl Agent {
         Ok(Some(AgentMessage::RootMounted))
     }
 
-    fn start(
-        &mut self,
-        stream: u32,
-        process: &ProcessSpec,
-        limits: ResourceLimits,
-    ) -> Result<Option<AgentMessage>> {
-        if self.workload != Workload::NotStarted {
-            return Err(failure(
-                FailureKind::OutOfOrder,
-                "The workload was started already",
-            ));
-        }
-        cgroup::limit(&limits)?;
-        self.rlimits = limits.rlimits;
-        self.spawn(stream, process, true)?;
-        self.workload = Workload::Running(stream);
-        Ok(None)
-    }
-
-    fn exec(&mut self, stream: u32, process: &ProcessSpec) -> Result<Option<AgentMessage>> {
-        match self.workload {
-            Workload::NotStarted => {
-                Err(failure(FailureKind::OutOfOrder, "No workload was started"))
-            }
-            Workload::Ended => Err(failure(FailureKind::OutOfOrder, "The workload has ended")),
-            Workload::Running(_) => self.spawn(stream, process, false).map(|()| None),
-        }
-    }
-
-    fn spawn(&mut self, stream: u32, process: &ProcessSpec, first: bool) -> Result<()> {
-        if stream == CONTROL_STREAM || self.sessions.contains(stream) {
-            let message = format!("Session number {stream} is taken");
-            return Err(failure(FailureKind::OutOfOrder, message));
-        }
-        if self.sessions.len() >= MAX_SESSIONS {
-            let message = format!("There are {MAX_SESSIONS} sessions already");
-            return Err(failure(FailureKind::Limits, message));
-        }
-        let Some(root) = &self.root else {
-            return Err(failure(FailureKind::OutOfOrder, "The root is not mounted"));
-        };
-        let context = Context {
-            stage: &self.stage,
-            root,
-            hostname: &self.names.hostname,
-            rlimits: &self.rlimits,
-            first,
-        };
-        let (process, stdio) = process::spawn(&context, process, &mut self.stack)?;
-        self.sessions.add(stream, process, stdio, &mut self.port)
-    }
-
     /// Ends all processes and leaves the disk clean.
     fn shut_down(mut self) -> Result<()> {
         self.port.flush();
+        // A killed process may still have to write, such as for a file that it was the last to use.
+        if let Some(frozen) = &mut self.frozen
+            && let Err(failure) = frozen.release_disk(self.root.as_ref())
+        {
+            log::error(&failure.message);
+        }
         // A process that cannot be killed must not keep the disk from being synced.
         if let Err(failure) = cgroup::kill() {
             log::error(&failure.message);

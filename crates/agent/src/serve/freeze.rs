@@ -1,0 +1,69 @@
+//! The messages that stop everything for a capture and let it go on, here or in a copy.
+
+use cofferdam_proto::{AgentMessage, FailureKind};
+
+use super::{Agent, Workload};
+use crate::{
+    failure::{Result, failure},
+    frozen::Frozen,
+    identity,
+};
+
+impl Agent {
+    pub(super) fn freeze(&mut self, sync: bool) -> Result<Option<AgentMessage>> {
+        self.check_steps()?;
+        if let Workload::Ended(number) = self.workload
+            && !self.sessions.contains(number)
+        {
+            return Err(failure(FailureKind::OutOfOrder, "The workload has ended"));
+        }
+        let mut frozen = match self.frozen.take() {
+            Some(frozen) => frozen,
+            None => Frozen::freeze(&self.port)?,
+        };
+        self.sessions.hold();
+        let synced = if sync {
+            frozen.sync(self.root.as_ref())
+        } else {
+            Ok(())
+        };
+        self.frozen = Some(frozen);
+        if let Err(failure) = synced {
+            self.go_on()?;
+            return Err(failure);
+        }
+        Ok(Some(AgentMessage::Frozen))
+    }
+
+    pub(super) fn thaw(&mut self, unix_ns: u64) -> Result<Option<AgentMessage>> {
+        self.check_steps()?;
+        if let Some(frozen) = &self.frozen {
+            frozen.check_heir()?;
+        }
+        identity::set_clock(unix_ns)?;
+        self.go_on()?;
+        Ok(Some(AgentMessage::Thawed))
+    }
+
+    /// Lets the workload and its sessions go on.
+    fn go_on(&mut self) -> Result<()> {
+        if let Some(frozen) = &mut self.frozen {
+            frozen.thaw(self.root.as_ref())?;
+            self.frozen = None;
+            self.sessions.release(&mut self.port);
+        }
+        Ok(())
+    }
+
+    pub(super) fn inherit(&mut self) -> Result<Option<AgentMessage>> {
+        let Some(frozen) = &mut self.frozen else {
+            return Err(failure(
+                FailureKind::OutOfOrder,
+                "The machine is not frozen",
+            ));
+        };
+        self.sessions.inherit(self.workload.session())?;
+        frozen.inherited();
+        Ok(Some(AgentMessage::Inherited))
+    }
+}

@@ -1,0 +1,99 @@
+//! The messages that start a process: the workload, those beside it, and warm-ups before it.
+
+use cofferdam_proto::{AgentMessage, CONTROL_STREAM, FailureKind, ProcessSpec};
+use cofferdam_types::ResourceLimits;
+
+use super::{Agent, Workload};
+use crate::{
+    cgroup,
+    failure::{Result, failure},
+    process::{self, Context, Place},
+    session::MAX_SESSIONS,
+};
+
+impl Agent {
+    pub(super) fn start(
+        &mut self,
+        stream: u32,
+        process: &ProcessSpec,
+        limits: ResourceLimits,
+    ) -> Result<Option<AgentMessage>> {
+        if self.workload != Workload::NotStarted {
+            return Err(failure(
+                FailureKind::OutOfOrder,
+                "The workload was started already",
+            ));
+        }
+        if !self.warm_ups.is_empty() {
+            return Err(failure(
+                FailureKind::OutOfOrder,
+                "A warm-up is still running",
+            ));
+        }
+        cgroup::limit(&limits)?;
+        self.rlimits = limits.rlimits;
+        self.spawn(stream, process, Place::Workload)?;
+        self.workload = Workload::Running(stream);
+        Ok(None)
+    }
+
+    pub(super) fn warm_up(
+        &mut self,
+        stream: u32,
+        process: &ProcessSpec,
+    ) -> Result<Option<AgentMessage>> {
+        self.check_steps()?;
+        if self.workload != Workload::NotStarted {
+            return Err(failure(
+                FailureKind::OutOfOrder,
+                "The workload was started already",
+            ));
+        }
+        self.spawn(stream, process, Place::WarmUp)?;
+        self.warm_ups.insert(stream);
+        Ok(None)
+    }
+
+    pub(super) fn exec(
+        &mut self,
+        stream: u32,
+        process: &ProcessSpec,
+    ) -> Result<Option<AgentMessage>> {
+        let ended = || failure(FailureKind::OutOfOrder, "The workload has ended");
+        let workload = match self.workload {
+            Workload::NotStarted => {
+                return Err(failure(FailureKind::OutOfOrder, "No workload was started"));
+            }
+            Workload::Ended(_) => return Err(ended()),
+            Workload::Running(number) => self.sessions.process(number).ok_or_else(ended)?,
+        };
+        if !self.joined {
+            process::join(workload)?;
+            self.joined = true;
+        }
+        self.spawn(stream, process, Place::Beside).map(|()| None)
+    }
+
+    fn spawn(&mut self, stream: u32, process: &ProcessSpec, place: Place) -> Result<()> {
+        if stream == CONTROL_STREAM || self.sessions.contains(stream) {
+            let message = format!("Session number {stream} is taken");
+            return Err(failure(FailureKind::OutOfOrder, message));
+        }
+        if self.sessions.len() >= MAX_SESSIONS {
+            let message = format!("There are {MAX_SESSIONS} sessions already");
+            return Err(failure(FailureKind::Limits, message));
+        }
+        let Some(root) = &self.root else {
+            return Err(failure(FailureKind::OutOfOrder, "The root is not mounted"));
+        };
+        let context = Context {
+            stage: &self.stage,
+            root,
+            hostname: &self.names.hostname,
+            rlimits: &self.rlimits,
+            place,
+        };
+        let (process, stdio) = process::spawn(&context, process, &mut self.stack)?;
+        self.sessions.add(stream, process, stdio, &mut self.port)
+    }
+}
