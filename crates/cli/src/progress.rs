@@ -84,6 +84,7 @@ fn title(phase: Phase) -> &'static str {
         Phase::Resolving => "Resolving",
         Phase::Downloading => "Downloading",
         Phase::Reading => "Reading",
+        Phase::Writing => "Writing",
         Phase::Unpacking => "Building root",
         _ => "Working",
     }

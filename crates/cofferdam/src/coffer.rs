@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use cofferdam_runtime::{Runtime, host::HostReport, image::Progress};
 use cofferdam_types::{Digest, SandboxSpec};
 
-use crate::{ErrorKind, Images, Result, Sandbox, SandboxInfo};
+use crate::{ErrorKind, Images, Result, Sandbox, SandboxInfo, Snapshots};
 
 /// An open store of images and sandboxes. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -90,6 +90,12 @@ impl Coffer {
     #[must_use]
     pub const fn images(&self) -> Images<'_> {
         Images::new(self)
+    }
+
+    /// The snapshots of the store.
+    #[must_use]
+    pub const fn snapshots(&self) -> Snapshots<'_> {
+        Snapshots::new(self)
     }
 
     /// What this host can do, what is missing and what mends it.

@@ -33,9 +33,11 @@ mod images;
 mod logs;
 mod sandbox;
 mod session;
+mod snapshots;
 
 pub use cofferdam_runtime::{
-    Channel, Error, ErrorKind, LogRecord, Result, Stage,
+    Channel, Error, ErrorKind, ForkOptions, ForkOrigin, LogRecord, Result, SnapshotKind,
+    SnapshotManifest, SnapshotOptions, Stage,
     host::{BackendReport, HostReport},
     image::{
         HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, NoProgress,
@@ -45,8 +47,8 @@ pub use cofferdam_runtime::{
 };
 pub use cofferdam_types::{
     Blame, ByteSize, CpuCount, Digest, ExitStatus, Platform, PlatformCapabilities, PullPolicy,
-    ResourceLimits, Rlimit, SandboxId, SandboxSpec, SandboxStatus, Signal, TmpfsMount, UpperSpec,
-    valid_name,
+    ResourceLimits, Rlimit, SandboxId, SandboxSpec, SandboxStatus, Signal, SnapshotId, TmpfsMount,
+    UpperSpec, valid_name,
 };
 
 pub use coffer::Coffer;
@@ -55,3 +57,4 @@ pub use images::{Images, parse_reference};
 pub use logs::{LogOptions, Logs};
 pub use sandbox::{Output, Sandbox, SandboxInfo, SandboxStats};
 pub use session::{Session, SessionEvent, SessionInput};
+pub use snapshots::{Forks, Snapshot, SnapshotInfo, Snapshots};

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use cofferdam_runtime::{
-    Channel, Entry, Error, ErrorKind, ProcessSpec, Request, Result, Stage, StartMode,
+    Channel, Entry, Error, ErrorKind, ForkOrigin, ProcessSpec, Request, Result, Stage, StartMode,
     SupervisorMessage, TerminalSize,
 };
 use cofferdam_types::{Digest, ExitStatus, SandboxId, SandboxSpec, SandboxStatus, Signal};
@@ -61,6 +61,9 @@ pub struct SandboxInfo {
     pub failure: Option<String>,
     /// The backend that runs or ran it.
     pub backend: Option<String>,
+    /// What it was forked from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<ForkOrigin>,
     /// Process id of its supervisor on the host.
     pub supervisor_pid: Option<u32>,
     /// Process id of its machine on the host.
@@ -284,7 +287,7 @@ impl Sandbox {
     }
 
     /// The sandbox as the store has it now.
-    fn now(&self) -> Result<Entry> {
+    pub(crate) fn now(&self) -> Result<Entry> {
         self.coffer.runtime.store().load(self.id())?.ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
@@ -353,6 +356,7 @@ impl SandboxInfo {
             exit_code: state.exit.map(ExitStatus::code),
             failure: state.failure.map(|failure| failure.message),
             backend: state.backend,
+            forked_from: record.forked_from,
             supervisor_pid: state.supervisor_pid,
             machine_pid: state.machine_pid,
             directory: PathBuf::new(),

@@ -18,6 +18,8 @@ pub enum Phase {
     Downloading,
     /// Reading an archive.
     Reading,
+    /// Writing an archive.
+    Writing,
     /// Building the root file system.
     Unpacking,
 }

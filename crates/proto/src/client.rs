@@ -12,7 +12,7 @@ use crate::{ProcessSpec, TerminalSize};
 
 /// Generation of these messages. A client may be newer than a running supervisor; then they part
 /// with an error that says so.
-pub const CLIENT_GENERATION: u32 = 1;
+pub const CLIENT_GENERATION: u32 = 2;
 
 /// The stream of the one session of a connection.
 pub const SESSION_STREAM: u32 = 1;
@@ -64,6 +64,17 @@ pub enum Request {
     Wait,
     /// Answer `Status`.
     Status,
+    /// Stop the workload and the vCPUs where they are. Answered by `Done`.
+    Pause,
+    /// Let them go on. Answered by `Done`.
+    Unpause,
+    /// Capture the sandbox into files in a directory and let it go on. Answered by `Captured`.
+    Capture {
+        /// A staging directory of the store's snapshots, empty.
+        dir: String,
+        /// The disk alone, without memory and devices.
+        disk_only: bool,
+    },
 }
 
 /// Control messages of a session, on [`SESSION_STREAM`].
@@ -97,6 +108,11 @@ pub enum SupervisorMessage {
     Done,
     /// The answer to `Status`.
     Status(LiveStatus),
+    /// The files are whole.
+    Captured {
+        /// How long the sandbox stood still, in microseconds.
+        pause_us: u64,
+    },
     /// It could not be done; the last message of a connection.
     Failed(RemoteFailure),
 }

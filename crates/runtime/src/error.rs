@@ -33,6 +33,8 @@ pub enum ErrorKind {
     ImageNotFound,
     /// The image is damaged, hostile or for another platform.
     BadImage,
+    /// A snapshot or template is damaged, hostile, or does not fit this version or host.
+    BadSnapshot,
     /// An image or template is in use.
     InUse,
     /// The registry failed, lied or refused.
@@ -57,6 +59,8 @@ pub enum ErrorKind {
     Timeout,
     /// It was cancelled.
     Cancelled,
+    /// The host's memory is full.
+    NoMemory,
     /// The host's disk is full.
     NoSpace,
     /// The host refuses access.
@@ -80,6 +84,7 @@ impl FaultKind for ErrorKind {
             | Self::StartFailed
             | Self::SupervisorLost
             | Self::Timeout
+            | Self::NoMemory
             | Self::NoSpace
             | Self::Permission
             | Self::Io => Blame::Host,
@@ -143,6 +148,10 @@ impl From<cofferdam_disk::Error> for ConvertedError {
         let kind = match error.kind() {
             cofferdam_disk::ErrorKind::InvalidSize => ErrorKind::InvalidSpec,
             cofferdam_disk::ErrorKind::NoSpace => ErrorKind::NoSpace,
+            cofferdam_disk::ErrorKind::NotABundle
+            | cofferdam_disk::ErrorKind::Newer { .. }
+            | cofferdam_disk::ErrorKind::Damaged
+            | cofferdam_disk::ErrorKind::TooLarge => ErrorKind::BadSnapshot,
             _ => ErrorKind::Io,
         };
         Self(rewrap(kind, error))
@@ -157,6 +166,7 @@ impl From<cofferdam_backend::Error> for ConvertedError {
             Backend::Unavailable => ErrorKind::BackendUnavailable,
             Backend::InvalidSpec => ErrorKind::InvalidSpec,
             Backend::WrongState => ErrorKind::WrongState,
+            Backend::BadSnapshot => ErrorKind::BadSnapshot,
             Backend::Gone => ErrorKind::GuestFailed,
             Backend::Io => ErrorKind::Io,
             _ => ErrorKind::StartFailed,

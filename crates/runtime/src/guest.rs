@@ -62,12 +62,21 @@ pub(crate) fn find(layout: &Layout, kernel: Option<&str>) -> Result<GuestFiles> 
             .map_err(|error| io_error(format!("Could not write `{}`", initrd.display()), error))?;
     }
     let kernel_digest = digest_of(layout, &kernel)?;
-    let key = format!("kernel {kernel_digest} initramfs {INITRAMFS_SHA256}");
+    let key = format!("kernel {kernel_digest} {}", agent_key());
     Ok(GuestFiles {
         kernel,
         initrd,
         key,
     })
+}
+
+fn agent_key() -> String {
+    format!("initramfs {INITRAMFS_SHA256}")
+}
+
+/// Whether a line of a template's key is of this program's agent, with whatever kernel.
+pub(crate) fn is_of_this_agent(line: &str) -> bool {
+    line.starts_with("kernel ") && line.ends_with(&agent_key())
 }
 
 /// The kernel's path: the one asked for, the environment's, or the one beside the program.

@@ -251,39 +251,6 @@ fn boot_id() -> Option<String> {
     (id.len() == 36 && id.chars().all(|c| c.is_ascii_hexdigit() || c == '-')).then(|| id.to_owned())
 }
 
-/// Fails when a machine would have more memory than the host can give.
-///
-/// # Errors
-/// [`ErrorKind::InvalidSpec`].
-pub(crate) fn check_memory(memory_mib: u32) -> Result<()> {
-    let Some(host) = meminfo("MemTotal:") else {
-        return Ok(());
-    };
-    if u64::from(memory_mib) <= host >> 20 {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::InvalidSpec,
-        format!(
-            "{memory_mib} MiB of memory are more than the host's {} MiB",
-            host >> 20
-        ),
-    )
-    .hint("Give the sandbox less with `--memory`"))
-}
-
-/// A line of `/proc/meminfo` in bytes. Source: proc_meminfo(5); values are in KiB.
-fn meminfo(key: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    line.trim()
-        .strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()
-        .map(|kib| kib << 10)
-}
-
 fn kernel_check(kernel: &Result<PathBuf>) -> Check {
     Check {
         name: "guest kernel".to_owned(),
@@ -336,7 +303,7 @@ fn space_check(layout: &Layout) -> Check {
 const ONE_SANDBOX_BYTES: u64 = 640 << 20;
 
 fn memory_report() -> Check {
-    let available = meminfo("MemAvailable:").unwrap_or(0);
+    let available = crate::room::meminfo("MemAvailable:").unwrap_or(0);
     let ok = available >= ONE_SANDBOX_BYTES;
     Check {
         name: "memory".to_owned(),

@@ -9,6 +9,7 @@
 //!     lock                   held by its supervisor as long as that lives
 //!     upper.ext4             its writes
 //!     output.log, output.log.1, console.log, vmm.log, supervisor.log
+//!   snapshots/<id>/          manifest.json, upper.ext4; of a full one also memory and state
 //!   templates/<key>/         memory, state, manifest.json, upper.ext4
 //!   cache/                   worthless when lost: blank uppers, host findings
 //!   index.db                 SQLite; rebuilt from the directories when lost
@@ -64,6 +65,7 @@ impl Layout {
         for path in [
             layout.home.clone(),
             layout.sandboxes(),
+            layout.snapshots(),
             layout.templates(),
             layout.cache(),
         ] {
@@ -102,6 +104,12 @@ impl Layout {
             dir: self.sandboxes().join(id.to_string()),
             run: self.run.join(id.short()),
         }
+    }
+
+    /// The directory of all snapshots.
+    #[must_use]
+    pub fn snapshots(&self) -> PathBuf {
+        self.home.join("snapshots")
     }
 
     /// The directory of all templates.

@@ -13,7 +13,10 @@ mod output_log;
 mod process;
 mod program;
 mod random;
+mod room;
 mod sandbox;
+mod snapshot;
+mod staging;
 mod store;
 mod supervisor;
 mod template;
@@ -31,4 +34,9 @@ pub use layout::{Layout, SandboxPaths};
 pub use output_log::LogRecord;
 pub use program::run_role;
 pub use sandbox::{Runtime, StartMode};
-pub use store::{Entry, Failure, RecordedImage, SandboxRecord, SandboxState, Store};
+pub use snapshot::{
+    ForkOptions, ForkSource, Forked, Snapshot, SnapshotFile, SnapshotFileName, SnapshotKind,
+    SnapshotManifest, SnapshotOptions,
+};
+pub use store::{Entry, Failure, ForkOrigin, RecordedImage, SandboxRecord, SandboxState, Store};
+pub use template::{TemplateInfo, TemplateKind, WarmUp};

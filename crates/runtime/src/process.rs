@@ -64,7 +64,7 @@ fn command(spec: &SandboxSpec, image: &ImageConfig) -> Vec<String> {
 }
 
 /// Sets one variable; the last setting wins and keeps the place of the first.
-fn set_env(env: &mut Vec<String>, entry: String) {
+pub(crate) fn set_env(env: &mut Vec<String>, entry: String) {
     let key_length = entry.find('=').map_or(entry.len(), |position| position + 1);
     let key = &entry[..key_length];
     match env.iter_mut().find(|old| old.starts_with(key)) {

@@ -99,20 +99,26 @@ impl Runtime {
             hostname: spec.hostname.clone().unwrap_or_else(|| id.short()),
             stop_signal: process::stop_signal(&spec, &image.config)?,
             spec,
+            forked_from: None,
         };
-        self.insert(&mut record)?;
+        self.insert_with(&mut record, |_| Ok(()))?;
         self.find(&id.to_string())
     }
 
-    fn insert(&self, record: &mut SandboxRecord) -> Result<()> {
+    /// Claims a name for a sandbox and makes its directory, into which `fill` puts more.
+    pub(crate) fn insert_with(
+        &self,
+        record: &mut SandboxRecord,
+        fill: impl Fn(&Path) -> Result<()>,
+    ) -> Result<()> {
         if let Some(name) = record.spec.name.clone() {
             record.name = name;
-            return self.store.insert(record).map(drop);
+            return self.store.insert(record, fill).map(drop);
         }
         // Of two million names one is free soon; the bound is for a broken index.
         for _ in 0..100 {
             record.name = random_name(random::bytes()?);
-            match self.store.insert(record) {
+            match self.store.insert(record, &fill) {
                 Err(error) if error.kind() == ErrorKind::NameTaken => {}
                 other => return other.map(drop),
             }
@@ -120,7 +126,11 @@ impl Runtime {
         Err(Error::new(ErrorKind::NameTaken, "No name is free").hint("Give one with `--name`"))
     }
 
-    async fn find_image(&self, spec: &SandboxSpec, progress: &dyn Progress) -> Result<Image> {
+    pub(crate) async fn find_image(
+        &self,
+        spec: &SandboxSpec,
+        progress: &dyn Progress,
+    ) -> Result<Image> {
         let platform = spec.platform.clone().unwrap_or_else(Platform::host);
         if !platform.runs_on(&Platform::host()) {
             return Err(Error::new(
@@ -171,14 +181,19 @@ impl Runtime {
         self.store.list()
     }
 
-    /// The name of a sandbox that uses an image, for those who would remove it.
+    /// What sandbox or snapshot uses an image, for those who would remove it.
     #[must_use]
     pub fn image_user(&self, image: &Digest) -> Option<String> {
-        let entries = self.store.list().ok()?;
-        entries
-            .into_iter()
-            .find(|e| e.record.image.id == *image)
-            .map(|e| e.record.name)
+        let sandbox = self.store.list().ok().and_then(|entries| {
+            let mut entries = entries.into_iter();
+            let user = entries.find(|entry| entry.record.image.id == *image)?;
+            Some(format!("the sandbox `{}`", user.record.name))
+        });
+        sandbox.or_else(|| {
+            let mut snapshots = self.snapshots().ok()?.into_iter();
+            let user = snapshots.find(|found| found.manifest.sandbox.image.id == *image)?;
+            Some(format!("the snapshot `{}`", user.label()))
+        })
     }
 
     /// Starts a sandbox and waits until its workload runs.
@@ -252,6 +267,27 @@ impl Runtime {
             },
         )
         .await
+    }
+
+    /// Stops a sandbox's processes and vCPUs where they are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] unless it runs.
+    pub async fn pause(&self, entry: &Entry) -> Result<()> {
+        self.ask_live(entry, Request::Pause).await
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] unless it is paused.
+    pub async fn unpause(&self, entry: &Entry) -> Result<()> {
+        self.ask_live(entry, Request::Unpause).await
+    }
+
+    async fn ask_live(&self, entry: &Entry, request: Request) -> Result<()> {
+        let mut connection = self.connect(entry, request).await?;
+        connection.answer().await.map(drop)
     }
 
     async fn ask(&self, entry: &Entry, request: Request) -> Result<()> {
@@ -342,7 +378,7 @@ impl Runtime {
 }
 
 /// What can be known to be wrong before anything is made.
-fn check(spec: &SandboxSpec) -> Result<()> {
+pub(crate) fn check(spec: &SandboxSpec) -> Result<()> {
     let invalid = |what: String| Err(Error::new(ErrorKind::InvalidSpec, what));
     if let Some(name) = spec.name.as_deref().filter(|name| !valid_name(name)) {
         return Err(Error::new(
@@ -366,7 +402,7 @@ fn check(spec: &SandboxSpec) -> Result<()> {
         )
         .hint(format!("Give it at least {MIN_MEMORY_MIB} MiB")));
     }
-    crate::host::check_memory(u32::try_from(spec.memory.mib_rounded_up()).unwrap_or(u32::MAX))?;
+    crate::room::check_memory(u32::try_from(spec.memory.mib_rounded_up()).unwrap_or(u32::MAX))?;
     let path = |path: &str| path.starts_with('/') && !path.contains('\0');
     if let Some(mount) = spec.tmpfs.iter().find(|mount| !path(&mount.target)) {
         return invalid(format!("`{}` is not an absolute path", mount.target));

@@ -1,4 +1,4 @@
-//! Sandbox ids and names.
+//! Ids and names.
 
 use std::{fmt, str::FromStr};
 
@@ -6,27 +6,75 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{hex, unhex};
 
-/// A sandbox's id: 32 random bytes, written as 64 hex digits as Docker does.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct SandboxId([u8; 32]);
-
 /// The text is not 64 lower-case hex digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseIdError;
 
-impl SandboxId {
-    /// Makes an id of random bytes; the caller supplies the randomness.
-    #[must_use]
-    pub const fn from_random(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
+macro_rules! id_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name([u8; 32]);
 
-    /// The first twelve hex digits, for people.
-    #[must_use]
-    pub fn short(&self) -> String {
-        hex(&self.0[..6])
-    }
+        impl $name {
+            /// Makes an id of random bytes; the caller supplies the randomness.
+            #[must_use]
+            pub const fn from_random(bytes: [u8; 32]) -> Self {
+                Self(bytes)
+            }
+
+            /// The first twelve hex digits, for people.
+            #[must_use]
+            pub fn short(&self) -> String {
+                hex(&self.0[..6])
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseIdError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                unhex(text).map(Self).ok_or(ParseIdError)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = ParseIdError;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.to_string()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex(&self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    };
+}
+
+id_type! {
+    /// A sandbox's id: 32 random bytes, written as 64 hex digits as Docker does.
+    SandboxId
+}
+
+id_type! {
+    /// A snapshot's id, in the same form.
+    SnapshotId
 }
 
 /// Whether `name` may name a sandbox: `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, at most 63 bytes, so that it
@@ -40,43 +88,9 @@ pub fn valid_name(name: &str) -> bool {
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }
 
-impl FromStr for SandboxId {
-    type Err = ParseIdError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        unhex(text).map(Self).ok_or(ParseIdError)
-    }
-}
-
-impl TryFrom<String> for SandboxId {
-    type Error = ParseIdError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<SandboxId> for String {
-    fn from(id: SandboxId) -> Self {
-        id.to_string()
-    }
-}
-
-impl fmt::Display for SandboxId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&self.0))
-    }
-}
-
-impl fmt::Debug for SandboxId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 impl fmt::Display for ParseIdError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("A sandbox id is 64 lower-case hex digits")
+        f.write_str("An id is 64 lower-case hex digits")
     }
 }
 

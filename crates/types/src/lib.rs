@@ -15,7 +15,7 @@ mod status;
 pub use blame::Blame;
 pub use capabilities::{BridgeBackend, GuestChannel, HostFamily, PlatformCapabilities, VmBackend};
 pub use digest::{Digest, ParseDigestError};
-pub use id::{ParseIdError, SandboxId, valid_name};
+pub use id::{ParseIdError, SandboxId, SnapshotId, valid_name};
 pub use platform::{ParsePlatformError, Platform};
 pub use sandbox::{
     CpuCount, ExitStatus, PullPolicy, ResourceLimits, Rlimit, SandboxSpec, TmpfsMount, UpperSpec,

@@ -4,6 +4,7 @@ mod images;
 mod later;
 mod lifecycle;
 mod run;
+mod snapshots;
 
 use clap::{Parser, Subcommand};
 
@@ -16,6 +17,10 @@ pub(crate) use self::lifecycle::{
     StartArgs, StopArgs, WaitArgs,
 };
 pub(crate) use self::run::{CreateArgs, ExecArgs, RunArgs, SandboxArgs};
+pub(crate) use self::snapshots::{
+    ForkArgs, PauseArgs, RestoreArgs, SnapshotCreateArgs, SnapshotExportArgs, SnapshotImportArgs,
+    SnapshotListArgs, SnapshotNamesArgs, SnapshotPruneArgs, SnapshotVerb,
+};
 
 /// Run code that you did not write in microVMs.
 #[derive(Debug, Parser)]
@@ -49,6 +54,10 @@ pub(crate) enum Verb {
     Restart(RestartArgs),
     /// Send a signal to running sandboxes
     Kill(KillArgs),
+    /// Stop running sandboxes where they are
+    Pause(PauseArgs),
+    /// Let paused sandboxes go on
+    Unpause(PauseArgs),
     /// Remove sandboxes
     Rm(RmArgs),
     /// List sandboxes
@@ -63,6 +72,13 @@ pub(crate) enum Verb {
     Inspect(InspectArgs),
     /// Wait until sandboxes have stopped and print their exit codes
     Wait(WaitArgs),
+    /// Make new sandboxes from a sandbox as it is now, or from a snapshot
+    Fork(ForkArgs),
+    /// Take, list, check, move and remove snapshots
+    #[command(subcommand)]
+    Snapshot(SnapshotVerb),
+    /// Bring the sandbox of a snapshot back
+    Restore(RestoreArgs),
     /// List images
     Images(ImagesArgs),
     /// Fetch an image from a registry

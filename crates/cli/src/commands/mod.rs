@@ -10,6 +10,7 @@ mod logs;
 mod prune;
 mod ps;
 mod run;
+mod snapshots;
 mod spec;
 
 use clap::CommandFactory as _;
@@ -49,6 +50,11 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
         Verb::Stop(args) => lifecycle::stop(&coffer, &args).await,
         Verb::Restart(args) => lifecycle::restart(&coffer, &args).await,
         Verb::Kill(args) => lifecycle::kill(&coffer, &args).await,
+        Verb::Pause(args) => snapshots::pause(&coffer, &args).await,
+        Verb::Unpause(args) => snapshots::unpause(&coffer, &args).await,
+        Verb::Fork(args) => snapshots::fork(&coffer, &args, cli.verbose).await,
+        Verb::Snapshot(verb) => snapshots::snapshot(&coffer, &verb, cli.verbose).await,
+        Verb::Restore(args) => snapshots::restore(&coffer, &args).await,
         Verb::Rm(args) => lifecycle::rm(&coffer, &args).await,
         Verb::Wait(args) => lifecycle::wait(&coffer, &args).await,
         Verb::Ps(args) => ps::ps(&coffer, &args),

@@ -22,7 +22,17 @@ pub(crate) async fn images(coffer: &Coffer, args: &PruneArgs) -> ExitStatus {
 }
 
 async fn prune(coffer: &Coffer, args: &PruneArgs, sandboxes: bool) -> Result<()> {
-    if !args.force && !confirmed(args.all, sandboxes)? {
+    let images = if args.all {
+        "all images that no sandbox uses"
+    } else {
+        "all images without a name"
+    };
+    let stopped = if sandboxes {
+        "all stopped sandboxes and "
+    } else {
+        ""
+    };
+    if !args.force && !confirmed(&format!("{stopped}{images}"))? {
         return Ok(());
     }
     let mut gone = Vec::new();
@@ -51,24 +61,14 @@ async fn prune(coffer: &Coffer, args: &PruneArgs, sandboxes: bool) -> Result<()>
 }
 
 /// Asks, on a terminal; elsewhere nobody can answer.
-fn confirmed(all: bool, sandboxes: bool) -> Result<bool> {
+pub(super) fn confirmed(what: &str) -> Result<bool> {
     if !io::stdin().is_terminal() {
-        let what = "Nobody can be asked whether to remove";
+        let what = format!("Nobody can be asked whether to remove {what}");
         return Err(Error::new(ErrorKind::InvalidSpec, what).hint("Say so with `--force`"));
     }
-    let sandboxes = if sandboxes {
-        "all stopped sandboxes and "
-    } else {
-        ""
-    };
-    let images = if all {
-        "all images that no sandbox uses"
-    } else {
-        "all images without a name"
-    };
     let ask = || {
         let mut stderr = io::stderr().lock();
-        write!(stderr, "Remove {sandboxes}{images}? [y/N] ")?;
+        write!(stderr, "Remove {what}? [y/N] ")?;
         stderr.flush()?;
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;

@@ -131,9 +131,9 @@ fn doom(
             in_use(&record.id)
         };
         if let (Some(user), false) = (&user, force) {
-            let what = format!("`{name}` is used by the sandbox `{user}`");
+            let what = format!("`{name}` is used by {user}");
             return Err(Error::new(ErrorKind::InUse, what)
-                .hint(format!("Remove the sandbox first: `coffer rm {user}`")));
+                .hint("Remove that first"));
         }
         doomed.push(Doomed {
             manifest: record.manifest,

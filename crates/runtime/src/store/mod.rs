@@ -10,7 +10,11 @@ mod names;
 mod reconcile;
 mod record;
 
-use std::{fs as std_fs, path::PathBuf, sync::Mutex};
+use std::{
+    fs as std_fs,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
 
 use cofferdam_base::{LockFile, fs};
 use cofferdam_types::{SandboxId, SandboxStatus};
@@ -18,7 +22,7 @@ use cofferdam_types::{SandboxId, SandboxStatus};
 use self::index::{Index, IndexEntry};
 pub(crate) use self::names::random_name;
 pub(crate) use self::record::RECORD_VERSION;
-pub use self::record::{Failure, RecordedImage, SandboxRecord, SandboxState};
+pub use self::record::{Failure, ForkOrigin, RecordedImage, SandboxRecord, SandboxState};
 use crate::{
     error::{Error, ErrorKind, Result, io},
     layout::{Layout, SandboxPaths},
@@ -69,11 +73,15 @@ impl Store {
         &self.layout
     }
 
-    /// Adds a sandbox.
+    /// Adds a sandbox; `fill` puts further files into its directory before it appears.
     ///
     /// # Errors
-    /// [`ErrorKind::NameTaken`], or the file system's.
-    pub fn insert(&self, record: &SandboxRecord) -> Result<SandboxPaths> {
+    /// [`ErrorKind::NameTaken`], the file system's, or that of `fill`.
+    pub(crate) fn insert(
+        &self,
+        record: &SandboxRecord,
+        fill: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<SandboxPaths> {
         let paths = self.layout.sandbox(record.id);
         let entry = IndexEntry {
             id: record.id,
@@ -81,20 +89,20 @@ impl Store {
         };
         self.with_index(|index| index.insert(&entry))?;
         let staging = fs::staging_path(&paths.dir);
+        let failed = |error| io(format!("Could not make sandbox `{}`", record.name), error);
         let write = || {
-            fs::create_private_dir(&staging)?;
-            fs::publish_json(&staging.join("sandbox.json"), record, false)?;
-            fs::publish_json(&staging.join("state.json"), &SandboxState::created(), false)?;
-            std_fs::rename(&staging, &paths.dir)
+            fs::create_private_dir(&staging).map_err(failed)?;
+            fs::publish_json(&staging.join("sandbox.json"), record, false).map_err(failed)?;
+            let state = SandboxState::created();
+            fs::publish_json(&staging.join("state.json"), &state, false).map_err(failed)?;
+            fill(&staging)?;
+            std_fs::rename(&staging, &paths.dir).map_err(failed)
         };
         if let Err(error) = write() {
             // The first error is the one to report.
             let _ = fs::remove_dir_if_present(&staging);
             let _ = self.with_index(|index| index.remove(record.id));
-            return Err(io(
-                format!("Could not make sandbox `{}`", record.name),
-                error,
-            ));
+            return Err(error);
         }
         Ok(paths)
     }
@@ -171,7 +179,7 @@ impl Store {
         if entry.state.status.is_live() {
             reconcile::check(self, entry)
         } else {
-            Ok(Some(entry))
+            reconcile::check_resume(self, entry)
         }
     }
 
@@ -283,8 +291,8 @@ fn damaged(id: SandboxId, error: std::io::Error) -> Error {
 }
 
 /// Where a doomed or staging directory may be left by a killed process.
-fn staging_dirs(layout: &Layout) -> [PathBuf; 2] {
-    [layout.sandboxes(), layout.templates()]
+fn staging_dirs(layout: &Layout) -> [PathBuf; 3] {
+    [layout.sandboxes(), layout.templates(), layout.snapshots()]
 }
 
 impl Entry {

@@ -12,7 +12,10 @@ use cofferdam_types::SandboxStatus;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Entry, Failure, Store, read_state, staging_dirs};
-use crate::error::{ErrorKind, Result};
+use crate::{
+    error::{ErrorKind, Result},
+    snapshot::resume::Resume,
+};
 
 /// Corrects an entry that claims to be live; `None` if that made it disappear.
 pub(super) fn check(store: &Store, entry: Entry) -> Result<Option<Entry>> {
@@ -51,6 +54,29 @@ pub(super) fn check(store: &Store, entry: Entry) -> Result<Option<Entry>> {
     store.layout().remove_sockets(&paths);
     drop(lock);
     Ok(Some(Entry { state, ..entry }))
+}
+
+/// A fork whose maker was killed before its machine had opened the capture is debris; a restored
+/// sandbox whose snapshot is gone starts from its disk.
+pub(super) fn check_resume(store: &Store, entry: Entry) -> Result<Option<Entry>> {
+    let id = entry.record.id;
+    let paths = store.layout().sandbox(id);
+    let lost = |resume: Option<Resume>| resume.is_some_and(|resume| !resume.is_whole());
+    if !lost(Resume::read(&paths)?) {
+        return Ok(Some(entry));
+    }
+    let Some(_lock) = store.try_lock(id)? else {
+        return Ok(Some(entry));
+    };
+    // It may have come up between the look and the lock.
+    if lost(Resume::read(&paths)?) {
+        if entry.state.status == SandboxStatus::Created {
+            store.remove(id)?;
+            return Ok(None);
+        }
+        Resume::clear(&paths)?;
+    }
+    Ok(Some(entry))
 }
 
 /// Removes staging directories of dead processes, and sandboxes that look live but are not.

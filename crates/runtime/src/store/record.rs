@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use cofferdam_proto::{ProcessSpec, RemoteFailure};
-use cofferdam_types::{Digest, ExitStatus, SandboxId, SandboxSpec, SandboxStatus, Signal};
+use cofferdam_types::{
+    Digest, ExitStatus, SandboxId, SandboxSpec, SandboxStatus, Signal, SnapshotId,
+};
 use serde::{Deserialize, Serialize};
 
 /// Version of the files' form. A newer one is refused, not guessed at.
@@ -31,6 +33,20 @@ pub struct SandboxRecord {
     pub hostname: String,
     /// The signal that asks the workload to end.
     pub stop_signal: Signal,
+    /// What it was forked from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<ForkOrigin>,
+}
+
+/// What a sandbox was forked from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForkOrigin {
+    /// The sandbox whose moment it was.
+    pub sandbox: SandboxId,
+    /// The snapshot that kept the moment; none if it was forked from the sandbox itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotId>,
 }
 
 /// An image as a sandbox pinned it.

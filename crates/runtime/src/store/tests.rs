@@ -38,6 +38,7 @@ fn record(byte: u8, name: &str) -> SandboxRecord {
         process: ProcessSpec::default(),
         hostname: "host".to_owned(),
         stop_signal: Signal::TERM,
+        forked_from: None,
     }
 }
 
@@ -52,8 +53,8 @@ fn live_state() -> SandboxState {
 fn a_sandbox_is_found_by_name_id_and_unique_prefix() {
     let home = Home::new();
     let store = home.open();
-    store.insert(&record(0xa1, "web")).unwrap();
-    store.insert(&record(0xa2, "db")).unwrap();
+    store.insert(&record(0xa1, "web"), |_| Ok(())).unwrap();
+    store.insert(&record(0xa2, "db"), |_| Ok(())).unwrap();
     let id = record(0xa1, "web").id.to_string();
     for name in ["web", &id, "a1", &id[..12]] {
         assert_eq!(store.find(name).unwrap().record.name, "web", "{name}");
@@ -72,8 +73,8 @@ fn a_sandbox_is_found_by_name_id_and_unique_prefix() {
 fn the_newest_sandbox_is_listed_first() {
     let home = Home::new();
     let store = home.open();
-    store.insert(&record(1, "old")).unwrap();
-    store.insert(&record(2, "new")).unwrap();
+    store.insert(&record(1, "old"), |_| Ok(())).unwrap();
+    store.insert(&record(2, "new"), |_| Ok(())).unwrap();
     let names: Vec<String> = store
         .list()
         .unwrap()
@@ -86,13 +87,16 @@ fn the_newest_sandbox_is_listed_first() {
 #[test]
 fn a_lost_index_is_rebuilt_from_the_directories() {
     let home = Home::new();
-    home.open().insert(&record(1, "kept")).unwrap();
+    home.open().insert(&record(1, "kept"), |_| Ok(())).unwrap();
     let index = home.open().layout().index();
     std_fs::remove_file(&index).unwrap();
     let store = home.open();
     assert_eq!(store.find("kept").unwrap().record.name, "kept");
     assert_eq!(
-        store.insert(&record(2, "kept")).unwrap_err().kind(),
+        store
+            .insert(&record(2, "kept"), |_| Ok(()))
+            .unwrap_err()
+            .kind(),
         ErrorKind::NameTaken
     );
 }
@@ -102,7 +106,7 @@ fn a_live_state_is_believed_only_while_the_lock_is_held() {
     let home = Home::new();
     let store = home.open();
     let id = record(1, "web").id;
-    store.insert(&record(1, "web")).unwrap();
+    store.insert(&record(1, "web"), |_| Ok(())).unwrap();
     store.set_state(id, &live_state()).unwrap();
     let lock = store.try_lock(id).unwrap().unwrap();
     assert_eq!(
@@ -121,7 +125,7 @@ fn an_abandoned_sandbox_that_was_to_be_removed_is_removed() {
     let store = home.open();
     let mut doomed = record(1, "gone");
     doomed.spec.auto_remove = true;
-    store.insert(&doomed).unwrap();
+    store.insert(&doomed, |_| Ok(())).unwrap();
     store.set_state(doomed.id, &live_state()).unwrap();
     assert_eq!(store.find("gone").unwrap_err().kind(), ErrorKind::NotFound);
     assert!(!store.layout().sandbox(doomed.id).dir.exists());
@@ -146,7 +150,7 @@ fn staging_of_dead_processes_is_swept_and_of_living_ones_kept() {
 fn a_removed_sandbox_leaves_nothing_and_frees_its_name() {
     let home = Home::new();
     let store = home.open();
-    store.insert(&record(1, "web")).unwrap();
+    store.insert(&record(1, "web"), |_| Ok(())).unwrap();
     store.remove(record(1, "web").id).unwrap();
     assert_eq!(
         std_fs::read_dir(store.layout().sandboxes())
@@ -154,14 +158,14 @@ fn a_removed_sandbox_leaves_nothing_and_frees_its_name() {
             .count(),
         0
     );
-    store.insert(&record(2, "web")).unwrap();
+    store.insert(&record(2, "web"), |_| Ok(())).unwrap();
 }
 
 #[test]
 fn damaged_files_are_a_typed_error_with_the_way_out() {
     let home = Home::new();
     let store = home.open();
-    let paths = store.insert(&record(1, "web")).unwrap();
+    let paths = store.insert(&record(1, "web"), |_| Ok(())).unwrap();
     std_fs::write(paths.record(), b"{").unwrap();
     let error = store.find("web").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use cofferdam_proto::{
-    AgentMessage, CONTROL_STREAM, Channel, Decoder, Failure, FailureKind, FrameKind, GENERATION,
-    HostMessage, decode_control, encode_control,
+    AgentMessage, CONTROL_STREAM, Channel, Decoder, Failure, FailureKind, Frame, FrameKind,
+    GENERATION, HostMessage, decode_control, encode_control, encode_credit,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -29,6 +29,18 @@ pub(crate) struct OwnedFrame {
     pub(crate) channel: Channel,
     pub(crate) eof: bool,
     pub(crate) payload: Vec<u8>,
+}
+
+impl OwnedFrame {
+    fn of(frame: &Frame<'_>) -> Self {
+        Self {
+            kind: frame.kind,
+            stream: frame.stream,
+            channel: frame.channel,
+            eof: frame.eof,
+            payload: frame.payload.to_vec(),
+        }
+    }
 }
 
 /// The agent channel while a machine is brought up.
@@ -68,6 +80,32 @@ impl AgentLink {
         self.stream.write_all(&bytes).await.map_err(lost)
     }
 
+    /// The next frame, whatever it is.
+    pub(crate) async fn next_frame(&mut self) -> Result<OwnedFrame> {
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(frame) = self.decoder.next_frame().map_err(broken)? {
+                return Ok(OwnedFrame::of(&frame));
+            }
+            match self.stream.read(&mut buffer).await.map_err(lost)? {
+                0 => return Err(hung_up()),
+                length => self.decoder.push(&buffer[..length]),
+            }
+        }
+    }
+
+    /// Lets the guest send more.
+    pub(crate) async fn give_credit(
+        &mut self,
+        stream: u32,
+        channel: Channel,
+        bytes: u32,
+    ) -> Result<()> {
+        let mut out = Vec::new();
+        encode_credit(stream, channel, bytes, &mut out);
+        self.stream.write_all(&out).await.map_err(lost)
+    }
+
     /// The next control message, with its stream. Data that comes first is kept.
     pub(crate) async fn receive(&mut self) -> Result<(u32, AgentMessage)> {
         loop {
@@ -76,13 +114,7 @@ impl AgentLink {
                     let message = decode_control(frame.payload).map_err(broken)?;
                     return Ok((frame.stream, message));
                 }
-                self.early.push(OwnedFrame {
-                    kind: frame.kind,
-                    stream: frame.stream,
-                    channel: frame.channel,
-                    eof: frame.eof,
-                    payload: frame.payload.to_vec(),
-                });
+                self.early.push(OwnedFrame::of(&frame));
             }
             let mut buffer = [0; 4096];
             match self.stream.read(&mut buffer).await.map_err(lost)? {
@@ -174,13 +206,7 @@ async fn read_frames(
     loop {
         loop {
             let frame = match decoder.next_frame() {
-                Ok(Some(frame)) => OwnedFrame {
-                    kind: frame.kind,
-                    stream: frame.stream,
-                    channel: frame.channel,
-                    eof: frame.eof,
-                    payload: frame.payload.to_vec(),
-                },
+                Ok(Some(frame)) => OwnedFrame::of(&frame),
                 Ok(None) => break,
                 Err(error) => return broken(error),
             };

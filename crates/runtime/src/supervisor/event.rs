@@ -3,8 +3,8 @@
 use cofferdam_proto::{Channel, ClientMessage, ClientRequest};
 use tokio::{net::UnixStream, sync::mpsc};
 
-use super::agent::OwnedFrame;
-use crate::error::Error;
+use super::{agent::OwnedFrame, switchboard::Outcome};
+use crate::error::{Error, Result};
 
 /// A connection's number, never reused.
 pub(crate) type ClientId = u64;
@@ -28,6 +28,8 @@ pub(crate) enum Event {
     StalledCheck,
     /// The moment to make the image's template has come.
     TemplateTime,
+    /// A pause, its end, or a capture is over.
+    Moment(Result<Outcome>),
 }
 
 /// What a client said.

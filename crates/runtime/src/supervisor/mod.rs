@@ -31,8 +31,8 @@ use tokio::{
     sync::mpsc,
 };
 
-pub(crate) use self::agent::AgentLink;
-pub(crate) use self::start::adopt;
+pub(crate) use self::agent::{AgentLink, OwnedFrame, refused};
+pub(crate) use self::start::{adopt, workload_limits};
 use self::{
     client::Client,
     event::{ClientEvent, ClientId, Event},

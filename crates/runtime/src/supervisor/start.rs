@@ -5,11 +5,11 @@
 //! longer than a boot. Only when templates cannot be kept does the machine boot for itself.
 
 use std::{
-    path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use cofferdam_backend::{Backend, Machine, MachineSpec};
+use cofferdam_backend::{Backend, Machine, MachineSpec, SnapshotFiles};
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::{
     AgentMessage, CLIENT_GENERATION, CONTROL_STREAM, ClientRequest, HostMessage, Identity, Request,
@@ -24,8 +24,9 @@ use crate::{
     guest::{self, GuestFiles},
     layout::{Layout, SandboxPaths},
     random,
+    snapshot::resume::Resume,
     store::{Entry, Store},
-    template::{self, MachineShape, RootShape, Template},
+    template::{self, MachineShape, RootShape, Template, TemplatePlan},
 };
 
 /// How long a restored guest may take to answer. It was ready when it was captured, so even a
@@ -78,7 +79,7 @@ pub(crate) fn other_generation() -> Error {
 /// A sandbox that runs.
 #[derive(Debug)]
 pub(crate) struct Live {
-    pub(crate) machine: Box<dyn Machine>,
+    pub(crate) machine: Arc<dyn Machine>,
     pub(crate) agent: AgentLink,
     pub(crate) backend: &'static str,
     pub(crate) timeline: Vec<Stage>,
@@ -91,9 +92,7 @@ pub(crate) struct Live {
 #[derive(Debug)]
 pub(crate) struct WantedTemplate {
     pub(crate) guest: GuestFiles,
-    pub(crate) shape: MachineShape,
-    pub(crate) root: RootShape,
-    pub(crate) rootfs: PathBuf,
+    pub(crate) plan: TemplatePlan,
 }
 
 /// Measures the stages of a start.
@@ -157,7 +156,7 @@ async fn start(
     let backend = crate::host::backend(layout, record.spec.backend.as_deref())?;
     let guest = guest::find(layout, record.spec.kernel.as_deref())?;
     let shape = MachineShape::of(&record.spec, record.image.disk_bytes);
-    crate::host::check_memory(shape.memory_mib)?;
+    crate::room::check_memory(shape.memory_mib)?;
     layout.make_sockets(paths)?;
     clock.lap("prepare");
 
@@ -172,13 +171,12 @@ async fn start(
     )
     .await?;
     let spec = machine_spec(entry, paths, &guest, &shape);
-    let (machine, root_is_mounted) = match &origin {
-        Origin::Image(template) => (lift(backend.restore(&template.files(), &spec).await)?, true),
-        Origin::Base(template) => (
-            lift(backend.restore(&template.files(), &spec).await)?,
-            false,
-        ),
-        Origin::Boot => (lift(backend.start(&spec).await)?, false),
+    let machine: Arc<dyn Machine> = match &origin {
+        Origin::Resume(files) => lift(backend.restore(files, &spec).await)?.into(),
+        Origin::Image(template) | Origin::Base(template) | Origin::Workload(template) => {
+            lift(backend.restore(&template.files(), &spec).await)?.into()
+        }
+        Origin::Boot => lift(backend.start(&spec).await)?.into(),
     };
     clock.lap("machine");
     let mut state = entry.state.clone();
@@ -195,19 +193,36 @@ async fn start(
     let handshake = async {
         agent.ready(limit).await?;
         clock.lap("guest ready");
-        start_workload(&mut agent, entry, root_is_mounted, &mut clock).await
+        match &origin {
+            Origin::Resume(_) => {
+                resume_workload(&mut agent, entry, &mut clock).await?;
+                Resume::clear(paths)
+            }
+            Origin::Workload(_) => resume_workload(&mut agent, entry, &mut clock).await,
+            Origin::Image(_) => start_workload(&mut agent, entry, true, &mut clock).await,
+            Origin::Base(_) | Origin::Boot => {
+                start_workload(&mut agent, entry, false, &mut clock).await
+            }
+        }
     };
     if let Err(error) = handshake.await {
         return Err(crate::diagnosis::explain(machine.as_ref(), &spec, error));
     }
     let wanted_template = match origin {
-        Origin::Image(_) => None,
-        _ => RootShape::of(&record.spec, record.image.manifest).map(|root| WantedTemplate {
-            guest,
-            shape,
-            root,
-            rootfs: record.image.rootfs.clone(),
-        }),
+        Origin::Base(_) | Origin::Boot => {
+            RootShape::of(&record.spec, record.image.manifest).map(|root| WantedTemplate {
+                guest,
+                plan: TemplatePlan {
+                    shape,
+                    root,
+                    rootfs: record.image.rootfs.clone(),
+                    image_name: record.image.name.clone(),
+                    warm_ups: Vec::new(),
+                    workload: None,
+                },
+            })
+        }
+        Origin::Image(_) | Origin::Resume(_) | Origin::Workload(_) => None,
     };
     Ok(Live {
         machine,
@@ -221,6 +236,10 @@ async fn start(
 
 /// Where a machine comes from.
 enum Origin {
+    /// Another sandbox's moment, or its own from a snapshot.
+    Resume(SnapshotFiles),
+    /// A template with this very workload running.
+    Workload(Template),
     Image(Template),
     Base(Template),
     Boot,
@@ -239,10 +258,22 @@ async fn choose_origin(
     let spec = &entry.record.spec;
     let read_only = spec.upper == UpperSpec::ReadOnly;
     let upper = paths.upper();
+    if let Some(resume) = Resume::read(paths)? {
+        clock.lap("snapshot");
+        return Ok(Origin::Resume(resume.files()));
+    }
     // A sandbox that has run before has a disk of its own, which no image template's guest knows.
     let fresh = !upper.exists();
     if fresh && let Some(root) = RootShape::of(spec, entry.record.image.manifest) {
         let compatibility = lift(backend.compatibility_key())?;
+        let (process, limits) = (&entry.record.process, workload_limits(spec));
+        let (running, _) =
+            template::workload_key(guest, &compatibility, shape, &root, process, &limits);
+        if let Some(found) = Template::find(layout, &running) {
+            lift(cofferdam_disk::copy_sparse(&found.upper(), &upper))?;
+            clock.lap("workload template");
+            return Ok(Origin::Workload(found));
+        }
         let (key, _) = template::image_key(guest, &compatibility, shape, &root);
         if let Some(found) = Template::find(layout, &key) {
             lift(cofferdam_disk::copy_sparse(&found.upper(), &upper))?;
@@ -278,7 +309,7 @@ fn machine_spec(
         vmm_log: paths.vmm(),
         run_dir: paths.run.clone(),
         labels: record.spec.labels.clone(),
-        limits: limits(&record.spec),
+        limits: workload_limits(&record.spec),
         ..template::machine_spec(
             record.id,
             guest,
@@ -309,23 +340,15 @@ async fn start_workload(
         SESSION_STREAM,
         HostMessage::Start {
             process: record.process.clone(),
-            limits: limits(&record.spec),
+            limits: workload_limits(&record.spec),
         },
     ));
     let steps = async {
         agent.send(&messages).await?;
-        agent
-            .expect(CONTROL_STREAM, |m| {
-                matches!(m, AgentMessage::Adopted).then_some(())
-            })
-            .await?;
+        expect(agent, &AgentMessage::Adopted).await?;
         clock.lap("identity");
         if !root_is_mounted {
-            agent
-                .expect(CONTROL_STREAM, |m| {
-                    matches!(m, AgentMessage::RootMounted).then_some(())
-                })
-                .await?;
+            expect(agent, &AgentMessage::RootMounted).await?;
             clock.lap("root");
         }
         agent
@@ -336,16 +359,49 @@ async fn start_workload(
         clock.lap("workload");
         Ok(())
     };
+    within_start(steps).await
+}
+
+/// Gives a guest that was captured in mid-life an identity of its own, then lets its processes go
+/// on. Until the last answer none of them runs.
+async fn resume_workload(agent: &mut AgentLink, entry: &Entry, clock: &mut Clock) -> Result<()> {
+    let identity = adopt(&entry.record.hostname)?;
+    let steps = async {
+        agent
+            .send(&[
+                (CONTROL_STREAM, HostMessage::Adopt(identity)),
+                (CONTROL_STREAM, HostMessage::Inherit),
+            ])
+            .await?;
+        expect(agent, &AgentMessage::Adopted).await?;
+        expect(agent, &AgentMessage::Inherited).await?;
+        clock.lap("identity");
+        let thaw = HostMessage::Thaw {
+            unix_ns: unix_time_ns(),
+        };
+        agent.send(&[(CONTROL_STREAM, thaw)]).await?;
+        expect(agent, &AgentMessage::Thawed).await?;
+        clock.lap("workload");
+        Ok(())
+    };
+    within_start(steps).await
+}
+
+async fn expect(agent: &mut AgentLink, wanted: &AgentMessage) -> Result<()> {
+    agent
+        .expect(CONTROL_STREAM, |m| (m == wanted).then_some(()))
+        .await
+}
+
+async fn within_start(steps: impl Future<Output = Result<()>>) -> Result<()> {
     tokio::time::timeout(START_TIMEOUT, steps)
         .await
         .unwrap_or_else(|_| {
-            Err(Error::new(
-                ErrorKind::GuestFailed,
-                format!(
-                    "The guest did not start the workload in {} s",
-                    START_TIMEOUT.as_secs()
-                ),
-            ))
+            let what = format!(
+                "The guest did not start the workload in {} s",
+                START_TIMEOUT.as_secs()
+            );
+            Err(Error::new(ErrorKind::GuestFailed, what))
         })
 }
 
@@ -385,7 +441,7 @@ fn root_spec(spec: &SandboxSpec) -> RootSpec {
 }
 
 /// The limits with the quota that a fractional number of processors means.
-fn limits(spec: &SandboxSpec) -> ResourceLimits {
+pub(crate) fn workload_limits(spec: &SandboxSpec) -> ResourceLimits {
     let mut limits = spec.limits.clone();
     limits.cpu_quota_millis = limits.cpu_quota_millis.or_else(|| spec.cpus.quota_millis());
     limits

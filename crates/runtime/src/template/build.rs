@@ -2,28 +2,26 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     time::Duration,
 };
 
-use cofferdam_backend::{Backend, BlockDevice, Machine, MachineSpec, MemoryBacking};
+use cofferdam_backend::{Backend, Machine, MachineSpec, MemoryBacking};
 use cofferdam_base::{LockFile, fs, time::unix_time_ns};
-use cofferdam_proto::{
-    AgentMessage, CONTROL_STREAM, HostMessage, ROOT_DISK_SERIAL, RootSpec, UPPER_DISK_SERIAL,
-    UpperDevice,
-};
-use cofferdam_types::{Digest, SandboxId, Signal};
-use serde::{Deserialize, Serialize};
+use cofferdam_proto::{AgentMessage, CONTROL_STREAM, HostMessage, RootSpec, UpperDevice};
+use cofferdam_types::{SandboxId, Signal};
 
 use super::{
-    FORMAT_VERSION, MachineShape, Manifest, RootShape, Template, base_key, files_in, image_key,
-    state_digest,
+    MachineShape, Manifest, RootShape, Template, TemplateKind, base_key, files_in, image_key,
+    machine::machine_spec,
+    plan::{StartedWorkload, TemplatePlan},
+    state_digest, warm, workload_key,
 };
 use crate::{
     error::{Error, ErrorKind, Result, io, lift},
     guest::GuestFiles,
     layout::Layout,
     random,
+    staging::StagingDir,
     supervisor::{AgentLink, adopt},
 };
 
@@ -33,17 +31,6 @@ pub(crate) const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a guest may take for a mount or a sync.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Everything that a template builder needs; JSON on its standard input.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct ImageBuild {
-    home: PathBuf,
-    backend: String,
-    kernel: PathBuf,
-    shape: MachineShape,
-    root: RootShape,
-    rootfs: PathBuf,
-}
 
 /// The base template for a shape; made now if there is none.
 pub(crate) async fn ensure_base(
@@ -61,89 +48,144 @@ pub(crate) async fn ensure_base(
     if let Some(template) = Template::find(layout, &key) {
         return Ok(template);
     }
-    let staging = Staging::new(layout, &key)?;
+    let staging = StagingDir::new(layout.templates().join(&key))?;
     for (name, bytes) in [
         ("root.blank", shape.root_bytes),
         ("upper.blank", shape.upper_bytes),
     ] {
         lift(cofferdam_disk::create_sparse(
-            &staging.dir.join(name),
+            &staging.path().join(name),
             bytes,
         ))?;
     }
-    let memory = files_in(&staging.dir).memory;
-    let spec = staging.spec(
-        guest,
-        shape,
-        &staging.dir.join("root.blank"),
-        "upper.blank",
-        memory,
-    )?;
+    let root = staging.path().join("root.blank");
+    let spec = spec_in(staging.path(), guest, shape, root, "upper.blank")?;
     let machine = lift(backend.start(&spec).await)?;
     let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
     watch(machine.as_ref(), &spec, agent.ready(BOOT_TIMEOUT)).await?;
-    capture(machine.as_ref(), &spec, &mut agent, &staging.dir).await?;
+    let rest = HostMessage::Quiesce;
+    capture(machine.as_ref(), &spec, &mut agent, &rest, staging.path()).await?;
     for name in ["root.blank", "upper.blank"] {
         // Placeholders; a leftover would do no harm.
-        let _ = fs::remove_file_if_present(&staging.dir.join(name));
+        let _ = fs::remove_file_if_present(&staging.path().join(name));
     }
-    staging.publish(about, shape, None)
+    let template = publish(staging, Manifest::new(TemplateKind::Base, about, shape))?;
+    super::catalogue::drop_stale(layout);
+    Ok(template)
 }
 
-/// Makes an image's template unless there is one or somebody is making it.
-async fn build_image(
+/// Makes an image's template. With `again` also when there is one; else not when there is one or
+/// somebody is making it.
+pub(crate) async fn make_image(
     layout: &Layout,
     backend: &dyn Backend,
     guest: &GuestFiles,
-    build: &ImageBuild,
-) -> Result<()> {
+    plan: &TemplatePlan,
+    again: bool,
+) -> Result<Option<Template>> {
     let compatibility = lift(backend.compatibility_key())?;
-    let (key, about) = image_key(guest, &compatibility, &build.shape, &build.root);
-    let lock_path = layout.templates().join(format!("{key}.lock"));
-    let lock = LockFile::try_exclusive(&lock_path)
-        .map_err(|error| io("Could not lock a template", error))?;
-    if lock.is_none() || Template::find(layout, &key).is_some() {
-        return Ok(());
-    }
-    let base = ensure_base(layout, backend, guest, &build.shape).await?;
-    let staging = Staging::new(layout, &key)?;
-    let memory = files_in(&staging.dir).memory;
+    let (key, about) = match &plan.workload {
+        Some(StartedWorkload {
+            process, limits, ..
+        }) => workload_key(
+            guest,
+            &compatibility,
+            &plan.shape,
+            &plan.root,
+            process,
+            limits,
+        ),
+        None => image_key(guest, &compatibility, &plan.shape, &plan.root),
+    };
+    let _lock = if again {
+        lock(layout, &key).await?
+    } else {
+        let path = lock_path(layout, &key);
+        let lock = LockFile::try_exclusive(&path)
+            .map_err(|error| io("Could not lock a template", error))?;
+        match lock {
+            Some(lock) if Template::find(layout, &key).is_none() => lock,
+            _ => return Ok(None),
+        }
+    };
+    let base = ensure_base(layout, backend, guest, &plan.shape).await?;
+    let staging = StagingDir::new(layout.templates().join(&key))?;
+    let memory = files_in(staging.path()).memory;
     lift(cofferdam_disk::copy_sparse(&base.files().memory, &memory))?;
-    crate::uppers::make(
-        layout,
-        build.shape.upper_bytes,
-        build.root.read_only,
-        &staging.upper(),
+    let upper = staging.path().join("upper.ext4");
+    crate::uppers::make(layout, plan.shape.upper_bytes, plan.root.read_only, &upper)?;
+    let spec = spec_in(
+        staging.path(),
+        guest,
+        &plan.shape,
+        plan.rootfs.clone(),
+        "upper.ext4",
     )?;
-    let spec = staging.spec(guest, &build.shape, &build.rootfs, "upper.ext4", memory)?;
     let machine = lift(backend.restore(&base.files(), &spec).await)?;
     let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
     watch(machine.as_ref(), &spec, agent.ready(STEP_TIMEOUT)).await?;
-    let mount = async {
-        let identity = adopt("template")?;
-        agent
-            .send(&[
-                (CONTROL_STREAM, HostMessage::Adopt(identity)),
-                (
-                    CONTROL_STREAM,
-                    HostMessage::MountRoot(root_spec(&build.root)),
-                ),
-            ])
-            .await?;
-        agent
-            .expect(CONTROL_STREAM, |message| {
-                matches!(message, AgentMessage::RootMounted).then_some(())
-            })
-            .await
+    watch(machine.as_ref(), &spec, mount(&mut agent, &plan.root)).await?;
+    let rest = warm_to_rest(machine.as_ref(), &spec, &mut agent, plan).await?;
+    capture(machine.as_ref(), &spec, &mut agent, &rest, staging.path()).await?;
+    let kind = match plan.workload {
+        Some(_) => TemplateKind::Workload,
+        None => TemplateKind::Image,
     };
-    watch(machine.as_ref(), &spec, mount).await?;
-    capture(machine.as_ref(), &spec, &mut agent, &staging.dir).await?;
-    staging.publish(about, &build.shape, Some(build.root.manifest))?;
-    Ok(())
+    let manifest = Manifest {
+        image: Some(plan.root.manifest),
+        image_name: Some(plan.image_name.clone()),
+        commands: plan.commands(),
+        ..Manifest::new(kind, about, &plan.shape)
+    };
+    let template = publish(staging, manifest)?;
+    super::catalogue::drop_stale(layout);
+    Ok(Some(template))
+}
+
+async fn mount(agent: &mut AgentLink, root: &RootShape) -> Result<()> {
+    let identity = adopt("template")?;
+    agent
+        .send(&[
+            (CONTROL_STREAM, HostMessage::Adopt(identity)),
+            (CONTROL_STREAM, HostMessage::MountRoot(root_spec(root))),
+        ])
+        .await?;
+    agent
+        .expect(CONTROL_STREAM, |message| {
+            matches!(message, AgentMessage::RootMounted).then_some(())
+        })
+        .await
+}
+
+/// Runs what the template is to have run; returns how its guest comes to rest. What the user
+/// asked to run takes as long as it takes.
+async fn warm_to_rest(
+    machine: &dyn Machine,
+    spec: &MachineSpec,
+    agent: &mut AgentLink,
+    plan: &TemplatePlan,
+) -> Result<HostMessage> {
+    let steps = async {
+        warm::warm_up(agent, &plan.warm_ups).await?;
+        match &plan.workload {
+            Some(workload) => {
+                warm::start(agent, workload).await?;
+                Ok(HostMessage::Freeze { sync: false })
+            }
+            None => Ok(HostMessage::Quiesce),
+        }
+    };
+    match steps.await {
+        // What a process of the user's did needs no diagnosis of the machine.
+        Err(error) if machine.exit_status().is_some() => {
+            Err(crate::diagnosis::explain(machine, spec, error))
+        }
+        result => result,
+    }
 }
 
 /// The root that a template mounts, and that a start without one mounts in the same way.
-pub(crate) fn root_spec(root: &RootShape) -> RootSpec {
+fn root_spec(root: &RootShape) -> RootSpec {
     RootSpec {
         upper: if root.read_only {
             UpperDevice::ReadOnly
@@ -161,21 +203,11 @@ async fn watch<T>(
     spec: &MachineSpec,
     step: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    let step = async {
-        tokio::time::timeout(BOOT_TIMEOUT, step)
-            .await
-            .unwrap_or_else(|_| {
-                Err(Error::new(
-                    ErrorKind::GuestFailed,
-                    "The guest stopped answering",
-                ))
-            })
-    };
-    let result = step.await;
-    match result {
-        Ok(value) => Ok(value),
-        Err(error) => Err(crate::diagnosis::explain(machine, spec, error)),
-    }
+    let silent = || Error::new(ErrorKind::GuestFailed, "The guest stopped answering");
+    let result = tokio::time::timeout(BOOT_TIMEOUT, step).await;
+    result
+        .unwrap_or_else(|_| Err(silent()))
+        .map_err(|error| crate::diagnosis::explain(machine, spec, error))
 }
 
 /// Brings the guest to rest and captures it; the machine is gone afterwards.
@@ -183,218 +215,77 @@ async fn capture(
     machine: &dyn Machine,
     spec: &MachineSpec,
     agent: &mut AgentLink,
+    rest: &HostMessage,
     dir: &Path,
 ) -> Result<()> {
-    let quiesce = async {
-        agent
-            .send(&[(CONTROL_STREAM, HostMessage::Quiesce)])
-            .await?;
+    let come_to_rest = async {
+        agent.send(&[(CONTROL_STREAM, rest.clone())]).await?;
         agent
             .expect(CONTROL_STREAM, |message| {
-                matches!(message, AgentMessage::Quiesced).then_some(())
+                matches!(message, AgentMessage::Quiesced | AgentMessage::Frozen).then_some(())
             })
             .await
     };
-    watch(machine, spec, quiesce).await?;
+    watch(machine, spec, come_to_rest).await?;
     lift(machine.pause().await)?;
     lift(machine.snapshot(files_in(dir)).await)?;
     lift(machine.stop(Signal::KILL, STEP_TIMEOUT).await)?;
     Ok(())
 }
 
-/// A template that is being made: a directory that goes away unless it is published.
-struct Staging {
-    dir: PathBuf,
-    target: PathBuf,
-}
-
-impl Staging {
-    fn new(layout: &Layout, key: &str) -> Result<Self> {
-        let target = layout.templates().join(key);
-        let dir = fs::staging_path(&target);
-        fs::create_private_dir(&dir)
-            .map_err(|error| io(format!("Could not make `{}`", dir.display()), error))?;
-        Ok(Self { dir, target })
-    }
-
-    fn upper(&self) -> PathBuf {
-        self.dir.join("upper.ext4")
-    }
-
-    fn spec(
-        &self,
-        guest: &GuestFiles,
-        shape: &MachineShape,
-        root: &Path,
-        upper: &str,
-        memory: PathBuf,
-    ) -> Result<MachineSpec> {
-        Ok(MachineSpec {
-            memory: MemoryBacking::SharedFile(memory),
-            console_log: self.dir.join("console.log"),
-            vmm_log: self.dir.join("vmm.log"),
-            run_dir: self.dir.clone(),
-            ..machine_spec(
-                SandboxId::from_random(random::bytes()?),
-                guest,
-                shape,
-                root.to_owned(),
-                self.dir.join(upper),
-            )
-        })
-    }
-
-    fn publish(
-        self,
-        about: Vec<String>,
-        shape: &MachineShape,
-        image: Option<Digest>,
-    ) -> Result<Template> {
-        let failed = |error| io("Could not publish a template", error);
-        for name in [
-            "machine.json",
-            "console.log",
-            "vmm.log",
-            "console.log.1",
-            "vmm.log.1",
-        ] {
-            fs::remove_file_if_present(&self.dir.join(name)).map_err(failed)?;
-        }
-        let manifest = Manifest {
-            format: FORMAT_VERSION,
-            about,
-            created_ns: unix_time_ns(),
-            memory_bytes: u64::from(shape.memory_mib) << 20,
-            state_digest: state_digest(&files_in(&self.dir).state)?,
-            image,
-        };
-        fs::publish_json(&self.dir.join("manifest.json"), &manifest, false).map_err(failed)?;
-        std::fs::rename(&self.dir, &self.target).map_err(failed)?;
-        Ok(Template {
-            dir: self.target.clone(),
-        })
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        // After publishing there is nothing there; else the sweep finds what this leaves.
-        let _ = fs::remove_dir_if_present(&self.dir);
-    }
-}
-
-/// The machine that every sandbox and template has, less its own files.
-pub(crate) fn machine_spec(
-    id: SandboxId,
+/// A machine whose files are all in a template's staging directory.
+fn spec_in(
+    dir: &Path,
     guest: &GuestFiles,
     shape: &MachineShape,
     root: PathBuf,
-    upper: PathBuf,
-) -> MachineSpec {
-    let disk = |id: &str, path, read_only| BlockDevice {
-        id: id.to_owned(),
-        path,
-        read_only,
-    };
-    MachineSpec {
-        id,
-        vcpus: shape.vcpus,
-        memory_mib: shape.memory_mib,
-        memory: MemoryBacking::Private,
-        kernel: guest.kernel.clone(),
-        initrd: Some(guest.initrd.clone()),
-        cmdline: String::new(),
-        block_devices: vec![
-            disk(ROOT_DISK_SERIAL, root, true),
-            disk(UPPER_DISK_SERIAL, upper, false),
-        ],
-        shares: Vec::new(),
-        network: None,
-        ports: Vec::new(),
-        console_log: PathBuf::new(),
-        vmm_log: PathBuf::new(),
-        run_dir: PathBuf::new(),
-        entrypoint: None,
-        workdir: "/".to_owned(),
-        user: None,
-        limits: cofferdam_types::ResourceLimits::default(),
-        confidential: None,
-        labels: std::collections::BTreeMap::new(),
+    upper: &str,
+) -> Result<MachineSpec> {
+    let id = SandboxId::from_random(random::bytes()?);
+    Ok(MachineSpec {
+        memory: MemoryBacking::SharedFile(files_in(dir).memory),
+        console_log: dir.join("console.log"),
+        vmm_log: dir.join("vmm.log"),
+        run_dir: dir.to_owned(),
+        ..machine_spec(id, guest, shape, root, dir.join(upper))
+    })
+}
+
+/// Gives a template its name; one that has it goes. Machines that came from that one hold its
+/// memory open.
+fn publish(staging: StagingDir, manifest: Manifest) -> Result<Template> {
+    let failed = |error| io("Could not publish a template", error);
+    let dir = staging.path();
+    for name in [
+        "machine.json",
+        "console.log",
+        "vmm.log",
+        "console.log.1",
+        "vmm.log.1",
+    ] {
+        fs::remove_file_if_present(&dir.join(name)).map_err(failed)?;
     }
+    let manifest = Manifest {
+        created_ns: unix_time_ns(),
+        state_digest: state_digest(&files_in(dir).state)?,
+        ..manifest
+    };
+    fs::publish_json(&dir.join("manifest.json"), &manifest, false).map_err(failed)?;
+    if let Some(old) = Template::at(staging.target()) {
+        old.remove()?;
+    }
+    Ok(Template {
+        dir: staging.publish()?,
+    })
+}
+
+fn lock_path(layout: &Layout, key: &str) -> PathBuf {
+    layout.templates().join(format!("{key}.lock"))
 }
 
 async fn lock(layout: &Layout, key: &str) -> Result<LockFile> {
-    let path = layout.templates().join(format!("{key}.lock"));
+    let path = lock_path(layout, key);
     let lock = tokio::task::spawn_blocking(move || LockFile::exclusive(&path)).await;
     lock.map_err(|error| Error::new(ErrorKind::Bug, "A task was lost").because(error))?
         .map_err(|error| io("Could not lock a template", error))
-}
-
-/// Starts a process that makes an image's template while the sandbox goes on.
-pub(crate) fn spawn_image_build(
-    layout: &Layout,
-    backend: &str,
-    guest: &GuestFiles,
-    shape: &MachineShape,
-    root: &RootShape,
-    rootfs: &Path,
-) -> Result<()> {
-    let build = ImageBuild {
-        home: layout.home().to_owned(),
-        backend: backend.to_owned(),
-        kernel: guest.kernel.clone(),
-        shape: shape.clone(),
-        root: root.clone(),
-        rootfs: rootfs.to_owned(),
-    };
-    let input = serde_json::to_vec(&build).map_err(|error| {
-        Error::new(ErrorKind::Bug, "Could not describe a template").because(error)
-    })?;
-    let log = std::fs::File::options()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .open(layout.templates().join("build.log"))
-        .map_err(|error| io("Could not open the template builder's log", error))?;
-    let mut child = Command::new(crate::program::path()?)
-        .arg(crate::program::BUILD_TEMPLATE)
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .map_err(|error| io("Could not start the template builder", error))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        use std::io::Write as _;
-        // The description is smaller than a pipe, so this never waits.
-        stdin
-            .write_all(&input)
-            .map_err(|error| io("Could not talk to the template builder", error))?;
-    }
-    Ok(())
-}
-
-/// `main` of a template builder; returns the exit code.
-pub(crate) fn build_main() -> u8 {
-    // A builder works in the background of everything else, and on its own.
-    let _ = rustix::process::setsid();
-    let _ = rustix::process::nice(10);
-    let run = || -> Result<()> {
-        let build: ImageBuild =
-            serde_json::from_reader(std::io::stdin().lock()).map_err(|error| {
-                Error::new(ErrorKind::Bug, "Could not read the template's description")
-                    .because(error)
-            })?;
-        let layout = Layout::at(&build.home)?;
-        let guest = crate::guest::find(&layout, build.kernel.to_str())?;
-        let backend = crate::host::backend(&layout, Some(&build.backend))?;
-        crate::supervisor::block_on(build_image(&layout, backend.as_ref(), &guest, &build))?
-    };
-    match run() {
-        Ok(()) => 0,
-        Err(error) => {
-            crate::supervisor::log_line(&error.chain());
-            1
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! What must match for a template to fit.
 
-use cofferdam_types::{Digest, SandboxSpec, UpperSpec};
+use cofferdam_proto::ProcessSpec;
+use cofferdam_types::{Digest, ResourceLimits, SandboxSpec, UpperSpec};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -88,6 +89,26 @@ pub(crate) fn image_key(
         "read-only {} shm {}",
         root.read_only, root.shm_bytes
     ));
+    key(lines)
+}
+
+/// The key of a template that holds a workload running, and what it is made of.
+pub(crate) fn workload_key(
+    guest: &GuestFiles,
+    backend: &str,
+    shape: &MachineShape,
+    root: &RootShape,
+    process: &ProcessSpec,
+    limits: &ResourceLimits,
+) -> (String, Vec<String>) {
+    let mut lines = image_key(guest, backend, shape, root).1;
+    // The host name is each sandbox's own.
+    let mut process = process.clone();
+    process.env.retain(|entry| !entry.starts_with("HOSTNAME="));
+    // Neither holds a map with keys that are no text, so both can be written.
+    let text = serde_json::to_string(&(process, limits)).unwrap_or_default();
+    let digest = Digest::from_sha256(Sha256::digest(text).into());
+    lines.push(format!("workload {digest}"));
     key(lines)
 }
 

@@ -3,14 +3,20 @@
 //! A base template is a booted kernel with a ready agent; it fits any image. An image template
 //! has the image's root mounted besides. Both live in a directory named by their key, which holds
 //! everything that must match: kernel, agent, backend and its version, processors, memory, disk
-//! sizes, and for an image template the image and how its root is mounted. When any of it
-//! changes, the key does, and the old template is never found again.
+//! sizes, and for an image template the image and how its root is mounted. A workload template
+//! holds the image's workload running too. When any of it changes, the key does, and the old
+//! template is never found again; see [`catalogue`] for when it goes.
 //!
 //! A template is published by a rename, so it is whole or not there; what is loaded is checked
 //! against its manifest (format, sizes, checksum of the device state).
 
+mod background;
 mod build;
+mod catalogue;
 mod key;
+mod machine;
+mod plan;
+mod warm;
 
 use std::path::{Path, PathBuf};
 
@@ -20,17 +26,21 @@ use cofferdam_types::Digest;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-pub(crate) use self::build::{
-    BOOT_TIMEOUT, build_main, ensure_base, machine_spec, spawn_image_build,
+pub use self::catalogue::{TemplateInfo, WarmUp};
+pub(crate) use self::{
+    background::{build_main, spawn_image_build},
+    build::{BOOT_TIMEOUT, ensure_base},
+    key::{MachineShape, RootShape, base_key, image_key, workload_key},
+    machine::machine_spec,
+    plan::TemplatePlan,
 };
-pub(crate) use self::key::{MachineShape, RootShape, base_key, image_key};
 use crate::{
     error::{Error, ErrorKind, Result, io},
     layout::Layout,
 };
 
 /// Version of the directory's form.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// A manifest is a few hundred bytes.
 const MAX_MANIFEST_BYTES: u64 = 64 << 10;
@@ -44,16 +54,52 @@ pub(crate) struct Template {
     dir: PathBuf,
 }
 
+/// What a template holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TemplateKind {
+    /// A booted kernel and a ready agent.
+    Base,
+    /// An image's root mounted and warm besides.
+    Image,
+    /// The workload running besides.
+    Workload,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Manifest {
     format: u32,
+    kind: TemplateKind,
     /// Everything that went into the key, for people.
     about: Vec<String>,
     created_ns: u64,
+    vcpus: u8,
     memory_bytes: u64,
     state_digest: Digest,
+    /// Digest of the image's manifest.
     image: Option<Digest>,
+    image_name: Option<String>,
+    /// What ran before the capture, and what runs.
+    commands: Vec<String>,
+}
+
+impl Manifest {
+    /// One without what is known only at the end.
+    fn new(kind: TemplateKind, about: Vec<String>, shape: &MachineShape) -> Self {
+        Self {
+            format: FORMAT_VERSION,
+            kind,
+            about,
+            created_ns: 0,
+            vcpus: shape.vcpus,
+            memory_bytes: u64::from(shape.memory_mib) << 20,
+            state_digest: Digest::from_sha256([0; 32]),
+            image: None,
+            image_name: None,
+            commands: Vec::new(),
+        }
+    }
 }
 
 impl Template {
@@ -69,10 +115,59 @@ impl Template {
             return Some(template);
         }
         // Damaged: out of the way, so that a new one can be made.
-        let doomed = fs::staging_path(&template.dir);
-        let _ = std::fs::rename(&template.dir, &doomed);
-        let _ = fs::remove_dir_if_present(&doomed);
+        let _ = template.remove();
         None
+    }
+
+    /// The template in a directory, if it is the directory of one.
+    fn at(dir: &Path) -> Option<Self> {
+        let name = dir.file_name()?.to_str()?;
+        let is_key = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        (is_key && dir.is_dir()).then(|| Self {
+            dir: dir.to_owned(),
+        })
+    }
+
+    /// Removes it. Machines that came from it hold its memory open.
+    fn remove(&self) -> Result<()> {
+        let doomed = fs::staging_path(&self.dir);
+        match std::fs::rename(&self.dir, &doomed) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(io("Could not remove a template", error)),
+        }
+        // What is left are files that any later call sweeps.
+        let _ = fs::remove_dir_if_present(&doomed);
+        Ok(())
+    }
+
+    fn manifest(&self) -> Result<Manifest> {
+        fs::read_json(&self.dir.join("manifest.json"), MAX_MANIFEST_BYTES)
+            .map_err(|error| io("Could not read a template's manifest", error))
+    }
+
+    fn info(&self) -> Result<TemplateInfo> {
+        let manifest = self.manifest()?;
+        let files = self.files();
+        let mut disk_bytes = 0;
+        for path in [files.memory, files.state, self.upper()] {
+            if path.exists() {
+                disk_bytes += crate::error::lift(cofferdam_disk::allocated_bytes(&path))?;
+            }
+        }
+        let name = self.dir.file_name().unwrap_or_default();
+        Ok(TemplateInfo {
+            key: name.to_string_lossy().into_owned(),
+            kind: manifest.kind,
+            image: manifest.image_name,
+            manifest: manifest.image,
+            commands: manifest.commands,
+            vcpus: manifest.vcpus,
+            memory_bytes: manifest.memory_bytes,
+            disk_bytes,
+            created_ns: manifest.created_ns,
+            about: manifest.about,
+        })
     }
 
     pub(crate) fn files(&self) -> SnapshotFiles {
@@ -85,9 +180,8 @@ impl Template {
     }
 
     fn check(&self) -> Result<()> {
-        let bad = |what: &str| Error::new(ErrorKind::BadImage, format!("Template {what}"));
-        let manifest: Manifest = fs::read_json(&self.dir.join("manifest.json"), MAX_MANIFEST_BYTES)
-            .map_err(|error| io("Could not read a template's manifest", error))?;
+        let bad = |what: &str| Error::new(ErrorKind::BadSnapshot, format!("Template {what}"));
+        let manifest = self.manifest()?;
         if manifest.format != FORMAT_VERSION {
             return Err(bad("has another format"));
         }

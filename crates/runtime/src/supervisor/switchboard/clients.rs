@@ -71,6 +71,9 @@ impl Switchboard {
                 Ok(())
             }
             Request::Exec { process, detach } => self.exec(id, process, detach),
+            Request::Pause | Request::Unpause | Request::Capture { .. } => {
+                self.moment(id, request.request)
+            }
             Request::Kill { signal } => {
                 let signal = Signal::try_from(signal).map_err(|error| {
                     Error::new(ErrorKind::InvalidSpec, "No such signal").because(error)
@@ -112,6 +115,12 @@ impl Switchboard {
         process: cofferdam_proto::ProcessSpec,
         detach: bool,
     ) -> Result<()> {
+        if self.paused {
+            let name = &self.entry.record.name;
+            let what = format!("Sandbox `{name}` is paused");
+            return Err(Error::new(ErrorKind::WrongState, what)
+                .hint(format!("Let it go on with `coffer unpause {name}`")));
+        }
         if self.sessions.len() >= MAX_SESSIONS {
             return Err(Error::new(
                 ErrorKind::Unsupported,

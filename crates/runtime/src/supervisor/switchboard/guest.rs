@@ -1,8 +1,8 @@
 //! What comes from the guest and what goes to it.
 
 use cofferdam_proto::{
-    AgentMessage, Channel, FrameError, FrameKind, HostMessage, SESSION_STREAM, SupervisorMessage,
-    decode_control, encode_control, encode_credit,
+    AgentMessage, CONTROL_STREAM, Channel, FrameError, FrameKind, HostMessage, SESSION_STREAM,
+    SupervisorMessage, decode_control, encode_control, encode_credit,
 };
 
 use super::{End, Switchboard};
@@ -89,6 +89,10 @@ impl Switchboard {
                 _ => None,
             };
         }
+        if frame.stream == CONTROL_STREAM {
+            self.moment_answer(message);
+            return None;
+        }
         let session = self.sessions.get(&frame.stream)?;
         let (client, detach) = (session.client, session.detach);
         let answer = match message {
@@ -115,7 +119,7 @@ impl Switchboard {
         None
     }
 
-    pub(super) fn send(&self, stream: u32, message: &HostMessage) -> Result<()> {
+    pub(super) fn send(&mut self, stream: u32, message: &HostMessage) -> Result<()> {
         let mut bytes = Vec::new();
         encode_control(stream, message, &mut bytes).map_err(|error| {
             Error::new(
@@ -124,15 +128,14 @@ impl Switchboard {
             )
             .because(error)
         })?;
-        // A closed queue means that the machine is gone; its event is under way.
-        let _ = self.agent.send(bytes);
+        self.agent.send(bytes);
         Ok(())
     }
 
-    pub(super) fn give_credit(&self, stream: u32, channel: Channel, bytes: u32) {
+    pub(super) fn give_credit(&mut self, stream: u32, channel: Channel, bytes: u32) {
         let mut out = Vec::new();
         encode_credit(stream, channel, bytes, &mut out);
-        let _ = self.agent.send(out);
+        self.agent.send(out);
     }
 
     pub(super) fn give_workload_credit(&mut self) {
@@ -159,9 +162,9 @@ impl Switchboard {
         self.pumped(out, taken, client);
     }
 
-    pub(super) fn pumped(&self, out: Vec<u8>, taken: u32, client: Option<ClientId>) {
+    pub(super) fn pumped(&mut self, out: Vec<u8>, taken: u32, client: Option<ClientId>) {
         if !out.is_empty() {
-            let _ = self.agent.send(out);
+            self.agent.send(out);
         }
         if taken > 0
             && let Some((client, _)) = client.and_then(|id| self.clients.get(&id))

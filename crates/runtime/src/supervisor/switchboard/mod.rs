@@ -6,13 +6,18 @@
 
 mod clients;
 mod guest;
+mod moment;
 mod stop;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use cofferdam_backend::Machine;
 use cofferdam_base::{LockFile, time::unix_time_ns};
-use cofferdam_proto::{SESSION_STREAM, SupervisorMessage};
+use cofferdam_proto::{Request, SESSION_STREAM, SupervisorMessage};
 use cofferdam_types::{ExitStatus, SandboxStatus, Signal};
 use tokio::{
     net::UnixListener,
@@ -20,6 +25,8 @@ use tokio::{
     sync::mpsc,
 };
 
+pub(crate) use self::moment::Outcome;
+use self::moment::{Moment, Outbox};
 use super::{
     FIRST_CLIENT, TEMPLATE_DELAY,
     agent::OwnedFrame,
@@ -65,9 +72,9 @@ enum Role {
 pub(crate) struct Switchboard {
     pub(in crate::supervisor) store: Store,
     pub(in crate::supervisor) entry: Entry,
-    pub(in crate::supervisor) machine: Box<dyn Machine>,
+    pub(in crate::supervisor) machine: Arc<dyn Machine>,
     pub(in crate::supervisor) lock: Option<LockFile>,
-    agent: mpsc::UnboundedSender<Vec<u8>>,
+    agent: Outbox,
     events: mpsc::Sender<Event>,
     clients: HashMap<ClientId, (Client, Role)>,
     next_client: ClientId,
@@ -77,6 +84,10 @@ pub(crate) struct Switchboard {
     wanted_template: Option<WantedTemplate>,
     backend: &'static str,
     stop_stage: stop::StopStage,
+    /// What has the guest stand still now, and who wants the same after it.
+    moment: Option<Moment>,
+    paused: bool,
+    waiting: VecDeque<(ClientId, Request)>,
 }
 
 /// How a sandbox's life ended.
@@ -146,7 +157,7 @@ impl Switchboard {
             entry,
             machine: live.machine,
             lock: Some(lock),
-            agent,
+            agent: Outbox::new(agent),
             events,
             clients: HashMap::from([(FIRST_CLIENT, (client, role))]),
             next_client: FIRST_CLIENT + 1,
@@ -156,6 +167,9 @@ impl Switchboard {
             wanted_template: live.wanted_template,
             backend: live.backend,
             stop_stage: stop::StopStage::NotAsked,
+            moment: None,
+            paused: false,
+            waiting: VecDeque::new(),
         };
         Ok((board, early))
     }
@@ -178,6 +192,7 @@ impl Switchboard {
         }
         tick(STALL_CHECK_INTERVAL, &self.events, || Event::StalledCheck);
         later(TEMPLATE_DELAY, &self.events, Event::TemplateTime);
+        let machine = self.machine.clone();
         loop {
             tokio::select! {
                 // Frames that the guest sent before it died come first.
@@ -188,7 +203,7 @@ impl Switchboard {
                     },
                     None => return End::Failed(Error::new(ErrorKind::Bug, "The queue closed")),
                 },
-                exit = self.machine.wait() => {
+                exit = machine.wait() => {
                     if let Some(end) = self.drain(queue).await {
                         return end;
                     }
@@ -228,6 +243,7 @@ impl Switchboard {
                 self.give_workload_credit();
             }
             Event::TemplateTime => self.make_template(),
+            Event::Moment(result) => self.moment_over(result),
         }
         None
     }
@@ -306,9 +322,7 @@ impl Switchboard {
             self.store.layout(),
             self.backend,
             &wanted.guest,
-            &wanted.shape,
-            &wanted.root,
-            &wanted.rootfs,
+            &wanted.plan,
         );
         if let Err(error) = result {
             super::log_line(&format!("No image template: {}", error.chain()));

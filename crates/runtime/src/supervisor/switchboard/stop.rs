@@ -57,10 +57,19 @@ impl Switchboard {
         }
     }
 
+    pub(super) fn stop_asked(&self) -> bool {
+        self.stop_stage != StopStage::NotAsked
+    }
+
     pub(super) fn set_stopping(&mut self) {
-        if self.entry.state.status.can_become(SandboxStatus::Stopping) {
-            self.entry.state.status = SandboxStatus::Stopping;
-            // Readers see `running` a moment longer if this fails.
+        self.resume_to_end();
+        self.set_status(SandboxStatus::Stopping);
+    }
+
+    pub(super) fn set_status(&mut self, status: SandboxStatus) {
+        if self.entry.state.status.can_become(status) {
+            self.entry.state.status = status;
+            // Readers see the old one a moment longer if this fails.
             let _ = self
                 .store
                 .set_state(self.entry.record.id, &self.entry.state);
@@ -68,7 +77,7 @@ impl Switchboard {
     }
 
     /// Lets the guest put its file systems in order and end the machine.
-    pub(in crate::supervisor) fn shut_down(&self) {
+    pub(in crate::supervisor) fn shut_down(&mut self) {
         let _ = self.send(cofferdam_proto::CONTROL_STREAM, &HostMessage::Shutdown);
     }
 }

@@ -1,0 +1,390 @@
+//! `pause`, `unpause`, `snapshot`, `restore`, `fork`.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufReader, IsTerminal, Write},
+    path::Path,
+};
+
+use cofferdam::{
+    Coffer, Error, ErrorKind, ForkOptions, Forks, Result, Sandbox, Snapshot, SnapshotKind,
+    SnapshotOptions,
+};
+use serde_json::json;
+
+use super::for_each;
+use crate::{
+    args::{
+        ForkArgs, PauseArgs, RestoreArgs, SnapshotCreateArgs, SnapshotExportArgs,
+        SnapshotImportArgs, SnapshotListArgs, SnapshotNamesArgs, SnapshotPruneArgs, SnapshotVerb,
+    },
+    exit_status::ExitStatus,
+    output,
+    progress::Bars,
+    time,
+};
+
+fn status(result: Result<()>) -> ExitStatus {
+    result.map_or_else(ExitStatus::Error, |()| ExitStatus::Success)
+}
+
+/// Stops sandboxes where they are.
+pub(crate) async fn pause(coffer: &Coffer, args: &PauseArgs) -> ExitStatus {
+    for_each(&args.sandboxes, async |name| {
+        coffer.sandbox(name)?.pause().await?;
+        output::line(name);
+        Ok(())
+    })
+    .await
+}
+
+/// Lets sandboxes go on.
+pub(crate) async fn unpause(coffer: &Coffer, args: &PauseArgs) -> ExitStatus {
+    for_each(&args.sandboxes, async |name| {
+        coffer.sandbox(name)?.unpause().await?;
+        output::line(name);
+        Ok(())
+    })
+    .await
+}
+
+/// Does what `snapshot` is to do.
+pub(crate) async fn snapshot(coffer: &Coffer, verb: &SnapshotVerb, verbose: bool) -> ExitStatus {
+    match verb {
+        SnapshotVerb::Create(args) => status(create(coffer, args, verbose).await),
+        SnapshotVerb::List(args) => status(list(coffer, args)),
+        SnapshotVerb::Inspect(args) => inspect(coffer, args),
+        SnapshotVerb::Verify(args) => verify(coffer, args).await,
+        SnapshotVerb::Rm(args) => rm(coffer, args).await,
+        SnapshotVerb::Prune(args) => status(prune(coffer, args)),
+        SnapshotVerb::Export(args) => status(export(coffer, args, verbose)),
+        SnapshotVerb::Import(args) => status(import(coffer, args, verbose)),
+    }
+}
+
+async fn create(coffer: &Coffer, args: &SnapshotCreateArgs, verbose: bool) -> Result<()> {
+    let options = SnapshotOptions {
+        kind: match (args.full, args.disk) {
+            (true, _) => Some(SnapshotKind::Full),
+            (_, true) => Some(SnapshotKind::Disk),
+            _ => None,
+        },
+        name: args.name.clone(),
+    };
+    let snapshot = coffer.sandbox(&args.sandbox)?.snapshot(options).await?;
+    let info = snapshot.info()?;
+    note_pause(verbose, info.pause_us);
+    if args.json {
+        output::json(&info);
+    } else {
+        output::line(info.id);
+    }
+    Ok(())
+}
+
+fn note_pause(verbose: bool, pause_us: Option<u64>) {
+    if let (true, Some(micros)) = (verbose, pause_us) {
+        output::stage(
+            std::time::Duration::from_micros(micros),
+            "the sandbox stood still",
+        );
+    }
+}
+
+fn list(coffer: &Coffer, args: &SnapshotListArgs) -> Result<()> {
+    let snapshots = coffer.snapshots().list()?;
+    let infos = snapshots
+        .iter()
+        .map(Snapshot::info)
+        .collect::<Result<Vec<_>>>()?;
+    if args.json {
+        output::json(&infos);
+        return Ok(());
+    }
+    let id = |id: cofferdam::SnapshotId| {
+        if args.no_trunc {
+            id.to_string()
+        } else {
+            id.short()
+        }
+    };
+    if args.quiet {
+        // A closed pipe ends the list.
+        let _ = infos.iter().all(|info| output::line(id(info.id)));
+        return Ok(());
+    }
+    let now = cofferdam::unix_time_ns();
+    let rows: Vec<_> = infos
+        .iter()
+        .map(|info| {
+            vec![
+                id(info.id),
+                info.name.clone().unwrap_or_default(),
+                info.kind.to_string(),
+                info.sandbox.clone(),
+                output::printable(&info.image),
+                time::ago(info.created_ns, now),
+                output::size(info.disk_bytes),
+            ]
+        })
+        .collect();
+    let header = [
+        "SNAPSHOT ID",
+        "NAME",
+        "KIND",
+        "SANDBOX",
+        "IMAGE",
+        "CREATED",
+        "SIZE",
+    ];
+    output::table(&header, &rows);
+    Ok(())
+}
+
+fn inspect(coffer: &Coffer, args: &SnapshotNamesArgs) -> ExitStatus {
+    let mut found = Vec::new();
+    let mut failed = false;
+    for name in &args.snapshots {
+        match coffer
+            .snapshots()
+            .get(name)
+            .and_then(|snapshot| snapshot.info())
+        {
+            Ok(info) => found.push(info),
+            Err(error) => {
+                output::error(&error);
+                failed = true;
+            }
+        }
+    }
+    output::json(&found);
+    if failed {
+        ExitStatus::Failure
+    } else {
+        ExitStatus::Success
+    }
+}
+
+async fn verify(coffer: &Coffer, args: &SnapshotNamesArgs) -> ExitStatus {
+    let mut verified = Vec::new();
+    let result = for_each(&args.snapshots, async |name| {
+        let snapshot = coffer.snapshots().get(name)?;
+        snapshot.verify()?;
+        verified.push(snapshot.id());
+        if !args.json {
+            output::line(name);
+        }
+        Ok(())
+    })
+    .await;
+    if args.json {
+        output::json(&json!({ "verified": verified }));
+    }
+    result
+}
+
+async fn rm(coffer: &Coffer, args: &SnapshotNamesArgs) -> ExitStatus {
+    let mut removed = Vec::new();
+    let result = for_each(&args.snapshots, async |name| {
+        removed.push(coffer.snapshots().remove(name)?);
+        if !args.json {
+            output::line(name);
+        }
+        Ok(())
+    })
+    .await;
+    if args.json {
+        output::json(&json!({ "removed": removed }));
+    }
+    result
+}
+
+fn prune(coffer: &Coffer, args: &SnapshotPruneArgs) -> Result<()> {
+    let what = if args.all {
+        "all snapshots"
+    } else {
+        "all snapshots without a name"
+    };
+    if !args.force && !super::prune::confirmed(what)? {
+        return Ok(());
+    }
+    let (mut removed, mut freed) = (Vec::new(), 0);
+    for snapshot in coffer.snapshots().list()? {
+        let info = snapshot.info()?;
+        if args.all || info.name.is_none() {
+            coffer.snapshots().remove(&info.id.to_string())?;
+            freed += info.disk_bytes;
+            removed.push(info.id);
+        }
+    }
+    if args.json {
+        output::json(&json!({ "removed": removed, "freed_bytes": freed }));
+        return Ok(());
+    }
+    for id in removed {
+        output::line(format_args!("Deleted snapshot: {id}"));
+    }
+    output::line(format_args!(
+        "Total reclaimed space: {}",
+        output::size(freed)
+    ));
+    Ok(())
+}
+
+fn export(coffer: &Coffer, args: &SnapshotExportArgs, verbose: bool) -> Result<()> {
+    let snapshot = coffer.snapshots().get(&args.snapshot)?;
+    let bars = Bars::new(args.quiet, verbose);
+    match &args.output {
+        Some(path) => {
+            let write = |file: &File| {
+                snapshot.export(io::BufWriter::with_capacity(1 << 20, file), &bars)?;
+                // Whoever deletes the sandbox after an export relies on it.
+                file.sync_all().map_err(|error| unwritable(path, error))
+            };
+            write_file(path, write)?;
+        }
+        None if io::stdout().is_terminal() => {
+            let what = "A snapshot is not for a terminal";
+            return Err(Error::new(ErrorKind::InvalidSpec, what)
+                .hint("Name a file with `-o`, or redirect the output"));
+        }
+        None => snapshot.export(io::stdout().lock(), &bars)?,
+    }
+    bars.finish();
+    Ok(())
+}
+
+/// Writes a file that is there whole or not at all. A device or pipe is written as it is.
+fn write_file(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+    if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        let file = File::options().write(true).open(path);
+        return write(&file.map_err(|error| unwritable(path, error))?);
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.part", std::process::id()));
+    let part = path.with_file_name(name);
+    let file = File::options().write(true).create_new(true).open(&part);
+    let file = file.map_err(|error| unwritable(path, error))?;
+    let written = write(&file)
+        .and_then(|()| fs::rename(&part, path).map_err(|error| unwritable(path, error)));
+    if written.is_err() {
+        // The first error is the one to report.
+        let _ = fs::remove_file(&part);
+    }
+    written
+}
+
+fn unwritable(path: &Path, error: io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+        io::ErrorKind::PermissionDenied => ErrorKind::Permission,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, format!("Could not write `{}`", path.display())).because(error)
+}
+
+fn import(coffer: &Coffer, args: &SnapshotImportArgs, verbose: bool) -> Result<()> {
+    let bars = Bars::new(args.quiet, verbose);
+    let name = args.name.as_deref();
+    let path = args.input.as_deref().or(args.file.as_deref());
+    let snapshot = match path.filter(|path| *path != Path::new("-")) {
+        Some(path) => {
+            let file = File::open(path).map_err(|error| {
+                Error::new(
+                    ErrorKind::Io,
+                    format!("Could not read `{}`", path.display()),
+                )
+                .because(error)
+            })?;
+            let input = BufReader::with_capacity(1 << 20, file);
+            coffer.snapshots().import(input, name, &bars)?
+        }
+        None if io::stdin().is_terminal() => {
+            let what = "A snapshot does not come from a terminal";
+            return Err(Error::new(ErrorKind::InvalidSpec, what).hint("Name a file"));
+        }
+        None => coffer.snapshots().import(io::stdin().lock(), name, &bars)?,
+    };
+    bars.finish();
+    if args.json {
+        output::json(&snapshot.info()?);
+    } else {
+        output::line(snapshot.id());
+    }
+    io::stdout()
+        .flush()
+        .map_err(|error| unwritable(Path::new("-"), error))
+}
+
+/// Brings a sandbox back.
+pub(crate) async fn restore(coffer: &Coffer, args: &RestoreArgs) -> ExitStatus {
+    let restore = async || -> Result<()> {
+        let sandbox = coffer.snapshots().get(&args.snapshot)?.restore().await?;
+        print_sandbox(&sandbox, args.json)
+    };
+    status(restore().await)
+}
+
+fn print_sandbox(sandbox: &Sandbox, json: bool) -> Result<()> {
+    if json {
+        output::json(&sandbox.info()?);
+    } else {
+        output::line(sandbox.id());
+    }
+    Ok(())
+}
+
+/// Makes new sandboxes from one or from a snapshot.
+pub(crate) async fn fork(coffer: &Coffer, args: &ForkArgs, verbose: bool) -> ExitStatus {
+    let options = ForkOptions {
+        name: args.name.clone(),
+        count: args.count,
+    };
+    let forks = match forks(coffer, args, &options).await {
+        Ok(forks) => forks,
+        Err(error) => return ExitStatus::Error(error),
+    };
+    note_pause(verbose, forks.pause_us);
+    if args.json {
+        let infos = forks
+            .sandboxes
+            .iter()
+            .filter_map(|sandbox| sandbox.info().ok());
+        output::json(&infos.collect::<Vec<_>>());
+    }
+    match forks.failure {
+        None => ExitStatus::Success,
+        Some(error) => {
+            output::error(&error);
+            let made = forks.sandboxes.len();
+            output::error_line(&format!(
+                "{made} of {} forks were made; they can be used",
+                args.count
+            ));
+            ExitStatus::Failure
+        }
+    }
+}
+
+async fn forks(coffer: &Coffer, args: &ForkArgs, options: &ForkOptions) -> Result<Forks> {
+    let made = |sandbox: &Sandbox| {
+        if !args.json {
+            output::line(sandbox.id());
+        }
+    };
+    match coffer.sandbox(&args.source) {
+        Ok(sandbox) => sandbox.fork(options, made).await,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            match coffer.snapshots().get(&args.source) {
+                Ok(snapshot) => snapshot.fork(options, made).await,
+                Err(other) if other.kind() == ErrorKind::NotFound => {
+                    let what = format!("There is no sandbox and no snapshot `{}`", args.source);
+                    Err(Error::new(ErrorKind::NotFound, what)
+                        .hint("List them with `coffer ps -a` and `coffer snapshot list`"))
+                }
+                Err(other) => Err(other),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,78 @@
+//! Whether the host has room for one more machine.
+
+use crate::{
+    error::{Error, ErrorKind, Result},
+    layout::Layout,
+};
+
+/// What an idle fork and its supervisor use for themselves, as measured, doubled. In bytes.
+const FORK_BYTES: u64 = 64 << 20;
+
+/// What the host keeps for everything else: below this it would begin to kill. In bytes.
+const SPARE_MEMORY_BYTES: u64 = 256 << 20;
+
+/// Room on the store's file system for a fork's first writes and logs, in bytes.
+const SPARE_DISK_BYTES: u64 = 64 << 20;
+
+/// Fails when a fork would come up only to be killed, or to fail at its first write.
+///
+/// # Errors
+/// [`ErrorKind::NoMemory`] or [`ErrorKind::NoSpace`].
+pub(crate) fn expect_for_fork(layout: &Layout) -> Result<()> {
+    let mib = |bytes: u64| bytes >> 20;
+    if let Some(available) = meminfo("MemAvailable:")
+        && available < FORK_BYTES + SPARE_MEMORY_BYTES
+    {
+        let what = format!(
+            "The host has {} MiB of memory left, too little for one more sandbox",
+            mib(available)
+        );
+        return Err(
+            Error::new(ErrorKind::NoMemory, what).hint("Stop some sandboxes, or fork fewer")
+        );
+    }
+    let Ok(stat) = rustix::fs::statvfs(layout.home()) else {
+        // What cannot be told shows when the files are made.
+        return Ok(());
+    };
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free < SPARE_DISK_BYTES {
+        let what = format!(
+            "The store's disk has {} MiB left, too little for one more sandbox",
+            mib(free)
+        );
+        return Err(Error::new(ErrorKind::NoSpace, what)
+            .hint("Free some space, or move the store with `COFFER_HOME`"));
+    }
+    Ok(())
+}
+
+/// Fails when a machine would have more memory than the host has.
+///
+/// # Errors
+/// [`ErrorKind::InvalidSpec`].
+pub(crate) fn check_memory(memory_mib: u32) -> Result<()> {
+    let Some(host) = meminfo("MemTotal:") else {
+        return Ok(());
+    };
+    if u64::from(memory_mib) <= host >> 20 {
+        return Ok(());
+    }
+    let what = format!(
+        "{memory_mib} MiB of memory are more than the host's {} MiB",
+        host >> 20
+    );
+    Err(Error::new(ErrorKind::InvalidSpec, what).hint("Give the sandbox less with `--memory`"))
+}
+
+/// A line of `/proc/meminfo` in bytes. Source: proc_meminfo(5); values are in KiB.
+pub(crate) fn meminfo(key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib << 10)
+}

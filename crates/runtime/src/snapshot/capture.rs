@@ -1,0 +1,101 @@
+//! Getting a sandbox's files of one moment into a directory.
+
+use std::path::Path;
+
+use cofferdam_proto::{Request, SupervisorMessage};
+use cofferdam_types::SandboxStatus;
+
+use super::{SnapshotFileName, SnapshotKind};
+use crate::{
+    error::{Error, ErrorKind, Result, lift},
+    sandbox::Runtime,
+    store::Entry,
+};
+
+/// What was captured.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Captured {
+    pub(super) kind: SnapshotKind,
+    /// How long the sandbox stood still; none if it did not run.
+    pub(super) pause_us: Option<u64>,
+}
+
+impl Runtime {
+    /// Captures a sandbox into `dir`, a staging directory below the snapshots: of a live one
+    /// memory, devices and disk unless only the disk is asked for; of a stopped one its disk.
+    pub(super) async fn capture(
+        &self,
+        entry: &Entry,
+        kind: Option<SnapshotKind>,
+        dir: &Path,
+    ) -> Result<Captured> {
+        let name = &entry.record.name;
+        let refused = |what: &str| {
+            let what = format!("Sandbox `{name}` is {}; {what}", entry.state.status);
+            Error::new(ErrorKind::WrongState, what)
+        };
+        match entry.state.status {
+            SandboxStatus::Running | SandboxStatus::Paused => {
+                self.capture_live(entry, kind.unwrap_or(SnapshotKind::Full), dir)
+                    .await
+            }
+            SandboxStatus::Stopped if kind == Some(SnapshotKind::Full) => {
+                Err(refused("it has no memory to capture").hint("Ask for its disk with `--disk`"))
+            }
+            SandboxStatus::Stopped => self.capture_stopped(entry, dir),
+            SandboxStatus::Created => Err(refused("there is nothing of it to capture yet")),
+            SandboxStatus::Failed => Err(refused("what it left is of no known moment").hint(
+                format!("Look at it with `coffer logs {name}`, start it again, or remove it"),
+            )),
+            SandboxStatus::Starting | SandboxStatus::Stopping => {
+                Err(refused("it can be captured when it runs or has stopped"))
+            }
+        }
+    }
+
+    async fn capture_live(
+        &self,
+        entry: &Entry,
+        kind: SnapshotKind,
+        dir: &Path,
+    ) -> Result<Captured> {
+        let not_text = || Error::new(ErrorKind::Unsupported, "The store's path is not UTF-8");
+        let request = Request::Capture {
+            dir: dir.to_str().ok_or_else(not_text)?.to_owned(),
+            disk_only: kind == SnapshotKind::Disk,
+        };
+        let mut connection = self.connect(entry, request).await?;
+        match connection.answer().await? {
+            SupervisorMessage::Captured { pause_us } => Ok(Captured {
+                kind,
+                pause_us: Some(pause_us),
+            }),
+            _ => Err(Error::new(
+                ErrorKind::Bug,
+                "The supervisor answered something else",
+            )),
+        }
+    }
+
+    fn capture_stopped(&self, entry: &Entry, dir: &Path) -> Result<Captured> {
+        let id = entry.record.id;
+        let busy = || {
+            let what = format!(
+                "Sandbox `{}` is being used by another command",
+                entry.record.name
+            );
+            Error::new(ErrorKind::WrongState, what)
+        };
+        // With the lock held nobody starts it while its disk is read.
+        let _lock = self.store().try_lock(id)?.ok_or_else(busy)?;
+        let upper = self.store().layout().sandbox(id).upper();
+        lift(cofferdam_disk::copy_sparse(
+            &upper,
+            &dir.join(SnapshotFileName::Upper.as_str()),
+        ))?;
+        Ok(Captured {
+            kind: SnapshotKind::Disk,
+            pause_us: None,
+        })
+    }
+}

@@ -1,0 +1,140 @@
+//! Finding, listing and removing snapshots.
+
+use cofferdam_base::{LockFile, fs};
+use cofferdam_types::{SnapshotId, valid_name};
+
+use super::{Snapshot, SnapshotManifest};
+use crate::{
+    error::{Error, ErrorKind, Result, io},
+    layout::Layout,
+    sandbox::Runtime,
+    staging::StagingDir,
+};
+
+impl Runtime {
+    /// The snapshot of a name, an id, or the unique start of an id.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], [`ErrorKind::Ambiguous`] or [`ErrorKind::BadSnapshot`].
+    pub fn find_snapshot(&self, name: &str) -> Result<Snapshot> {
+        let layout = self.store().layout();
+        Snapshot::load(layout, find_id(layout, name)?)
+    }
+
+    /// Every snapshot that can be read, newest first.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        let layout = self.store().layout();
+        let mut all: Vec<_> = ids(layout)?
+            .into_iter()
+            // A damaged one is reported when somebody asks for it.
+            .filter_map(|id| Snapshot::load(layout, id).ok())
+            .collect();
+        all.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.manifest.created_ns));
+        Ok(all)
+    }
+
+    /// Removes a snapshot, also a damaged one. Sandboxes that came from it go on: their machines
+    /// hold its memory open.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] or [`ErrorKind::Ambiguous`].
+    pub fn remove_snapshot(&self, name: &str) -> Result<SnapshotId> {
+        let layout = self.store().layout();
+        let id = find_id(layout, name)?;
+        let dir = layout.snapshots().join(id.to_string());
+        let doomed = fs::staging_path(&dir);
+        match std::fs::rename(&dir, &doomed) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(missing(name));
+            }
+            Err(error) => return Err(io(format!("Could not remove snapshot `{name}`"), error)),
+        }
+        // From here on it is gone; what is left are files that any later call sweeps.
+        let _ = fs::remove_dir_if_present(&doomed);
+        Ok(id)
+    }
+
+    /// Whether a name is free for a snapshot.
+    pub(crate) fn expect_snapshot_name(&self, name: Option<&str>) -> Result<()> {
+        let Some(name) = name else { return Ok(()) };
+        if !valid_name(name) {
+            let what = format!("`{name}` is not a snapshot name");
+            return Err(Error::new(ErrorKind::InvalidSpec, what)
+                .hint("Use letters, digits, `_`, `.` and `-`; start with a letter or digit"));
+        }
+        match find_by_name(self.store().layout(), name)? {
+            None => Ok(()),
+            Some(_) => {
+                let what = format!("The name `{name}` is taken by another snapshot");
+                Err(Error::new(ErrorKind::NameTaken, what)
+                    .hint(format!("Remove it with `coffer snapshot rm {name}`")))
+            }
+        }
+    }
+
+    /// Writes the manifest into a directory whose files are whole, and gives it its name.
+    pub(crate) fn publish_snapshot(
+        &self,
+        staging: StagingDir,
+        manifest: &SnapshotManifest,
+    ) -> Result<Snapshot> {
+        let layout = self.store().layout();
+        let failed = |error| io("Could not write a snapshot's manifest", error);
+        fs::publish_json(&staging.path().join("manifest.json"), manifest, true).map_err(failed)?;
+        // Held for the look and the rename, so that of two that want a name one gets it.
+        let _lock = LockFile::exclusive(&layout.snapshots().join("lock"))
+            .map_err(|error| io("Could not lock the snapshots", error))?;
+        self.expect_snapshot_name(manifest.name.as_deref())?;
+        staging.publish()?;
+        Snapshot::load(layout, manifest.id)
+    }
+}
+
+fn ids(layout: &Layout) -> Result<Vec<SnapshotId>> {
+    let dir = layout.snapshots();
+    let entries = std::fs::read_dir(&dir)
+        .map_err(|error| io(format!("Could not read `{}`", dir.display()), error))?;
+    Ok(entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect())
+}
+
+fn find_by_name(layout: &Layout, name: &str) -> Result<Option<SnapshotId>> {
+    let named = |id: &SnapshotId| {
+        Snapshot::load(layout, *id).is_ok_and(|found| found.manifest.name.as_deref() == Some(name))
+    };
+    Ok(ids(layout)?.into_iter().find(named))
+}
+
+fn find_id(layout: &Layout, name: &str) -> Result<SnapshotId> {
+    if let Some(id) = find_by_name(layout, name)? {
+        return Ok(id);
+    }
+    if name.is_empty() {
+        return Err(missing(name));
+    }
+    let starts: Vec<_> = ids(layout)?
+        .into_iter()
+        .filter(|id| id.to_string().starts_with(name))
+        .collect();
+    match starts.as_slice() {
+        [] => Err(missing(name)),
+        [id] => Ok(*id),
+        _ => {
+            let what = format!("More than one snapshot has an id that starts with `{name}`");
+            Err(Error::new(ErrorKind::Ambiguous, what).hint("Give more digits"))
+        }
+    }
+}
+
+fn missing(name: &str) -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        format!("There is no snapshot `{name}`"),
+    )
+    .hint("List them with `coffer snapshot list`")
+}

@@ -1,0 +1,85 @@
+//! Taking a snapshot.
+
+use std::fs::File;
+
+use cofferdam_base::time::unix_time_ns;
+use cofferdam_types::SnapshotId;
+
+use super::{
+    Snapshot, SnapshotFile, SnapshotKind, SnapshotManifest, content, manifest::FORMAT_VERSION,
+};
+use crate::{
+    error::{Result, io, lift},
+    random,
+    sandbox::Runtime,
+    staging::StagingDir,
+    store::Entry,
+};
+
+/// How a snapshot is taken.
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotOptions {
+    /// How much; by default all of a live sandbox, the disk of a stopped one.
+    pub kind: Option<SnapshotKind>,
+    /// Its name.
+    pub name: Option<String>,
+}
+
+impl Runtime {
+    /// Takes a snapshot of a sandbox. One that runs stands still for a moment and goes on.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::WrongState`], [`crate::ErrorKind::NameTaken`],
+    /// [`crate::ErrorKind::NoSpace`] and those of the backend.
+    pub async fn create_snapshot(
+        &self,
+        entry: &Entry,
+        options: SnapshotOptions,
+    ) -> Result<Snapshot> {
+        self.expect_snapshot_name(options.name.as_deref())?;
+        let id = SnapshotId::from_random(random::bytes()?);
+        let staging = self.snapshot_staging(id)?;
+        let captured = self.capture(entry, options.kind, staging.path()).await?;
+        let created_ns = unix_time_ns();
+        let mut files = Vec::new();
+        for name in captured.kind.files() {
+            let path = staging.path().join(name.as_str());
+            // What has a name outlives a power cut.
+            let (digest, bytes) = File::open(&path)
+                .and_then(|file| file.sync_all())
+                .and_then(|()| content::digest(&path))
+                .map_err(|error| io(format!("Could not keep `{}`", path.display()), error))?;
+            files.push(SnapshotFile {
+                name: *name,
+                bytes,
+                digest,
+            });
+        }
+        let manifest = SnapshotManifest {
+            format: FORMAT_VERSION,
+            id,
+            name: options.name,
+            created_ns,
+            kind: captured.kind,
+            sandbox: entry.record.clone(),
+            backend: entry.state.backend.clone(),
+            compatibility: self.compatibility(captured.kind, entry)?,
+            pause_us: captured.pause_us,
+            files,
+        };
+        self.publish_snapshot(staging, &manifest)
+    }
+
+    fn compatibility(&self, kind: SnapshotKind, entry: &Entry) -> Result<Option<String>> {
+        if kind == SnapshotKind::Disk {
+            return Ok(None);
+        }
+        let backend = crate::host::backend(self.store().layout(), entry.state.backend.as_deref())?;
+        lift(backend.compatibility_key()).map(Some)
+    }
+
+    /// A directory for a capture.
+    pub(super) fn snapshot_staging(&self, id: SnapshotId) -> Result<StagingDir> {
+        StagingDir::new(self.store().layout().snapshots().join(id.to_string()))
+    }
+}

@@ -1,0 +1,274 @@
+//! Forks: new sandboxes from a moment of another, or from a snapshot.
+
+use cofferdam_base::time::unix_time_ns;
+use cofferdam_proto::Request;
+use cofferdam_types::{SandboxId, SandboxSpec, SnapshotId};
+
+use super::{Snapshot, SnapshotKind, machine_files, resume::Moment};
+use crate::{
+    client::{Connection, launch},
+    error::{Error, ErrorKind, Result},
+    process, random,
+    sandbox::Runtime,
+    store::{Entry, ForkOrigin, SandboxRecord},
+};
+
+/// Most forks of one call: more is a slip of the finger.
+const MAX_COUNT: u32 = 10_000;
+
+/// How many forks come up at the same time: more than the processors of a small host gain
+/// nothing, and each holds memory that is not yet accounted for.
+const BATCH: usize = 16;
+
+/// What is forked.
+#[derive(Clone, Copy, Debug)]
+pub enum ForkSource<'a> {
+    /// A sandbox as it is now.
+    Sandbox(&'a Entry),
+    /// A snapshot.
+    Snapshot(&'a Snapshot),
+}
+
+/// How to fork.
+#[derive(Clone, Debug)]
+pub struct ForkOptions {
+    /// Name of the fork; of several, their names' common start.
+    pub name: Option<String>,
+    /// How many.
+    pub count: u32,
+}
+
+/// What became of a fork.
+#[derive(Debug)]
+pub struct Forked {
+    /// The new sandboxes. All of them can be used.
+    pub made: Vec<Entry>,
+    /// How long the source stood still, in microseconds; none if it did not run.
+    pub pause_us: Option<u64>,
+    /// Why there are not as many as were asked for.
+    pub failure: Option<Error>,
+}
+
+impl Runtime {
+    /// Makes new sandboxes from a moment of a source. Of a live sandbox or a full snapshot they
+    /// run on from there, each with an identity of its own; of a stopped one or a disk they have
+    /// the disk and are started like any other. `made` is told of each as it is ready.
+    ///
+    /// # Errors
+    /// When nothing could be made. What came after the first fork is in [`Forked::failure`].
+    pub async fn fork(
+        &self,
+        source: ForkSource<'_>,
+        options: &ForkOptions,
+        made: &mut dyn FnMut(&Entry),
+    ) -> Result<Forked> {
+        check_options(options)?;
+        self.expect_free_names(options)?;
+        match source {
+            ForkSource::Snapshot(snapshot) => {
+                let moment = Moment {
+                    dir: snapshot.dir().to_owned(),
+                    machine: snapshot.machine_files(),
+                };
+                let record = self.repin(&snapshot.manifest.sandbox)?;
+                let origin = ForkOrigin {
+                    sandbox: record.id,
+                    snapshot: Some(snapshot.manifest.id),
+                };
+                let forks = self.make_forks(&record, &origin, &moment, options, made);
+                forks.await.into_result(None)
+            }
+            ForkSource::Sandbox(entry) => self.fork_sandbox(entry, options, made).await,
+        }
+    }
+
+    async fn fork_sandbox(
+        &self,
+        entry: &Entry,
+        options: &ForkOptions,
+        made: &mut dyn FnMut(&Entry),
+    ) -> Result<Forked> {
+        crate::room::expect_for_fork(self.store().layout())?;
+        let staging = self.snapshot_staging(SnapshotId::from_random(random::bytes()?))?;
+        let captured = self.capture(entry, None, staging.path()).await?;
+        let moment = Moment {
+            dir: staging.path().to_owned(),
+            machine: (captured.kind == SnapshotKind::Full).then(|| machine_files(staging.path())),
+        };
+        let origin = ForkOrigin {
+            sandbox: entry.record.id,
+            snapshot: None,
+        };
+        let forks = self.make_forks(&entry.record, &origin, &moment, options, made);
+        // The machines hold the memory open; its name is not needed any more.
+        forks.await.into_result(captured.pause_us)
+    }
+
+    async fn make_forks(
+        &self,
+        parent: &SandboxRecord,
+        origin: &ForkOrigin,
+        moment: &Moment,
+        options: &ForkOptions,
+        made: &mut dyn FnMut(&Entry),
+    ) -> Forks {
+        let mut forks = Forks::default();
+        let mut next = 1;
+        while next <= options.count && forks.failure.is_none() {
+            let mut batch = Vec::new();
+            while next <= options.count && batch.len() < BATCH && forks.failure.is_none() {
+                match self.begin_fork(parent, origin, moment, options, next).await {
+                    Ok(begun) => batch.push(begun),
+                    Err(error) => forks.failure = Some(error),
+                }
+                next += 1;
+            }
+            for (id, connection) in batch {
+                match self.finish_fork(id, connection).await {
+                    Ok(entry) => {
+                        made(&entry);
+                        forks.made.push(entry);
+                    }
+                    Err(error) => forks.failure = forks.failure.or(Some(error)),
+                }
+            }
+        }
+        forks
+    }
+
+    /// Makes a fork's directory and, if it is to run, starts its supervisor.
+    async fn begin_fork(
+        &self,
+        parent: &SandboxRecord,
+        origin: &ForkOrigin,
+        moment: &Moment,
+        options: &ForkOptions,
+        number: u32,
+    ) -> Result<(SandboxId, Option<Connection>)> {
+        crate::room::expect_for_fork(self.store().layout())?;
+        let name = options.name.as_ref().map(|name| match options.count {
+            1 => name.clone(),
+            _ => format!("{name}-{number}"),
+        });
+        let mut record = child(parent, origin, name)?;
+        self.insert_with(&mut record, |dir| moment.place(dir))?;
+        if moment.machine.is_none() {
+            return Ok((record.id, None));
+        }
+        let request = Request::Start {
+            attach: false,
+            stdin: false,
+            tied: false,
+        };
+        match launch(self.store().layout(), record.id, request).await {
+            Ok(connection) => Ok((record.id, Some(connection))),
+            Err(error) => {
+                self.discard(record.id);
+                Err(error)
+            }
+        }
+    }
+
+    async fn finish_fork(&self, id: SandboxId, connection: Option<Connection>) -> Result<Entry> {
+        if let Some(mut connection) = connection
+            && let Err(error) = connection.answer().await
+        {
+            drop(connection);
+            self.discard(id);
+            return Err(error);
+        }
+        self.find(&id.to_string())
+    }
+
+    /// A fork that did not come up is nobody's sandbox.
+    fn discard(&self, id: SandboxId) {
+        // Its supervisor lets go of it a moment after its answer; what is left then is a failed
+        // sandbox with its reason.
+        let _ = self.store().remove(id);
+    }
+
+    fn expect_free_names(&self, options: &ForkOptions) -> Result<()> {
+        let Some(name) = &options.name else {
+            return Ok(());
+        };
+        let names = (1..=options.count).map(|number| match options.count {
+            1 => name.clone(),
+            _ => format!("{name}-{number}"),
+        });
+        for name in names {
+            if self.store().find_id(&name).is_ok() {
+                let what = format!("The name `{name}` is taken by another sandbox");
+                return Err(Error::new(ErrorKind::NameTaken, what));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Forks {
+    made: Vec<Entry>,
+    failure: Option<Error>,
+}
+
+impl Forks {
+    fn into_result(self, pause_us: Option<u64>) -> Result<Forked> {
+        match (self.made.is_empty(), self.failure) {
+            (true, Some(error)) => Err(error),
+            (_, failure) => Ok(Forked {
+                made: self.made,
+                pause_us,
+                failure,
+            }),
+        }
+    }
+}
+
+fn check_options(options: &ForkOptions) -> Result<()> {
+    let invalid = |what: String| Err(Error::new(ErrorKind::InvalidSpec, what));
+    if !(1..=MAX_COUNT).contains(&options.count) {
+        return invalid(format!(
+            "`{}` forks are not between 1 and {MAX_COUNT}",
+            options.count
+        ));
+    }
+    let valid = |name: &str| {
+        let digits = if options.count == 1 {
+            0
+        } else {
+            1 + options.count.to_string().len()
+        };
+        cofferdam_types::valid_name(name) && name.len() + digits <= 63
+    };
+    match &options.name {
+        Some(name) if !valid(name) => invalid(format!("`{name}` is not a sandbox name")),
+        _ => Ok(()),
+    }
+}
+
+/// The record of a fork: all of its parent's but who it is.
+fn child(
+    parent: &SandboxRecord,
+    origin: &ForkOrigin,
+    name: Option<String>,
+) -> Result<SandboxRecord> {
+    let id = SandboxId::from_random(random::bytes()?);
+    let spec = SandboxSpec {
+        name: name.clone(),
+        // Two machines of one name would be taken for each other.
+        hostname: None,
+        ..parent.spec.clone()
+    };
+    let mut workload = parent.process.clone();
+    process::set_env(&mut workload.env, format!("HOSTNAME={}", id.short()));
+    Ok(SandboxRecord {
+        id,
+        name: String::new(),
+        created_ns: unix_time_ns(),
+        spec,
+        process: workload,
+        hostname: id.short(),
+        forked_from: Some(origin.clone()),
+        ..parent.clone()
+    })
+}

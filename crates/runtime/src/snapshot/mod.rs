@@ -1,0 +1,196 @@
+//! Snapshots: sandboxes as they were at one moment, kept until removed.
+//!
+//! ```text
+//! snapshots/<id>/   manifest.json, upper.ext4; of a full one also memory and state
+//! ```
+//! A directory appears whole, by the rename of a staging directory, and disappears by the rename
+//! to another. Nothing in it is trusted on load: see [`Snapshot::load`].
+//!
+//! [`create`] takes one, [`catalogue`] finds and removes them, [`resume`] makes sandboxes of them
+//! (restore: the same; fork: new ones), [`transfer`] moves them between stores.
+
+mod capture;
+mod catalogue;
+mod content;
+mod create;
+mod fork;
+mod manifest;
+mod restore;
+pub(crate) mod resume;
+mod transfer;
+
+use std::path::{Path, PathBuf};
+
+use cofferdam_backend::SnapshotFiles;
+use cofferdam_base::fs;
+use cofferdam_types::SnapshotId;
+
+use self::manifest::FORMAT_VERSION;
+pub use self::{
+    create::SnapshotOptions,
+    fork::{ForkOptions, ForkSource, Forked},
+    manifest::{SnapshotFile, SnapshotFileName, SnapshotKind, SnapshotManifest},
+};
+use crate::{
+    error::{Error, ErrorKind, Result, io},
+    layout::Layout,
+    store::RECORD_VERSION,
+};
+
+/// A manifest holds one sandbox's record and a few lines.
+const MAX_MANIFEST_BYTES: u64 = 8 << 20;
+
+/// A snapshot of this store.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    dir: PathBuf,
+    /// What it says of itself.
+    pub manifest: SnapshotManifest,
+}
+
+impl Snapshot {
+    /// Reads the snapshot of an id: its manifest, and that its files have the lengths that they
+    /// had. Their content is checked by [`Self::verify`], which reads all of it, and the device
+    /// state whenever it is loaded.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BadSnapshot`].
+    pub(crate) fn load(layout: &Layout, id: SnapshotId) -> Result<Self> {
+        let dir = layout.snapshots().join(id.to_string());
+        let manifest: SnapshotManifest =
+            fs::read_json(&dir.join("manifest.json"), MAX_MANIFEST_BYTES).map_err(|error| {
+                bad(&id.short(), "has no manifest that can be read").because(error)
+            })?;
+        let snapshot = Self { dir, manifest };
+        check_manifest(&snapshot.manifest)?;
+        if snapshot.manifest.id != id {
+            return Err(bad(&id.short(), "has the manifest of another"));
+        }
+        for file in &snapshot.manifest.files {
+            let length = std::fs::metadata(snapshot.file(file.name)).map(|meta| meta.len());
+            if !length.is_ok_and(|length| length == file.bytes) {
+                let what = format!(
+                    "has a file `{}` that is missing or of another size",
+                    file.name.as_str()
+                );
+                return Err(bad(&snapshot.label(), &what));
+            }
+        }
+        Ok(snapshot)
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The path of one of its files.
+    #[must_use]
+    pub fn file(&self, name: SnapshotFileName) -> PathBuf {
+        self.dir.join(name.as_str())
+    }
+
+    /// Its name, or the start of its id.
+    #[must_use]
+    pub fn label(&self) -> String {
+        let short = || self.manifest.id.short();
+        self.manifest.name.clone().unwrap_or_else(short)
+    }
+
+    /// Bytes that it uses on the disk.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn disk_bytes(&self) -> Result<u64> {
+        self.manifest.files.iter().try_fold(0, |sum, file| {
+            let bytes = cofferdam_disk::allocated_bytes(&self.file(file.name));
+            Ok(sum + crate::error::lift(bytes)?)
+        })
+    }
+
+    /// Reads all of its files and compares them with what was written.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BadSnapshot`] with the file that differs.
+    ///
+    /// # Blocking
+    /// Reads all data: a second per gigabyte.
+    pub fn verify(&self) -> Result<()> {
+        for file in &self.manifest.files {
+            let path = self.file(file.name);
+            let (digest, bytes) = content::digest(&path)
+                .map_err(|error| io(format!("Could not read `{}`", path.display()), error))?;
+            if (digest, bytes) != (file.digest, file.bytes) {
+                let what = format!("has a file `{}` that was changed", file.name.as_str());
+                return Err(bad(&self.label(), &what).hint("Remove it and take another"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Memory and devices; none of a disk's snapshot.
+    pub(crate) fn machine_files(&self) -> Option<SnapshotFiles> {
+        (self.manifest.kind == SnapshotKind::Full).then(|| machine_files(&self.dir))
+    }
+}
+
+/// Memory and devices in a directory.
+pub(crate) fn machine_files(dir: &Path) -> SnapshotFiles {
+    SnapshotFiles {
+        memory: dir.join(SnapshotFileName::Memory.as_str()),
+        state: dir.join(SnapshotFileName::State.as_str()),
+    }
+}
+
+/// Refuses a manifest that contradicts itself.
+pub(crate) fn check_manifest(manifest: &SnapshotManifest) -> Result<()> {
+    let label = manifest.id.short();
+    if manifest.format > FORMAT_VERSION {
+        let what = format!(
+            "has form {}, this version knows {FORMAT_VERSION}",
+            manifest.format
+        );
+        return Err(bad(&label, &what).hint("Use a newer Cofferdam"));
+    }
+    let mut names: Vec<_> = manifest.files.iter().map(|file| file.name).collect();
+    names.sort_unstable();
+    if names != manifest.kind.files() {
+        return Err(bad(&label, "does not have the files of its kind"));
+    }
+    if let Some(name) = manifest
+        .name
+        .as_deref()
+        .filter(|name| !cofferdam_types::valid_name(name))
+    {
+        return Err(bad(
+            &label,
+            &format!("has the name `{}`", name.escape_debug()),
+        ));
+    }
+    let sandbox = &manifest.sandbox;
+    let names = [&sandbox.name, &sandbox.hostname];
+    if sandbox.version != RECORD_VERSION
+        || !names.iter().all(|name| cofferdam_types::valid_name(name))
+    {
+        return Err(bad(&label, "is of a sandbox that cannot be"));
+    }
+    crate::sandbox::check(&sandbox.spec)
+        .map_err(|error| bad(&label, "is of a sandbox that cannot be").because(error))?;
+    let memory = manifest
+        .files
+        .iter()
+        .find(|file| file.name == SnapshotFileName::Memory);
+    let mib = sandbox.spec.memory.mib_rounded_up();
+    if memory.is_some_and(|memory| memory.bytes != mib << 20) {
+        return Err(bad(
+            &label,
+            &format!("has a memory file that is not of {mib} MiB"),
+        ));
+    }
+    Ok(())
+}
+
+pub(crate) fn bad(label: &str, what: &str) -> Error {
+    Error::new(ErrorKind::BadSnapshot, format!("Snapshot `{label}` {what}"))
+}

@@ -1,0 +1,136 @@
+//! Sandboxes that begin in the middle: made from a snapshot or a capture, not by a start.
+//!
+//! `resume.json` in a sandbox's directory names the memory and devices that its next start goes
+//! on from. It is written before the sandbox appears and removed once the guest has confirmed its
+//! identity; after that the sandbox is like any other.
+
+use std::path::{Path, PathBuf};
+
+use cofferdam_backend::SnapshotFiles;
+use cofferdam_base::fs;
+use cofferdam_image::NoProgress;
+use cofferdam_types::Platform;
+use serde::{Deserialize, Serialize};
+
+use super::{SnapshotFileName, bad};
+use crate::{
+    error::{Error, ErrorKind, Result, io, lift},
+    layout::SandboxPaths,
+    sandbox::Runtime,
+    store::{RecordedImage, SandboxRecord},
+};
+
+/// Two paths.
+const MAX_BYTES: u64 = 64 << 10;
+
+/// Where a sandbox's next start goes on from.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Resume {
+    memory: PathBuf,
+    state: PathBuf,
+}
+
+impl Resume {
+    pub(crate) fn new(files: &SnapshotFiles) -> Self {
+        Self {
+            memory: files.memory.clone(),
+            state: files.state.clone(),
+        }
+    }
+
+    /// Writes it into a sandbox's directory.
+    pub(crate) fn write(&self, dir: &Path) -> Result<()> {
+        fs::publish_json(&dir.join(FILE), self, false)
+            .map_err(|error| io("Could not write where a sandbox goes on", error))
+    }
+
+    /// What a sandbox goes on from; none if it starts afresh.
+    pub(crate) fn read(paths: &SandboxPaths) -> Result<Option<Self>> {
+        match fs::read_json(&paths.dir.join(FILE), MAX_BYTES) {
+            Ok(resume) => Ok(Some(resume)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io("Could not read where a sandbox goes on", error)),
+        }
+    }
+
+    /// Forgets it: from now on the sandbox is like any other.
+    pub(crate) fn clear(paths: &SandboxPaths) -> Result<()> {
+        fs::remove_file_if_present(&paths.dir.join(FILE))
+            .map_err(|error| io("Could not forget where a sandbox went on", error))
+    }
+
+    pub(crate) fn files(&self) -> SnapshotFiles {
+        SnapshotFiles {
+            memory: self.memory.clone(),
+            state: self.state.clone(),
+        }
+    }
+
+    /// Whether what it goes on from is still there. The capture of a fork that was killed is not.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.memory.is_file() && self.state.is_file()
+    }
+}
+
+const FILE: &str = "resume.json";
+
+/// What a sandbox is made from: files of one moment.
+#[derive(Clone, Debug)]
+pub(super) struct Moment {
+    /// Where the files are.
+    pub(super) dir: PathBuf,
+    /// Memory and devices; none of a disk alone.
+    pub(super) machine: Option<SnapshotFiles>,
+}
+
+impl Moment {
+    /// Puts a copy of the disk, and where to go on, into a sandbox's new directory.
+    pub(super) fn place(&self, dir: &Path) -> Result<()> {
+        let upper = SnapshotFileName::Upper.as_str();
+        lift(cofferdam_disk::copy_sparse(
+            &self.dir.join(upper),
+            &dir.join(upper),
+        ))?;
+        match &self.machine {
+            Some(files) => Resume::new(files).write(dir),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Runtime {
+    /// A captured sandbox's record with its image as this store has it. Paths of a record are
+    /// never believed: it may come from another store.
+    pub(super) fn repin(&self, record: &SandboxRecord) -> Result<SandboxRecord> {
+        let recorded = &record.image;
+        let platform = record.spec.platform.clone().unwrap_or_else(Platform::host);
+        let hint = || format!("Get it with `coffer pull {}`", recorded.name.escape_debug());
+        let found = lift(self.images().resolve(&recorded.id.to_string(), &platform))?;
+        let Some(image) = found else {
+            let what = format!(
+                "The snapshot needs the image `{}` ({}), which is not in the store",
+                recorded.name.escape_debug(),
+                recorded.id
+            );
+            return Err(Error::new(ErrorKind::ImageNotFound, what).hint(hint()));
+        };
+        let rootfs = lift(self.images().rootfs(&image, &NoProgress))?;
+        if image.manifest != recorded.manifest || rootfs.disk_bytes != recorded.disk_bytes {
+            let what = format!(
+                "needs the image `{}` by its manifest {}; the store has {}",
+                recorded.name.escape_debug(),
+                recorded.manifest,
+                image.manifest
+            );
+            return Err(bad(&record.name, &what).hint(hint()));
+        }
+        Ok(SandboxRecord {
+            image: RecordedImage {
+                rootfs: rootfs.path,
+                ..recorded.clone()
+            },
+            ..record.clone()
+        })
+    }
+}

@@ -1,0 +1,204 @@
+//! Making templates by hand, listing and removing them.
+
+use cofferdam_image::Progress;
+use cofferdam_types::{Digest, SandboxSpec};
+use serde::Serialize;
+
+use super::{
+    FORMAT_VERSION, MachineShape, RootShape, Template, TemplateKind,
+    build::make_image,
+    plan::{StartedWorkload, TemplatePlan},
+    warm::MAX_READY_BYTES,
+};
+use crate::{
+    error::{Error, ErrorKind, Result, io, lift},
+    guest,
+    layout::Layout,
+    process,
+    sandbox::{Runtime, check},
+    supervisor::workload_limits,
+};
+
+/// A template as people see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TemplateInfo {
+    /// Its key.
+    pub key: String,
+    /// What it is.
+    pub kind: TemplateKind,
+    /// The image, as it was asked for; none of a base template.
+    pub image: Option<String>,
+    /// Digest of the image's manifest.
+    pub manifest: Option<Digest>,
+    /// Commands that ran in it, or run in it.
+    pub commands: Vec<String>,
+    /// Processors.
+    pub vcpus: u8,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Bytes that it uses on the disk.
+    pub disk_bytes: u64,
+    /// When it was made, in nanoseconds since the Unix epoch.
+    pub created_ns: u64,
+    /// Everything that must match for it to be used.
+    pub about: Vec<String>,
+}
+
+/// What a template is to have run.
+#[derive(Clone, Debug, Default)]
+pub struct WarmUp {
+    /// Command lines that run to their end in the image, one after another.
+    pub commands: Vec<Vec<String>>,
+    /// Text in the workload's output: the template holds the workload running, captured once it
+    /// has printed this.
+    pub wait_for: Option<String>,
+}
+
+impl Runtime {
+    /// Makes the template from which sandboxes of `spec`'s shape and image start, in place of the
+    /// one that there is. With [`WarmUp::wait_for`] it holds `spec`'s workload running, and
+    /// sandboxes with that very workload start from there.
+    ///
+    /// # Errors
+    /// Of the image, the spec, the commands, or the host.
+    pub async fn build_template(
+        &self,
+        spec: SandboxSpec,
+        warm_up: &WarmUp,
+        progress: &dyn Progress,
+    ) -> Result<TemplateInfo> {
+        check(&spec)?;
+        let image = self.find_image(&spec, progress).await?;
+        let rootfs = lift(self.images().rootfs(&image, progress))?;
+        let shape = MachineShape::of(&spec, rootfs.disk_bytes);
+        let Some(root) = RootShape::of(&spec, image.manifest) else {
+            let what = "A template cannot have tmpfs mounts of its own";
+            return Err(Error::new(ErrorKind::Unsupported, what).hint("Leave `--tmpfs` to `run`"));
+        };
+        let command = |argv: &Vec<String>| {
+            let spec = SandboxSpec {
+                entrypoint: Some(Vec::new()),
+                command: argv.clone(),
+                ..spec.clone()
+            };
+            process::merge(&spec, &image.config, BUILDER)
+        };
+        let warm_ups = warm_up
+            .commands
+            .iter()
+            .map(command)
+            .collect::<Result<Vec<_>>>()?;
+        let workload = match &warm_up.wait_for {
+            None => None,
+            Some(ready) if ready.is_empty() || ready.len() > MAX_READY_BYTES => {
+                let what = format!("The text to wait for is not of 1 to {MAX_READY_BYTES} bytes");
+                return Err(Error::new(ErrorKind::InvalidSpec, what));
+            }
+            Some(ready) => Some(StartedWorkload {
+                process: process::merge(&spec, &image.config, BUILDER)?,
+                limits: workload_limits(&spec),
+                ready: ready.clone(),
+            }),
+        };
+        let plan = TemplatePlan {
+            shape,
+            root,
+            rootfs: rootfs.path,
+            image_name: spec.image.clone(),
+            warm_ups,
+            workload,
+        };
+        let layout = self.store().layout();
+        let backend = crate::host::backend(layout, spec.backend.as_deref())?;
+        let guest = guest::find(layout, spec.kernel.as_deref())?;
+        let made = make_image(layout, backend.as_ref(), &guest, &plan, true).await?;
+        made.ok_or_else(|| Error::new(ErrorKind::Bug, "No template was made"))?
+            .info()
+    }
+
+    /// Every template that can be used, newest first.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn templates(&self) -> Result<Vec<TemplateInfo>> {
+        let mut all: Vec<_> = templates(self.store().layout())?
+            .iter()
+            .filter_map(|template| template.info().ok())
+            .collect();
+        all.sort_by_key(|info| std::cmp::Reverse(info.created_ns));
+        Ok(all)
+    }
+
+    /// Removes the templates that `name` means: one by the start of its key, or all of an image.
+    /// Sandboxes that came from them go on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], [`ErrorKind::Ambiguous`].
+    pub fn remove_templates(&self, name: &str) -> Result<Vec<String>> {
+        let layout = self.store().layout();
+        let is_hex = !name.is_empty() && name.chars().all(|c| c.is_ascii_hexdigit());
+        let all = self.templates()?;
+        let by_key = |info: &&TemplateInfo| is_hex && info.key.starts_with(name);
+        let by_image = |info: &&TemplateInfo| info.image.as_deref() == Some(name);
+        let mut found: Vec<_> = all.iter().filter(by_image).collect();
+        if found.is_empty() {
+            found = all.iter().filter(by_key).collect();
+            if found.len() > 1 {
+                let what = format!("More than one template has a key that starts with `{name}`");
+                return Err(Error::new(ErrorKind::Ambiguous, what).hint("Give more digits"));
+            }
+        }
+        if found.is_empty() {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("There is no template `{name}`"),
+            )
+            .hint("List them with `coffer template list`"));
+        }
+        for info in &found {
+            if let Some(template) = Template::at(&layout.templates().join(&info.key)) {
+                template.remove()?;
+            }
+        }
+        Ok(found.into_iter().map(|info| info.key.clone()).collect())
+    }
+}
+
+/// Host name of a template's processes while it is made.
+const BUILDER: cofferdam_types::SandboxId = cofferdam_types::SandboxId::from_random([0; 32]);
+
+fn templates(layout: &Layout) -> Result<Vec<Template>> {
+    let dir = layout.templates();
+    let entries = std::fs::read_dir(&dir)
+        .map_err(|error| io(format!("Could not read `{}`", dir.display()), error))?;
+    Ok(entries
+        .filter_map(|entry| Template::at(&entry.ok()?.path()))
+        .collect())
+}
+
+/// Removes templates that nothing can find any more: of another form, wire or agent than this
+/// program's. Those of other kernels and backends stay: they are asked for by flags.
+pub(super) fn drop_stale(layout: &Layout) {
+    let ours = [
+        format!("format {FORMAT_VERSION}"),
+        format!("wire {}", cofferdam_proto::GENERATION),
+    ];
+    let stale = |template: &Template| {
+        template.manifest().is_ok_and(|manifest| {
+            let fits = |line: &String| manifest.about.contains(line);
+            !ours.iter().all(fits)
+                || !manifest
+                    .about
+                    .iter()
+                    .any(|line| guest::is_of_this_agent(line))
+        })
+    };
+    for template in templates(layout)
+        .unwrap_or_default()
+        .into_iter()
+        .filter(stale)
+    {
+        // It is out of use in any case; what is left of it takes room and no more.
+        let _ = template.remove();
+    }
+}

@@ -1,0 +1,46 @@
+//! What an image's template is to hold.
+
+use std::path::PathBuf;
+
+use cofferdam_proto::ProcessSpec;
+use cofferdam_types::ResourceLimits;
+use serde::{Deserialize, Serialize};
+
+use super::{MachineShape, RootShape};
+
+/// An image's template as asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct TemplatePlan {
+    /// The machine.
+    pub(crate) shape: MachineShape,
+    /// The root and how it is mounted.
+    pub(crate) root: RootShape,
+    /// The root file system on the host.
+    pub(crate) rootfs: PathBuf,
+    /// Name by which the image was asked for; for people.
+    pub(crate) image_name: String,
+    /// Processes that run to their end before the capture, so that what they touched is warm.
+    pub(crate) warm_ups: Vec<ProcessSpec>,
+    /// The workload, if the template is to hold it running.
+    pub(crate) workload: Option<StartedWorkload>,
+}
+
+impl TemplatePlan {
+    /// The command lines, for people.
+    pub(crate) fn commands(&self) -> Vec<String> {
+        let workload = self.workload.iter().map(|workload| &workload.process);
+        let all = self.warm_ups.iter().chain(workload);
+        all.map(|process| process.argv.join(" ")).collect()
+    }
+}
+
+/// A workload that a template holds running.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StartedWorkload {
+    /// What runs.
+    pub(crate) process: ProcessSpec,
+    /// Its limits.
+    pub(crate) limits: ResourceLimits,
+    /// Text in its output that says that it is ready.
+    pub(crate) ready: String,
+}
