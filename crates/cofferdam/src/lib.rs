@@ -34,10 +34,11 @@ mod logs;
 mod sandbox;
 mod session;
 mod snapshots;
+mod templates;
 
 pub use cofferdam_runtime::{
     Channel, Error, ErrorKind, ForkOptions, ForkOrigin, LogRecord, Result, SnapshotKind,
-    SnapshotManifest, SnapshotOptions, Stage,
+    SnapshotManifest, SnapshotOptions, Stage, TemplateInfo, TemplateKind, WarmUp,
     host::{BackendReport, HostReport},
     image::{
         HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, NoProgress,
@@ -58,3 +59,4 @@ pub use logs::{LogOptions, Logs};
 pub use sandbox::{Output, Sandbox, SandboxInfo, SandboxStats};
 pub use session::{Session, SessionEvent, SessionInput};
 pub use snapshots::{Forks, Snapshot, SnapshotInfo, Snapshots};
+pub use templates::Templates;

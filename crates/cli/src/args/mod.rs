@@ -5,6 +5,7 @@ mod later;
 mod lifecycle;
 mod run;
 mod snapshots;
+mod templates;
 
 use clap::{Parser, Subcommand};
 
@@ -20,6 +21,10 @@ pub(crate) use self::run::{CreateArgs, ExecArgs, RunArgs, SandboxArgs};
 pub(crate) use self::snapshots::{
     ForkArgs, PauseArgs, RestoreArgs, SnapshotCreateArgs, SnapshotExportArgs, SnapshotImportArgs,
     SnapshotListArgs, SnapshotNamesArgs, SnapshotPruneArgs, SnapshotVerb,
+};
+
+pub(crate) use self::templates::{
+    TemplateBuildArgs, TemplateListArgs, TemplateRmArgs, TemplateVerb,
 };
 
 /// Run code that you did not write in microVMs.
@@ -77,6 +82,9 @@ pub(crate) enum Verb {
     /// Take, list, check, move and remove snapshots
     #[command(subcommand)]
     Snapshot(SnapshotVerb),
+    /// Make, list and remove the templates from which sandboxes start
+    #[command(subcommand)]
+    Template(TemplateVerb),
     /// Bring the sandbox of a snapshot back
     Restore(RestoreArgs),
     /// List images

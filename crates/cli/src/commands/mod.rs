@@ -12,6 +12,7 @@ mod ps;
 mod run;
 mod snapshots;
 mod spec;
+mod templates;
 
 use clap::CommandFactory as _;
 use cofferdam::Coffer;
@@ -54,6 +55,7 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
         Verb::Unpause(args) => snapshots::unpause(&coffer, &args).await,
         Verb::Fork(args) => snapshots::fork(&coffer, &args, cli.verbose).await,
         Verb::Snapshot(verb) => snapshots::snapshot(&coffer, &verb, cli.verbose).await,
+        Verb::Template(verb) => templates::template(&coffer, &verb, cli.verbose).await,
         Verb::Restore(args) => snapshots::restore(&coffer, &args).await,
         Verb::Rm(args) => lifecycle::rm(&coffer, &args).await,
         Verb::Wait(args) => lifecycle::wait(&coffer, &args).await,

@@ -101,23 +101,18 @@ mod tests {
     #[test]
     fn a_moved_or_changed_byte_and_another_length_are_other_content() {
         let dir = tempfile::tempdir().unwrap();
-        let contents: [(u64, &[(u64, &[u8])]); 5] = [
-            (1 << 20, &[]),
-            ((1 << 20) + 1, &[]),
-            (1 << 20, &[(4096, b"x")]),
-            (1 << 20, &[(8192, b"x")]),
-            (1 << 20, &[(4096, b"y")]),
+        let of = |name: &str, length, writes: &[(u64, &[u8])]| {
+            digest(&file(dir.path(), name, length, writes)).unwrap().0
+        };
+        let digests = [
+            of("empty", 1 << 20, &[]),
+            of("longer", (1 << 20) + 1, &[]),
+            of("byte", 1 << 20, &[(4096, b"x")]),
+            of("moved", 1 << 20, &[(8192, b"x")]),
+            of("changed", 1 << 20, &[(4096, b"y")]),
         ];
-        let digests: std::collections::BTreeSet<_> = contents
-            .iter()
-            .enumerate()
-            .map(|(index, (length, writes))| {
-                digest(&file(dir.path(), &index.to_string(), *length, writes))
-                    .unwrap()
-                    .0
-            })
-            .collect();
-        assert_eq!(digests.len(), contents.len());
+        let distinct: std::collections::BTreeSet<_> = digests.iter().collect();
+        assert_eq!(distinct.len(), digests.len());
     }
 
     #[test]

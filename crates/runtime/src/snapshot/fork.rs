@@ -254,7 +254,7 @@ fn child(
 ) -> Result<SandboxRecord> {
     let id = SandboxId::from_random(random::bytes()?);
     let spec = SandboxSpec {
-        name: name.clone(),
+        name,
         // Two machines of one name would be taken for each other.
         hostname: None,
         ..parent.spec.clone()

@@ -1,0 +1,113 @@
+//! `template`.
+
+use cofferdam::{Coffer, Error, ErrorKind, Result, TemplateInfo, WarmUp};
+use serde_json::json;
+
+use super::{for_each, spec};
+use crate::{
+    args::{TemplateBuildArgs, TemplateListArgs, TemplateRmArgs, TemplateVerb},
+    exit_status::ExitStatus,
+    output,
+    progress::Bars,
+    time,
+};
+
+/// How much of a key and of a command a row shows, in characters.
+const KEY_CHARS: usize = 12;
+const COMMAND_CHARS: usize = 40;
+
+/// Does what `template` is to do.
+pub(crate) async fn template(coffer: &Coffer, verb: &TemplateVerb, verbose: bool) -> ExitStatus {
+    let result = match verb {
+        TemplateVerb::Build(args) => build(coffer, args, verbose).await,
+        TemplateVerb::List(args) => list(coffer, args),
+        TemplateVerb::Rm(args) => return rm(coffer, args).await,
+    };
+    result.map_or_else(ExitStatus::Error, |()| ExitStatus::Success)
+}
+
+async fn build(coffer: &Coffer, args: &TemplateBuildArgs, verbose: bool) -> Result<()> {
+    let mut spec = spec::spec(&args.sandbox, verbose)?;
+    let shell = |command: &String| vec!["/bin/sh".to_owned(), "-c".to_owned(), command.clone()];
+    let mut commands: Vec<_> = args.exec.iter().map(shell).collect();
+    if args.sandbox.rm || spec.stdin || spec.tty || spec.name.is_some() || spec.hostname.is_some() {
+        let what = "A template has no name, host name, terminal or input, and is not removed";
+        return Err(Error::new(ErrorKind::InvalidSpec, what)
+            .hint("Leave `--rm`, `-i`, `-t`, `--name` and `--hostname` to `run`"));
+    }
+    // Without a text to wait for, the command is the last of those that run to their end.
+    if args.wait_for.is_none() && !spec.command.is_empty() {
+        commands.push(std::mem::take(&mut spec.command));
+    }
+    let warm_up = WarmUp {
+        commands,
+        wait_for: args.wait_for.clone(),
+    };
+    let bars = Bars::new(false, verbose);
+    let info = coffer.templates().build(spec, &warm_up, &bars).await?;
+    bars.finish();
+    if args.json {
+        output::json(&info);
+    } else {
+        output::line(info.key);
+    }
+    Ok(())
+}
+
+fn list(coffer: &Coffer, args: &TemplateListArgs) -> Result<()> {
+    let templates = coffer.templates().list()?;
+    if args.json {
+        output::json(&templates);
+        return Ok(());
+    }
+    let cut = |text: &str, length: usize| -> String {
+        if args.no_trunc || text.chars().count() <= length {
+            return text.to_owned();
+        }
+        text.chars().take(length).collect()
+    };
+    if args.quiet {
+        // A closed pipe ends the list.
+        let _ = templates
+            .iter()
+            .all(|info| output::line(cut(&info.key, KEY_CHARS)));
+        return Ok(());
+    }
+    let now = cofferdam::unix_time_ns();
+    let row = |info: &TemplateInfo| {
+        vec![
+            cut(&info.key, KEY_CHARS),
+            info.kind.to_string(),
+            output::printable(info.image.as_deref().unwrap_or("")),
+            cut(&output::printable(&info.commands.join("; ")), COMMAND_CHARS),
+            info.vcpus.to_string(),
+            format!("{}M", info.memory_bytes >> 20),
+            time::ago(info.created_ns, now),
+            output::size(info.disk_bytes),
+        ]
+    };
+    let rows: Vec<_> = templates.iter().map(row).collect();
+    let header = [
+        "KEY", "KIND", "IMAGE", "COMMANDS", "CPUS", "MEMORY", "CREATED", "SIZE",
+    ];
+    output::table(&header, &rows);
+    Ok(())
+}
+
+async fn rm(coffer: &Coffer, args: &TemplateRmArgs) -> ExitStatus {
+    let mut removed = Vec::new();
+    let result = for_each(&args.templates, async |name| {
+        for key in coffer.templates().remove(name)? {
+            if !args.json {
+                output::line(&key);
+            }
+            removed.push(key);
+        }
+        Ok(())
+    })
+    .await;
+    if args.json {
+        output::json(&json!({ "removed": removed }));
+    }
+    result
+}
