@@ -241,3 +241,18 @@ fn the_workload_keeps_within_its_limits() {
     let refused = host.finish(*sleepers.last().unwrap()).failure.unwrap();
     assert_eq!(refused.kind, FailureKind::Limits, "{refused}");
 }
+
+/// An emulator translates a program anew wherever it has not been before.
+#[test]
+fn an_emulated_machine_puts_programs_at_the_same_addresses() {
+    let Some(mut guest) = Guest::boot(|_| {}) else {
+        return;
+    };
+    let host = &mut guest.host;
+    host.bring_up();
+    let [first, second] = [(); 2].map(|()| host.run(process(&["cat", "/proc/self/maps"])).text());
+    assert!(
+        first.contains("[stack]") && first == second,
+        "{first}{second}"
+    );
+}
