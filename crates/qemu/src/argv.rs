@@ -83,7 +83,7 @@ pub(crate) fn argv(plan: &Plan) -> Result<Vec<OsString>> {
     channels(&mut args);
     devices(&mut args);
     for (index, disk) in plan.disks.iter().enumerate() {
-        let node = format!("disk{index}");
+        let node = disk_node(index);
         args.json("-blockdev", &block_node(&node, disk)?);
         args.json("-device", &block_device(&node, disk));
     }
@@ -108,6 +108,11 @@ pub(crate) fn argv(plan: &Plan) -> Result<Vec<OsString>> {
         Begin::Restore => args.pair("-incoming", "defer"),
     }
     Ok(args.0)
+}
+
+/// Name of the node of the spec's disk `index`.
+pub(crate) fn disk_node(index: usize) -> String {
+    format!("disk{index}")
 }
 
 #[derive(Default)]
@@ -202,7 +207,8 @@ fn block_device(node: &str, disk: &BlockDevice) -> Value {
     })
 }
 
-fn text(path: &std::path::Path) -> Result<&str> {
+/// A path as QEMU takes it.
+pub(crate) fn text(path: &std::path::Path) -> Result<&str> {
     path.to_str().ok_or_else(|| {
         let what = format!("The path `{}` is not UTF-8", path.display());
         Error::new(ErrorKind::InvalidSpec, what).hint("QEMU takes paths as JSON text; rename it")

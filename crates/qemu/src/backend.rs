@@ -1,20 +1,21 @@
 //! The backend: probe, start, restore, attach, list.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
 };
 
 use cofferdam_backend::{
     Backend, BackendCapabilities, BackendKind, BoxFuture, Error, ErrorKind, HostProbe, Machine,
-    MachineInfo, MachineSpec, ProbeFix, Result, SnapshotFiles, SnapshotTier,
+    MachineInfo, MachineSpec, MemoryBacking, ProbeFix, Result, SnapshotFiles, SnapshotTier,
 };
 use cofferdam_types::Digest;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     argv::{self, MACHINE_GENERATION},
+    capture::Origin,
     control,
     machine::QemuMachine,
     map,
@@ -131,7 +132,11 @@ impl QemuBackend {
                 Error::new(ErrorKind::StartFailed, "The start was cut off").because(error)
             })??;
         let spawned = spawn::spawn(program, &plan, spec, self.name(), None).await?;
-        let machine = QemuMachine::started(spawned, spec, shape);
+        let origin = match &spec.memory {
+            MemoryBacking::Private => Origin::Booted,
+            MemoryBacking::SharedFile(path) => Origin::Shared(path.clone()),
+        };
+        let machine = QemuMachine::started(spawned, spec, shape, origin)?;
         match control::greet(machine.qmp()?).await {
             Ok(()) => Ok(Box::new(machine)),
             Err(error) => Err(died(&machine, ErrorKind::StartFailed, error).await),
@@ -148,15 +153,34 @@ impl QemuBackend {
         let shape = self.shape(spec)?;
         let state = snapshot::open(&files.state, &shape)?;
         let plan = map::restore(self.accel, spec, &files.memory)?;
+        let origin = origin(&files.memory, &state, spec)?;
         let spawned: Spawned =
             spawn::spawn(program, &plan, spec, self.name(), Some(state.into())).await?;
-        let machine = QemuMachine::started(spawned, spec, shape);
+        let machine = QemuMachine::started(spawned, spec, shape, origin)?;
         match control::load(machine.qmp()?).await {
             Ok(()) => Ok(Box::new(machine)),
             // The files were whole, so what QEMU refuses is what they hold.
             Err(error) => Err(died(&machine, ErrorKind::BadSnapshot, error).await),
         }
     }
+}
+
+/// What a machine restored from these files begins with.
+fn origin(memory: &Path, state: &File, spec: &MachineSpec) -> Result<Origin> {
+    if let MemoryBacking::SharedFile(path) = &spec.memory {
+        return Ok(Origin::Shared(path.clone()));
+    }
+    let memory = File::open(memory).map_err(|error| {
+        let what = format!("The memory file `{}` cannot be opened", memory.display());
+        Error::new(ErrorKind::BadSnapshot, what).because(error)
+    })?;
+    let state = state.try_clone().map_err(|error| {
+        Error::new(ErrorKind::Io, "The snapshot's state cannot be kept open").because(error)
+    })?;
+    Ok(Origin::Restored {
+        memory: Arc::new(memory),
+        state: Arc::new(state),
+    })
 }
 
 /// The error of a machine that did not come up: what QEMU said, or why it is not waited for.
@@ -227,7 +251,7 @@ impl Backend for QemuBackend {
     fn capabilities(&self) -> BackendCapabilities {
         BackendCapabilities {
             pause_resume: true,
-            snapshot: SnapshotTier::Memory,
+            snapshot: SnapshotTier::Live,
             fork: true,
             vsock: false,
             shares: false,

@@ -22,8 +22,14 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// A capture writes memory at the speed of a disk: 64 GiB at 150 MB/s.
 const CAPTURE_TIMEOUT: Duration = Duration::from_secs(450);
 
+/// A disk's changes during a capture are copied at the speed of a disk; see above.
+pub(crate) const JOB_TIMEOUT: Duration = CAPTURE_TIMEOUT;
+
 /// Bytes per second; QEMU's own bound of 128 MiB/s is meant for networks.
 const UNBOUNDED: u64 = 1 << 40;
+
+/// QEMU's own default; the finest grain that costs nothing to speak of.
+const CLUSTER_BYTES: u32 = 64 << 10;
 
 const CAPTURE_FD_NAME: &str = "state";
 
@@ -56,29 +62,24 @@ pub(crate) async fn load(qmp: &Qmp) -> Result<()> {
 }
 
 /// Stops or continues the vCPUs and waits until that is so.
-pub(crate) async fn set_running(qmp: &Qmp, run: bool) -> Result<()> {
-    let command = if run { "cont" } else { "stop" };
-    qmp.run(command, Value::Null, COMMAND_TIMEOUT)
-        .await
-        .map(drop)
+pub(crate) async fn set_running(qmp: &Qmp, running: bool) -> Result<()> {
+    let command = if running { "cont" } else { "stop" };
+    run(qmp, command, Value::Null).await
 }
 
 /// Has a paused machine write its state into `stream`, and waits until it has.
 pub(crate) async fn capture(qmp: &Qmp, stream: impl AsFd) -> Result<()> {
-    let run = |name: &'static str, arguments| qmp.run(name, arguments, COMMAND_TIMEOUT);
-    run("migrate-set-capabilities", capture_capabilities()).await?;
-    run(
-        "migrate-set-parameters",
-        json!({ "max-bandwidth": UNBOUNDED }),
-    )
-    .await?;
+    run(qmp, "migrate-set-capabilities", capture_capabilities()).await?;
+    let bandwidth = json!({ "max-bandwidth": UNBOUNDED });
+    run(qmp, "migrate-set-parameters", bandwidth).await?;
     let name = json!({ "fdname": CAPTURE_FD_NAME });
     qmp.run_with_fd("getfd", name, stream.as_fd(), COMMAND_TIMEOUT)
         .await?;
     drop(stream);
     let mut events = qmp.events();
     events.migration.mark_unchanged();
-    run("migrate", json!({ "uri": format!("fd:{CAPTURE_FD_NAME}") })).await?;
+    let uri = json!({ "uri": format!("fd:{CAPTURE_FD_NAME}") });
+    run(qmp, "migrate", uri).await?;
     let ended = async {
         loop {
             events
@@ -98,10 +99,60 @@ pub(crate) async fn capture(qmp: &Qmp, stream: impl AsFd) -> Result<()> {
     within(CAPTURE_TIMEOUT, "the machine's state", ended).await?
 }
 
+/// Has a paused machine write its vCPUs and devices, without memory, into the pipe at `path`;
+/// waits until it has, which is as long as the pipe's reader takes.
+pub(crate) async fn save_devices(qmp: &Qmp, path: &str) -> Result<()> {
+    // Disks are not let go of: the machine lives on.
+    let file = json!({ "filename": path, "live": false });
+    qmp.run("xen-save-devices-state", file, CAPTURE_TIMEOUT)
+        .await
+        .map(drop)
+}
+
+/// From now on QEMU notes which clusters of a disk are written.
+pub(crate) async fn add_bitmap(qmp: &Qmp, node: &str, name: &str) -> Result<()> {
+    let bitmap = json!({ "node": node, "name": name, "granularity": CLUSTER_BYTES });
+    run(qmp, "block-dirty-bitmap-add", bitmap).await
+}
+
+pub(crate) async fn remove_bitmap(qmp: &Qmp, node: &str, name: &str) -> Result<()> {
+    let bitmap = json!({ "node": node, "name": name });
+    run(qmp, "block-dirty-bitmap-remove", bitmap).await
+}
+
+/// Opens the file `path` as the node `name`. Whoever wants it on the host's disk flushes it; if
+/// QEMU did, the pause of a capture would wait for it.
+pub(crate) async fn add_target(qmp: &Qmp, name: &str, path: &str) -> Result<()> {
+    let cache = json!({ "no-flush": true });
+    let file = json!({ "driver": "file", "filename": path, "aio": "threads", "cache": cache });
+    let node = json!({ "node-name": name, "driver": "raw", "cache": cache, "file": file });
+    run(qmp, "blockdev-add", node).await
+}
+
+pub(crate) async fn remove_target(qmp: &Qmp, name: &str) -> Result<()> {
+    run(qmp, "blockdev-del", json!({ "node-name": name })).await
+}
+
+/// Starts the job `name`: what the bitmap `name` has noted goes to the node `name` as it is now.
+pub(crate) async fn start_backup(qmp: &Qmp, node: &str, name: &str) -> Result<()> {
+    let job = json!({
+        "job-id": name, "device": node, "target": name,
+        "sync": "bitmap", "bitmap": name, "bitmap-mode": "never",
+    });
+    run(qmp, "blockdev-backup", job).await
+}
+
+pub(crate) async fn cancel_job(qmp: &Qmp, name: &str) -> Result<()> {
+    run(qmp, "job-cancel", json!({ "id": name })).await
+}
+
+async fn run(qmp: &Qmp, command: &str, arguments: Value) -> Result<()> {
+    qmp.run(command, arguments, COMMAND_TIMEOUT).await.map(drop)
+}
+
 /// Asks the guest to have this much memory; it answers in its own time.
 pub(crate) async fn balloon(qmp: &Qmp, target_bytes: u64) -> Result<()> {
-    let target = json!({ "value": target_bytes });
-    qmp.run("balloon", target, COMMAND_TIMEOUT).await.map(drop)
+    run(qmp, "balloon", json!({ "value": target_bytes })).await
 }
 
 /// Shared memory is left where it is, and migrations tell of themselves by events.
@@ -110,7 +161,11 @@ fn capture_capabilities() -> Value {
     json!({ "capabilities": [on("x-ignore-shared"), on("events")] })
 }
 
-async fn within<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> Result<T> {
+pub(crate) async fn within<T>(
+    limit: Duration,
+    what: &str,
+    future: impl Future<Output = T>,
+) -> Result<T> {
     timeout(limit, future).await.map_err(|_| {
         let what = format!("Waiting for {what} took longer than {limit:?}");
         Error::new(ErrorKind::Control, what)

@@ -14,7 +14,8 @@
 //! | `spawn` | arguments to a process |
 //! | `control`, `qmp` | the control channel |
 //! | `machine` | the `impl Machine` |
-//! | `snapshot`, `stream` | capture and the files' format |
+//! | `snapshot`, `stream` | the files' format, and capture in a pause |
+//! | `capture` | capture of a machine that lives on |
 //! | `record` | what tells other processes of a machine |
 //! | `logs` | what the guest and QEMU print, kept at a bounded size |
 //!
@@ -23,6 +24,7 @@
 
 mod argv;
 mod backend;
+mod capture;
 mod control;
 mod kernel;
 mod logs;

@@ -3,21 +3,24 @@
 //! Locks: `agent` and `usage` are each held for a few instructions and never across an await.
 
 use std::{
+    fs::File,
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use cofferdam_backend::{
     BoxFuture, Capture, CapturePlan, Error, ErrorKind, LogKind, Machine, MachineExit,
-    MachineMetrics, MachineSpec, MachineStatus, MemoryBacking, NetworkInfo, Result, SnapshotFiles,
+    MachineMetrics, MachineSpec, MachineStatus, NetworkInfo, Result, SnapshotFiles,
 };
 use cofferdam_types::{SandboxId, Signal};
 use tokio::time::timeout;
 
 use crate::{
+    argv,
+    capture::{Origin, QemuCapture, Turns, WritableDisk},
     control, logs,
     process::Process,
     qmp::Qmp,
@@ -30,7 +33,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct QemuMachine {
     id: SandboxId,
-    process: Process,
+    process: Arc<Process>,
     console_log: PathBuf,
     vmm_log: PathBuf,
     usage: Mutex<Usage>,
@@ -40,10 +43,23 @@ pub(crate) struct QemuMachine {
 
 #[derive(Debug)]
 struct Owned {
-    qmp: Qmp,
     agent: Mutex<Option<UnixStream>>,
-    shape: Shape,
-    memory: MemoryBacking,
+    /// Captures hold it too; it keeps no machine alive.
+    controlled: Arc<Controlled>,
+}
+
+/// A machine whose control channel is here.
+#[derive(Debug)]
+pub(crate) struct Controlled {
+    pub(crate) process: Arc<Process>,
+    pub(crate) qmp: Qmp,
+    pub(crate) shape: Shape,
+    pub(crate) origin: Origin,
+    /// The machine's own directory.
+    pub(crate) run_dir: PathBuf,
+    /// In the spec's order.
+    pub(crate) disks: Vec<WritableDisk>,
+    pub(crate) captures: Turns,
 }
 
 /// Processor time at the last look.
@@ -53,12 +69,83 @@ struct Usage {
     cpu_time_ms: u64,
 }
 
+impl Controlled {
+    pub(crate) fn alive(&self) -> Result<()> {
+        self.process.alive()
+    }
+
+    pub(crate) fn status(&self) -> MachineStatus {
+        if self.process.exit().is_some() {
+            return MachineStatus::Exited;
+        }
+        match *self.qmp.events().running.borrow() {
+            Some(false) => MachineStatus::Paused,
+            // It runs from its start on.
+            Some(true) | None => MachineStatus::Running,
+        }
+    }
+
+    /// A command that failed because the machine ended meanwhile says so.
+    pub(crate) async fn or_gone<T>(&self, result: Result<T>) -> Result<T> {
+        match result {
+            Err(error) if error.kind() == ErrorKind::Gone => {
+                self.process.wait().await;
+                Err(Error::new(ErrorKind::Gone, "The machine has ended").because(error))
+            }
+            Err(error) if self.process.exit().is_some() => {
+                Err(Error::new(ErrorKind::Gone, "The machine has ended").because(error))
+            }
+            other => other,
+        }
+    }
+
+    /// Has the paused machine write all of its state, and runs `then` when that is over, even if
+    /// nobody waits for it any more.
+    pub(crate) async fn write_stream(
+        &self,
+        files: SnapshotFiles,
+        memory: MemoryFile,
+        then: impl FnOnce() + Send + 'static,
+    ) -> Result<()> {
+        let (ours, theirs) = UnixStream::pair().map_err(|error| {
+            Error::new(ErrorKind::Io, "A channel for the state cannot be made").because(error)
+        })?;
+        let shape = self.shape.clone();
+        let writing = tokio::task::spawn_blocking(move || {
+            let written = snapshot::write(&ours, &files, &shape, memory);
+            then();
+            written
+        });
+        let sent = control::capture(&self.qmp, theirs).await;
+        let written = writing.await.map_err(|error| {
+            Error::new(ErrorKind::Io, "Writing the snapshot was cut off").because(error)
+        })?;
+        // If writing failed, QEMU failed because of that.
+        written.and(self.or_gone(sent).await)
+    }
+}
+
 impl QemuMachine {
     /// A machine that this process started.
-    pub(crate) fn started(spawned: Spawned, spec: &MachineSpec, shape: Shape) -> Self {
-        Self {
+    pub(crate) fn started(
+        spawned: Spawned,
+        spec: &MachineSpec,
+        shape: Shape,
+        origin: Origin,
+    ) -> Result<Self> {
+        let process = Arc::new(spawned.process);
+        let controlled = Controlled {
+            process: Arc::clone(&process),
+            qmp: spawned.qmp,
+            shape,
+            origin,
+            run_dir: spec.run_dir.clone(),
+            disks: writable_disks(spec)?,
+            captures: Turns::default(),
+        };
+        Ok(Self {
             id: spec.id,
-            process: spawned.process,
+            process,
             console_log: spec.console_log.clone(),
             vmm_log: spec.vmm_log.clone(),
             usage: Mutex::new(Usage {
@@ -66,19 +153,17 @@ impl QemuMachine {
                 cpu_time_ms: 0,
             }),
             owned: Some(Owned {
-                qmp: spawned.qmp,
                 agent: Mutex::new(Some(spawned.agent)),
-                shape,
-                memory: spec.memory.clone(),
+                controlled: Arc::new(controlled),
             }),
-        }
+        })
     }
 
     /// A machine that another process started and still owns.
     pub(crate) fn attached(record: Record, pidfd: OwnedFd) -> io::Result<Self> {
         Ok(Self {
             id: record.id,
-            process: Process::stranger(record.pid, pidfd)?,
+            process: Arc::new(Process::stranger(record.pid, pidfd)?),
             console_log: record.console_log,
             vmm_log: record.vmm_log,
             usage: Mutex::new(Usage {
@@ -90,7 +175,7 @@ impl QemuMachine {
     }
 
     pub(crate) fn qmp(&self) -> Result<&Qmp> {
-        self.owned().map(|owned| &owned.qmp)
+        self.controlled().map(|controlled| &controlled.qmp)
     }
 
     fn owned(&self) -> Result<&Owned> {
@@ -102,59 +187,36 @@ impl QemuMachine {
         })
     }
 
-    fn alive(&self) -> Result<()> {
-        match self.process.exit() {
-            None => Ok(()),
-            Some(_) => Err(Error::new(ErrorKind::Gone, "The machine has ended")),
-        }
-    }
-
-    /// A command that failed because the machine ended meanwhile says so.
-    async fn or_gone<T>(&self, result: Result<T>) -> Result<T> {
-        match result {
-            Err(error) if error.kind() == ErrorKind::Gone => {
-                self.process.wait().await;
-                Err(Error::new(ErrorKind::Gone, "The machine has ended").because(error))
-            }
-            other => other,
-        }
+    fn controlled(&self) -> Result<&Arc<Controlled>> {
+        self.owned().map(|owned| &owned.controlled)
     }
 
     async fn set_running(&self, run: bool) -> Result<()> {
-        let owned = self.owned()?;
-        self.alive()?;
-        self.or_gone(control::set_running(&owned.qmp, run).await)
+        let controlled = self.controlled()?;
+        controlled.alive()?;
+        controlled
+            .or_gone(control::set_running(&controlled.qmp, run).await)
             .await
     }
 
     async fn capture(&self, files: SnapshotFiles) -> Result<()> {
-        let owned = self.owned()?;
-        self.alive()?;
+        let controlled = self.controlled()?;
+        controlled.alive()?;
         if self.status() != MachineStatus::Paused {
             let what = "Only a paused machine can be captured";
             return Err(Error::new(ErrorKind::WrongState, what).hint("Pause it first"));
         }
-        let memory = match &owned.memory {
-            MemoryBacking::SharedFile(path) if *path == files.memory => MemoryFile::Present,
-            MemoryBacking::SharedFile(path) => {
+        let _turn = controlled.captures.take_turn().await?;
+        let memory = match &controlled.origin {
+            Origin::Shared(path) if *path == files.memory => MemoryFile::Present,
+            Origin::Shared(path) => {
                 let what = format!("The machine's memory is the file `{}`", path.display());
                 return Err(Error::new(ErrorKind::InvalidSpec, what)
                     .hint("Name that file as the snapshot's memory"));
             }
-            MemoryBacking::Private => MemoryFile::Write,
+            Origin::Booted | Origin::Restored { .. } => MemoryFile::Write,
         };
-        let (ours, theirs) = UnixStream::pair().map_err(|error| {
-            Error::new(ErrorKind::Io, "A channel for the state cannot be made").because(error)
-        })?;
-        let shape = owned.shape.clone();
-        let writing =
-            tokio::task::spawn_blocking(move || snapshot::write(&ours, &files, &shape, memory));
-        let sent = control::capture(&owned.qmp, theirs).await;
-        let written = writing.await.map_err(|error| {
-            Error::new(ErrorKind::Io, "Writing the snapshot was cut off").because(error)
-        })?;
-        // If writing failed, QEMU failed because of that.
-        written.and(self.or_gone(sent).await)
+        controlled.write_stream(files, memory, || ()).await
     }
 
     async fn end(&self, signal: rustix::process::Signal) -> Result<()> {
@@ -180,14 +242,11 @@ impl Machine for QemuMachine {
     }
 
     fn status(&self) -> MachineStatus {
-        if self.process.exit().is_some() {
-            return MachineStatus::Exited;
-        }
-        let events = self.owned.as_ref().map(|owned| owned.qmp.events());
-        match events.and_then(|events| *events.running.borrow()) {
-            Some(false) => MachineStatus::Paused,
-            // It runs from its start on, and of another process's machine no more is known.
-            Some(true) | None => MachineStatus::Running,
+        match &self.owned {
+            Some(owned) => owned.controlled.status(),
+            None if self.process.exit().is_some() => MachineStatus::Exited,
+            // Of another process's machine no more is known.
+            None => MachineStatus::Running,
         }
     }
 
@@ -233,13 +292,11 @@ impl Machine for QemuMachine {
         Box::pin(self.capture(files))
     }
 
-    fn begin_capture(&self, _: CapturePlan) -> BoxFuture<'_, Result<Box<dyn Capture>>> {
-        Box::pin(async {
-            Err(cofferdam_backend::unsupported(
-                "A capture of a machine that lives on",
-                "captures of paused machines",
-                "Pause it and take a snapshot",
-            ))
+    fn begin_capture(&self, plan: CapturePlan) -> BoxFuture<'_, Result<Box<dyn Capture>>> {
+        Box::pin(async move {
+            let controlled = Arc::clone(self.controlled()?);
+            let capture = QemuCapture::begin(controlled, plan).await?;
+            Ok(Box::new(capture) as Box<dyn Capture>)
         })
     }
 
@@ -262,7 +319,7 @@ impl Machine for QemuMachine {
     }
 
     fn metrics(&self) -> Result<MachineMetrics> {
-        self.alive()?;
+        self.process.alive()?;
         let stat = ProcessStat::read(self.process.pid)
             .map_err(|error| Error::new(ErrorKind::Gone, "The machine has ended").because(error))?;
         let now = Usage {
@@ -299,14 +356,15 @@ impl Machine for QemuMachine {
 
     fn balloon(&self, target_mib: u32) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            let owned = self.owned()?;
-            self.alive()?;
+            let controlled = self.controlled()?;
+            controlled.alive()?;
             let target = u64::from(target_mib) << 20;
-            if target == 0 || target > owned.shape.memory_bytes() {
+            if target == 0 || target > controlled.shape.memory_bytes() {
                 let what = format!("`{target_mib}` MiB are not within the guest's memory");
                 return Err(Error::new(ErrorKind::InvalidSpec, what));
             }
-            self.or_gone(control::balloon(&owned.qmp, target).await)
+            controlled
+                .or_gone(control::balloon(&controlled.qmp, target).await)
                 .await
         })
     }
@@ -319,6 +377,23 @@ impl Drop for QemuMachine {
             let _ = self.process.signal(rustix::process::Signal::KILL);
         }
     }
+}
+
+/// The disks that a guest may write to, by the names of their nodes.
+fn writable_disks(spec: &MachineSpec) -> Result<Vec<WritableDisk>> {
+    let writable = spec.block_devices.iter().enumerate();
+    let writable = writable.filter(|(_, disk)| !disk.read_only);
+    let opened = writable.map(|(index, disk)| {
+        let file = File::open(&disk.path).map_err(|error| {
+            let what = format!("The disk `{}` cannot be opened", disk.path.display());
+            Error::new(ErrorKind::InvalidSpec, what).because(error)
+        })?;
+        Ok(WritableDisk {
+            node: argv::disk_node(index),
+            file: Arc::new(file),
+        })
+    });
+    opened.collect()
 }
 
 fn cpu_time_ms(stat: &ProcessStat) -> u64 {

@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use cofferdam_backend::MachineExit;
+use cofferdam_backend::{Error, ErrorKind, MachineExit, Result};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid},
@@ -79,6 +79,14 @@ impl Process {
 
     pub(crate) fn exit(&self) -> Option<MachineExit> {
         self.exit.borrow().clone()
+    }
+
+    /// Fails with `Gone` when it has ended.
+    pub(crate) fn alive(&self) -> Result<()> {
+        match self.exit() {
+            None => Ok(()),
+            Some(_) => Err(Error::new(ErrorKind::Gone, "The machine has ended")),
+        }
     }
 
     pub(crate) async fn wait(&self) -> MachineExit {

@@ -12,6 +12,8 @@
 //! 0x02 part   "ram": pages                      footer
 //! 0x03 end    "ram": pages                      footer
 //! 0x04 full   one per device, and on to the end: copied as it is
+//! 0x00        end
+//! 0x06 description: be32 length, JSON; for people
 //! ```
 //! Source: QEMU 7.2 `migration/savevm.c`, `migration/ram.c`, `docs/devel/migration.rst`; the same
 //! up to 10.0 without the capabilities that are not used here.
@@ -27,6 +29,8 @@ const SECTION_PART: u8 = 0x02;
 const SECTION_END: u8 = 0x03;
 const SECTION_FULL: u8 = 0x04;
 const FOOTER: u8 = 0x7e;
+const END: u8 = 0x00;
+const DESCRIPTION: u8 = 0x06;
 
 /// `RAM_SAVE_FLAG_*`; the low bits of a page's offset.
 const FLAG_ZERO: u64 = 0x02;
@@ -55,6 +59,55 @@ pub(crate) fn split(
     pages: &mut impl PageSink,
 ) -> io::Result<()> {
     let mut tape = Tape { input, output };
+    head(&mut tape, memory_bytes, pages)?;
+    tape.output.write_all(&[SECTION_FULL])?;
+    io::copy(&mut tape.input, &mut tape.output)?;
+    tape.output.flush()
+}
+
+/// What comes ahead of the devices in a stream that has no guest memory.
+pub(crate) fn read_head(input: impl Read, memory_bytes: u64) -> io::Result<Vec<u8>> {
+    let mut tape = Tape {
+        input,
+        output: Vec::new(),
+    };
+    head(&mut tape, memory_bytes, &mut NoPages)?;
+    Ok(tape.output)
+}
+
+/// Checks that `state`, as QEMU writes it without memory, is whole, and returns its sections.
+///
+/// ```text
+/// magic "QEVM", version 3, then 0x04 full, one per device, and 0x00 at the end
+/// ```
+pub(crate) fn device_sections(state: &[u8]) -> io::Result<&[u8]> {
+    let start = [MAGIC.to_be_bytes(), VERSION.to_be_bytes()].concat();
+    match state.strip_prefix(start.as_slice()) {
+        Some(sections @ [SECTION_FULL, .., END]) => Ok(sections),
+        _ => Err(malformed("the devices' state has no beginning or no end")),
+    }
+}
+
+/// The description that a stream ends with; QEMU reads past it, and says so when there is none.
+pub(crate) const NO_DESCRIPTION: [u8; 7] = [DESCRIPTION, 0, 0, 0, 2, b'{', b'}'];
+
+/// A sink for streams that have no memory in them.
+pub(crate) struct NoPages;
+
+impl PageSink for NoPages {
+    fn put(&mut self, _: u64, _: &[u8; PAGE_BYTES]) -> io::Result<()> {
+        Err(malformed(
+            "guest memory came in the stream though it is a file",
+        ))
+    }
+}
+
+/// Copies up to the first device, whose section's first byte is read and not written.
+fn head(
+    tape: &mut Tape<impl Read, impl Write>,
+    memory_bytes: u64,
+    pages: &mut impl PageSink,
+) -> io::Result<()> {
     tape.expect_u32(MAGIC)?;
     tape.expect_u32(VERSION)?;
     let mut ram = Ram {
@@ -66,13 +119,9 @@ pub(crate) fn split(
     let mut kind = tape.copy_configuration()?;
     loop {
         match kind {
-            SECTION_START | SECTION_PART | SECTION_END => ram.section(&mut tape, kind, pages)?,
+            SECTION_START | SECTION_PART | SECTION_END => ram.section(tape, kind, pages)?,
             // Memory comes before all devices.
-            SECTION_FULL => {
-                tape.output.write_all(&[kind])?;
-                io::copy(&mut tape.input, &mut tape.output)?;
-                return tape.output.flush();
-            }
+            SECTION_FULL => return Ok(()),
             other => return Err(unknown("section", u64::from(other))),
         }
         kind = tape.read_u8()?;

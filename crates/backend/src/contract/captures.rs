@@ -41,8 +41,22 @@ fn blank_disk(path: &Path) -> std::io::Result<()> {
     File::create_new(path)?.set_len(BLOCKS * BLOCK_BYTES)
 }
 
+/// Whether a machine began with its kernel, and where its memory is.
+#[derive(Clone, Copy, Debug)]
+enum Began {
+    Booted,
+    BootedInSharedMemory,
+    Restored,
+    RestoredIntoSharedMemory,
+}
+
 impl Writer {
+    /// A machine that is used as a sandbox's is: restored from a snapshot that others share.
     async fn start(harness: &dyn Harness) -> Result<Self, Violation> {
+        Self::begin_as(harness, Began::Restored).await
+    }
+
+    async fn begin_as(harness: &dyn Harness, began: Began) -> Result<Self, Violation> {
         let dir = harness.directory();
         let mut spec = harness.spec();
         for (name, read_only) in [("data", false), ("image", true)] {
@@ -54,12 +68,34 @@ impl Writer {
                 read_only,
             });
         }
+        let files = SnapshotFiles {
+            memory: dir.join("memory"),
+            state: dir.join("state"),
+        };
+        if !matches!(began, Began::Booted) {
+            spec.memory = MemoryBacking::SharedFile(files.memory.clone());
+        }
         let Running { machine, guest } = Running::start(harness, &spec).await?;
-        Ok(Self {
+        let mut writer = Self {
             machine,
             guest,
             spec,
-        })
+        };
+        if let Began::Restored | Began::RestoredIntoSharedMemory = began {
+            writer.pause(harness).await?;
+            let snapshot = writer.machine.snapshot(files.clone());
+            bounded(harness, "snapshot", snapshot).await??;
+            bounded(harness, "kill", writer.machine.kill()).await??;
+            writer.spec.run_dir = harness.spec().run_dir;
+            if let Began::Restored = began {
+                writer.spec.memory = MemoryBacking::Private;
+            }
+            let restored = harness.backend().restore(&files, &writer.spec);
+            let machine = bounded(harness, "restore", restored).await??;
+            let Running { machine, guest } = Running::meet(harness, machine)?;
+            (writer.machine, writer.guest) = (machine, guest);
+        }
+        Ok(writer)
     }
 
     async fn pause(&self, harness: &dyn Harness) -> Outcome {
@@ -192,24 +228,33 @@ pub(super) async fn a_captured_machine_and_its_capture_both_go_on_by_one(
     if !captures_live(harness) {
         return Ok(());
     }
-    let mut writer = Writer::start(harness).await?;
-    let (plan, taken) = plan(&harness.directory());
-    let mut capture = writer.begin(harness, &plan).await?;
-    let last = writer.guest.tick()?;
-    writer.pause(harness).await?;
-    bounded(harness, "take", capture.take()).await??;
-    writer.resume(harness).await?;
-    let next = writer.guest.tick()?;
-    ensure(next == last + 1, || {
-        format!("the captured guest said {last}, then {next}")
-    })?;
-    settle(harness, capture).await?;
-    let mut restored = writer.restore(harness, &taken).await?;
-    // Meeting the guest again has it tick once.
-    let first = restored.guest.tick()?;
-    ensure(first == last + 2, || {
-        format!("the guest said {last} before it was taken, and {first} after the restore")
-    })
+    for began in [
+        Began::Booted,
+        Began::BootedInSharedMemory,
+        Began::Restored,
+        Began::RestoredIntoSharedMemory,
+    ] {
+        let mut writer = Writer::begin_as(harness, began).await?;
+        let (plan, taken) = plan(&harness.directory());
+        let mut capture = writer.begin(harness, &plan).await?;
+        let last = writer.guest.tick()?;
+        writer.pause(harness).await?;
+        bounded(harness, "take", capture.take()).await??;
+        writer.resume(harness).await?;
+        let next = writer.guest.tick()?;
+        ensure(next == last + 1, || {
+            format!("{began:?}: the captured guest said {last}, then {next}")
+        })?;
+        settle(harness, capture).await?;
+        let mut restored = writer.restore(harness, &taken).await?;
+        // Meeting the guest again has it tick once.
+        let first = restored.guest.tick()?;
+        ensure(first == last + 2, || {
+            format!("{began:?}: it said {last} before it was taken, and {first} after")
+        })?;
+        bounded(harness, "kill", writer.machine.kill()).await??;
+    }
+    Ok(())
 }
 
 pub(super) async fn memory_is_captured_as_it_was_at_the_moment(harness: &dyn Harness) -> Outcome {

@@ -165,7 +165,9 @@ impl Program {
     }
 
     fn disk(&self) -> io::Result<&File> {
-        self.disk.as_deref().ok_or(io::ErrorKind::NotFound.into())
+        self.disk
+            .as_deref()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn read_block(&self, block: u64) -> io::Result<u64> {

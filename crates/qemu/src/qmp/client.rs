@@ -34,7 +34,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::wire::{self, Line, Refusal};
+use super::{
+    jobs::{JobEnd, Jobs},
+    wire::{self, Line, Refusal},
+};
 
 /// Where a migration stands; the states between are of no interest here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +62,7 @@ pub(crate) struct Qmp {
     pending: Arc<Mutex<Pending>>,
     next_id: AtomicU64,
     events: Events,
+    jobs: Arc<Jobs>,
 }
 
 #[derive(Debug, Default)]
@@ -76,10 +80,12 @@ impl Qmp {
         let pending = Arc::new(Mutex::new(Pending::default()));
         let (running, watch_running) = watch::channel(None);
         let (migration, watch_migration) = watch::channel(None);
+        let jobs = Arc::new(Jobs::default());
         let reading = Reader {
             pending: Arc::clone(&pending),
             running,
             migration,
+            jobs: Arc::clone(&jobs),
         };
         tokio::spawn(reading.run(reader));
         Ok(Self {
@@ -90,11 +96,17 @@ impl Qmp {
                 running: watch_running,
                 migration: watch_migration,
             },
+            jobs,
         })
     }
 
     pub(crate) fn events(&self) -> Events {
         self.events.clone()
+    }
+
+    /// The end of a job that is to be started.
+    pub(crate) fn job_end(&self, id: &str) -> JobEnd {
+        self.jobs.watch(id)
     }
 
     /// Runs a command and waits for its answer.
@@ -225,6 +237,7 @@ struct Reader {
     pending: Arc<Mutex<Pending>>,
     running: watch::Sender<Option<bool>>,
     migration: watch::Sender<Option<MigrationStatus>>,
+    jobs: Arc<Jobs>,
 }
 
 impl Reader {
@@ -236,6 +249,8 @@ impl Reader {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         pending.closed = Some(reason);
         pending.waiting.clear();
+        drop(pending);
+        self.jobs.close();
     }
 
     async fn read_all(&self, mut reader: BufReader<OwnedReadHalf>) -> io::Result<()> {
@@ -270,7 +285,7 @@ impl Reader {
                 };
                 self.migration.send_replace(Some(status));
             }
-            _ => {}
+            _ => self.jobs.note(event, data),
         }
     }
 }

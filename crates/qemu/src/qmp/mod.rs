@@ -6,6 +6,8 @@
 //! Source: QEMU `docs/interop/qmp-spec.txt`.
 
 mod client;
+mod jobs;
 mod wire;
 
 pub(crate) use client::{MigrationStatus, Qmp};
+pub(crate) use jobs::JobEnd;

@@ -5,28 +5,15 @@
 //! machine, whose console then says why.
 
 use std::{
-    ffi::{CStr, c_char, c_int, c_ulong, c_void},
     fs::{self, File},
     io::{self, Read, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
-    ptr::null,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
 };
-
-unsafe extern "C" {
-    fn mount(
-        source: *const c_char,
-        target: *const c_char,
-        kind: *const c_char,
-        flags: c_ulong,
-        data: *const c_void,
-    ) -> c_int;
-}
 
 /// `O_DIRECT` on x86-64: what is read comes from the disk, not from the guest's memory.
 const O_DIRECT: i32 = 0o40000;
@@ -34,9 +21,6 @@ const O_DIRECT: i32 = 0o40000;
 const BLOCK_BYTES: u64 = 128 << 10;
 const ROUND_BLOCKS: u64 = 16;
 const DISAGREE: u64 = u64::MAX;
-/// The kernel tells of no device before it has probed it; that takes a few of these.
-const DEVICE_INTERVAL: Duration = Duration::from_millis(5);
-
 type Page = [u64; 512];
 
 #[repr(align(4096))]
@@ -89,16 +73,9 @@ fn word(bytes: &[u8]) -> u64 {
 
 /// What the page is full of; never zero.
 fn filling(page: u64, seed: u64) -> u64 {
-    let word = (page + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let word =
+        (page + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed.wrapping_mul(0xff51_afd7_ed55_8ccd);
     (word ^ (word >> 29)) | 1
-}
-
-fn attach(kind: &CStr, target: &CStr) -> io::Result<()> {
-    fs::create_dir_all(target.to_str().map_err(io::Error::other)?)?;
-    // SAFETY: all three are strings that end in zero and outlive the call; this kind of file
-    // system takes no data.
-    let result = unsafe { mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, null()) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The first device whose name begins with `prefix` and that can be written to.
@@ -110,7 +87,12 @@ fn device(prefix: &str, flags: i32) -> io::Result<Option<File>> {
     names.sort();
     let open = |name: String| {
         let path = format!("/dev/{name}");
-        File::options().read(true).write(true).custom_flags(flags).open(path).ok()
+        File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(flags)
+            .open(path)
+            .ok()
     };
     Ok(names.into_iter().find_map(open))
 }
@@ -124,7 +106,9 @@ struct Program {
 
 impl Program {
     fn disk(&self) -> io::Result<&Arc<Disk>> {
-        self.disk.as_ref().ok_or_else(|| io::Error::other("no disk"))
+        self.disk
+            .as_ref()
+            .ok_or_else(|| io::Error::other("no disk"))
     }
 
     fn fill(&mut self, pages: u64, seed: u64) {
@@ -172,13 +156,16 @@ impl Program {
 }
 
 fn serve() -> io::Result<()> {
-    attach(c"devtmpfs", c"/dev")?;
+    sys::mount_devices()?;
+    // Watched before it is looked for, so that no device falls between.
+    let mut changes = sys::watch_devices()?;
     let mut port = loop {
         match device("vport", 0)? {
             Some(port) => break port,
-            None => thread::sleep(DEVICE_INTERVAL),
+            None => drop(changes.read(&mut [0; 4096])?),
         }
     };
+    let host = sys::Edges::of(&port)?;
     let mut program = Program {
         counter: 0,
         area: Vec::new(),
@@ -191,7 +178,7 @@ fn serve() -> io::Result<()> {
         while read < request.len() {
             match port.read(&mut request[read..])? {
                 // Nobody is at the other end, or not yet.
-                0 => thread::sleep(DEVICE_INTERVAL),
+                0 => host.wait()?,
                 count => read += count,
             }
         }
@@ -203,5 +190,94 @@ fn serve() -> io::Result<()> {
 fn main() {
     if let Err(error) = serve() {
         println!("the guest failed: {error}");
+    }
+}
+
+/// What the standard library has no words for.
+mod sys {
+    use std::{
+        ffi::{c_char, c_int, c_ulong, c_void},
+        fs::File,
+        io,
+        os::fd::{AsRawFd, FromRawFd, OwnedFd},
+        ptr::null,
+    };
+
+    /// `struct epoll_event` of x86-64; epoll_ctl(2).
+    #[repr(C, packed)]
+    struct Event {
+        events: u32,
+        data: u64,
+    }
+
+    unsafe extern "C" {
+        fn mount(
+            source: *const c_char,
+            target: *const c_char,
+            kind: *const c_char,
+            flags: c_ulong,
+            data: *const c_void,
+        ) -> c_int;
+        safe fn inotify_init1(flags: c_int) -> c_int;
+        fn inotify_add_watch(fd: c_int, path: *const c_char, mask: u32) -> c_int;
+        safe fn epoll_create1(flags: c_int) -> c_int;
+        fn epoll_ctl(epoll: c_int, operation: c_int, fd: c_int, event: *mut Event) -> c_int;
+        fn epoll_wait(epoll: c_int, events: *mut Event, count: c_int, timeout: c_int) -> c_int;
+    }
+
+    /// `IN_CREATE`; inotify(7).
+    const CREATED: u32 = 0x100;
+    /// `EPOLL_CTL_ADD`, `EPOLLIN | EPOLLOUT | EPOLLHUP | EPOLLET`; `linux/eventpoll.h`.
+    const ADD: c_int = 1;
+    const ANY_EDGE: u32 = 0x1 | 0x4 | 0x10 | 1 << 31;
+
+    fn check(result: c_int) -> io::Result<c_int> {
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(result)
+        }
+    }
+
+    fn owned(result: c_int) -> io::Result<OwnedFd> {
+        // SAFETY: the callers' system calls have just returned it, and nobody else has it.
+        check(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    pub(crate) fn mount_devices() -> io::Result<()> {
+        let (kind, target) = (c"devtmpfs".as_ptr(), c"/dev".as_ptr());
+        // SAFETY: the strings are constants; this kind of file system takes no data.
+        check(unsafe { mount(kind, target, kind, 0, null()) }).map(drop)
+    }
+
+    /// Has something to read when a device has appeared.
+    pub(crate) fn watch_devices() -> io::Result<File> {
+        let changes = owned(inotify_init1(0))?;
+        // SAFETY: the path is a constant.
+        check(unsafe { inotify_add_watch(changes.as_raw_fd(), c"/dev".as_ptr(), CREATED) })?;
+        Ok(changes.into())
+    }
+
+    /// Everything that happens to a file.
+    pub(crate) struct Edges(OwnedFd);
+
+    impl Edges {
+        pub(crate) fn of(file: &File) -> io::Result<Self> {
+            let epoll = owned(epoll_create1(0))?;
+            let mut event = Event {
+                events: ANY_EDGE,
+                data: 0,
+            };
+            // SAFETY: `event` is initialised and outlives the call, which only reads it.
+            check(unsafe { epoll_ctl(epoll.as_raw_fd(), ADD, file.as_raw_fd(), &mut event) })?;
+            Ok(Self(epoll))
+        }
+
+        /// Waits until something has happened since the last call.
+        pub(crate) fn wait(&self) -> io::Result<()> {
+            let mut event = Event { events: 0, data: 0 };
+            // SAFETY: there is room for one event, which outlives the call.
+            check(unsafe { epoll_wait(self.0.as_raw_fd(), &mut event, 1, -1) }).map(drop)
+        }
     }
 }

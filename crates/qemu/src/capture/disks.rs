@@ -1,0 +1,131 @@
+//! A capture's disks: copied while the guest writes, then made to be of one moment.
+//!
+//! ```text
+//! begin   a bitmap on the disk's node notes what is written from now on; the file is copied
+//! take    the machine stands still: a job is started that copies what the bitmap notes
+//! settle  the job has preserved what the guest overwrote meanwhile, and is over
+//! ```
+//! The job is QEMU's: it copies a cluster before the guest's next write to it goes through.
+//! Source: QEMU `docs/interop/bitmaps.rst`, `qapi/block-core.json`.
+
+use std::{
+    fs::File,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use cofferdam_backend::{Error, ErrorKind, Result};
+
+use super::files::Maker;
+use crate::{
+    argv,
+    control::{self, JOB_TIMEOUT},
+    qmp::{JobEnd, Qmp},
+};
+
+/// A writable disk of a machine.
+#[derive(Clone, Debug)]
+pub(crate) struct WritableDisk {
+    /// Name of its node in QEMU.
+    pub(crate) node: String,
+    /// Its file, whatever becomes of the path.
+    pub(crate) file: Arc<File>,
+}
+
+/// A disk on its way into a file.
+#[derive(Debug)]
+pub(super) struct DiskCopy {
+    source: WritableDisk,
+    target: PathBuf,
+    /// Name of the bitmap, the target's node and the job; each is of a kind of its own.
+    name: String,
+    maker: Maker,
+    has_bitmap: bool,
+    has_target: bool,
+    job: Option<JobEnd>,
+}
+
+impl DiskCopy {
+    /// A copy that has not begun. `capture` is a number that no other capture of the machine has.
+    pub(super) fn new(source: WritableDisk, target: PathBuf, capture: u64, maker: Maker) -> Self {
+        Self {
+            name: format!("capture{capture}-{}", source.node),
+            source,
+            target,
+            maker,
+            has_bitmap: false,
+            has_target: false,
+            job: None,
+        }
+    }
+
+    /// Copies the disk as it is now, and lets QEMU note what changes from here on.
+    pub(super) async fn copy_ahead(&mut self, qmp: &Qmp) -> Result<()> {
+        self.has_bitmap = true;
+        control::add_bitmap(qmp, &self.source.node, &self.name).await?;
+        self.copy().await?;
+        self.has_target = true;
+        control::add_target(qmp, &self.name, argv::text(&self.target)?).await
+    }
+
+    /// Copies the disk's file as it is now.
+    pub(super) async fn copy(&self) -> Result<()> {
+        let (from, to) = (Arc::clone(&self.source.file), self.target.clone());
+        let maker = self.maker.clone();
+        super::blocking(move || {
+            let copied = copy_file(&from, &to);
+            maker.made(&to);
+            copied
+        })
+        .await
+    }
+
+    /// Pins the disk as it is now. The machine is paused.
+    pub(super) async fn pin(&mut self, qmp: &Qmp) -> Result<()> {
+        self.job = Some(qmp.job_end(&self.name));
+        control::start_backup(qmp, &self.source.node, &self.name).await
+    }
+
+    /// Waits until what was pinned is in the file.
+    pub(super) async fn finish(&mut self) -> Result<()> {
+        let Some(job) = &mut self.job else {
+            return Ok(());
+        };
+        let result = control::within(JOB_TIMEOUT, "a disk's copy", job.wait()).await?;
+        self.job = None;
+        result
+    }
+
+    /// Takes down what the copy has set up in QEMU; tries all and returns the first failure.
+    pub(super) async fn take_down(&mut self, qmp: &Qmp) -> Result<()> {
+        let mut result = Ok(());
+        if let Some(mut job) = self.job.take() {
+            // It may not have been started, or be over; its end is what counts.
+            if control::cancel_job(qmp, &self.name).await.is_ok() {
+                let ended = control::within(JOB_TIMEOUT, "a copy's end", job.wait()).await;
+                // That it was cancelled is no failure here.
+                result = ended.map(drop);
+            }
+        }
+        if std::mem::take(&mut self.has_target) {
+            result = result.and(control::remove_target(qmp, &self.name).await);
+        }
+        if std::mem::take(&mut self.has_bitmap) {
+            result = result.and(control::remove_bitmap(qmp, &self.source.node, &self.name).await);
+        }
+        result
+    }
+}
+
+/// Copies what is open, whatever its path is by now. What the guest has written is flushed to the
+/// host's disk ahead, or else the pause would wait for that.
+fn copy_file(from: &File, to: &Path) -> Result<()> {
+    let opened = PathBuf::from(format!("/proc/self/fd/{}", from.as_raw_fd()));
+    cofferdam_disk::copy_sparse(&opened, to).map_err(|error| {
+        let what = format!("The disk cannot be copied to `{}`", to.display());
+        Error::new(ErrorKind::Io, what).because(error)
+    })?;
+    from.sync_data()
+        .map_err(|error| Error::new(ErrorKind::Io, "The disk cannot be flushed").because(error))
+}

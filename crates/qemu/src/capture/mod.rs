@@ -1,0 +1,228 @@
+//! Captures of machines that live on.
+//!
+//! A sandbox's machine is restored from a template's memory file, mapped privately. What it has in
+//! common with the template is copied file to file while it runs; in the pause only what it has
+//! changed is read, and its devices. Machines of other kinds are captured whole in the pause.
+//!
+//! Locks: none is held across an await but the machine's [`Turn`], which a capture holds until all
+//! that it set up in QEMU has been taken down.
+
+mod devices;
+mod disks;
+mod files;
+mod memory;
+mod pages;
+mod turn;
+
+use std::{mem, sync::Arc};
+
+use cofferdam_backend::{BoxFuture, Capture, CapturePlan, Error, ErrorKind, MachineStatus, Result};
+use tokio::runtime::Handle;
+
+pub(crate) use disks::WritableDisk;
+pub(crate) use memory::Origin;
+pub(crate) use turn::{Turn, Turns};
+
+use crate::machine::Controlled;
+use disks::DiskCopy;
+use files::Files;
+use memory::MemoryCapture;
+
+/// A capture of one machine that was begun.
+#[derive(Debug)]
+pub(crate) struct QemuCapture {
+    machine: Arc<Controlled>,
+    phase: Phase,
+    memory: Option<MemoryCapture>,
+    disks: Vec<DiskCopy>,
+    /// What it has made, removed unless it comes to its end.
+    files: Files,
+    turn: Option<Turn>,
+    /// Where what is left of it is taken down when it is dropped.
+    runtime: Handle,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Begun,
+    Taken,
+    /// A step was not finished.
+    Failed,
+}
+
+impl QemuCapture {
+    /// Copies ahead what can be; the machine runs or not.
+    pub(crate) async fn begin(machine: Arc<Controlled>, plan: CapturePlan) -> Result<Self> {
+        machine.alive()?;
+        check(&machine, &plan)?;
+        let turn = machine.captures.take_turn().await?;
+        let number = turn.number();
+        let mut capture = Self {
+            files: Files::default(),
+            phase: Phase::Failed,
+            memory: None,
+            disks: Vec::new(),
+            turn: Some(turn),
+            runtime: Handle::current(),
+            machine,
+        };
+        // From here on, whatever fails is taken down by dropping what there is.
+        let begun = capture.copy_ahead(plan, number).await;
+        capture.or_gone(begun).await?;
+        capture.phase = Phase::Begun;
+        Ok(capture)
+    }
+
+    async fn copy_ahead(&mut self, plan: CapturePlan, number: u64) -> Result<()> {
+        let machine = &self.machine;
+        if let Some(files) = plan.memory {
+            self.memory =
+                Some(MemoryCapture::begin(machine, files, number, &mut self.files).await?);
+        }
+        let pairs = machine.disks.iter().zip(plan.disks);
+        for (disk, path) in pairs {
+            self.files.add(path.clone());
+            let maker = self.files.maker();
+            self.disks
+                .push(DiskCopy::new(disk.clone(), path, number, maker));
+        }
+        if self.in_one_piece() {
+            // Its stream leaves QEMU without its disks, so they are copied before, in the pause.
+            return Ok(());
+        }
+        for disk in &mut self.disks {
+            disk.copy_ahead(&machine.qmp).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether memory comes as one stream, with nothing copied ahead.
+    fn in_one_piece(&self) -> bool {
+        self.memory.as_ref().is_some_and(MemoryCapture::is_stream)
+    }
+
+    async fn take_now(&mut self) -> Result<()> {
+        let machine = &self.machine;
+        machine.alive()?;
+        match self.phase {
+            Phase::Begun => {}
+            Phase::Taken => return Err(wrong_state("The moment was taken already")),
+            Phase::Failed => return Err(wrong_state("The capture has failed")),
+        }
+        if machine.status() != MachineStatus::Paused {
+            let error = wrong_state("Only a paused machine can be captured");
+            return Err(error.hint("Pause it first"));
+        }
+        self.phase = Phase::Failed;
+        let taken = self.take_all().await;
+        self.or_gone(taken).await?;
+        self.phase = Phase::Taken;
+        Ok(())
+    }
+
+    async fn take_all(&mut self) -> Result<()> {
+        let whole = self.in_one_piece();
+        for disk in &mut self.disks {
+            if whole {
+                disk.copy().await?;
+            } else {
+                disk.pin(&self.machine.qmp).await?;
+            }
+        }
+        match &mut self.memory {
+            Some(memory) => memory.take(&self.machine).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn settle_now(mut self) -> Result<()> {
+        if self.phase != Phase::Taken {
+            return Err(wrong_state("Nothing was taken that could settle"));
+        }
+        let settled = self.settle_all().await;
+        self.or_gone(settled).await?;
+        self.files.keep();
+        Ok(())
+    }
+
+    async fn settle_all(&mut self) -> Result<()> {
+        let machine = Arc::clone(&self.machine);
+        for disk in &mut self.disks {
+            disk.finish().await?;
+        }
+        for disk in &mut self.disks {
+            disk.take_down(&machine.qmp).await?;
+        }
+        match self.memory.take() {
+            Some(memory) => memory.settle(&machine.shape).await,
+            None => Ok(()),
+        }
+    }
+
+    /// A step that failed because the machine ended meanwhile says so.
+    async fn or_gone<T>(&self, result: Result<T>) -> Result<T> {
+        self.machine.or_gone(result).await
+    }
+}
+
+fn wrong_state(what: &str) -> Error {
+    Error::new(ErrorKind::WrongState, what)
+}
+
+/// Refuses a plan that does not fit the machine or what is there already.
+fn check(machine: &Controlled, plan: &CapturePlan) -> Result<()> {
+    let (planned, disks) = (plan.disks.len(), machine.disks.len());
+    if planned != disks {
+        let what = format!("The machine has `{disks}` writable disks, not `{planned}`");
+        return Err(Error::new(ErrorKind::InvalidSpec, what));
+    }
+    let memory = plan.memory.iter();
+    let paths = memory.flat_map(|files| [&files.memory, &files.state]);
+    for path in paths.chain(&plan.disks) {
+        // A link that leads nowhere is there too.
+        if path.symlink_metadata().is_ok() {
+            let what = format!("The file `{}` exists already", path.display());
+            return Err(Error::new(ErrorKind::InvalidSpec, what));
+        }
+    }
+    Ok(())
+}
+
+/// Runs what blocks.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::new(ErrorKind::Io, "The capture was cut off").because(error))?
+}
+
+impl Capture for QemuCapture {
+    fn take(&mut self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.take_now())
+    }
+
+    fn settle(self: Box<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(self.settle_now())
+    }
+}
+
+impl Drop for QemuCapture {
+    /// Files are gone when this returns; what is set up in QEMU goes as soon as it answers, and the
+    /// next capture waits for that.
+    fn drop(&mut self) {
+        self.files.remove();
+        let (Some(turn), disks) = (self.turn.take(), mem::take(&mut self.disks)) else {
+            return;
+        };
+        turn.release();
+        let machine = Arc::clone(&self.machine);
+        self.runtime.spawn(async move {
+            for mut disk in disks {
+                // Nobody is left to be told; a machine that is gone has nothing to take down.
+                let _ = disk.take_down(&machine.qmp).await;
+            }
+            drop(turn);
+        });
+    }
+}

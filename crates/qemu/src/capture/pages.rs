@@ -1,0 +1,289 @@
+//! Which pages of guest memory a guest has changed, and what is in them, told from outside.
+//!
+//! A restored machine maps its snapshot's memory file privately, so a page that was written is an
+//! anonymous page of the QEMU process, and every other one is still in the file.
+//! Invariant: the machine stands still while this reads; what is read is then of one moment.
+//! Source: proc(5) `/proc/PID/maps`, `/proc/PID/mem`; Linux `Documentation/admin-guide/mm/pagemap.rst`.
+
+use std::{
+    fs::File,
+    io,
+    num::NonZero,
+    os::unix::fs::{FileExt, MetadataExt},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use rustix::fs::{FallocateFlags, fallocate};
+
+/// Bytes of a page; x86-64's smallest, in which pagemap counts.
+const PAGE: u64 = 4096;
+/// Bits of a pagemap entry.
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+const OF_FILE: u64 = 1 << 61;
+/// Most bytes read at once; larger reads gain nothing.
+const RUN_BYTES: u64 = 1 << 20;
+/// Guest memory that one thread looks through before it asks for more.
+const PART_BYTES: u64 = 32 << 20;
+/// More threads than this wait for each other in the kernel.
+const MAX_THREADS: usize = 4;
+
+/// The guest memory of a QEMU process that maps it privately from a file.
+#[derive(Debug)]
+pub(super) struct PrivateMemory {
+    memory: File,
+    pagemap: File,
+    spans: Vec<Span>,
+}
+
+/// A mapping of `length` bytes at `address` of what is at `offset` in guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    address: u64,
+    offset: u64,
+    length: u64,
+}
+
+impl PrivateMemory {
+    /// Finds the mappings of `origin` in the process; fails unless they are all of `bytes` bytes,
+    /// each once, and may be read.
+    pub(super) fn open(pid: u32, origin: &File, bytes: u64) -> io::Result<Self> {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        let open = |name: &str| File::open(format!("/proc/{pid}/{name}"));
+        let spans = spans(&maps, origin.metadata()?.ino(), bytes)
+            .ok_or_else(|| io::Error::other("guest memory is not mapped as it was told to be"))?;
+        Ok(Self {
+            memory: open("mem")?,
+            pagemap: open("pagemap")?,
+            spans,
+        })
+    }
+
+    /// Bytes that the guest has changed.
+    pub(super) fn changed_bytes(&self) -> io::Result<u64> {
+        let mut total = 0;
+        for span in &self.spans {
+            self.runs(*span, &mut |run| {
+                total += run.length;
+                Ok(())
+            })?;
+        }
+        Ok(total)
+    }
+
+    /// Writes what the guest has changed to where it belongs in `target`. A page of zeroes becomes
+    /// a hole. Returns the bytes read.
+    ///
+    /// # Blocking
+    /// 0.6 s for a GiB with two processors.
+    pub(super) fn write_changed(&self, target: &File) -> io::Result<u64> {
+        let parts: Vec<Span> = self.spans.iter().flat_map(|span| span.parts()).collect();
+        let next = AtomicUsize::new(0);
+        let work = || -> io::Result<u64> {
+            let mut copy = Copy {
+                source: &self.memory,
+                target,
+                buffer: vec![0; to_usize(RUN_BYTES)?],
+                total: 0,
+            };
+            while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.runs(*part, &mut |run| copy.run(run))?;
+            }
+            Ok(copy.total)
+        };
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        thread::scope(|scope| {
+            let others: Vec<_> = (1..processors.min(MAX_THREADS))
+                .map(|_| scope.spawn(work))
+                .collect();
+            let mut total = work()?;
+            for other in others {
+                total += other
+                    .join()
+                    .map_err(|_| io::Error::other("a reader of guest memory has panicked"))??;
+            }
+            Ok(total)
+        })
+    }
+
+    /// Calls `take` for each run of changed pages in `span`.
+    fn runs(&self, span: Span, take: &mut impl FnMut(Span) -> io::Result<()>) -> io::Result<()> {
+        let mut entries = vec![0; to_usize(span.length / PAGE * 8)?];
+        self.pagemap
+            .read_exact_at(&mut entries, span.address / PAGE * 8)?;
+        let (words, _) = entries.as_chunks();
+        let mut run: Option<Span> = None;
+        for (number, word) in (0..).zip(words) {
+            let at = Span {
+                address: span.address + number * PAGE,
+                offset: span.offset + number * PAGE,
+                length: PAGE,
+            };
+            match (&mut run, is_changed(u64::from_ne_bytes(*word))) {
+                (Some(run), true) if run.length < RUN_BYTES => run.length += PAGE,
+                (run, changed) => {
+                    let over = std::mem::replace(run, changed.then_some(at));
+                    over.map_or(Ok(()), &mut *take)?;
+                }
+            }
+        }
+        run.map_or(Ok(()), take)
+    }
+}
+
+const fn is_changed(entry: u64) -> bool {
+    entry & SWAPPED != 0 || (entry & PRESENT != 0 && entry & OF_FILE == 0)
+}
+
+fn to_usize(count: u64) -> io::Result<usize> {
+    usize::try_from(count).map_err(io::Error::other)
+}
+
+impl Span {
+    fn parts(self) -> impl Iterator<Item = Self> {
+        let starts = (0..self.length.div_ceil(PART_BYTES)).map(|number| number * PART_BYTES);
+        starts.map(move |start| Self {
+            address: self.address + start,
+            offset: self.offset + start,
+            length: PART_BYTES.min(self.length - start),
+        })
+    }
+}
+
+/// From the process to the file.
+struct Copy<'a> {
+    source: &'a File,
+    target: &'a File,
+    buffer: Vec<u8>,
+    total: u64,
+}
+
+impl Copy<'_> {
+    fn run(&mut self, run: Span) -> io::Result<()> {
+        let bytes = &mut self.buffer[..to_usize(run.length)?];
+        self.source.read_exact_at(bytes, run.address)?;
+        self.total += run.length;
+        let (pages, _) = bytes.as_chunks();
+        let mut start = 0;
+        // Neighbours of one kind go together.
+        for group in pages.chunk_by(|a, b| is_zero(a) == is_zero(b)) {
+            let offset = run.offset + start;
+            let group: &[[u8; to_bytes(PAGE)]] = group;
+            let length = group.len() as u64 * PAGE;
+            if is_zero(&group[0]) {
+                clear(self.target, offset, length)?;
+            } else {
+                self.target.write_all_at(group.as_flattened(), offset)?;
+            }
+            start += length;
+        }
+        Ok(())
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "a page fits in any usize")]
+const fn to_bytes(count: u64) -> usize {
+    count as usize
+}
+
+fn is_zero(page: &[u8; to_bytes(PAGE)]) -> bool {
+    let (words, _) = page.as_chunks();
+    words.iter().all(|word| u64::from_ne_bytes(*word) == 0)
+}
+
+/// Makes a hole, or zeroes where the file system has no holes.
+fn clear(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match fallocate(file, flags, offset, length) {
+        Err(rustix::io::Errno::OPNOTSUPP) => file.write_all_at(&vec![0; to_usize(length)?], offset),
+        other => other.map_err(Into::into),
+    }
+}
+
+/// The private mappings of the file with the number `inode`; `None` unless they are `bytes` bytes
+/// from the file's start, without gap or overlap. Devices are not compared: some file systems tell
+/// another one here than they tell to fstat(2).
+fn spans(maps: &str, inode: u64, bytes: u64) -> Option<Vec<Span>> {
+    let mut spans: Vec<Span> = maps.lines().filter_map(|line| span(line, inode)).collect();
+    spans.sort_by_key(|span| span.offset);
+    let end = spans.iter().try_fold(0, |end, span| {
+        (span.offset == end).then_some(span.offset + span.length)
+    });
+    (end == Some(bytes) && bytes > 0).then_some(spans)
+}
+
+/// `start-end permissions offset device inode path`, proc(5).
+fn span(line: &str, inode: u64) -> Option<Span> {
+    let mut words = line.split_ascii_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let permissions = words.next()?;
+    let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+    let (offset, _device) = (hex(words.next()?)?, words.next()?);
+    let number: u64 = words.next()?.parse().ok()?;
+    // Programs are mapped privately too; guest memory alone can be written to as well.
+    (number == inode && permissions.starts_with("rw") && permissions.ends_with('p')).then_some(
+        Span {
+            address: hex(start)?,
+            offset,
+            length: hex(end)?.checked_sub(hex(start)?)?,
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAPS: &str = "\
+7f0000000000-7f0000200000 rw-p 00000000 fe:00 77                         /t/memory with space
+7f0000200000-7f0000400000 rw-p 00200000 fe:00 77                         /t/memory with space
+7f0000400000-7f0000401000 r--p 00400000 fe:00 77                         /t/memory with space
+7f0000500000-7f0000600000 rw-s 00000000 fe:00 78                         /t/other
+7f0000700000-7f0000800000 rw-p 00000000 00:00 0 
+";
+
+    #[test]
+    fn mappings_that_cover_memory_once_are_found() {
+        let found = spans(MAPS, 77, 4 << 20).unwrap();
+        let expected =
+            [(0x7f00_0000_0000, 0), (0x7f00_0020_0000, 2 << 20)].map(|(address, offset)| Span {
+                address,
+                offset,
+                length: 2 << 20,
+            });
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_gap_an_overlap_another_size_and_shared_mappings_are_none() {
+        assert_eq!(spans(MAPS, 77, 6 << 20), None);
+        assert_eq!(spans(MAPS, 78, 1 << 20), None);
+        assert_eq!(spans(MAPS, 79, 0), None);
+        let second = MAPS.split_once('\n').unwrap().1;
+        assert_eq!(spans(second, 77, 4 << 20), None);
+        assert_eq!(spans(&MAPS.repeat(2), 77, 4 << 20), None);
+    }
+
+    #[test]
+    fn a_changed_page_is_anonymous_or_swapped() {
+        assert!(is_changed(PRESENT) && is_changed(SWAPPED) && is_changed(SWAPPED | OF_FILE));
+        assert!(!is_changed(0) && !is_changed(PRESENT | OF_FILE));
+    }
+
+    #[test]
+    fn parts_cover_a_span_once() {
+        let span = Span {
+            address: 1 << 30,
+            offset: 0,
+            length: 2 * PART_BYTES + PAGE,
+        };
+        let parts: Vec<Span> = span.parts().collect();
+        assert_eq!(parts.len(), 3);
+        assert_eq!(
+            parts.iter().map(|part| part.length).sum::<u64>(),
+            span.length
+        );
+        assert_eq!(parts[2].offset, 2 * PART_BYTES);
+    }
+}

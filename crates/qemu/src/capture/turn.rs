@@ -1,0 +1,110 @@
+//! One capture of a machine at a time.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use cofferdam_backend::{Error, ErrorKind, Result};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+/// The captures of one machine.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    /// Whether someone holds a capture.
+    held: Arc<AtomicBool>,
+    /// Held as long as anything of a capture is in QEMU, which may be longer.
+    set_up: Arc<Mutex<()>>,
+    next: AtomicU64,
+}
+
+impl Turns {
+    /// Refused while there is a capture; waits for one that was dropped to be taken down.
+    pub(crate) async fn take_turn(&self) -> Result<Turn> {
+        let held = Held::new(&self.held)?;
+        let set_up = Arc::clone(&self.set_up).lock_owned().await;
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        Ok(Turn {
+            held,
+            _set_up: set_up,
+            number,
+        })
+    }
+}
+
+/// The right to capture a machine.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    held: Held,
+    _set_up: OwnedMutexGuard<()>,
+    number: u64,
+}
+
+impl Turn {
+    /// Tells captures of one machine apart.
+    pub(crate) const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Lets the next one ask for its turn, which comes when this is dropped.
+    pub(super) fn release(&self) {
+        self.held.release();
+    }
+}
+
+#[derive(Debug)]
+struct Held {
+    flag: Arc<AtomicBool>,
+    ours: AtomicBool,
+}
+
+impl Held {
+    fn new(flag: &Arc<AtomicBool>) -> Result<Self> {
+        if flag.swap(true, Ordering::AcqRel) {
+            let what = "The machine is being captured already";
+            return Err(Error::new(ErrorKind::WrongState, what));
+        }
+        Ok(Self {
+            flag: Arc::clone(flag),
+            ours: AtomicBool::new(true),
+        })
+    }
+
+    fn release(&self) {
+        if self.ours.swap(false, Ordering::AcqRel) {
+            self.flag.store(false, Ordering::Release);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_second_turn_is_refused_and_a_later_one_waits_for_the_first_to_be_over() {
+        let turns = Turns::default();
+        let first = turns.take_turn().await.unwrap();
+        let error = turns.take_turn().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WrongState);
+        first.release();
+        let mut second = Box::pin(turns.take_turn());
+        let waits = tokio::select! {
+            biased;
+            _ = &mut second => false,
+            () = std::future::ready(()) => true,
+        };
+        assert!(waits);
+        // It is held by who waits for it.
+        assert!(turns.take_turn().await.is_err());
+        drop(first);
+        assert_eq!(second.await.unwrap().number(), 1);
+        turns.take_turn().await.unwrap();
+    }
+}
