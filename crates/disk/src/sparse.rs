@@ -114,8 +114,8 @@ pub(crate) fn data_ranges(
             Err(error) => return Err(error.into()),
         };
         let end = seek(file, SeekFrom::Hole(start))?.next_multiple_of(align);
-        // A range before may have been widened over the start of this one.
-        let start = position.max(start - start % align);
+        // Not before `position`, which is a multiple of `align` too.
+        let start = start - start % align;
         position = end.min(length);
         Ok(Some(start..position))
     };

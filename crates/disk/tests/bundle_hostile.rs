@@ -5,11 +5,17 @@
 
 mod forge;
 
-use std::{fs::File, os::unix::fs::MetadataExt};
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+};
 
-use cofferdam_disk::{BundleLimits, ErrorKind};
+use cofferdam_disk::{BundleLimits, BundleReader, ErrorKind};
 
-use forge::{HEAD_BYTES, Part, cut, part, put_together, read, small, take_apart};
+use forge::{
+    HEAD_BYTES, Part, bomb, cut, data, file, part, put_together, read, small, take_apart, zstd,
+};
 
 const LIMITS: BundleLimits = BundleLimits::new(1 << 30);
 
@@ -31,25 +37,6 @@ fn forged(change: impl FnOnce(&mut Vec<Part>)) -> ErrorKind {
     let (head, mut parts) = take_apart(&small());
     change(&mut parts);
     refusal(&put_together(&head, &parts), LIMITS).kind()
-}
-
-/// A `DATA` payload.
-fn data(extents: &[(u32, u32)], frame: &[u8]) -> Vec<u8> {
-    let mut payload = u32::try_from(extents.len()).unwrap().to_le_bytes().to_vec();
-    for (skip, run) in extents {
-        payload.extend_from_slice(&skip.to_le_bytes());
-        payload.extend_from_slice(&run.to_le_bytes());
-    }
-    payload.extend_from_slice(frame);
-    payload
-}
-
-fn file(length: u64, name: &[u8]) -> Part {
-    part(b"FILE", [&length.to_le_bytes(), name].concat())
-}
-
-fn zstd(bytes: &[u8]) -> Vec<u8> {
-    zstd::bulk::compress(bytes, 3).unwrap()
 }
 
 #[test]
@@ -163,6 +150,48 @@ fn parts_of_an_unknown_kind_are_refused() {
             assert_eq!(
                 forged(|parts| parts.insert(place, part(tag, "x"))),
                 ErrorKind::Damaged
+            );
+        }
+    }
+}
+
+#[test]
+fn every_part_has_its_places() {
+    let (head, parts) = take_apart(&small());
+    let (manifest, done, last) = (&parts[0], &parts[DONE], &parts[LAST]);
+    let (file, data) = (&parts[SECOND_FILE], &parts[SECOND_FILE + 1]);
+    let places: [(&[&Part], &[&Part], &str); 5] = [
+        (&[], &[file, data, done, last], "a manifest"),
+        (&[manifest], &[manifest, data, done], "a file or the end"),
+        (
+            &[manifest, file, done],
+            &[manifest, data, done],
+            "a file or the end",
+        ),
+        (
+            &[manifest, file],
+            &[manifest, file, last],
+            "data of a file or its end",
+        ),
+        (
+            &[manifest, file, data],
+            &[manifest, file, last],
+            "data of a file or its end",
+        ),
+    ];
+    for (before, misplaced, expected) in places {
+        for part in misplaced {
+            let parts: Vec<_> = before
+                .iter()
+                .chain([part])
+                .map(|&part| part.clone())
+                .collect();
+            let error = refusal(&put_together(&head, &parts), LIMITS);
+            let tag = String::from_utf8_lossy(&part.tag);
+            let what = format!("The bundle has a `{tag}` part where {expected} should be");
+            assert_eq!(
+                (error.kind(), error.to_string()),
+                (ErrorKind::Damaged, what)
             );
         }
     }
@@ -321,7 +350,7 @@ fn a_table_that_does_not_fit_its_frame_is_refused() {
     let frame = zstd(&[7; 4096 + 100]);
     let right = [(1, 1), (3, 1)];
     let (head, mut parts) = take_apart(&small());
-    parts[DATA] = part(b"DATA", data(&right, &frame));
+    parts[DATA] = data(&right, &frame);
     let target = tempfile::tempfile().unwrap();
     read(put_together(&head, &parts).as_slice(), LIMITS, &target).unwrap();
     let wrong: [&[(u32, u32)]; 9] = [
@@ -336,7 +365,7 @@ fn a_table_that_does_not_fit_its_frame_is_refused() {
         &[(1, 1), (u32::MAX, u32::MAX)],
     ];
     for extents in wrong {
-        let kind = forged(|parts| parts[DATA] = part(b"DATA", data(extents, &frame)));
+        let kind = forged(|parts| parts[DATA] = data(extents, &frame));
         assert_eq!(kind, ErrorKind::Damaged, "{extents:?}");
     }
 }
@@ -347,8 +376,8 @@ fn a_later_part_cannot_go_back() {
     for extents in [(0, 1), (2, 1)] {
         let twice = |parts: &mut Vec<Part>| {
             parts[FILE] = file(2 * 4096, b"memory");
-            parts[DATA] = part(b"DATA", data(&[(1, 1)], &page));
-            parts.insert(DONE, part(b"DATA", data(&[extents], &page)));
+            parts[DATA] = data(&[(1, 1)], &page);
+            parts.insert(DONE, data(&[extents], &page));
         };
         assert_eq!(forged(twice), ErrorKind::Damaged);
     }
@@ -383,8 +412,7 @@ fn frames_that_are_not_one_whole_frame_are_refused() {
         ("dictionary id", dictionary_id),
     ];
     for (what, frame) in wrong {
-        let payload = data(&[(1, 1), (3, 1)], &frame);
-        let kind = forged(|parts| parts[DATA] = part(b"DATA", payload));
+        let kind = forged(|parts| parts[DATA] = data(&[(1, 1), (3, 1)], &frame));
         assert_eq!(kind, ErrorKind::Damaged, "{what}");
     }
 }
@@ -392,26 +420,16 @@ fn frames_that_are_not_one_whole_frame_are_refused() {
 #[test]
 fn a_frame_unpacks_to_no_more_than_its_extents() {
     // A GiB of zeros in 32 KiB.
-    let bomb = zstd(&vec![0; 1 << 30]);
-    let kind = forged(|parts| parts[DATA] = part(b"DATA", data(&[(1, 1), (3, 1)], &bomb)));
+    let bomb = zstd::encode_all(io::repeat(0).take(1 << 30), 1).unwrap();
+    let kind = forged(|parts| parts[DATA] = data(&[(1, 1), (3, 1)], &bomb));
     assert_eq!(kind, ErrorKind::Damaged);
-}
-
-/// A bundle of 100 parts that each unpack to 1 MiB.
-fn bomb() -> Vec<u8> {
-    let (head, _) = take_apart(&small());
-    let filled = part(b"DATA", data(&[(0, 256)], &zstd(&[1; 1 << 20])));
-    let mut parts = vec![part(b"MANI", ""), file(8 << 40, b"memory")];
-    parts.extend(std::iter::repeat_n(filled, 100));
-    parts.extend([part(b"DONE", ""), part(b"LAST", "")]);
-    put_together(&head, &parts)
 }
 
 #[test]
 fn a_bomb_writes_no_more_than_the_limit() {
-    let bundle = bomb();
+    let bundle = bomb(100);
     assert!(bundle.len() < 32 << 10);
-    // ext4 has no files of 8 TiB and a page, and a test no disk of them: memory has both.
+    // In memory: not every disk has files of 8 TiB.
     let target = rustix::fs::memfd_create("bomb", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     let target = File::from(target);
     let error = read(bundle.as_slice(), BundleLimits::new(10 << 20), &target).unwrap_err();
@@ -422,8 +440,7 @@ fn a_bomb_writes_no_more_than_the_limit() {
 
 #[test]
 fn a_bomb_that_is_passed_over_is_still_limited() {
-    let bundle = bomb();
-    let reader =
-        cofferdam_disk::BundleReader::open(bundle.as_slice(), BundleLimits::new(10 << 20)).unwrap();
+    let bundle = bomb(100);
+    let reader = BundleReader::open(bundle.as_slice(), BundleLimits::new(10 << 20)).unwrap();
     assert_eq!(reader.finish().unwrap_err().kind(), ErrorKind::TooLarge);
 }

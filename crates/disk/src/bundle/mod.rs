@@ -39,8 +39,8 @@
 //!
 //! Why so: a table of skips cannot express extents that overlap or go back. A seal over all that
 //! came before makes each part's place as certain as its content, and a part is decoded only after
-//! its seal was checked. 1 MiB of data to a part bounds the memory of both sides; frames that know
-//! nothing of each other cost about 3 % in size. The magic has PNG's shape (PNG §5.2): a transfer
+//! its seal was checked. 1 MiB of data to a part bounds the memory of both sides; that frames know
+//! nothing of each other costs 1 to 4 % in size. The magic has PNG's shape (PNG §5.2): a transfer
 //! that drops high bits or rewrites line ends breaks the first eight bytes.
 //!
 //! The first twelve bytes stay as they are in every version, so that a reader can always name the

@@ -16,6 +16,9 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result, is_full};
 
+/// What to do about damage that is no work of a program.
+const TAKE_ANOTHER_COPY: &str = "Copy or export the bundle again";
+
 /// Writes parts and seals them.
 pub(super) struct SealedWriter<W> {
     output: W,
@@ -152,7 +155,8 @@ impl<R: Read> SealedReader<R> {
         if seal != expected {
             return Err(damaged(format!(
                 "The `{kind}` part at byte {start} of the bundle does not match its seal"
-            )));
+            ))
+            .hint(TAKE_ANOTHER_COPY));
         }
         Ok(())
     }
@@ -195,7 +199,9 @@ impl<R: Read> SealedReader<R> {
 fn fill(input: &mut impl Read, bytes: &mut [u8], position: &mut u64) -> Result<()> {
     input.read_exact(bytes).map_err(|error| {
         if error.kind() == io::ErrorKind::UnexpectedEof {
-            damaged(format!("The bundle is cut short after byte {position}")).because(error)
+            damaged(format!("The bundle is cut short after byte {position}"))
+                .because(error)
+                .hint(TAKE_ANOTHER_COPY)
         } else {
             input_failed(error)
         }

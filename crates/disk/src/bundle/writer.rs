@@ -23,7 +23,9 @@ use crate::{
     sparse::data_ranges,
 };
 
-/// zstd's level.
+/// zstd's level. On guest memory one core does 400 to 500 MB/s of it, 280 MB/s on a disk full of
+/// programs; level 1 is 1.4 times as fast and makes bundles a tenth larger. Threads are not worth
+/// their trouble at such speeds.
 const LEVEL: i32 = 3;
 
 /// Writes a bundle, front to back and without seeking: the output may be a pipe.

@@ -26,6 +26,37 @@ pub(crate) fn part(tag: &[u8; 4], payload: impl Into<Vec<u8>>) -> Part {
     }
 }
 
+/// A `FILE` part.
+pub(crate) fn file(length: u64, name: &[u8]) -> Part {
+    part(b"FILE", [&length.to_le_bytes(), name].concat())
+}
+
+/// A `DATA` part.
+pub(crate) fn data(extents: &[(u32, u32)], frame: &[u8]) -> Part {
+    let mut payload = u32::try_from(extents.len()).unwrap().to_le_bytes().to_vec();
+    for (skip, run) in extents {
+        payload.extend_from_slice(&skip.to_le_bytes());
+        payload.extend_from_slice(&run.to_le_bytes());
+    }
+    payload.extend_from_slice(frame);
+    part(b"DATA", payload)
+}
+
+/// The data of a `DATA` part.
+pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::bulk::compress(bytes, 3).unwrap()
+}
+
+/// A right bundle of so many parts that each unpack to 1 MiB.
+pub(crate) fn bomb(parts: usize) -> Vec<u8> {
+    let (head, _) = take_apart(&small());
+    let filled = data(&[(0, 256)], &zstd(&[1; 1 << 20]));
+    let mut bomb = vec![part(b"MANI", ""), file(8 << 40, b"memory")];
+    bomb.extend(std::iter::repeat_n(filled, parts));
+    bomb.extend([part(b"DONE", ""), part(b"LAST", "")]);
+    put_together(&head, &bomb)
+}
+
 /// Cuts a right bundle into its head and its parts, which keep their seals.
 pub(crate) fn cut(bundle: &[u8]) -> (&[u8], Vec<&[u8]>) {
     let (head, mut rest) = bundle.split_at(HEAD_BYTES);
