@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result, io as io_error};
 
 /// Reads a bundle, front to back and without seeking: the input may be a pipe.
 ///
-/// Memory is about 4 MiB whatever the bundle says. After an error nothing more is read.
+/// Memory is a few MiB whatever the bundle says. After an error nothing more is read.
 pub struct BundleReader<R> {
     parts: SealedReader<R>,
     limits: BundleLimits,

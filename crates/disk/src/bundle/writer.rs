@@ -30,7 +30,7 @@ const LEVEL: i32 = 3;
 
 /// Writes a bundle, front to back and without seeking: the output may be a pipe.
 ///
-/// Memory is about 4 MiB whatever the files have. A writer whose [`add`](Self::add) failed half-way
+/// Memory is a few MiB whatever the files have. A writer whose [`add`](Self::add) failed half-way
 /// through a file refuses to go on: what it wrote is no bundle.
 pub struct BundleWriter<W> {
     parts: SealedWriter<W>,
