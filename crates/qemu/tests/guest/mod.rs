@@ -17,7 +17,7 @@ use std::{
 };
 
 use cofferdam_backend::{
-    Backend, BoxFuture, MachineSpec,
+    Backend, BoxFuture, Machine, MachineSpec, MemoryBacking, SnapshotFiles,
     contract::{Guest, Harness, Outcome, WireGuest},
 };
 use cofferdam_qemu::QemuBackend;
@@ -114,6 +114,30 @@ impl Harness for QemuHarness {
 }
 
 impl QemuHarness {
+    /// A machine as a sandbox's is: restored from a snapshot of one that has booted. `spec` is the
+    /// booted one's and becomes the restored one's.
+    pub(crate) async fn forked(
+        &self,
+        spec: &mut MachineSpec,
+    ) -> (Box<dyn Machine>, Box<dyn Guest>) {
+        let dir = self.directory();
+        let files = SnapshotFiles {
+            memory: dir.join("memory"),
+            state: dir.join("state"),
+        };
+        spec.memory = MemoryBacking::SharedFile(files.memory.clone());
+        let template = self.backend.start(spec).await.unwrap();
+        drop(self.guest(template.agent_channel().unwrap()).unwrap());
+        template.pause().await.unwrap();
+        template.snapshot(files.clone()).await.unwrap();
+        template.kill().await.unwrap();
+        spec.memory = MemoryBacking::Private;
+        spec.run_dir = self.spec().run_dir;
+        let machine = self.backend.restore(&files, spec).await.unwrap();
+        let guest = self.guest(machine.agent_channel().unwrap()).unwrap();
+        (machine, guest)
+    }
+
     fn number(&self) -> u32 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
