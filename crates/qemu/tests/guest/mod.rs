@@ -114,12 +114,9 @@ impl Harness for QemuHarness {
 }
 
 impl QemuHarness {
-    /// A machine as a sandbox's is: restored from a snapshot of one that has booted. `spec` is the
-    /// booted one's and becomes the restored one's.
-    pub(crate) async fn forked(
-        &self,
-        spec: &mut MachineSpec,
-    ) -> (Box<dyn Machine>, Box<dyn Guest>) {
+    /// A snapshot of a machine that has booted, for many to begin with; `spec` is the booted one's
+    /// and becomes theirs.
+    pub(crate) async fn template(&self, spec: &mut MachineSpec) -> SnapshotFiles {
         let dir = self.directory();
         let files = SnapshotFiles {
             memory: dir.join("memory"),
@@ -133,6 +130,15 @@ impl QemuHarness {
         template.kill().await.unwrap();
         spec.memory = MemoryBacking::Private;
         spec.run_dir = self.spec().run_dir;
+        files
+    }
+
+    /// A machine as a sandbox's is: restored from a template.
+    pub(crate) async fn forked(
+        &self,
+        spec: &mut MachineSpec,
+    ) -> (Box<dyn Machine>, Box<dyn Guest>) {
+        let files = self.template(spec).await;
         let machine = self.backend.restore(&files, spec).await.unwrap();
         let guest = self.guest(machine.agent_channel().unwrap()).unwrap();
         (machine, guest)
