@@ -8,14 +8,16 @@
 //! Checks block on guest replies and use no async runtime of their own; a backend that needs one
 //! gets a runtime with more than one thread from the `run` argument of the macro.
 
-mod captures;
+mod capture_rules;
 mod clock;
 mod guest;
 mod lifecycle;
 mod listing;
+mod moments;
 mod outcome;
 mod refusals;
 mod snapshots;
+mod writer;
 
 use std::{os::unix::net::UnixStream, path::PathBuf, time::Duration};
 
@@ -106,19 +108,19 @@ checks! {
     snapshots::only_a_paused_machine_is_captured,
     snapshots::damaged_snapshots_are_refused_by_kind,
     snapshots::a_snapshot_fits_only_its_own_shape,
-    captures::a_captured_machine_and_its_capture_both_go_on_by_one,
-    captures::memory_is_captured_as_it_was_at_the_moment,
-    captures::a_disk_is_captured_as_it_was_at_the_moment,
-    captures::disk_and_memory_are_of_one_moment_while_the_guest_writes,
-    captures::disks_alone_are_captured_without_memory,
-    captures::a_dropped_capture_leaves_no_file_and_the_machine_as_it_was,
-    captures::a_machine_has_one_capture_at_a_time,
-    captures::only_a_paused_machine_is_taken_and_only_once,
-    captures::a_plan_that_does_not_fit_is_refused_and_leaves_nothing,
-    captures::a_machine_that_is_paused_all_along_is_captured_and_stays_paused,
-    captures::captures_of_captures_hold_what_every_generation_wrote,
-    captures::two_captures_of_one_machine_are_each_of_their_own_moment,
-    captures::a_capture_of_a_machine_that_ends_fails_and_leaves_nothing,
+    moments::a_captured_machine_and_its_capture_both_go_on_by_one,
+    moments::memory_is_captured_as_it_was_at_the_moment,
+    moments::a_disk_is_captured_as_it_was_at_the_moment,
+    moments::disk_and_memory_are_of_one_moment_while_the_guest_writes,
+    moments::disks_alone_are_captured_without_memory,
+    capture_rules::a_dropped_capture_leaves_no_file_and_the_machine_as_it_was,
+    capture_rules::a_machine_has_one_capture_at_a_time,
+    capture_rules::only_a_paused_machine_is_taken_and_only_once,
+    capture_rules::a_plan_that_does_not_fit_is_refused_and_leaves_nothing,
+    moments::a_machine_that_is_paused_all_along_is_captured_and_stays_paused,
+    moments::captures_of_captures_hold_what_every_generation_wrote,
+    moments::two_captures_of_one_machine_are_each_of_their_own_moment,
+    capture_rules::a_capture_of_a_machine_that_ends_fails_and_leaves_nothing,
 }
 
 /// Runs one check as a test.

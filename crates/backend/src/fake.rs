@@ -10,6 +10,7 @@
 
 mod capture;
 mod guest;
+mod inner;
 mod machine;
 mod snapshot;
 
@@ -26,7 +27,8 @@ use crate::{
     Backend, BackendCapabilities, BackendKind, BoxFuture, Error, ErrorKind, HostProbe, Machine,
     MachineInfo, MachineSpec, MemoryBacking, Result, SnapshotFiles, SnapshotTier, unsupported,
 };
-use machine::{FakeMachine, Inner};
+use inner::Inner;
+use machine::FakeMachine;
 
 /// The first bytes of a file that the fake takes for a kernel.
 pub const KERNEL_MAGIC: &[u8] = b"fake kernel\n";

@@ -13,7 +13,7 @@
 //! | `argv` | devices to arguments; pure |
 //! | `spawn` | arguments to a process |
 //! | `control`, `qmp` | the control channel |
-//! | `machine` | the `impl Machine` |
+//! | `machine`, `controlled` | the `impl Machine`, and what it shares with captures |
 //! | `snapshot`, `stream` | the files' format, and capture in a pause |
 //! | `capture` | capture of a machine that lives on |
 //! | `record` | what tells other processes of a machine |
@@ -26,6 +26,7 @@ mod argv;
 mod backend;
 mod capture;
 mod control;
+mod controlled;
 mod kernel;
 mod logs;
 mod machine;

@@ -3,7 +3,6 @@
 //! Locks: `agent` and `usage` are each held for a few instructions and never across an await.
 
 use std::{
-    fs::File,
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
@@ -19,13 +18,14 @@ use cofferdam_types::{SandboxId, Signal};
 use tokio::time::timeout;
 
 use crate::{
-    argv,
     capture::{Origin, QemuCapture, Turns, WritableDisk},
-    control, logs,
+    control,
+    controlled::Controlled,
+    logs,
     process::Process,
     qmp::Qmp,
     record::{ProcessStat, Record},
-    snapshot::{self, MemoryFile, Shape},
+    snapshot::{MemoryFile, Shape},
     spawn::Spawned,
 };
 
@@ -48,81 +48,11 @@ struct Owned {
     controlled: Arc<Controlled>,
 }
 
-/// A machine whose control channel is here.
-#[derive(Debug)]
-pub(crate) struct Controlled {
-    pub(crate) process: Arc<Process>,
-    pub(crate) qmp: Qmp,
-    pub(crate) shape: Shape,
-    pub(crate) origin: Origin,
-    /// The machine's own directory.
-    pub(crate) run_dir: PathBuf,
-    /// In the spec's order.
-    pub(crate) disks: Vec<WritableDisk>,
-    pub(crate) captures: Turns,
-}
-
 /// Processor time at the last look.
 #[derive(Debug)]
 struct Usage {
     at: Instant,
     cpu_time_ms: u64,
-}
-
-impl Controlled {
-    pub(crate) fn alive(&self) -> Result<()> {
-        self.process.alive()
-    }
-
-    pub(crate) fn status(&self) -> MachineStatus {
-        if self.process.exit().is_some() {
-            return MachineStatus::Exited;
-        }
-        match *self.qmp.events().running.borrow() {
-            Some(false) => MachineStatus::Paused,
-            // It runs from its start on.
-            Some(true) | None => MachineStatus::Running,
-        }
-    }
-
-    /// A command that failed because the machine ended meanwhile says so.
-    pub(crate) async fn or_gone<T>(&self, result: Result<T>) -> Result<T> {
-        match result {
-            Err(error) if error.kind() == ErrorKind::Gone => {
-                self.process.wait().await;
-                Err(Error::new(ErrorKind::Gone, "The machine has ended").because(error))
-            }
-            Err(error) if self.process.exit().is_some() => {
-                Err(Error::new(ErrorKind::Gone, "The machine has ended").because(error))
-            }
-            other => other,
-        }
-    }
-
-    /// Has the paused machine write all of its state, and runs `then` when that is over, even if
-    /// nobody waits for it any more.
-    pub(crate) async fn write_stream(
-        &self,
-        files: SnapshotFiles,
-        memory: MemoryFile,
-        then: impl FnOnce() + Send + 'static,
-    ) -> Result<()> {
-        let (ours, theirs) = UnixStream::pair().map_err(|error| {
-            Error::new(ErrorKind::Io, "A channel for the state cannot be made").because(error)
-        })?;
-        let shape = self.shape.clone();
-        let writing = tokio::task::spawn_blocking(move || {
-            let written = snapshot::write(&ours, &files, &shape, memory);
-            then();
-            written
-        });
-        let sent = control::capture(&self.qmp, theirs).await;
-        let written = writing.await.map_err(|error| {
-            Error::new(ErrorKind::Io, "Writing the snapshot was cut off").because(error)
-        })?;
-        // If writing failed, QEMU failed because of that.
-        written.and(self.or_gone(sent).await)
-    }
 }
 
 impl QemuMachine {
@@ -140,7 +70,7 @@ impl QemuMachine {
             shape,
             origin,
             run_dir: spec.run_dir.clone(),
-            disks: writable_disks(spec)?,
+            disks: WritableDisk::all(spec)?,
             captures: Turns::default(),
         };
         Ok(Self {
@@ -377,23 +307,6 @@ impl Drop for QemuMachine {
             let _ = self.process.signal(rustix::process::Signal::KILL);
         }
     }
-}
-
-/// The disks that a guest may write to, by the names of their nodes.
-fn writable_disks(spec: &MachineSpec) -> Result<Vec<WritableDisk>> {
-    let writable = spec.block_devices.iter().enumerate();
-    let writable = writable.filter(|(_, disk)| !disk.read_only);
-    let opened = writable.map(|(index, disk)| {
-        let file = File::open(&disk.path).map_err(|error| {
-            let what = format!("The disk `{}` cannot be opened", disk.path.display());
-            Error::new(ErrorKind::InvalidSpec, what).because(error)
-        })?;
-        Ok(WritableDisk {
-            node: argv::disk_node(index),
-            file: Arc::new(file),
-        })
-    });
-    opened.collect()
 }
 
 fn cpu_time_ms(stat: &ProcessStat) -> u64 {

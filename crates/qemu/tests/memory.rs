@@ -11,7 +11,7 @@ use std::{
 };
 
 use cofferdam_backend::{
-    Backend, CapturePlan, SnapshotFiles,
+    CapturePlan, SnapshotFiles,
     contract::{Guest, Harness},
 };
 

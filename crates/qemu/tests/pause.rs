@@ -8,7 +8,7 @@ mod guest;
 
 use std::time::{Duration, Instant};
 
-use cofferdam_backend::{Backend, CapturePlan, SnapshotFiles, contract::Harness};
+use cofferdam_backend::{CapturePlan, SnapshotFiles, contract::Harness};
 use guest::QemuHarness;
 
 const PAGES_PER_MIB: u64 = 256;

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Bug, machine::Inner, snapshot};
+use super::{Bug, inner::Inner, snapshot};
 use crate::{BoxFuture, Capture, CapturePlan, Error, ErrorKind, Result};
 
 /// A capture that was begun.

@@ -2,15 +2,13 @@
 
 use std::{
     fs::File,
-    future::poll_fn,
     io,
     os::unix::net::UnixStream,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Poll, Waker},
     thread,
     time::Duration,
 };
@@ -19,8 +17,9 @@ use cofferdam_types::{SandboxId, Signal};
 
 use super::{
     Bug,
-    capture::{FakeCapture, Moment},
+    capture::FakeCapture,
     guest::{Memory, Program, Vcpu},
+    inner::{Inner, State},
     snapshot,
 };
 use crate::{
@@ -28,141 +27,6 @@ use crate::{
     MachineMetrics, MachineSpec, MachineStatus, MemoryBacking, NetworkInfo, Result, SnapshotFiles,
     unsupported,
 };
-
-/// What all handles to one machine share.
-#[derive(Debug)]
-pub(super) struct Inner {
-    id: SandboxId,
-    pid: u32,
-    bug: Option<Bug>,
-    vcpus: u8,
-    memory_mib: u32,
-    backing: MemoryBacking,
-    memory: Arc<Memory>,
-    vcpu: Arc<Vcpu>,
-    /// Writable disks.
-    disks: Vec<PathBuf>,
-    /// Memory as the machine began.
-    began_with: Vec<u64>,
-    looks: AtomicU64,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    exit: Option<MachineExit>,
-    waiting: Vec<Waker>,
-    /// The guest's end; closing it ends the guest.
-    guest: Option<UnixStream>,
-    channel: Option<UnixStream>,
-    captures: bool,
-    first_moment: Option<Moment>,
-}
-
-impl Inner {
-    pub(super) const fn id(&self) -> SandboxId {
-        self.id
-    }
-
-    pub(super) const fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    pub(super) fn exit(&self) -> Option<MachineExit> {
-        self.state().exit.clone()
-    }
-
-    pub(super) fn memory(&self) -> Arc<Memory> {
-        Arc::clone(&self.memory)
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn disks(&self) -> &[PathBuf] {
-        &self.disks
-    }
-
-    pub(super) const fn shape(&self) -> (u8, u32) {
-        (self.vcpus, self.memory_mib)
-    }
-
-    pub(super) fn is_paused(&self) -> bool {
-        self.vcpu.is_paused()
-    }
-
-    pub(super) fn resume(&self) {
-        self.vcpu.set_paused(false);
-    }
-
-    /// What a restored machine's memory was.
-    pub(super) fn origin(&self) -> Option<Vec<u64>> {
-        let restored = self.began_with.first().is_some_and(|counter| *counter > 0);
-        restored.then(|| self.began_with.clone())
-    }
-
-    /// The moment of the first capture, which is this one if there was none.
-    pub(super) fn first_moment(&self, moment: Moment) -> Moment {
-        self.state().first_moment.get_or_insert(moment).clone()
-    }
-
-    /// Whether there was no capture under way; there is now.
-    pub(super) fn begin_capture(&self) -> bool {
-        let mut state = self.state();
-        let free = !state.captures || self.has(Bug::CapturesTwice);
-        state.captures = true;
-        free
-    }
-
-    pub(super) fn end_capture(&self) {
-        self.state().captures = false;
-    }
-
-    pub(super) fn has(&self, bug: Bug) -> bool {
-        self.bug == Some(bug)
-    }
-
-    fn end(&self, signal: i32) {
-        let mut state = self.state();
-        if state.exit.is_some() {
-            return;
-        }
-        let hidden = self.has(Bug::HidesKill);
-        state.exit = Some(MachineExit {
-            code: hidden.then_some(0),
-            signal: (!hidden).then_some(signal),
-        });
-        if let Some(guest) = state.guest.take() {
-            // The guest's thread may be waiting for either.
-            let _ = guest.shutdown(std::net::Shutdown::Both);
-        }
-        state.waiting.drain(..).for_each(Waker::wake);
-        drop(state);
-        self.vcpu.turn_off();
-    }
-
-    async fn wait(&self) -> MachineExit {
-        poll_fn(|context| {
-            let mut state = self.state();
-            match &state.exit {
-                Some(exit) if !self.has(Bug::HangsInWait) => Poll::Ready(exit.clone()),
-                _ => {
-                    state.waiting.push(context.waker().clone());
-                    Poll::Pending
-                }
-            }
-        })
-        .await
-    }
-
-    pub(super) fn alive(&self) -> Result<()> {
-        match self.exit() {
-            None => Ok(()),
-            Some(_) => Err(Error::new(ErrorKind::Gone, "The machine has ended")),
-        }
-    }
-}
 
 /// A handle to a fake machine.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use super::{
     pages::PrivateMemory,
 };
 use crate::{
-    machine::Controlled,
+    controlled::Controlled,
     snapshot::{self, MemoryFile, Shape},
 };
 

@@ -23,7 +23,7 @@ pub(crate) use disks::WritableDisk;
 pub(crate) use memory::Origin;
 pub(crate) use turn::{Turn, Turns};
 
-use crate::machine::Controlled;
+use crate::controlled::Controlled;
 use disks::DiskCopy;
 use files::Files;
 use memory::MemoryCapture;

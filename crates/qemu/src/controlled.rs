@@ -1,0 +1,83 @@
+//! A machine whose control channel is here: what its handle and its captures share.
+
+use std::{os::unix::net::UnixStream, path::PathBuf, sync::Arc};
+
+use cofferdam_backend::{Error, ErrorKind, MachineStatus, Result, SnapshotFiles};
+
+use crate::{
+    capture::{Origin, Turns, WritableDisk},
+    control,
+    process::Process,
+    qmp::Qmp,
+    snapshot::{self, MemoryFile, Shape},
+};
+
+/// A machine whose control channel is here.
+#[derive(Debug)]
+pub(crate) struct Controlled {
+    pub(crate) process: Arc<Process>,
+    pub(crate) qmp: Qmp,
+    pub(crate) shape: Shape,
+    pub(crate) origin: Origin,
+    /// The machine's own directory.
+    pub(crate) run_dir: PathBuf,
+    /// In the spec's order.
+    pub(crate) disks: Vec<WritableDisk>,
+    pub(crate) captures: Turns,
+}
+
+impl Controlled {
+    pub(crate) fn alive(&self) -> Result<()> {
+        self.process.alive()
+    }
+
+    pub(crate) fn status(&self) -> MachineStatus {
+        if self.process.exit().is_some() {
+            return MachineStatus::Exited;
+        }
+        match *self.qmp.events().running.borrow() {
+            Some(false) => MachineStatus::Paused,
+            // It runs from its start on.
+            Some(true) | None => MachineStatus::Running,
+        }
+    }
+
+    /// A command that failed because the machine ended meanwhile says so.
+    pub(crate) async fn or_gone<T>(&self, result: Result<T>) -> Result<T> {
+        match result {
+            Err(error) if error.kind() == ErrorKind::Gone => {
+                self.process.wait().await;
+                Err(Error::new(ErrorKind::Gone, "The machine has ended").because(error))
+            }
+            Err(error) if self.process.exit().is_some() => {
+                Err(Error::new(ErrorKind::Gone, "The machine has ended").because(error))
+            }
+            other => other,
+        }
+    }
+
+    /// Has the paused machine write all of its state, and runs `then` when that is over, even if
+    /// nobody waits for it any more.
+    pub(crate) async fn write_stream(
+        &self,
+        files: SnapshotFiles,
+        memory: MemoryFile,
+        then: impl FnOnce() + Send + 'static,
+    ) -> Result<()> {
+        let (ours, theirs) = UnixStream::pair().map_err(|error| {
+            Error::new(ErrorKind::Io, "A channel for the state cannot be made").because(error)
+        })?;
+        let shape = self.shape.clone();
+        let writing = tokio::task::spawn_blocking(move || {
+            let written = snapshot::write(&ours, &files, &shape, memory);
+            then();
+            written
+        });
+        let sent = control::capture(&self.qmp, theirs).await;
+        let written = writing.await.map_err(|error| {
+            Error::new(ErrorKind::Io, "Writing the snapshot was cut off").because(error)
+        })?;
+        // If writing failed, QEMU failed because of that.
+        written.and(self.or_gone(sent).await)
+    }
+}
