@@ -3,7 +3,10 @@
 //! Taken on before any user process runs: of two machines forked from one template, neither must
 //! repeat the other's random numbers. Source: random(4), drivers/char/random.c.
 
-use std::{fs::File, os::fd::AsRawFd};
+use std::{
+    fs::File,
+    os::fd::{AsRawFd, OwnedFd},
+};
 
 use cofferdam_proto::{FailureKind, Identity};
 use rustix::{
@@ -84,10 +87,20 @@ pub(crate) fn set_clock(unix_ns: u64) -> Result<()> {
     clock_settime(ClockId::Realtime, now).or_fail(kind, failed)
 }
 
-/// Sets the rest of the kernel's part of `identity`: random numbers and host name.
-pub(crate) fn adopt(identity: &Identity) -> Result<()> {
+/// Opens what [`adopt`] needs; kept open, since a fork is in a hurry.
+pub(crate) fn open_entropy() -> Result<OwnedFd> {
+    let random = File::options().write(true).open("/dev/urandom");
+    random
+        .map(OwnedFd::from)
+        .or_fail(FailureKind::Internal, || "Could not open `/dev/urandom`")
+}
+
+/// Sets the rest of the kernel's part of `identity`: random numbers, through what
+/// [`open_entropy`] opened, and host name.
+pub(crate) fn adopt(identity: &Identity, random: &OwnedFd) -> Result<()> {
     let kind = FailureKind::Identity;
-    reseed(&identity.entropy).or_fail(kind, || "Could not reseed the random number generator")?;
+    reseed(&identity.entropy, random)
+        .or_fail(kind, || "Could not reseed the random number generator")?;
     sethostname(identity.hostname.as_bytes()).or_fail(kind, || "Could not set the host name")
 }
 
@@ -99,8 +112,7 @@ struct PoolInfo {
     buffer: [u8; MAX_ENTROPY_BYTES],
 }
 
-fn reseed(entropy: &[u8]) -> std::io::Result<()> {
-    let random = File::options().write(true).open("/dev/urandom")?;
+fn reseed(entropy: &[u8], random: &OwnedFd) -> std::io::Result<()> {
     let entropy = entropy.get(..MAX_ENTROPY_BYTES).unwrap_or(entropy);
     let size_bytes = i32::try_from(entropy.len()).unwrap_or_default();
     let mut info = PoolInfo {

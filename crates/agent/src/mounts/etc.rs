@@ -78,15 +78,21 @@ impl Etc {
         Ok(())
     }
 
-    /// Writes the files anew for another identity; one that the workload has changed is its own.
-    pub(crate) fn rename(&mut self, names: &Names) -> Result<()> {
+    /// Writes the files anew for another identity; one that somebody has changed is his own.
+    /// `untouched` when nobody was there who could have.
+    pub(crate) fn rename(&mut self, names: &Names, untouched: bool) -> Result<()> {
         for (old, (name, new)) in self.files.iter_mut().zip(contents(names)) {
             if old.written == new {
                 continue;
             }
             let failed = || format!("Could not write `/etc/{name}`");
-            if get(&old.file).or_fail(FailureKind::Identity, failed)? == old.written.as_bytes() {
+            let ours = untouched
+                || get(&old.file).or_fail(FailureKind::Identity, failed)? == old.written.as_bytes();
+            if ours {
                 put(&old.file, &new).or_fail(FailureKind::Identity, failed)?;
+                if new.len() < old.written.len() {
+                    cut(&old.file, &new).or_fail(FailureKind::Identity, failed)?;
+                }
             } else {
                 log::notice(&format!("`/etc/{name}` is left as the workload changed it"));
             }
@@ -123,7 +129,12 @@ fn put(file: &OwnedFd, content: &str) -> rustix::io::Result<()> {
         rest = rest.get(written..).unwrap_or_default();
         at += u64::try_from(written).unwrap_or_default();
     }
-    ftruncate(file, at)
+    Ok(())
+}
+
+/// Takes off what is longer than `content`.
+fn cut(file: &OwnedFd, content: &str) -> rustix::io::Result<()> {
+    ftruncate(file, u64::try_from(content.len()).unwrap_or_default())
 }
 
 fn get(file: &OwnedFd) -> rustix::io::Result<Vec<u8>> {

@@ -113,6 +113,15 @@ impl Stage {
         root
     }
 
+    /// Takes the topmost `/proc` off the mounted root.
+    pub(crate) fn unmount_proc(&self) -> Result<()> {
+        enter(&self.mount_namespace)?;
+        let unmounted = unmount("/proc", UnmountFlags::DETACH)
+            .or_fail(FailureKind::Mount, || "Could not unmount `/proc`");
+        enter(&self.outer)?;
+        unmounted
+    }
+
     /// Builds the root in the current mount namespace and moves it to `/`.
     fn build(&self, spec: &RootSpec) -> Result<Root> {
         let failed = || "Could not make the workload's root";

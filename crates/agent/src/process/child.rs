@@ -64,6 +64,12 @@ impl Report {
         self.pid.load(Relaxed)
     }
 
+    /// Says where and why it failed.
+    pub(super) fn fail(&self, (step, errno): (Step, Errno)) {
+        self.errno.store(errno.raw_os_error(), Relaxed);
+        self.step.store(step as u32, Relaxed);
+    }
+
     /// Where and why it failed; `None` when it runs its program.
     pub(super) fn failure(&self) -> Option<(Step, Errno)> {
         let step = self.step.load(Relaxed);
@@ -72,12 +78,18 @@ impl Report {
     }
 }
 
-/// All that the child needs, made ready before it is born.
-#[derive(Debug)]
-pub(super) struct Plan<'a> {
+/// Where a child lives, whatever it runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ground<'a> {
     pub(super) mount_namespace: BorrowedFd<'a>,
     pub(super) cgroup_namespace: BorrowedFd<'a>,
     pub(super) place: Place,
+}
+
+/// All that the child needs, made ready before it is born or, if it is a zygote, before it wakes.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    pub(super) ground: Ground<'a>,
     pub(super) stdio: [BorrowedFd<'a>; 3],
     /// Whether `stdio` is a terminal, to be the controlling one.
     pub(super) terminal: bool,
@@ -103,50 +115,63 @@ pub(super) struct Plan<'a> {
 pub(super) unsafe extern "C" fn run(plan: *const Plan<'_>) -> ! {
     // SAFETY: valid and only read, by this function's contract.
     let plan = unsafe { &*plan };
-    let (step, errno) = match prepare(plan) {
+    let settled = settle(&plan.ground);
+    // SAFETY: the pointers are valid, by this function's contract.
+    unsafe { run_settled(settled, plan) }
+}
+
+/// Goes on from [`settle`] to the program.
+///
+/// # Safety
+/// As for [`run`].
+pub(super) unsafe fn run_settled(settled: Result<(), (Step, Errno)>, plan: &Plan<'_>) -> ! {
+    plan.report
+        .pid
+        .store(getpid().as_raw_nonzero().get().unsigned_abs(), Relaxed);
+    let failed = match settled.and_then(|()| prepare(plan)) {
         // SAFETY: the pointers are valid, by this function's contract.
         Ok(()) => (Step::Program, unsafe { execute(plan) }),
         Err(failed) => failed,
     };
-    plan.report.errno.store(errno.raw_os_error(), Relaxed);
-    plan.report.step.store(step as u32, Relaxed);
-    // SAFETY: ends this process at once, without running the agent's exit handlers.
+    plan.report.fail(failed);
+    exit()
+}
+
+/// Ends this process at once, without running the agent's exit handlers.
+pub(super) fn exit() -> ! {
+    // SAFETY: touches no memory of the agent.
     unsafe { libc::_exit(127) }
 }
 
-fn prepare(plan: &Plan<'_>) -> Result<(), (Step, Errno)> {
-    let at = |step: Step| move |errno: Errno| (step, errno);
-    plan.report
-        .pid
-        .store(getpid().as_raw_nonzero().get().unsigned_abs(), Relaxed);
+/// Takes the child to where it lives.
+pub(super) fn settle(ground: &Ground<'_>) -> Result<(), (Step, Errno)> {
     setsid().map_err(at(Step::Terminal))?;
     // Entering the mount namespace also makes its root this process's root and directory.
-    enter(plan.mount_namespace, LinkNameSpaceType::Mount).map_err(at(Step::Namespace))?;
-    enter(plan.cgroup_namespace, LinkNameSpaceType::ControlGroup).map_err(at(Step::Namespace))?;
-    if plan.place == Place::WarmUp {
+    enter(ground.mount_namespace, LinkNameSpaceType::Mount).map_err(at(Step::Namespace))?;
+    enter(ground.cgroup_namespace, LinkNameSpaceType::ControlGroup).map_err(at(Step::Namespace))?;
+    if ground.place == Place::WarmUp {
         // SAFETY: a mount namespace changes no descriptor and no memory.
         unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(at(Step::Namespace))?;
     }
-    if plan.place.has_own_pids() {
+    if ground.place.has_own_pids() {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         mount(c"proc", c"/proc", c"proc", flags, None).map_err(at(Step::Proc))?;
     }
+    Ok(())
+}
+
+fn at(step: Step) -> impl Fn(Errno) -> (Step, Errno) {
+    move |errno| (step, errno)
+}
+
+fn prepare(plan: &Plan<'_>) -> Result<(), (Step, Errno)> {
+    own_descriptors().map_err(at(Step::Stdio))?;
     for (number, fd) in [0, 1, 2].into_iter().zip(plan.stdio) {
         duplicate(fd, number).map_err(at(Step::Stdio))?;
     }
     if plan.terminal {
         ioctl_tiocsctty(plan.stdio[0]).map_err(at(Step::Terminal))?;
     }
-    // Every descriptor of the agent is close-on-exec already; this makes sure of it.
-    // SAFETY: close_range with this flag closes nothing now and takes no pointer.
-    unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
     reset_signals().map_err(at(Step::Stdio))?;
     umask(Mode::from_raw_mode(0o022));
     for (resource, limit) in plan.rlimits {
@@ -157,6 +182,17 @@ fn prepare(plan: &Plan<'_>) -> Result<(), (Step, Errno)> {
     set_thread_res_gid(plan.gid, plan.gid, plan.gid).map_err(at(Step::User))?;
     // Leaving uid 0 drops all capabilities; for uid 0 they all stay, since the machine is the jail.
     set_thread_res_uid(plan.uid, plan.uid, plan.uid).map_err(at(Step::User))
+}
+
+/// Makes the descriptors this process's own, which a zygote shares with the agent, and sees to it
+/// that its program gets none of them: each is close-on-exec already.
+fn own_descriptors() -> rustix::io::Result<()> {
+    let flags = libc::CLOSE_RANGE_UNSHARE | libc::CLOSE_RANGE_CLOEXEC;
+    // SAFETY: close_range with these flags closes nothing and takes no pointer.
+    match unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, flags) } {
+        0 => Ok(()),
+        _ => Err(last_errno()),
+    }
 }
 
 fn enter(namespace: BorrowedFd<'_>, kind: LinkNameSpaceType) -> rustix::io::Result<()> {

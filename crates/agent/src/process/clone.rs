@@ -9,6 +9,7 @@
 use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     ptr,
+    sync::atomic::AtomicU32,
 };
 
 use cofferdam_proto::FailureKind;
@@ -68,38 +69,81 @@ impl ChildStack {
         cgroup: BorrowedFd<'_>,
         own_pids: bool,
     ) -> std::result::Result<OwnedFd, Errno> {
-        let mut pidfd: i32 = -1;
-        let cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or_default();
+        let own_pids = if own_pids { CLONE_NEWPID } else { 0 };
         let args = CloneArgs {
-            flags: FLAGS | if own_pids { CLONE_NEWPID } else { 0 },
+            flags: FLAGS | CLONE_VFORK | own_pids,
+            cgroup: raw(cgroup),
+            ..CloneArgs::default()
+        };
+        // SAFETY: the contract is the caller's. With `CLONE_VFORK` the agent sleeps until the child
+        // has left this memory, so the stack is not used twice and `argument` outlives its use.
+        unsafe { self.clone(child, argument, &args) }
+    }
+
+    /// Runs `child` with `argument` in the first process of a new PID namespace, a member of
+    /// `cgroup`, and returns its pidfd at once. The child has the agent's memory and descriptors
+    /// until it runs a program; then, or when it ends, the kernel stores 0 in `present` and wakes
+    /// who waits for that.
+    ///
+    /// # Safety
+    /// As for [`Self::spawn`]. Beside that, while the child runs the agent must do nothing but
+    /// wait, and the stack must not be used again until `present` is 0.
+    pub(super) unsafe fn spawn_beside<T>(
+        &mut self,
+        child: unsafe extern "C" fn(*const T) -> !,
+        argument: &'static T,
+        cgroup: BorrowedFd<'_>,
+        present: &'static AtomicU32,
+    ) -> std::result::Result<OwnedFd, Errno> {
+        let args = CloneArgs {
+            flags: FLAGS | CLONE_NEWPID | CLONE_FILES | CLONE_CHILD_CLEARTID,
+            child_tid: present.as_ptr().expose_provenance() as u64,
+            cgroup: raw(cgroup),
+            ..CloneArgs::default()
+        };
+        // SAFETY: the contract is the caller's; what the child uses is never freed.
+        unsafe { self.clone(child, argument, &args) }
+    }
+
+    /// Calls `clone3` with `args` completed.
+    ///
+    /// # Safety
+    /// As for [`Self::spawn`]; `argument` outlives the child's use of it, and nothing else runs on
+    /// the stack meanwhile.
+    unsafe fn clone<T>(
+        &mut self,
+        child: unsafe extern "C" fn(*const T) -> !,
+        argument: &T,
+        args: &CloneArgs,
+    ) -> std::result::Result<OwnedFd, Errno> {
+        let mut pidfd: i32 = -1;
+        let args = CloneArgs {
             pidfd: (&raw mut pidfd).addr() as u64,
             exit_signal: SIGCHLD,
             stack: self.base.as_ptr().addr() as u64 + GUARD_BYTES as u64,
             stack_size: STACK_BYTES as u64,
-            cgroup,
-            ..CloneArgs::default()
+            ..*args
         };
         (&raw mut pidfd).expose_provenance();
         self.base.as_ptr().expose_provenance();
         let result: i64;
-        // SAFETY: the kernel reads `args`, which lives here, and stores to `pidfd`. With
-        // `CLONE_VFORK` the caller sleeps until the child has left this memory, so `self` is not
-        // used twice and `argument` outlives the child's use of it. The child gets a stack of its
-        // own (16-byte aligned at its end, so the `call` leaves it as the ABI has it), never comes
-        // back from `child`, and thus touches no frame of the caller. In the parent the kernel
-        // changes nothing but rax, rcx and r11, as named below.
+        // SAFETY: the kernel reads `args`, which lives here, and stores to `pidfd`. The child gets
+        // a stack of its own (16-byte aligned at its end, so the `call` leaves it as the ABI has
+        // it), never comes back from `child`, and thus touches no frame of the caller. In the
+        // parent the kernel changes nothing but rax, rcx and r11, as named below.
         unsafe {
             std::arch::asm!(
                 "syscall",
                 "test rax, rax",
                 "jnz 2f",
+                "mov rdi, r12",
                 "xor ebp, ebp",
-                "mov rdi, {argument}",
-                "call {child}",
+                "call r13",
                 "ud2",
                 "2:",
-                argument = in(reg) ptr::from_ref(argument),
-                child = in(reg) child,
+                // Named, since any other could be `rbp` itself.
+                in("r12") ptr::from_ref(argument),
+                in("r13") child,
                 inlateout("rax") libc::SYS_clone3 => result,
                 in("rdi") &raw const args,
                 in("rsi") size_of::<CloneArgs>(),
@@ -116,19 +160,25 @@ impl ChildStack {
     }
 }
 
+fn raw(fd: BorrowedFd<'_>) -> u64 {
+    u64::try_from(fd.as_raw_fd()).unwrap_or_default()
+}
+
 /// Handlers are not inherited; see clone(2) for the rest.
 const FLAGS: u64 = 0x0000_0100 // CLONE_VM
     | 0x0000_1000 // CLONE_PIDFD
-    | 0x0000_4000 // CLONE_VFORK
     | 0x1_0000_0000 // CLONE_CLEAR_SIGHAND
     | 0x2_0000_0000; // CLONE_INTO_CGROUP
 
+const CLONE_FILES: u64 = 0x0000_0400;
+const CLONE_VFORK: u64 = 0x0000_4000;
+const CLONE_CHILD_CLEARTID: u64 = 0x0020_0000;
 const CLONE_NEWPID: u64 = 0x2000_0000;
 
 const SIGCHLD: u64 = 17;
 
 /// `struct clone_args` of linux/sched.h, version 2.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 #[repr(C)]
 struct CloneArgs {
     flags: u64,

@@ -9,8 +9,10 @@ mod child;
 mod clone;
 mod diagnosis;
 mod env;
+mod nursery;
 mod stdio;
 mod user;
+mod zygote;
 
 use std::{
     ffi::{CString, c_char},
@@ -26,9 +28,12 @@ use rustix::{
     thread::{Gid, ThreadNameSpaceType, Uid, move_into_thread_name_spaces},
 };
 
-use self::child::{Plan, Report, Step};
-pub(crate) use self::{
+use self::{
+    child::{Plan, Report, Step},
     clone::ChildStack,
+};
+pub(crate) use self::{
+    nursery::Nursery,
     stdio::{Stdio, resize},
 };
 use crate::{
@@ -85,10 +90,10 @@ pub(crate) struct Context<'a> {
 pub(crate) fn spawn(
     context: &Context<'_>,
     spec: &ProcessSpec,
-    stack: &mut ChildStack,
+    nursery: &mut Nursery,
 ) -> Result<(Process, Stdio)> {
     let (stage, root) = (context.stage, context.root);
-    let user = user::resolve(root, &spec.user)?;
+    let user = nursery.accounts(root)?.resolve(&spec.user)?;
     let workdir = make_workdir(root, &spec.workdir)?;
     let Some(program) = spec.argv.first().filter(|program| !program.is_empty()) else {
         return Err(failure(
@@ -100,7 +105,7 @@ pub(crate) fn spawn(
     let candidates = env::candidates(program, &env);
     let (ours, theirs) = match spec.terminal {
         Some(size) => stdio::terminal(stage, size, &user)?,
-        None => stdio::pipes(spec.stdin, &user)?,
+        None => stdio::pipes(spec.stdin, &user, &mut nursery.pipes)?,
     };
     let [stdin, stdout, stderr] = &theirs.0;
     let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
@@ -113,9 +118,7 @@ pub(crate) fn spawn(
     let (programs, arguments, environment) =
         (strings(&candidates)?, strings(&spec.argv)?, strings(&env)?);
     let plan = Plan {
-        mount_namespace: stage.mount_namespace.as_fd(),
-        cgroup_namespace: stage.cgroup_namespace.as_fd(),
-        place: context.place,
+        ground: nursery::ground(stage, context.place),
         stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
         terminal: spec.terminal.is_some(),
         rlimits: &rlimits(context.rlimits, &spec.rlimits),
@@ -128,7 +131,7 @@ pub(crate) fn spawn(
         environment: &pointers(&environment, true),
         report: Report::default(),
     };
-    let pidfd = start(&plan, &stage.cgroup, stack)?;
+    let pidfd = nursery.bear(&plan, stage.cgroup.as_fd())?;
     match plan.report.failure() {
         None => Ok((
             Process {
@@ -157,24 +160,6 @@ pub(crate) fn join(workload: &OwnedFd) -> Result<()> {
             FailureKind::Internal,
             || "Could not join the workload's PID namespace",
         ),
-    }
-}
-
-fn start(plan: &Plan<'_>, cgroup: &OwnedFd, stack: &mut ChildStack) -> Result<OwnedFd> {
-    // SAFETY: `child::run` keeps the rules of `spawn`: it never returns, allocates nothing and
-    // stores only to the plan's atomics. The plan's pointers come from `CString`s that live in the
-    // caller until the child has left this memory.
-    let spawned =
-        unsafe { stack.spawn(child::run, plan, cgroup.as_fd(), plan.place.has_own_pids()) };
-    match spawned {
-        Ok(pidfd) => Ok(pidfd),
-        Err(Errno::AGAIN) => Err(failure(
-            FailureKind::Limits,
-            "The limit of processes is reached",
-        )),
-        // The kernel's answer when the namespace's first process has ended.
-        Err(Errno::NOMEM) => Err(failure(FailureKind::OutOfOrder, "The workload has ended")),
-        Err(error) => Err(error).or_fail(FailureKind::Internal, || "Could not make a process"),
     }
 }
 

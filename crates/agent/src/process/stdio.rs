@@ -32,41 +32,106 @@ pub(crate) struct Stdio {
 #[derive(Debug)]
 pub(super) struct ChildStdio(pub(super) [OwnedFd; 3]);
 
+/// A pipe; the agent's end does not block.
+#[derive(Debug)]
+struct Pipe {
+    ours: OwnedFd,
+    theirs: OwnedFd,
+}
+
+impl Pipe {
+    /// Through which the agent reads.
+    fn output() -> Result<Self> {
+        let (ours, theirs) = pipe()?;
+        Self { ours, theirs }.nonblocking()
+    }
+
+    /// Through which the agent writes.
+    fn input() -> Result<Self> {
+        let (theirs, ours) = pipe()?;
+        Self { ours, theirs }.nonblocking()
+    }
+
+    /// Only the agent's end: the flag belongs to the end, not to the pipe.
+    fn nonblocking(self) -> Result<Self> {
+        set_nonblocking(&self.ours).or_fail(KIND, failed)?;
+        Ok(self)
+    }
+}
+
+/// Pipes made ahead; each is used once.
+#[derive(Debug, Default)]
+pub(super) struct SparePipes {
+    inputs: Vec<Pipe>,
+    outputs: Vec<Pipe>,
+}
+
+impl SparePipes {
+    /// Makes those for a workload and an exec that both have an input.
+    pub(super) fn fill(&mut self) -> Result<()> {
+        while self.inputs.len() < 2 {
+            self.inputs.push(Pipe::input()?);
+        }
+        while self.outputs.len() < 4 {
+            self.outputs.push(Pipe::output()?);
+        }
+        Ok(())
+    }
+
+    fn input(&mut self) -> Result<Pipe> {
+        self.inputs.pop().map_or_else(Pipe::input, Ok)
+    }
+
+    fn output(&mut self) -> Result<Pipe> {
+        self.outputs.pop().map_or_else(Pipe::output, Ok)
+    }
+}
+
+const KIND: FailureKind = FailureKind::Internal;
+
+fn failed() -> &'static str {
+    "Could not make a process's streams"
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    pipe_with(PipeFlags::CLOEXEC).or_fail(KIND, failed)
+}
+
 /// Makes both ends of pipes.
-pub(super) fn pipes(input: bool, user: &User) -> Result<(Stdio, ChildStdio)> {
-    let failed = || "Could not make a process's streams";
-    let kind = FailureKind::Internal;
-    let pipe = || pipe_with(PipeFlags::CLOEXEC).or_fail(kind, failed);
+pub(super) fn pipes(
+    input: bool,
+    user: &User,
+    spare: &mut SparePipes,
+) -> Result<(Stdio, ChildStdio)> {
     let (child_stdin, stdin) = if input {
-        let (read, write) = pipe()?;
-        (read, Some(write))
+        let Pipe { ours, theirs } = spare.input()?;
+        (theirs, Some(ours))
     } else {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-        (null.or_fail(kind, failed)?, None)
+        (null.or_fail(KIND, failed)?, None)
     };
-    let (stdout, child_stdout) = pipe()?;
-    let (stderr, child_stderr) = pipe()?;
-    for ours in stdin.iter().chain([&stdout, &stderr]) {
-        // Only the agent's end: the flag belongs to the end, not to the pipe.
-        set_nonblocking(ours).or_fail(kind, failed)?;
-    }
+    let [stdout, stderr] = [spare.output()?, spare.output()?];
     if user.uid != 0 {
         // A program may open `/dev/stdout`, which is the pipe's inode with its owner's rights.
         let own = |fd: &OwnedFd| fchown(fd, Some(Uid::from_raw(user.uid)), None);
-        own(&child_stdout)
-            .and_then(|()| own(&child_stderr))
-            .or_fail(kind, failed)?;
+        own(&stdout.theirs)
+            .and_then(|()| own(&stderr.theirs))
+            .or_fail(KIND, failed)?;
         if input {
-            own(&child_stdin).or_fail(kind, failed)?;
+            own(&child_stdin).or_fail(KIND, failed)?;
         }
     }
-    let outputs = vec![(Channel::Stdout, stdout), (Channel::Stderr, stderr)];
+    let outputs = vec![
+        (Channel::Stdout, stdout.ours),
+        (Channel::Stderr, stderr.ours),
+    ];
     let ours = Stdio {
         stdin,
         outputs,
         terminal: false,
     };
-    Ok((ours, ChildStdio([child_stdin, child_stdout, child_stderr])))
+    let theirs = ChildStdio([child_stdin, stdout.theirs, stderr.theirs]);
+    Ok((ours, theirs))
 }
 
 /// Makes a terminal of `size`, owned by `user`.

@@ -35,11 +35,26 @@ pub(crate) struct User {
     pub(crate) home: String,
 }
 
-/// Resolves `user` in `root`; empty is root.
-pub(crate) fn resolve(root: &Root, user: &str) -> Result<User> {
-    let passwd = read(root, "/etc/passwd")?;
-    let group = read(root, "/etc/group")?;
-    find(user, &passwd, &group)
+/// The users and groups of an image.
+#[derive(Debug)]
+pub(super) struct Accounts {
+    passwd: String,
+    group: String,
+}
+
+impl Accounts {
+    /// Reads the files of `root`.
+    pub(super) fn read(root: &Root) -> Result<Self> {
+        Ok(Self {
+            passwd: read(root, "/etc/passwd")?,
+            group: read(root, "/etc/group")?,
+        })
+    }
+
+    /// The user that `user` means; empty is root.
+    pub(super) fn resolve(&self, user: &str) -> Result<User> {
+        find(user, &self.passwd, &self.group)
+    }
 }
 
 fn read(root: &Root, path: &str) -> Result<String> {

@@ -7,7 +7,7 @@
 mod freeze;
 mod start;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, os::fd::OwnedFd};
 
 use cofferdam_proto::{
     AgentMessage, CONTROL_STREAM, Decoder, FailureKind, FrameError, FrameKind, GENERATION,
@@ -28,7 +28,7 @@ use crate::{
     mounts::{self, Root, Stage},
     poll::Poll,
     port::Port,
-    process::ChildStack,
+    process::Nursery,
     session::Sessions,
 };
 
@@ -55,11 +55,15 @@ impl Workload {
 pub(crate) struct Agent {
     port: Port,
     sessions: Sessions,
-    stack: ChildStack,
+    nursery: Nursery,
     names: Names,
     stage: Stage,
     root: Option<Root>,
     workload: Workload,
+    /// Whether no process of the user ran yet.
+    untouched: bool,
+    /// Where new randomness goes.
+    entropy: OwnedFd,
     /// Whether new processes are born into the workload's PID namespace.
     joined: bool,
     /// Sessions of warm-ups that may still run.
@@ -81,11 +85,13 @@ impl Agent {
         Ok(Self {
             port,
             sessions: Sessions::new(poll)?,
-            stack: ChildStack::new()?,
+            nursery: Nursery::new()?,
             names,
             stage,
             root: None,
             workload: Workload::NotStarted,
+            untouched: true,
+            entropy: identity::open_entropy()?,
             joined: false,
             warm_ups: BTreeSet::new(),
             frozen: None,
@@ -231,9 +237,12 @@ impl Agent {
         Ok(None)
     }
 
-    fn quiesce(&self) -> AgentMessage {
+    fn quiesce(&mut self) -> AgentMessage {
         if let (Workload::NotStarted, Some(root)) = (self.workload, &self.root) {
             mounts::warm(root);
+            if self.warm_ups.is_empty() {
+                self.nursery.prepare(&self.stage, root);
+            }
         }
         rustix::fs::sync();
         AgentMessage::Quiesced
@@ -265,8 +274,8 @@ impl Agent {
         // First of all: it was right when the message was sent.
         identity::set_clock(identity.unix_ns)?;
         let names = Names::of(identity)?;
-        identity::adopt(identity)?;
-        self.stage.etc.rename(&names)?;
+        identity::adopt(identity, &self.entropy)?;
+        self.stage.etc.rename(&names, self.untouched)?;
         self.names = names;
         if let Some(frozen) = &mut self.frozen {
             frozen.adopted();

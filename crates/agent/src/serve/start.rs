@@ -49,6 +49,7 @@ impl Agent {
                 "The workload was started already",
             ));
         }
+        self.nursery.discard(&self.stage)?;
         self.spawn(stream, process, Place::WarmUp)?;
         self.warm_ups.insert(stream);
         Ok(None)
@@ -93,7 +94,8 @@ impl Agent {
             rlimits: &self.rlimits,
             place,
         };
-        let (process, stdio) = process::spawn(&context, process, &mut self.stack)?;
+        self.untouched = false;
+        let (process, stdio) = process::spawn(&context, process, &mut self.nursery)?;
         self.sessions.add(stream, process, stdio, &mut self.port)
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::print_stderr, reason = "a skipped test says why")]
 
+mod ahead;
 mod exec;
 mod frozen;
 mod guest;

@@ -22,6 +22,7 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+pub(crate) use capture::Capture;
 pub(crate) use host::{Host, Outcome, process, shell};
 
 /// Longest that a machine may take for anything; emulation on a busy host is slow.

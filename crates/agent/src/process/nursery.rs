@@ -1,0 +1,113 @@
+//! Where processes come from: the stack that they are born on, and what was made ahead for them.
+//!
+//! What is made ahead is part of a template. All of it can be done without: a start that finds
+//! nothing does the work itself.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use cofferdam_proto::FailureKind;
+use rustix::io::Errno;
+
+use super::{
+    ChildStack, Place,
+    child::{self, Ground, Plan},
+    stdio::SparePipes,
+    user::Accounts,
+    zygote::Zygote,
+};
+use crate::{
+    failure::{OrFail, Result, failure},
+    log,
+    mounts::{Root, Stage},
+};
+
+/// Makes processes.
+#[derive(Debug)]
+pub(crate) struct Nursery {
+    stack: ChildStack,
+    zygote: Option<Zygote>,
+    /// The image's users, as long as no process could change them.
+    accounts: Option<Accounts>,
+    pub(super) pipes: SparePipes,
+}
+
+impl Nursery {
+    /// One with nothing made ahead.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            stack: ChildStack::new()?,
+            zygote: None,
+            accounts: None,
+            pipes: SparePipes::default(),
+        })
+    }
+
+    /// Makes ahead what a workload in `root` will need.
+    pub(crate) fn prepare(&mut self, stage: &Stage, root: &Root) {
+        let prepared = self.pipes.fill().and_then(|()| {
+            if self.zygote.is_none() {
+                let ground = ground(stage, Place::Workload);
+                self.zygote = Some(Zygote::new(&ground, stage.cgroup.as_fd())?);
+            }
+            Ok(())
+        });
+        if let Err(failure) = prepared {
+            log::error(&failure.message);
+        }
+        // What is wrong with it is told to whom it concerns: the start.
+        self.accounts = Accounts::read(root).ok();
+    }
+
+    /// Forgets what something that runs in `root` could make wrong.
+    pub(crate) fn discard(&mut self, stage: &Stage) -> Result<()> {
+        self.accounts = None;
+        if let Some(zygote) = self.zygote.take() {
+            zygote.discard();
+            stage.unmount_proc()?;
+        }
+        Ok(())
+    }
+
+    /// The users of `root`. Only the workload finds them as they were before.
+    pub(super) fn accounts(&mut self, root: &Root) -> Result<Accounts> {
+        self.accounts
+            .take()
+            .map_or_else(|| Accounts::read(root), Ok)
+    }
+
+    /// Starts a process; it runs its program, or has failed, when this returns.
+    pub(super) fn bear(&mut self, plan: &Plan<'_>, cgroup: BorrowedFd<'_>) -> Result<OwnedFd> {
+        let place = plan.ground.place;
+        if place == Place::Workload
+            && let Some(pidfd) = self.zygote.take().and_then(|zygote| zygote.start(plan))
+        {
+            return Ok(pidfd);
+        }
+        // SAFETY: `child::run` keeps the rules of `spawn`: it never returns, allocates nothing and
+        // stores only to the plan's atomics. The plan's pointers come from `CString`s that live in
+        // the caller until the child has left this memory.
+        let spawned = unsafe {
+            self.stack
+                .spawn(child::run, plan, cgroup, place.has_own_pids())
+        };
+        match spawned {
+            Ok(pidfd) => Ok(pidfd),
+            Err(Errno::AGAIN) => Err(failure(
+                FailureKind::Limits,
+                "The limit of processes is reached",
+            )),
+            // The kernel's answer when the namespace's first process has ended.
+            Err(Errno::NOMEM) => Err(failure(FailureKind::OutOfOrder, "The workload has ended")),
+            Err(error) => Err(error).or_fail(FailureKind::Internal, || "Could not make a process"),
+        }
+    }
+}
+
+/// Where a process of the root lives.
+pub(super) fn ground(stage: &Stage, place: Place) -> Ground<'_> {
+    Ground {
+        mount_namespace: stage.mount_namespace.as_fd(),
+        cgroup_namespace: stage.cgroup_namespace.as_fd(),
+        place,
+    }
+}

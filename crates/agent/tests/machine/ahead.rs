@@ -1,0 +1,157 @@
+//! Workloads whose process was made before a capture, and that must not know.
+
+use cofferdam_proto::{
+    AgentMessage, FailureKind, HostMessage, ProcessSpec, TerminalSize, UpperDevice,
+};
+use cofferdam_types::{ExitStatus, ResourceLimits, Rlimit};
+
+use crate::guest::{Capture, Guest, Host, Outcome, process, shell};
+
+/// All that a process inherits and can see of itself.
+const SELF_PORTRAIT: &str = "\
+    grep -vE '^(Vm|Rss|Huge|Mems|Cpus|nonvol|vol|SigQ|Threads|Ngid|x86|untag|CoreD|THP)' /proc/$$/status; \
+    cat /proc/$$/limits /proc/$$/cgroup; cut -d' ' -f4- /proc/$$/mountinfo; \
+    ls /proc/$$/fd; cut -d' ' -f5-7 /proc/$$/stat; pwd; env | sort; id; ps -o pid,args | grep -v ps; \
+    stat -c '%u %a' /proc/$$/fd/1/. /dev/stdout 2> /dev/null";
+
+fn quiesce(host: &mut Host) {
+    host.ask(&HostMessage::Quiesce, "Quiesced", |message| {
+        matches!(message, AgentMessage::Quiesced)
+    });
+}
+
+/// A machine whose root is mounted, as an image's template is.
+fn template() -> Option<Capture> {
+    let mut guest = Guest::boot(|_| {})?;
+    guest.host.mount(&Host::root(UpperDevice::Disk));
+    quiesce(&mut guest.host);
+    Some(guest.capture())
+}
+
+/// Starts `spec` in a copy of `template`.
+fn fork(template: &Capture, spec: ProcessSpec) -> (Guest, u32) {
+    let mut guest = template.restore();
+    guest.host.hello();
+    guest.host.adopt(Host::identity("box"));
+    let number = guest.host.start(spec);
+    (guest, number)
+}
+
+fn run(template: &Capture, spec: ProcessSpec) -> Outcome {
+    let (mut guest, number) = fork(template, spec);
+    guest.host.finish(number)
+}
+
+#[test]
+fn a_workload_made_ahead_is_like_any_other() {
+    let Some(template) = template() else {
+        return;
+    };
+    let plain = shell(SELF_PORTRAIT);
+    let demanding = ProcessSpec {
+        user: "web".to_owned(),
+        workdir: "/made/for/it".to_owned(),
+        env: vec!["A=b c".to_owned()],
+        rlimits: vec![Rlimit {
+            resource: 7,
+            soft: 77,
+            hard: 78,
+        }],
+        stdin: true,
+        ..shell(SELF_PORTRAIT)
+    };
+    let interactive = ProcessSpec {
+        terminal: Some(TerminalSize {
+            rows: 5,
+            columns: 7,
+        }),
+        ..shell(&format!("tty; stty size; {SELF_PORTRAIT}"))
+    };
+    for spec in [plain, demanding, interactive] {
+        let ahead = run(&template, spec.clone());
+        let mut fresh = Guest::boot(|_| {}).unwrap();
+        fresh.host.mount(&Host::root(UpperDevice::Disk));
+        let number = fresh.host.start(spec.clone());
+        let fresh = fresh.host.finish(number);
+        assert_eq!(ahead.pid, Some(1));
+        assert!(ahead.text().contains("CapEff") && ahead.text().contains("/proc"));
+        assert_eq!(ahead.text(), fresh.text(), "{spec:?}");
+        assert_eq!(
+            (ahead.stderr, ahead.status),
+            (fresh.stderr, fresh.status),
+            "{spec:?}"
+        );
+    }
+}
+
+#[test]
+fn a_workload_made_ahead_can_fail_and_be_joined() {
+    let Some(template) = template() else {
+        return;
+    };
+    use FailureKind::{BadWorkdir, ProgramNotExecutable, ProgramNotFound, UnknownUser};
+    let with_user = ProcessSpec {
+        user: "nobody-here".to_owned(),
+        ..process(&["true"])
+    };
+    let in_file = ProcessSpec {
+        workdir: "/etc/passwd".to_owned(),
+        ..process(&["true"])
+    };
+    for (spec, kind) in [
+        (process(&["no-such-program"]), ProgramNotFound),
+        (process(&["/etc/passwd"]), ProgramNotExecutable),
+        (with_user, UnknownUser),
+        (in_file, BadWorkdir),
+    ] {
+        let failure = run(&template, spec.clone()).failure.unwrap();
+        assert_eq!(failure.kind, kind, "{spec:?}: {failure}");
+    }
+    let echo = ProcessSpec {
+        stdin: true,
+        ..shell("read line; echo $line; exit 4")
+    };
+    let mut guest = template.restore();
+    let host = &mut guest.host;
+    host.hello();
+    host.adopt(Host::identity("box"));
+    let limits = ResourceLimits {
+        pids: Some(20),
+        ..ResourceLimits::default()
+    };
+    let workload = host.start_limited(echo, limits);
+    let beside = host.run(shell("ps -o pid,args; cat /sys/fs/cgroup/pids.max"));
+    assert!(
+        beside.text().contains("1 /bin/sh -c read line") && beside.text().ends_with("\n20\n"),
+        "{}",
+        beside.text()
+    );
+    host.send_data(workload, b"word\n", true);
+    let outcome = host.finish(workload);
+    assert_eq!(
+        (outcome.text().as_str(), outcome.status),
+        ("word\n", Some(ExitStatus::Code(4)))
+    );
+}
+
+#[test]
+fn a_warm_up_undoes_what_was_made_ahead() {
+    let Some(mut guest) = Guest::boot(|_| {}) else {
+        return;
+    };
+    let host = &mut guest.host;
+    host.mount(&Host::root(UpperDevice::Disk));
+    quiesce(host);
+    let number = host.number();
+    let script =
+        "echo late:x:77:78::/late:/bin/sh >> /etc/passwd; grep -c ' /proc ' /proc/self/mounts";
+    host.send(number, &HostMessage::WarmUp(shell(script)));
+    assert_eq!(host.finish(number).text(), "1\n");
+    quiesce(host);
+    quiesce(host);
+    let number = host.start(ProcessSpec {
+        user: "late".to_owned(),
+        ..shell("id -u; echo $HOME; grep -c ' /proc ' /proc/self/mounts; echo $$")
+    });
+    assert_eq!(host.finish(number).text(), "77\n/late\n1\n1\n");
+}
