@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use cofferdam_runtime::{Runtime, host::HostReport, image::Progress};
 use cofferdam_types::{Digest, SandboxSpec};
 
-use crate::{ErrorKind, Images, Result, Sandbox, SandboxInfo, Snapshots, Templates};
+use crate::{ErrorKind, Images, Pools, Result, Sandbox, SandboxInfo, Snapshots, Templates};
 
 /// An open store of images and sandboxes. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -96,6 +96,12 @@ impl Coffer {
     #[must_use]
     pub const fn snapshots(&self) -> Snapshots<'_> {
         Snapshots::new(self)
+    }
+
+    /// The pools of the store.
+    #[must_use]
+    pub const fn pools(&self) -> Pools<'_> {
+        Pools::new(self)
     }
 
     /// The templates of the store.

@@ -31,14 +31,15 @@ mod coffer;
 mod exec;
 mod images;
 mod logs;
+mod pools;
 mod sandbox;
 mod session;
 mod snapshots;
 mod templates;
 
 pub use cofferdam_runtime::{
-    Channel, Error, ErrorKind, ForkOptions, ForkOrigin, LogRecord, Result, SnapshotKind,
-    SnapshotManifest, SnapshotOptions, Stage, TemplateInfo, TemplateKind, WarmUp,
+    Channel, Error, ErrorKind, ForkOptions, ForkOrigin, LogRecord, PoolInfo, PoolOptions, Result,
+    SnapshotKind, SnapshotManifest, SnapshotOptions, Stage, TemplateInfo, TemplateKind, WarmUp,
     host::{BackendReport, HostReport},
     image::{
         HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, NoProgress,
@@ -56,6 +57,7 @@ pub use coffer::Coffer;
 pub use exec::ExecSpec;
 pub use images::{Images, parse_reference};
 pub use logs::{LogOptions, Logs};
+pub use pools::Pools;
 pub use sandbox::{Output, Sandbox, SandboxInfo, SandboxStats};
 pub use session::{Session, SessionEvent, SessionInput};
 pub use snapshots::{Forks, Snapshot, SnapshotInfo, Snapshots};

@@ -5,7 +5,7 @@
 //! [`ClientMessage`]. The supervisor's answers are [`SupervisorMessage`]s on the control stream.
 //! A session's channels start with [`crate::INITIAL_WINDOW_BYTES`] each, as on the guest's wire.
 
-use cofferdam_types::ExitStatus;
+use cofferdam_types::{ExitStatus, SandboxId};
 use serde::{Deserialize, Serialize};
 
 use crate::{ProcessSpec, TerminalSize};
@@ -38,6 +38,22 @@ pub enum Request {
         /// End the sandbox when this connection closes.
         tied: bool,
     },
+    /// Become a standby: only to a process that was started as one. Answered by `Done` when it is
+    /// ready.
+    StandBy,
+    /// Have a standby take over a sandbox that was made and not started. Answered like `Start`.
+    Claim {
+        /// The sandbox.
+        sandbox: SandboxId,
+        /// As in `Start`.
+        attach: bool,
+        /// As in `Start`.
+        stdin: bool,
+        /// As in `Start`.
+        tied: bool,
+    },
+    /// End a standby. Answered by `Done`.
+    Retire,
     /// Follow the workload's streams from now on.
     Attach {
         /// Whether this client's input is the workload's.

@@ -9,6 +9,7 @@
 //!     lock                   held by its supervisor as long as that lives
 //!     upper.ext4             its writes
 //!     output.log, output.log.1, console.log, vmm.log, supervisor.log
+//!   pools/<name>/            pool.json and a directory per standby
 //!   snapshots/<id>/          manifest.json, upper.ext4; of a full one also memory and state
 //!   templates/<key>/         memory, state, manifest.json, upper.ext4
 //!   cache/                   worthless when lost: blank uppers, host findings
@@ -65,6 +66,7 @@ impl Layout {
         for path in [
             layout.home.clone(),
             layout.sandboxes(),
+            layout.pools(),
             layout.snapshots(),
             layout.templates(),
             layout.cache(),
@@ -104,6 +106,12 @@ impl Layout {
             dir: self.sandboxes().join(id.to_string()),
             run: self.run.join(id.short()),
         }
+    }
+
+    /// The directory of all pools.
+    #[must_use]
+    pub fn pools(&self) -> PathBuf {
+        self.home.join("pools")
     }
 
     /// The directory of all snapshots.
@@ -190,6 +198,11 @@ impl SandboxPaths {
     #[must_use]
     pub fn upper(&self) -> PathBuf {
         self.dir.join("upper.ext4")
+    }
+
+    /// Whether it has a disk of its own, or one to go on with.
+    pub(crate) fn has_disk(&self) -> bool {
+        self.upper().exists()
     }
 
     /// The workload's output.

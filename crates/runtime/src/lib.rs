@@ -10,6 +10,7 @@ mod guest;
 pub mod host;
 mod layout;
 mod output_log;
+mod pool;
 mod process;
 mod program;
 mod random;
@@ -32,6 +33,7 @@ pub use cofferdam_proto::{
 pub use error::{Error, ErrorKind, Result, from_remote as remote_failure, lift_image};
 pub use layout::{Layout, SandboxPaths};
 pub use output_log::LogRecord;
+pub use pool::{PoolInfo, PoolOptions};
 pub use program::run_role;
 pub use sandbox::{Runtime, StartMode};
 pub use snapshot::{

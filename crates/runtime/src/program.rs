@@ -1,5 +1,5 @@
-//! The `coffer` program as seen by itself and by programs that use the library: supervisors and
-//! template builders are this program again with a first argument that no user types.
+//! The `coffer` program as seen by itself and by programs that use the library: supervisors,
+//! template builders and standbys are this program again with a first argument that no user types.
 
 use std::path::PathBuf;
 
@@ -12,6 +12,12 @@ pub(crate) const SUPERVISE: &str = "__supervise";
 
 /// First argument of a template builder.
 pub(crate) const BUILD_TEMPLATE: &str = "__build-template";
+
+/// First argument of a standby of a pool.
+pub(crate) const STAND_BY: &str = "__stand-by";
+
+/// First argument of a process that fills a pool.
+pub(crate) const FILL_POOL: &str = "__fill-pool";
 
 /// First argument of the KVM probe.
 pub(crate) const PROBE_KVM: &str = "__probe-kvm";
@@ -62,6 +68,8 @@ pub fn run_role(args: &[std::ffi::OsString]) -> Option<u8> {
     match args.get(1)?.to_str()? {
         SUPERVISE => Some(crate::supervisor::main(args.get(2..)?)),
         BUILD_TEMPLATE => Some(crate::template::build_main()),
+        STAND_BY => Some(crate::pool::standby_main(args.get(2..)?)),
+        FILL_POOL => Some(crate::pool::fill_main(args.get(2..)?)),
         PROBE_KVM => Some(crate::host::probe_main()),
         _ => None,
     }

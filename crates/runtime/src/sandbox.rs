@@ -206,6 +206,9 @@ impl Runtime {
         mode: StartMode,
     ) -> Result<(Connection, SupervisorMessage)> {
         entry.expect_can_become(SandboxStatus::Starting)?;
+        if let Some(claimed) = self.claim(entry, mode).await {
+            return claimed;
+        }
         let StartMode {
             attach,
             stdin,

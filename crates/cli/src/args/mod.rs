@@ -3,6 +3,7 @@
 mod images;
 mod later;
 mod lifecycle;
+mod pools;
 mod run;
 mod snapshots;
 mod templates;
@@ -17,6 +18,7 @@ pub(crate) use self::lifecycle::{
     AttachArgs, InspectArgs, InspectKind, KillArgs, LogsArgs, PsArgs, RestartArgs, RmArgs,
     StartArgs, StopArgs, WaitArgs,
 };
+pub(crate) use self::pools::{PoolCreateArgs, PoolListArgs, PoolRmArgs, PoolVerb};
 pub(crate) use self::run::{CreateArgs, ExecArgs, RunArgs, SandboxArgs};
 pub(crate) use self::snapshots::{
     ForkArgs, PauseArgs, RestoreArgs, SnapshotCreateArgs, SnapshotExportArgs, SnapshotImportArgs,
@@ -85,6 +87,9 @@ pub(crate) enum Verb {
     /// Make, list and remove the templates from which sandboxes start
     #[command(subcommand)]
     Template(TemplateVerb),
+    /// Keep standby machines that `run` claims
+    #[command(subcommand)]
+    Pool(PoolVerb),
     /// Bring the sandbox of a snapshot back
     Restore(RestoreArgs),
     /// List images

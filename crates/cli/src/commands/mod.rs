@@ -7,12 +7,14 @@ mod images;
 mod inspect;
 mod lifecycle;
 mod logs;
+mod pools;
 mod prune;
 mod ps;
 mod run;
 mod snapshots;
 mod spec;
 mod templates;
+mod warm_up;
 
 use clap::CommandFactory as _;
 use cofferdam::Coffer;
@@ -56,6 +58,7 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
         Verb::Fork(args) => snapshots::fork(&coffer, &args, cli.verbose).await,
         Verb::Snapshot(verb) => snapshots::snapshot(&coffer, &verb, cli.verbose).await,
         Verb::Template(verb) => templates::template(&coffer, &verb, cli.verbose).await,
+        Verb::Pool(verb) => pools::pool(&coffer, &verb, cli.verbose).await,
         Verb::Restore(args) => snapshots::restore(&coffer, &args).await,
         Verb::Rm(args) => lifecycle::rm(&coffer, &args).await,
         Verb::Wait(args) => lifecycle::wait(&coffer, &args).await,

@@ -3,7 +3,7 @@
 use cofferdam::{Coffer, Error, ErrorKind, Result, TemplateInfo, WarmUp};
 use serde_json::json;
 
-use super::{for_each, spec};
+use super::{for_each, spec, warm_up::Asked};
 use crate::{
     args::{TemplateBuildArgs, TemplateListArgs, TemplateRmArgs, TemplateVerb},
     exit_status::ExitStatus,
@@ -28,20 +28,21 @@ pub(crate) async fn template(coffer: &Coffer, verb: &TemplateVerb, verbose: bool
 
 async fn build(coffer: &Coffer, args: &TemplateBuildArgs, verbose: bool) -> Result<()> {
     let mut spec = spec::spec(&args.sandbox, verbose)?;
-    let shell = |command: &String| vec!["/bin/sh".to_owned(), "-c".to_owned(), command.clone()];
-    let mut commands: Vec<_> = args.exec.iter().map(shell).collect();
+    let asked = Asked::new(&args.exec, args.wait_for.as_deref(), &spec.command)?;
+    let mut commands = asked.warm_ups();
+    spec.command = asked.command;
     if args.sandbox.rm || spec.stdin || spec.tty || spec.name.is_some() || spec.hostname.is_some() {
         let what = "A template has no name, host name, terminal or input, and is not removed";
         return Err(Error::new(ErrorKind::InvalidSpec, what)
             .hint("Leave `--rm`, `-i`, `-t`, `--name` and `--hostname` to `run`"));
     }
     // Without a text to wait for, the command is the last of those that run to their end.
-    if args.wait_for.is_none() && !spec.command.is_empty() {
+    if asked.wait_for.is_none() && !spec.command.is_empty() {
         commands.push(std::mem::take(&mut spec.command));
     }
     let warm_up = WarmUp {
         commands,
-        wait_for: args.wait_for.clone(),
+        wait_for: asked.wait_for,
     };
     let bars = Bars::new(false, verbose);
     let info = coffer.templates().build(spec, &warm_up, &bars).await?;

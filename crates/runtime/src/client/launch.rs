@@ -1,6 +1,8 @@
 //! Starting a sandbox's supervisor.
 
 use std::{
+    ffi::OsString,
+    fs::File,
     os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
     process::{Command, Stdio},
 };
@@ -22,17 +24,33 @@ use crate::{
 /// # Errors
 /// When the process cannot be started.
 pub(crate) async fn launch(layout: &Layout, id: SandboxId, request: Request) -> Result<Connection> {
-    let failed = |error| io("Could not start the sandbox's supervisor", error);
-    let (ours, theirs) = StdUnixStream::pair().map_err(failed)?;
-    let log = std::fs::File::options()
+    let failed = |error| io("Could not open the supervisor's log", error);
+    let log = File::options()
         .create(true)
         .append(true)
         .open(layout.sandbox(id).supervisor_log())
         .map_err(failed)?;
+    let args = [
+        crate::program::SUPERVISE.into(),
+        layout.home().as_os_str().to_owned(),
+        id.to_string().into(),
+    ];
+    spawn_with_socket(&args, log, request).await
+}
+
+/// Starts this program in a role whose first client is this process.
+///
+/// # Errors
+/// When the process cannot be started.
+pub(crate) async fn spawn_with_socket(
+    args: &[OsString],
+    log: File,
+    request: Request,
+) -> Result<Connection> {
+    let failed = |error| io("Could not start a supervisor", error);
+    let (ours, theirs) = StdUnixStream::pair().map_err(failed)?;
     let child = Command::new(crate::program::path()?)
-        .arg(crate::program::SUPERVISE)
-        .arg(layout.home())
-        .arg(id.to_string())
+        .args(args)
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())

@@ -24,7 +24,7 @@ use tokio::{
     sync::watch,
 };
 
-pub(crate) use self::launch::launch;
+pub(crate) use self::launch::{launch, spawn_with_socket};
 pub use self::logs::{LogFollower, LogOptions};
 use crate::error::{Error, ErrorKind, Result, from_remote, io};
 

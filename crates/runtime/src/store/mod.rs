@@ -21,6 +21,7 @@ use cofferdam_types::{SandboxId, SandboxStatus};
 
 use self::index::{Index, IndexEntry};
 pub(crate) use self::names::random_name;
+pub(crate) use self::reconcile::end_machine;
 pub(crate) use self::record::RECORD_VERSION;
 pub use self::record::{Failure, ForkOrigin, RecordedImage, SandboxRecord, SandboxState};
 use crate::{
@@ -291,8 +292,13 @@ fn damaged(id: SandboxId, error: std::io::Error) -> Error {
 }
 
 /// Where a doomed or staging directory may be left by a killed process.
-fn staging_dirs(layout: &Layout) -> [PathBuf; 3] {
-    [layout.sandboxes(), layout.templates(), layout.snapshots()]
+fn staging_dirs(layout: &Layout) -> [PathBuf; 4] {
+    [
+        layout.sandboxes(),
+        layout.templates(),
+        layout.snapshots(),
+        layout.pools(),
+    ]
 }
 
 impl Entry {

@@ -110,7 +110,7 @@ pub(super) fn sweep(store: &Store) -> Result<()> {
 }
 
 /// Ends the machine whose record lies in `run_dir`, if that very process still lives.
-fn end_machine(run_dir: &std::path::Path) {
+pub(crate) fn end_machine(run_dir: &std::path::Path) {
     #[derive(serde::Deserialize)]
     struct Record {
         pid: u32,

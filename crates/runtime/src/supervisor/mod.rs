@@ -31,22 +31,27 @@ use tokio::{
     sync::mpsc,
 };
 
-pub(crate) use self::agent::{AgentLink, OwnedFrame, refused};
 pub(crate) use self::start::{adopt, workload_limits};
-use self::{
+pub(crate) use self::{
+    agent::{AgentLink, OwnedFrame, refused},
     client::Client,
-    event::{ClientEvent, ClientId, Event},
+    event::{Event, queue},
+    switchboard::forward_signals,
+};
+use self::{
+    event::{ClientEvent, ClientId},
     start::StartOptions,
     switchboard::{End, Parts, Switchboard},
 };
 use crate::{
     error::{Error, ErrorKind, Result, io, to_remote},
     layout::{Layout, SandboxPaths},
+    pool::Standby,
     store::{Entry, Store},
 };
 
 /// The first client: the one whose socket is the supervisor's standard input.
-const FIRST_CLIENT: ClientId = 0;
+pub(crate) const FIRST_CLIENT: ClientId = 0;
 
 /// When a long-lived sandbox's image gets its template: late enough not to slow its start.
 const TEMPLATE_DELAY: Duration = Duration::from_secs(2);
@@ -93,18 +98,39 @@ fn parse_args(args: &[OsString]) -> Result<(Layout, SandboxId)> {
 }
 
 async fn supervise(layout: Layout, id: SandboxId) -> Result<()> {
-    let (events, mut queue) = event::queue();
-    let first = first_client()?;
-    let client = Client::accept(FIRST_CLIENT, first, events.clone()).ok_or_else(|| {
-        Error::new(
-            ErrorKind::Permission,
-            "The first client is not the sandbox's owner",
-        )
-    })?;
+    let (events, mut queue) = queue();
+    let client = accept_first(&events)?;
     let Some(request) = first_request(&mut queue).await else {
         return Ok(());
     };
-    let result = run(&layout, id, request, client, events, queue).await;
+    let duty = Duty {
+        layout,
+        id,
+        request,
+        standby: None,
+    };
+    serve(duty, client, events, queue).await
+}
+
+/// What a supervisor is to do.
+pub(crate) struct Duty {
+    pub(crate) layout: Layout,
+    /// The sandbox.
+    pub(crate) id: SandboxId,
+    /// What its first client wants.
+    pub(crate) request: ClientRequest,
+    /// The machine that the sandbox is to have, if there is one already.
+    pub(crate) standby: Option<Standby>,
+}
+
+/// Brings a sandbox up and works for it until its end.
+pub(crate) async fn serve(
+    duty: Duty,
+    client: Client,
+    events: mpsc::Sender<Event>,
+    queue: mpsc::Receiver<Event>,
+) -> Result<()> {
+    let result = run(duty, client, events, queue).await;
     if let Err((client, error)) = result {
         client.answer(&SupervisorMessage::Failed(to_remote(&error)));
         client.close().await;
@@ -113,7 +139,14 @@ async fn supervise(layout: Layout, id: SandboxId) -> Result<()> {
     Ok(())
 }
 
-async fn first_request(queue: &mut mpsc::Receiver<Event>) -> Option<ClientRequest> {
+/// The client whose socket is this process's standard input.
+pub(crate) fn accept_first(events: &mpsc::Sender<Event>) -> Result<Client> {
+    let what = "The first client is not the owner of this process";
+    Client::accept(FIRST_CLIENT, first_client()?, events.clone())
+        .ok_or_else(|| Error::new(ErrorKind::Permission, what))
+}
+
+pub(crate) async fn first_request(queue: &mut mpsc::Receiver<Event>) -> Option<ClientRequest> {
     match queue.recv().await? {
         Event::Client(FIRST_CLIENT, ClientEvent::Request(request)) => Some(request),
         _ => None,
@@ -121,21 +154,31 @@ async fn first_request(queue: &mut mpsc::Receiver<Event>) -> Option<ClientReques
 }
 
 async fn run(
-    layout: &Layout,
-    id: SandboxId,
-    request: ClientRequest,
+    duty: Duty,
     client: Client,
     events: mpsc::Sender<Event>,
     mut queue: mpsc::Receiver<Event>,
 ) -> std::result::Result<(), (Client, Error)> {
-    let prepared = prepare(layout, id, &request);
+    let (layout, id) = (&duty.layout, duty.id);
+    let prepared = prepare(layout, id, &duty.request);
     let (store, entry, lock, options) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return Err((client, error)),
     };
     let paths = layout.sandbox(id);
-    let started = start::bring_up(layout, &store, &entry, &paths, &events, &mut queue, options);
-    let live = match started.await {
+    let started = async {
+        let of = start::Starting {
+            layout,
+            store: &store,
+            entry: &entry,
+            paths: &paths,
+        };
+        match duty.standby {
+            Some(standby) => start::claim(of, standby).await,
+            None => start::start(of).await,
+        }
+    };
+    let live = match start::bring_up(started, &events, &mut queue, options).await {
         Ok(live) => live,
         Err(error) => {
             record_failure(&store, &entry, &error);
@@ -166,7 +209,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The order matters: who is told that a sandbox has stopped may at once start or remove it.
 async fn finish(mut board: Switchboard, end: End, queue: &mut mpsc::Receiver<Event>) {
     board.finished(&end);
-    board.make_template();
+    board.make_ready_for_the_next();
     let id = board.entry.record.id;
     if board.entry.record.spec.auto_remove {
         if let Err(error) = board.store.remove(id) {
@@ -267,5 +310,8 @@ fn listen(paths: &SandboxPaths) -> Result<UnixListener> {
 
 /// What a request on a connection that is not the first may not be.
 fn only_at_birth(request: &Request) -> bool {
-    matches!(request, Request::Start { .. })
+    matches!(
+        request,
+        Request::Start { .. } | Request::StandBy | Request::Claim { .. } | Request::Retire
+    )
 }

@@ -23,6 +23,7 @@ use crate::{
     error::{Error, ErrorKind, Result, lift},
     guest::{self, GuestFiles},
     layout::{Layout, SandboxPaths},
+    pool::Standby,
     random,
     snapshot::resume::Resume,
     store::{Entry, Store},
@@ -55,6 +56,12 @@ impl StartOptions {
                 attach,
                 stdin,
                 tied,
+            }
+            | Request::Claim {
+                attach,
+                stdin,
+                tied,
+                ..
             } => Ok(Self {
                 attach,
                 stdin,
@@ -86,6 +93,8 @@ pub(crate) struct Live {
     pub(crate) started_ns: u64,
     /// What an image template would be made from; absent when there is one or none fits.
     pub(crate) wanted_template: Option<WantedTemplate>,
+    /// The pool that the machine came from.
+    pub(crate) pool: Option<String>,
 }
 
 /// An image template to make.
@@ -102,6 +111,13 @@ struct Clock {
 }
 
 impl Clock {
+    fn new() -> Self {
+        Self {
+            last: Instant::now(),
+            stages: Vec::new(),
+        }
+    }
+
     fn lap(&mut self, name: &str) {
         let now = Instant::now();
         let micros = u64::try_from((now - self.last).as_micros()).unwrap_or(u64::MAX);
@@ -113,18 +129,23 @@ impl Clock {
     }
 }
 
+/// A sandbox that is being started.
+#[derive(Clone, Copy)]
+pub(super) struct Starting<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) store: &'a Store,
+    pub(super) entry: &'a Entry,
+    pub(super) paths: &'a SandboxPaths,
+}
+
 /// Brings a sandbox up. Gives up early when its client goes or the supervisor is told to end.
-pub(crate) async fn bring_up(
-    layout: &Layout,
-    store: &Store,
-    entry: &Entry,
-    paths: &SandboxPaths,
+pub(super) async fn bring_up(
+    start: impl Future<Output = Result<Live>>,
     events: &mpsc::Sender<Event>,
     queue: &mut mpsc::Receiver<Event>,
     options: StartOptions,
 ) -> Result<Live> {
     super::switchboard::forward_signals(events);
-    let start = start(layout, store, entry, paths);
     tokio::pin!(start);
     loop {
         tokio::select! {
@@ -142,16 +163,56 @@ pub(crate) async fn bring_up(
     }
 }
 
-async fn start(
-    layout: &Layout,
+/// Has a standby's machine become the sandbox's.
+pub(super) async fn claim(of: Starting<'_>, standby: Standby) -> Result<Live> {
+    let Starting {
+        store,
+        entry,
+        paths,
+        ..
+    } = of;
+    let mut clock = Clock::new();
+    let pool = standby.hand_over(paths)?;
+    record_machine(store, entry, standby.machine.as_ref(), standby.backend)?;
+    clock.lap("standby");
+    let Standby {
+        machine,
+        mut agent,
+        backend,
+        ..
+    } = standby;
+    start_workload(&mut agent, entry, true, &mut clock).await?;
+    Ok(Live {
+        machine,
+        agent,
+        backend,
+        timeline: clock.stages,
+        started_ns: unix_time_ns(),
+        wanted_template: None,
+        pool: Some(pool),
+    })
+}
+
+fn record_machine(
     store: &Store,
     entry: &Entry,
-    paths: &SandboxPaths,
-) -> Result<Live> {
-    let mut clock = Clock {
-        last: Instant::now(),
-        stages: Vec::new(),
-    };
+    machine: &dyn Machine,
+    backend: &str,
+) -> Result<()> {
+    let mut state = entry.state.clone();
+    state.machine_pid = Some(machine.pid());
+    state.backend = Some(backend.to_owned());
+    store.set_state(entry.record.id, &state)
+}
+
+pub(super) async fn start(of: Starting<'_>) -> Result<Live> {
+    let Starting {
+        layout,
+        store,
+        entry,
+        paths,
+    } = of;
+    let mut clock = Clock::new();
     let record = &entry.record;
     let backend = crate::host::backend(layout, record.spec.backend.as_deref())?;
     let guest = guest::find(layout, record.spec.kernel.as_deref())?;
@@ -179,11 +240,7 @@ async fn start(
         Origin::Boot => lift(backend.start(&spec).await)?.into(),
     };
     clock.lap("machine");
-    let mut state = entry.state.clone();
-    state.machine_pid = Some(machine.pid());
-    state.backend = Some(backend.name().to_owned());
-    store.set_state(record.id, &state)?;
-
+    record_machine(store, entry, machine.as_ref(), backend.name())?;
     let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
     let limit = if matches!(origin, Origin::Boot) {
         template::BOOT_TIMEOUT
@@ -231,6 +288,7 @@ async fn start(
         timeline: clock.stages,
         started_ns: unix_time_ns(),
         wanted_template,
+        pool: None,
     })
 }
 

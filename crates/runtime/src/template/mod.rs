@@ -29,10 +29,11 @@ use sha2::{Digest as _, Sha256};
 pub use self::catalogue::{TemplateInfo, WarmUp};
 pub(crate) use self::{
     background::{build_main, spawn_image_build},
-    build::{BOOT_TIMEOUT, ensure_base},
+    build::{BOOT_TIMEOUT, ensure_base, make_image},
     key::{MachineShape, RootShape, base_key, image_key, workload_key},
     machine::machine_spec,
     plan::TemplatePlan,
+    warm::warm_up,
 };
 use crate::{
     error::{Error, ErrorKind, Result, io},

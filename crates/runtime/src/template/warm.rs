@@ -19,7 +19,7 @@ const TAIL_BYTES: usize = 2048;
 pub(crate) const MAX_READY_BYTES: usize = 4096;
 
 /// Runs processes one after another; each must succeed.
-pub(super) async fn warm_up(agent: &mut AgentLink, processes: &[ProcessSpec]) -> Result<()> {
+pub(crate) async fn warm_up(agent: &mut AgentLink, processes: &[ProcessSpec]) -> Result<()> {
     for (process, stream) in processes.iter().zip(SESSION_STREAM + 1..) {
         agent
             .send(&[(stream, HostMessage::WarmUp(process.clone()))])

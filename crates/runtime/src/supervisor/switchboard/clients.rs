@@ -59,7 +59,9 @@ impl Switchboard {
                 ErrorKind::WrongState,
                 format!("Sandbox `{}` is already running", self.entry.record.name),
             )),
-            Request::Start { .. } => Ok(()),
+            Request::Start { .. } | Request::StandBy | Request::Claim { .. } | Request::Retire => {
+                Ok(())
+            }
             Request::Attach { stdin } => {
                 self.workload.attach(id, stdin, false);
                 self.set_role(id, Role::Attached);

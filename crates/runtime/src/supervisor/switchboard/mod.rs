@@ -82,6 +82,8 @@ pub(crate) struct Switchboard {
     next_session: u32,
     workload: Workload,
     wanted_template: Option<WantedTemplate>,
+    /// The pool that the machine came from.
+    pool: Option<String>,
     backend: &'static str,
     stop_stage: stop::StopStage,
     /// What has the guest stand still now, and who wants the same after it.
@@ -165,6 +167,7 @@ impl Switchboard {
             next_session: SESSION_STREAM + 1,
             workload,
             wanted_template: live.wanted_template,
+            pool: live.pool,
             backend: live.backend,
             stop_stage: stop::StopStage::NotAsked,
             moment: None,
@@ -242,7 +245,7 @@ impl Switchboard {
                 }
                 self.give_workload_credit();
             }
-            Event::TemplateTime => self.make_template(),
+            Event::TemplateTime => self.make_ready_for_the_next(),
             Event::Moment(result) => self.moment_over(result),
         }
         None
@@ -313,8 +316,18 @@ impl Switchboard {
         }
     }
 
-    /// Starts the builder of this image's template, once.
-    pub(in crate::supervisor) fn make_template(&mut self) {
+    /// Orders what the next start of this image is quicker with, once: its template, and a
+    /// standby for the one that this sandbox took.
+    pub(in crate::supervisor) fn make_ready_for_the_next(&mut self) {
+        if let Some(pool) = self.pool.take()
+            && let Err(error) = crate::pool::spawn_fill(self.store.layout(), &pool)
+        {
+            super::log_line(&format!("No new standby: {}", error.chain()));
+        }
+        self.make_template();
+    }
+
+    fn make_template(&mut self) {
         let Some(wanted) = self.wanted_template.take() else {
             return;
         };
@@ -343,7 +356,7 @@ impl Switchboard {
 }
 
 /// Sends SIGTERM, SIGINT and SIGHUP to the queue.
-pub(in crate::supervisor) fn forward_signals(events: &mpsc::Sender<Event>) {
+pub(crate) fn forward_signals(events: &mpsc::Sender<Event>) {
     for kind in [
         SignalKind::terminate(),
         SignalKind::interrupt(),

@@ -1,0 +1,416 @@
+//! Pools: standby machines of an image, resumed and warm, that `run` claims.
+//!
+//! ```text
+//! pools/<name>/pool.json        what the standbys are for, and how many there are to be
+//! pools/<name>/<id>/            one standby: lock, upper.ext4, logs, and standby.json once ready
+//! run/<short id>/standby.sock   where a ready standby waits for the one client that claims it
+//! ```
+//! A standby is a supervisor that has brought a machine up to the point before the workload, and
+//! waits. Whoever starts a sandbox of the same shape and image connects to it; the standby takes
+//! that sandbox over as if it had been started for it, and orders a new standby later. There is
+//! no daemon: a pool that lost its standbys, to a reboot say, is filled again by the next start
+//! that would have claimed one.
+
+mod claim;
+mod fill;
+mod standby;
+
+use std::path::{Path, PathBuf};
+
+use cofferdam_backend::Backend;
+use cofferdam_base::{LockFile, fs, time::unix_time_ns};
+use cofferdam_image::Progress;
+use cofferdam_proto::{ProcessSpec, Request};
+use cofferdam_types::{SandboxId, SandboxSpec, valid_name};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::{
+    fill::{fill_main, spawn_fill},
+    standby::{Standby, standby_main},
+};
+use crate::{
+    client::Connection,
+    error::{Error, ErrorKind, Result, io, lift},
+    guest::{self, GuestFiles},
+    layout::Layout,
+    process,
+    sandbox::{Runtime, check},
+    staging::StagingDir,
+    template::{self, MachineShape, RootShape, TemplatePlan},
+};
+
+/// Version of the files' form.
+const FORMAT_VERSION: u32 = 1;
+
+/// Most standbys of a pool: each holds memory for nothing until it is claimed.
+pub(crate) const MAX_SIZE: u32 = 64;
+
+/// A manifest holds one image's names and a few command lines.
+const MAX_MANIFEST_BYTES: u64 = 4 << 20;
+
+/// What a pool's standbys are for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PoolManifest {
+    format: u32,
+    name: String,
+    size: u32,
+    created_ns: u64,
+    backend: String,
+    kernel: Option<String>,
+    plan: TemplatePlan,
+    /// Processes that each standby runs to their end before it waits.
+    warm_ups: Vec<ProcessSpec>,
+}
+
+/// A pool as people see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PoolInfo {
+    /// Its name.
+    pub name: String,
+    /// The image, as it was asked for.
+    pub image: String,
+    /// How many standbys there are to be.
+    pub size: u32,
+    /// How many wait to be claimed.
+    pub ready: u32,
+    /// Processors of each.
+    pub vcpus: u8,
+    /// Memory of each in bytes.
+    pub memory_bytes: u64,
+    /// Command lines that each has run.
+    pub commands: Vec<String>,
+    /// When it was made, in nanoseconds since the Unix epoch.
+    pub created_ns: u64,
+}
+
+/// What a pool is to be.
+#[derive(Clone, Debug)]
+pub struct PoolOptions {
+    /// Its name; the image's by default.
+    pub name: Option<String>,
+    /// How many standbys.
+    pub size: u32,
+    /// Command lines that each standby runs to their end before it waits.
+    pub warm_ups: Vec<Vec<String>>,
+}
+
+/// A pool on disk.
+#[derive(Clone, Debug)]
+pub(crate) struct Pool {
+    dir: PathBuf,
+    manifest: PoolManifest,
+}
+
+impl Pool {
+    /// Reads the pool of a name.
+    pub(crate) fn load(layout: &Layout, name: &str) -> Result<Self> {
+        let dir = layout.pools().join(name);
+        let missing = || {
+            Error::new(ErrorKind::NotFound, format!("There is no pool `{name}`"))
+                .hint("List them with `coffer pool list`")
+        };
+        if !valid_name(name) || !dir.is_dir() {
+            return Err(missing());
+        }
+        let manifest: PoolManifest = fs::read_json(&dir.join("pool.json"), MAX_MANIFEST_BYTES)
+            .map_err(|error| io(format!("The files of pool `{name}` are damaged"), error))?;
+        if manifest.format != FORMAT_VERSION {
+            let what = format!("Pool `{name}` was made by another version of Cofferdam");
+            return Err(Error::new(ErrorKind::Unsupported, what)
+                .hint(format!("Make it again: `coffer pool rm {name}`")));
+        }
+        Ok(Self { dir, manifest })
+    }
+
+    /// Every pool that can be read.
+    pub(crate) fn all(layout: &Layout) -> Vec<Self> {
+        let Ok(entries) = std::fs::read_dir(layout.pools()) else {
+            return Vec::new();
+        };
+        entries
+            .filter_map(|entry| {
+                let name = entry.ok()?.file_name();
+                Self::load(layout, name.to_str()?).ok()
+            })
+            .collect()
+    }
+
+    /// The ids of its standbys. What dead ones left is removed.
+    fn standbys(&self, layout: &Layout) -> Vec<SandboxId> {
+        let mut ids = self.ids();
+        ids.retain(|id| self.is_alive(layout, *id));
+        ids
+    }
+
+    /// The ids of its standbys, dead ones among them.
+    fn ids(&self) -> Vec<SandboxId> {
+        let Ok(entries) = std::fs::read_dir(&self.dir) else {
+            return Vec::new();
+        };
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect()
+    }
+
+    fn is_alive(&self, layout: &Layout, id: SandboxId) -> bool {
+        let place = Place::of(layout, self, id);
+        match LockFile::try_exclusive(&place.dir.join("lock")) {
+            Ok(Some(_lock)) => {
+                place.remove(layout);
+                false
+            }
+            Ok(None) => true,
+            Err(_) => false,
+        }
+    }
+
+    fn info(&self, layout: &Layout) -> PoolInfo {
+        let ids = self.standbys(layout);
+        let ready = |id: &&SandboxId| Place::of(layout, self, **id).socket().exists();
+        let PoolManifest { plan, .. } = &self.manifest;
+        PoolInfo {
+            name: self.manifest.name.clone(),
+            image: plan.image_name.clone(),
+            size: self.manifest.size,
+            ready: u32::try_from(ids.iter().filter(ready).count()).unwrap_or(u32::MAX),
+            vcpus: plan.shape.vcpus,
+            memory_bytes: u64::from(plan.shape.memory_mib) << 20,
+            commands: plan
+                .commands()
+                .into_iter()
+                .chain(
+                    self.manifest
+                        .warm_ups
+                        .iter()
+                        .map(|process| process.argv.join(" ")),
+                )
+                .collect(),
+            created_ns: self.manifest.created_ns,
+        }
+    }
+
+    /// The key of the template that its standbys are restored from, with what it depends on now.
+    fn template_key(&self, backend: &dyn Backend, guest: &GuestFiles) -> Result<String> {
+        let plan = &self.manifest.plan;
+        let compatibility = lift(backend.compatibility_key())?;
+        Ok(template::image_key(guest, &compatibility, &plan.shape, &plan.root).0)
+    }
+}
+
+/// Where a standby's files are.
+#[derive(Clone, Debug)]
+struct Place {
+    dir: PathBuf,
+    run: PathBuf,
+}
+
+impl Place {
+    fn of(layout: &Layout, pool: &Pool, id: SandboxId) -> Self {
+        Self {
+            dir: pool.dir.join(id.to_string()),
+            run: layout.sandbox(id).run,
+        }
+    }
+
+    /// The socket on which it is claimed.
+    fn socket(&self) -> PathBuf {
+        self.run.join("standby.sock")
+    }
+
+    fn upper(&self) -> PathBuf {
+        self.dir.join("upper.ext4")
+    }
+
+    /// Removes what it has; leftovers are found again, so a failure needs no report.
+    fn remove(&self, layout: &Layout) {
+        crate::store::end_machine(&self.run);
+        let _ = fs::remove_dir_if_present(&self.run);
+        let _ = std::fs::remove_dir(layout.run());
+        let _ = fs::remove_dir_if_present(&self.dir);
+    }
+}
+
+impl Runtime {
+    /// Makes a pool of standbys for `spec`'s image and shape, and fills it.
+    ///
+    /// # Errors
+    /// Of the image, the spec, the commands or the host; [`ErrorKind::NameTaken`].
+    pub async fn create_pool(
+        &self,
+        spec: SandboxSpec,
+        options: &PoolOptions,
+        progress: &dyn Progress,
+    ) -> Result<PoolInfo> {
+        check(&spec)?;
+        let name = pool_name(&spec, options)?;
+        let layout = self.store().layout();
+        let target = layout.pools().join(&name);
+        if target.exists() {
+            let what = format!("The name `{name}` is taken by another pool");
+            return Err(Error::new(ErrorKind::NameTaken, what).hint(format!(
+                "Remove it with `coffer pool rm {name}`, or name this one"
+            )));
+        }
+        let image = self.find_image(&spec, progress).await?;
+        let rootfs = lift(self.images().rootfs(&image, progress))?;
+        let Some(root) = RootShape::of(&spec, image.manifest) else {
+            let what = "Standbys cannot have tmpfs mounts of their own";
+            return Err(Error::new(ErrorKind::Unsupported, what).hint("Leave out `--tmpfs`"));
+        };
+        let backend = crate::host::backend(layout, spec.backend.as_deref())?;
+        let guest = guest::find(layout, spec.kernel.as_deref())?;
+        let command = |argv: &Vec<String>| {
+            let spec = SandboxSpec {
+                entrypoint: Some(Vec::new()),
+                command: argv.clone(),
+                ..spec.clone()
+            };
+            process::merge(&spec, &image.config, SandboxId::from_random([0; 32]))
+        };
+        let manifest = PoolManifest {
+            format: FORMAT_VERSION,
+            name: name.clone(),
+            size: options.size,
+            created_ns: unix_time_ns(),
+            backend: backend.name().to_owned(),
+            kernel: spec.kernel.clone(),
+            plan: TemplatePlan {
+                shape: MachineShape::of(&spec, rootfs.disk_bytes),
+                root,
+                rootfs: rootfs.path,
+                image_name: spec.image.clone(),
+                warm_ups: Vec::new(),
+                workload: None,
+            },
+            warm_ups: options
+                .warm_ups
+                .iter()
+                .map(command)
+                .collect::<Result<_>>()?,
+        };
+        template::make_image(layout, backend.as_ref(), &guest, &manifest.plan, false).await?;
+        let staging = StagingDir::new(target)?;
+        fs::publish_json(&staging.path().join("pool.json"), &manifest, false)
+            .map_err(|error| io("Could not write a pool", error))?;
+        let dir = staging.publish()?;
+        let pool = Pool { dir, manifest };
+        if let Err(error) = fill::fill(layout, &pool).await {
+            // A pool that cannot be filled is none.
+            self.remove_pool(&name).await?;
+            return Err(error);
+        }
+        Ok(pool.info(layout))
+    }
+
+    /// Every pool.
+    #[must_use]
+    pub fn pools(&self) -> Vec<PoolInfo> {
+        let layout = self.store().layout();
+        let mut all: Vec<_> = Pool::all(layout)
+            .iter()
+            .map(|pool| pool.info(layout))
+            .collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Ends a pool's standbys and removes it. Sandboxes that claimed one go on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`].
+    pub async fn remove_pool(&self, name: &str) -> Result<()> {
+        let layout = self.store().layout();
+        let pool = Pool::load(layout, name)?;
+        // Without its manifest nobody fills it again.
+        fs::remove_file_if_present(&pool.dir.join("pool.json"))
+            .map_err(|error| io(format!("Could not remove pool `{name}`"), error))?;
+        // Whoever fills it now stops before the next standby.
+        let _lock = fill::lock(&pool).await?;
+        for id in pool.standbys(layout) {
+            let socket = Place::of(layout, &pool, id).socket();
+            if let Ok(mut standby) = Connection::open(&socket, Request::Retire).await {
+                // One that was claimed at this moment lives on as somebody's sandbox.
+                let _ = standby.answer().await;
+            }
+        }
+        fs::remove_dir_if_present(&pool.dir)
+            .map_err(|error| io(format!("Could not remove pool `{name}`"), error))
+    }
+}
+
+/// The name asked for, or the last part of the image's.
+fn pool_name(spec: &SandboxSpec, options: &PoolOptions) -> Result<String> {
+    if !(1..=MAX_SIZE).contains(&options.size) {
+        let what = format!(
+            "`{}` standbys are not between 1 and {MAX_SIZE}",
+            options.size
+        );
+        return Err(Error::new(ErrorKind::InvalidSpec, what));
+    }
+    let of_image = || {
+        let last = spec.image.rsplit('/').next().unwrap_or_default();
+        last.split(['@', ':']).next().unwrap_or_default().to_owned()
+    };
+    let name = options.name.clone().unwrap_or_else(of_image);
+    if !valid_name(&name) {
+        let what = format!("`{name}` is not a name for a pool");
+        return Err(Error::new(ErrorKind::InvalidSpec, what).hint("Give one with `--name`"));
+    }
+    Ok(name)
+}
+
+/// What a ready standby says of itself.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ready {
+    /// Key of the template that it came from.
+    template: String,
+}
+
+impl Ready {
+    fn read(dir: &Path) -> Option<Self> {
+        fs::read_json(&dir.join("standby.json"), MAX_MANIFEST_BYTES).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(image: &str, name: Option<&str>, size: u32) -> Result<String> {
+        let spec = SandboxSpec {
+            image: image.to_owned(),
+            ..SandboxSpec::default()
+        };
+        let options = PoolOptions {
+            name: name.map(str::to_owned),
+            size,
+            warm_ups: Vec::new(),
+        };
+        pool_name(&spec, &options)
+    }
+
+    #[test]
+    fn a_pool_is_named_after_its_image_unless_it_has_a_name() {
+        for (image, name) in [
+            ("debian", "debian"),
+            ("example.com:5000/team/app:1.2", "app"),
+            ("app@sha256:00", "app"),
+        ] {
+            assert_eq!(named(image, None, 1).unwrap(), name);
+        }
+        assert_eq!(named("debian", Some("web"), 1).unwrap(), "web");
+        assert!(named("debian", Some("../web"), 1).is_err());
+    }
+
+    #[test]
+    fn sizes_out_of_range_are_refused() {
+        for size in [0, MAX_SIZE + 1] {
+            assert_eq!(
+                named("x", None, size).unwrap_err().kind(),
+                ErrorKind::InvalidSpec
+            );
+        }
+    }
+}

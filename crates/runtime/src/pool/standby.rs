@@ -1,0 +1,218 @@
+//! One standby: a supervisor without a sandbox yet.
+
+use std::{
+    ffi::OsString,
+    io::ErrorKind as IoErrorKind,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use cofferdam_backend::{Machine, MachineSpec};
+use cofferdam_base::{LockFile, fs};
+use cofferdam_proto::{AgentMessage, CONTROL_STREAM, HostMessage, Request, SupervisorMessage};
+use cofferdam_types::SandboxId;
+use tokio::{net::UnixListener, sync::mpsc};
+
+use super::{Place, Pool, Ready};
+use crate::{
+    error::{Error, ErrorKind, Result, io, lift, to_remote},
+    guest,
+    layout::{Layout, SandboxPaths},
+    supervisor::{self, AgentLink, Client, Duty, Event, FIRST_CLIENT},
+    template::{self, BOOT_TIMEOUT, Template},
+};
+
+/// A machine at the point before the workload.
+#[derive(Debug)]
+pub(crate) struct Standby {
+    place: Place,
+    layout: Layout,
+    pool: String,
+    pub(crate) machine: Arc<dyn Machine>,
+    pub(crate) agent: AgentLink,
+    pub(crate) backend: &'static str,
+    // Held for as long as the standby has files of its own.
+    _lock: LockFile,
+}
+
+impl Standby {
+    /// Gives its files to the sandbox that claimed it; returns the name of its pool.
+    pub(crate) fn hand_over(&self, paths: &SandboxPaths) -> Result<String> {
+        let failed = |error| io("Could not take over a standby's files", error);
+        self.layout.make_sockets(paths)?;
+        std::fs::rename(self.place.upper(), paths.upper()).map_err(failed)?;
+        let logs = [("console.log", paths.console()), ("vmm.log", paths.vmm())];
+        let logs = logs.map(|(name, to)| (self.place.dir.join(name), to));
+        let record = "machine.json";
+        let record = (self.place.run.join(record), paths.run.join(record));
+        for (from, to) in logs.into_iter().chain([record]) {
+            match std::fs::rename(from, to) {
+                // A log that nothing was written to.
+                Err(error) if error.kind() == IoErrorKind::NotFound => {}
+                result => result.map_err(failed)?,
+            }
+        }
+        let _ = fs::remove_dir_if_present(&self.place.run);
+        let _ = fs::remove_dir_if_present(&self.place.dir);
+        Ok(self.pool.clone())
+    }
+}
+
+/// `main` of a standby: home, pool and id; returns the exit code.
+pub(crate) fn standby_main(args: &[OsString]) -> u8 {
+    let _ = rustix::process::setsid();
+    let run = || -> Result<()> {
+        let bad = || Error::new(ErrorKind::Bug, "A standby wants a home, a pool and an id");
+        let [home, pool, id] = args else {
+            return Err(bad());
+        };
+        let layout = Layout::at(Path::new(home))?;
+        let id = id.to_str().and_then(|id| id.parse().ok()).ok_or_else(bad)?;
+        supervisor::block_on(stand_by(layout, pool.to_string_lossy().into_owned(), id))?
+    };
+    match run() {
+        Ok(()) => 0,
+        Err(error) => {
+            supervisor::log_line(&error.chain());
+            1
+        }
+    }
+}
+
+async fn stand_by(layout: Layout, pool: String, id: SandboxId) -> Result<()> {
+    let (events, mut queue) = supervisor::queue();
+    let starter = supervisor::accept_first(&events)?;
+    let Some(Event::Client(..)) = queue.recv().await else {
+        return Ok(());
+    };
+    let pool = Pool::load(&layout, &pool)?;
+    let place = Place::of(&layout, &pool, id);
+    let ready = prepare(&layout, &pool, &place, id).await;
+    let (standby, listener) = match ready {
+        Ok(ready) => ready,
+        Err(error) => {
+            place.remove(&layout);
+            starter.answer(&SupervisorMessage::Failed(to_remote(&error)));
+            starter.close().await;
+            return Err(error);
+        }
+    };
+    starter.answer(&SupervisorMessage::Done);
+    starter.close().await;
+    supervisor::forward_signals(&events);
+    let result = wait(standby, listener, &events, queue).await;
+    // Whatever a claim has not taken along.
+    place.remove(&layout);
+    result
+}
+
+/// Brings a machine up to the point before the workload, and makes the socket for its claim.
+async fn prepare(
+    layout: &Layout,
+    pool: &Pool,
+    place: &Place,
+    id: SandboxId,
+) -> Result<(Standby, UnixListener)> {
+    let failed = |error| io("Could not prepare a standby", error);
+    let lock = LockFile::try_exclusive(&place.dir.join("lock")).map_err(failed)?;
+    let taken = || Error::new(ErrorKind::WrongState, "The standby is there already");
+    let lock = lock.ok_or_else(taken)?;
+    fs::create_private_dir(&place.run).map_err(failed)?;
+    let manifest = &pool.manifest;
+    let backend = crate::host::backend(layout, Some(&manifest.backend))?;
+    let guest = guest::find(layout, manifest.kernel.as_deref())?;
+    let key = pool.template_key(backend.as_ref(), &guest)?;
+    if Template::find(layout, &key).is_none() {
+        template::make_image(layout, backend.as_ref(), &guest, &manifest.plan, false).await?;
+    }
+    let lost = || Error::new(ErrorKind::NotFound, "The pool's template is gone");
+    let found = Template::find(layout, &key).ok_or_else(lost)?;
+    lift(cofferdam_disk::copy_sparse(&found.upper(), &place.upper()))?;
+    let (plan, rootfs) = (&manifest.plan, manifest.plan.rootfs.clone());
+    let spec = MachineSpec {
+        console_log: place.dir.join("console.log"),
+        vmm_log: place.dir.join("vmm.log"),
+        run_dir: place.run.clone(),
+        ..template::machine_spec(id, &guest, &plan.shape, rootfs, place.upper())
+    };
+    let machine: Arc<dyn Machine> = lift(backend.restore(&found.files(), &spec).await)?.into();
+    let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
+    agent.ready(BOOT_TIMEOUT).await?;
+    warm(&mut agent, pool).await?;
+    let ready = Ready { template: key };
+    fs::publish_json(&place.dir.join("standby.json"), &ready, false).map_err(failed)?;
+    let listener = UnixListener::bind(place.socket()).map_err(failed)?;
+    let standby = Standby {
+        place: place.clone(),
+        layout: layout.clone(),
+        pool: manifest.name.clone(),
+        machine,
+        agent,
+        backend: backend.name(),
+        _lock: lock,
+    };
+    Ok((standby, listener))
+}
+
+/// Runs what makes a standby quicker than a fresh machine: under emulation code that has run
+/// once is translated.
+async fn warm(agent: &mut AgentLink, pool: &Pool) -> Result<()> {
+    template::warm_up(agent, &pool.manifest.warm_ups).await?;
+    agent
+        .send(&[(CONTROL_STREAM, HostMessage::Quiesce)])
+        .await?;
+    agent
+        .expect(CONTROL_STREAM, |message| {
+            matches!(message, AgentMessage::Quiesced).then_some(())
+        })
+        .await
+}
+
+/// Waits to be claimed, to be retired, or for the end of the machine or of the world.
+async fn wait(
+    standby: Standby,
+    listener: UnixListener,
+    events: &mpsc::Sender<Event>,
+    mut queue: mpsc::Receiver<Event>,
+) -> Result<()> {
+    let socket: PathBuf = standby.place.socket();
+    let machine = standby.machine.clone();
+    let stream = tokio::select! {
+        accepted = listener.accept() => accepted.map_err(|error| io("Could not be claimed", error))?.0,
+        exit = machine.wait() => {
+            let what = format!("The standby's machine ended with {exit:?}");
+            return Err(Error::new(ErrorKind::GuestFailed, what));
+        }
+        Some(Event::Terminated) = queue.recv() => return Ok(()),
+    };
+    // One client gets it. Others are refused, and look for another.
+    drop(listener);
+    let _ = fs::remove_file_if_present(&socket);
+    let refused = || Error::new(ErrorKind::Permission, "The client is not the pool's owner");
+    let client = Client::accept(FIRST_CLIENT, stream, events.clone()).ok_or_else(refused)?;
+    let Some(request) = supervisor::first_request(&mut queue).await else {
+        return Ok(());
+    };
+    match request.request {
+        Request::Retire => {
+            // A machine that is gone already is what was asked for.
+            let _ = standby.machine.kill().await;
+            client.answer(&SupervisorMessage::Done);
+            client.close().await;
+            Ok(())
+        }
+        Request::Claim { sandbox, .. } => {
+            let duty = Duty {
+                layout: standby.layout.clone(),
+                id: sandbox,
+                request,
+                standby: Some(standby),
+            };
+            supervisor::serve(duty, client, events.clone(), queue).await
+        }
+        _ => Err(Error::new(
+            ErrorKind::Bug,
+            "A standby is claimed or retired",
+        )),
+    }
+}
