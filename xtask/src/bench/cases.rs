@@ -29,11 +29,11 @@ pub(crate) struct Outcome {
 }
 
 /// A store of the benchmarks' own.
-struct Bench<'a> {
+pub(super) struct Bench<'a> {
     program: &'a Path,
     home: PathBuf,
     dir: &'a Path,
-    runs: usize,
+    pub(super) runs: usize,
     inputs: Inputs,
 }
 
@@ -59,19 +59,31 @@ pub(crate) fn run_all(program: &Path, dir: &Path, runs: usize) -> Result<Vec<Out
         bench.python()?,
         bench.exec()?,
         bench.exec_stdout()?,
+        bench.fork_to_exec()?,
+        bench.pool_run()?,
+        bench.pool_python()?,
+        bench.forks_at_once()?,
+        bench.fork_pause(0)?,
+        bench.fork_pause(200)?,
+        bench.fork_memory()?,
+        bench.snapshot_file()?,
     ];
     let _ = fs::remove_dir_all(&bench.home);
     Ok(outcomes)
 }
 
 impl Bench<'_> {
-    fn coffer(&self, args: &[&str]) -> Command {
+    pub(super) fn dir(&self) -> &Path {
+        self.dir
+    }
+
+    pub(super) fn coffer(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.program);
         command.args(args).env("COFFER_HOME", &self.home);
         command
     }
 
-    fn runsc(&self, command: &[&str]) -> Result<Command> {
+    pub(super) fn runsc(&self, command: &[&str]) -> Result<Command> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         bundle::set_command(&self.inputs.bundle, command)?;
         let id = format!(
@@ -219,7 +231,7 @@ impl Bench<'_> {
         })
     }
 
-    fn with_sleeper<T>(&self, work: impl FnOnce(&str) -> Result<T>) -> Result<T> {
+    pub(super) fn with_sleeper<T>(&self, work: impl FnOnce(&str) -> Result<T>) -> Result<T> {
         let id = process::capture(&mut self.coffer(&["run", "-d", DEBIAN, "sleep", "100000"]))?;
         let result = work(&id);
         process::capture(&mut self.coffer(&["rm", "-f", &id]))?;
@@ -267,7 +279,12 @@ impl Bench<'_> {
     }
 }
 
-fn outcome(name: &'static str, pair: Pair, peer: &'static str, target: &'static str) -> Outcome {
+pub(super) fn outcome(
+    name: &'static str,
+    pair: Pair,
+    peer: &'static str,
+    target: &'static str,
+) -> Outcome {
     Outcome {
         name,
         ours: pair.ours,

@@ -7,6 +7,7 @@
 mod bundle;
 mod cases;
 mod measure;
+mod moments;
 mod plot;
 mod report;
 
