@@ -190,7 +190,7 @@ impl Drop for Coffer {
 /// A running sandbox of one test.
 #[derive(Debug)]
 pub struct Sleeper<'a> {
-    coffer: &'a Coffer,
+    pub(crate) coffer: &'a Coffer,
     /// Its id.
     pub id: String,
 }

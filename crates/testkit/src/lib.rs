@@ -8,7 +8,9 @@
 
 pub mod coffer;
 pub mod image;
+pub mod moments;
 pub mod registry;
+pub mod sandboxes;
 
 /// Holds a lock until it is dropped, so that one test process makes what all use.
 ///

@@ -1,0 +1,295 @@
+//! `coffer pause` and `coffer unpause`: the real program, a real guest.
+#![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use cofferdam_testkit::{
+    coffer::{BUSYBOX, Coffer},
+    moments,
+    sandboxes::{is_alive, kill, until},
+};
+
+/// Long enough for a workload that still runs to be seen running.
+const A_WHILE: Duration = Duration::from_millis(300);
+
+/// How long what must not hang may take; far more than it takes on a busy host, and far less
+/// than the time-outs behind it.
+const BOUND: Duration = Duration::from_secs(25);
+
+/// Counts on its output, some hundred times a second.
+const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i; /bin/true; done";
+
+fn lines(coffer: &Coffer, id: &str) -> usize {
+    coffer.ok(["logs", id]).lines().count()
+}
+
+#[test]
+fn a_paused_workload_makes_no_progress_and_goes_on_where_it_was() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.script(COUNT);
+    until("output", || lines(&coffer, &sandbox.id) > 3);
+    assert_eq!(coffer.ok(["pause", &sandbox.id]), sandbox.id);
+    let counted = lines(&coffer, &sandbox.id);
+    let began = Instant::now();
+    while began.elapsed() < A_WHILE {
+        assert_eq!(lines(&coffer, &sandbox.id), counted);
+    }
+    assert_eq!(coffer.ok(["unpause", &sandbox.id]), sandbox.id);
+    until("more output", || lines(&coffer, &sandbox.id) > counted);
+    let logs = coffer.ok(["logs", &sandbox.id]);
+    let numbers: Vec<usize> = logs.lines().map(|line| line.parse().unwrap()).collect();
+    let all: Vec<usize> = (1..=numbers.len()).collect();
+    assert_eq!(numbers, all);
+}
+
+#[test]
+fn a_paused_sandbox_takes_no_processor_time() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.script("while :; do :; done");
+    let used = |pid: i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split(' ').collect();
+        // utime and stime: fields 14 and 15 of proc_pid_stat(5), counted from the name's.
+        fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap()
+    };
+    coffer.ok(["pause", &sandbox.id]);
+    let (machine, began) = (sandbox.machine(), Instant::now());
+    let before = used(machine);
+    while began.elapsed() < A_WHILE {
+        assert_eq!(sandbox.status(), "paused");
+    }
+    // One tick for the monitor's own work; a spinning guest would have used thirty.
+    assert!(used(machine) <= before + 1);
+    coffer.ok(["unpause", &sandbox.id]);
+    until("work", || used(machine) > before + 5);
+}
+
+#[test]
+fn exec_in_a_paused_sandbox_is_refused_with_what_to_do() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.sleeper();
+    coffer.ok(["pause", &sandbox.id]);
+    let done = sandbox.exec(&["true"]);
+    assert_eq!(done.code, 125, "{done:?}");
+    assert!(done.stderr.contains("is paused"), "{done:?}");
+    assert!(done.stderr.contains("hint: "), "{done:?}");
+    assert!(done.stderr.contains("coffer unpause"), "{done:?}");
+    coffer.ok(["unpause", &sandbox.id]);
+    assert_eq!(sandbox.exec(&["true"]).code, 0);
+}
+
+#[test]
+fn ps_and_inspect_say_that_it_is_paused() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.sleeper();
+    let row = || {
+        let table = coffer.ok(["ps", "--no-trunc"]);
+        let row = table.lines().find(|line| line.starts_with(&sandbox.id));
+        row.unwrap().to_owned()
+    };
+    assert!(!row().contains("(Paused)"));
+    coffer.ok(["pause", &sandbox.id]);
+    assert!(row().contains("(Paused)"), "{}", row());
+    assert_eq!(sandbox.status(), "paused");
+    let paused = coffer.ok(["ps", "-q", "--no-trunc", "--filter", "status=paused"]);
+    assert!(paused.lines().any(|id| id == sandbox.id), "{paused}");
+    coffer.ok(["unpause", &sandbox.id]);
+    assert!(!row().contains("(Paused)"));
+    assert_eq!(sandbox.status(), "running");
+}
+
+#[test]
+fn only_what_runs_is_paused_and_only_what_is_paused_goes_on() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.sleeper();
+    coffer.refused(&["unpause", &sandbox.id], &["is not paused"]);
+    coffer.ok(["pause", &sandbox.id]);
+    coffer.refused(&["pause", &sandbox.id], &["is paused already"]);
+    assert_eq!(sandbox.status(), "paused");
+    coffer.ok(["kill", &sandbox.id]);
+    coffer.refused(&["pause", &sandbox.id], &["is stopped", "hint: "]);
+    coffer.refused(&["unpause", &sandbox.id], &["is stopped"]);
+    let created = coffer.keep(coffer.ok(["create", BUSYBOX, "true"]));
+    coffer.refused(&["pause", &created.id], &["is created", "hint: "]);
+    coffer.refused(&["pause", "no-such-sandbox"], &["no sandbox"]);
+}
+
+#[test]
+fn of_many_each_is_paused_and_those_that_cannot_be_are_named() {
+    let coffer = Coffer::shared();
+    let (one, other) = (coffer.sleeper(), coffer.sleeper());
+    let done = coffer.run(["pause", &one.id, "no-such-sandbox", &other.id]);
+    assert_eq!(done.code, 1, "{done:?}");
+    assert_eq!(done.text(), format!("{}\n{}", one.id, other.id));
+    assert!(done.stderr.contains("no-such-sandbox"), "{done:?}");
+    assert_eq!(
+        (one.status(), other.status()),
+        ("paused".into(), "paused".into())
+    );
+}
+
+#[test]
+fn a_paused_sandbox_that_is_stopped_runs_its_handler() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.script("trap 'exit 3' TERM; echo up; while :; do sleep 0.05; done");
+    until("the trap", || lines(&coffer, &sandbox.id) > 0);
+    coffer.ok(["pause", &sandbox.id]);
+    let done = coffer.run(["stop", &sandbox.id]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.elapsed < BOUND, "{done:?}");
+    assert_eq!(sandbox.inspect()["exit_code"], 3);
+}
+
+#[test]
+fn a_paused_sandbox_that_does_not_hear_its_stop_signal_is_killed_in_time() {
+    let coffer = Coffer::shared();
+    // PID 1 without a handler does not hear SIGTERM.
+    let sandbox = coffer.sleeper();
+    coffer.ok(["pause", &sandbox.id]);
+    let done = coffer.run(["stop", "-t", "1", &sandbox.id]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.elapsed < BOUND, "{done:?}");
+    assert_eq!(sandbox.inspect()["exit_code"], 137);
+}
+
+#[test]
+fn a_paused_sandbox_is_killed() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.sleeper();
+    coffer.ok(["pause", &sandbox.id]);
+    let machine = sandbox.machine();
+    let done = coffer.run(["kill", &sandbox.id]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.elapsed < BOUND, "{done:?}");
+    assert_eq!(sandbox.status(), "stopped");
+    assert_eq!(sandbox.inspect()["exit_code"], 137);
+    until("the machine's end", || !is_alive(machine));
+}
+
+#[test]
+fn a_paused_sandbox_is_removed_by_force_only() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.sleeper();
+    coffer.ok(["pause", &sandbox.id]);
+    let (machine, supervisor) = (sandbox.machine(), sandbox.supervisor());
+    coffer.refused(&["rm", &sandbox.id], &["is paused", "`-f`"]);
+    let done = coffer.run(["rm", "-f", &sandbox.id]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.elapsed < BOUND, "{done:?}");
+    coffer.refused(&["inspect", &sandbox.id], &["no sandbox"]);
+    until("their end", || !is_alive(machine) && !is_alive(supervisor));
+}
+
+#[test]
+fn a_paused_sandbox_whose_supervisor_is_killed_is_failed_and_leaves_nothing() {
+    // Its directory of sockets is its own too.
+    let coffer = Coffer::private();
+    let sandbox = coffer.script("echo kept > /kept; sync; echo up; sleep 100000");
+    until("the file", || lines(&coffer, &sandbox.id) > 0);
+    coffer.ok(["pause", &sandbox.id]);
+    let (machine, supervisor) = (sandbox.machine(), sandbox.supervisor());
+    let sockets = moments::sockets_of(supervisor);
+    assert!(sockets.is_dir(), "{}", sockets.display());
+    kill(supervisor);
+    until("their end", || !is_alive(machine) && !is_alive(supervisor));
+    // The kernel frees a dying process's locks a moment after its memory.
+    until("the notice", || sandbox.status() != "paused");
+    assert_eq!(sandbox.status(), "failed");
+    assert!(!sockets.exists(), "{}", sockets.display());
+    assert_eq!(coffer.ok(["ps", "-q"]), "");
+    coffer.refused(&["unpause", &sandbox.id], &["is failed", "hint: "]);
+    coffer.ok(["start", &sandbox.id]);
+    assert_eq!(sandbox.sh("cat /kept"), "kept");
+}
+
+#[test]
+fn the_wall_clock_is_right_when_a_sandbox_goes_on() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.script(moments::STAMP);
+    until("stamps", || sandbox.sh("wc -l < /stamps") != "0");
+    coffer.ok(["pause", &sandbox.id]);
+    let paused = Instant::now();
+    // What both have was stamped before the pause, even where it was written after.
+    let snapshot = moments::Snapshot::of(&coffer, &sandbox.id, &[]);
+    while paused.elapsed() < A_WHILE {
+        coffer.ok(["snapshot", "verify", &snapshot.id]);
+    }
+    let from = moments::now();
+    coffer.ok(["unpause", &sandbox.id]);
+    let to = moments::now();
+    let fork = snapshot.fork(&[]);
+    let (ours, theirs) = (moments::stamps(&sandbox), moments::stamps(&fork));
+    let first = moments::first_of_its_own(&ours, &theirs);
+    moments::assert_right(first, from, to);
+}
+
+#[test]
+fn an_attached_client_sees_the_output_go_on_after_a_pause() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.detached(&[
+        "-i",
+        BUSYBOX,
+        "sh",
+        "-c",
+        "while read x; do echo got $x; done",
+    ]);
+    let mut client = coffer
+        .command(["attach", &sandbox.id])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut keys = client.stdin.take().unwrap();
+    let mut screen = BufReader::new(client.stdout.take().unwrap());
+    let mut line = String::new();
+    keys.write_all(b"one\n").unwrap();
+    screen.read_line(&mut line).unwrap();
+    assert_eq!(line, "got one\n");
+    coffer.ok(["pause", &sandbox.id]);
+    // What is typed meanwhile is not lost.
+    keys.write_all(b"two\n").unwrap();
+    coffer.ok(["unpause", &sandbox.id]);
+    line.clear();
+    screen.read_line(&mut line).unwrap();
+    assert_eq!(line, "got two\n");
+    drop(keys);
+    let mut rest = String::new();
+    screen.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "");
+    assert_eq!(client.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_command_that_runs_through_a_pause_loses_nothing() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.sleeper();
+    let script = "i=0; while test $i -lt 20000; do i=$((i+1)); echo $i; done; echo end >&2; exit 5";
+    let mut exec = coffer
+        .command(["exec", &sandbox.id, "sh", "-c", script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 2];
+    let mut stdout = exec.stdout.take().unwrap();
+    stdout.read_exact(&mut first).unwrap();
+    coffer.ok(["pause", &sandbox.id]);
+    assert_eq!(exec.try_wait().unwrap(), None);
+    coffer.ok(["unpause", &sandbox.id]);
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    let expected: String = (2..=20000).map(|n| format!("{n}\n")).collect();
+    assert!(
+        rest == expected,
+        "{} bytes of {}",
+        rest.len(),
+        expected.len()
+    );
+    let output = exec.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(5));
+    assert_eq!(output.stderr, b"end\n");
+}

@@ -1,0 +1,194 @@
+//! What tests ask of sandboxes, and sandboxes that go when their test ends.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::coffer::{BUSYBOX, Coffer, Finished, Sleeper};
+
+/// How long a test waits for what must come.
+const EVENT_LIMIT: Duration = Duration::from_secs(60);
+
+impl Coffer {
+    /// A detached sandbox of [`BUSYBOX`] whose workload is a shell script.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn script(&self, script: &str) -> Sleeper<'_> {
+        self.detached(&[BUSYBOX, "sh", "-c", script])
+    }
+
+    /// A detached sandbox; `args` are those of `run`.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn detached(&self, args: &[&str]) -> Sleeper<'_> {
+        self.keep(self.ok(["run", "-d"].iter().chain(args)))
+    }
+
+    /// The sandbox of an id, gone at the end of the test.
+    #[must_use]
+    pub const fn keep(&self, id: String) -> Sleeper<'_> {
+        Sleeper { coffer: self, id }
+    }
+
+    /// What a command that must succeed prints, as JSON.
+    ///
+    /// # Panics
+    /// When it fails or prints something else.
+    pub fn json<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Value {
+        let text = self.ok(args);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// What `inspect` says of a sandbox.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn inspect(&self, sandbox: &str) -> Value {
+        self.json(["inspect", sandbox])[0].take()
+    }
+
+    /// A sandbox's status.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn status(&self, sandbox: &str) -> String {
+        let status = &self.inspect(sandbox)["status"];
+        status.as_str().expect("status is text").to_owned()
+    }
+
+    /// Runs a command that must fail with exit code 1 and a sentence with all of `words`.
+    ///
+    /// # Panics
+    /// When it does anything else.
+    pub fn refused(&self, args: &[&str], words: &[&str]) -> Finished {
+        let finished = self.run(args);
+        assert_eq!(finished.code, 1, "{args:?}: {finished:?}");
+        assert!(
+            finished.stderr.starts_with("error: "),
+            "{args:?}: {finished:?}"
+        );
+        for word in words {
+            assert!(
+                finished.stderr.contains(word),
+                "`{word}` of {args:?}: {finished:?}"
+            );
+        }
+        finished
+    }
+
+    /// Everything below one of the store's directories that is neither a lock nor a log, sorted.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    #[must_use]
+    pub fn entries(&self, directory: &str) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.home().join(directory)).expect("directory is there");
+        let mut paths: Vec<_> = entries
+            .map(|entry| entry.expect("directory can be read").path())
+            .filter(|path| !path.ends_with("lock") && path.extension().is_none_or(|e| e != "log"))
+            .collect();
+        paths.sort();
+        paths
+    }
+}
+
+impl Sleeper<'_> {
+    /// The output of a shell script in it that must succeed.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn sh(&self, script: &str) -> String {
+        let finished = self.exec(&["sh", "-c", script]);
+        assert_eq!(finished.code, 0, "{script}: {finished:?}");
+        finished.text()
+    }
+
+    /// Forks it, with more arguments of `fork`; the fork goes at the end of the test.
+    ///
+    /// # Panics
+    /// When it cannot be forked.
+    #[must_use]
+    pub fn fork(&self, args: &[&str]) -> Self {
+        let fork = ["fork"].iter().chain(args).copied();
+        let id = self.coffer.ok(fork.chain([self.id.as_str()]));
+        self.coffer.keep(id)
+    }
+
+    /// What `inspect` says of it.
+    ///
+    /// # Panics
+    /// When it is gone.
+    #[must_use]
+    pub fn inspect(&self) -> Value {
+        self.coffer.inspect(&self.id)
+    }
+
+    /// Its status.
+    ///
+    /// # Panics
+    /// When it is gone.
+    #[must_use]
+    pub fn status(&self) -> String {
+        self.coffer.status(&self.id)
+    }
+
+    /// The process id of its supervisor.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn supervisor(&self) -> i32 {
+        self.process("supervisor_pid")
+    }
+
+    /// The process id of its machine.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn machine(&self) -> i32 {
+        self.process("machine_pid")
+    }
+
+    fn process(&self, field: &str) -> i32 {
+        let info = self.inspect();
+        let pid = info[field].as_i64().and_then(|pid| i32::try_from(pid).ok());
+        pid.unwrap_or_else(|| panic!("no {field}: {info}"))
+    }
+}
+
+/// Waits until `happened`, asking again and again.
+///
+/// # Panics
+/// When it has not happened after a minute.
+pub fn until(what: &str, mut happened: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !happened() {
+        assert!(began.elapsed() < EVENT_LIMIT, "never came: {what}");
+    }
+}
+
+/// Ends a process at once.
+///
+/// # Panics
+/// When there is no such process.
+pub fn kill(pid: i32) {
+    let process = rustix::process::Pid::from_raw(pid).expect("process ids are positive");
+    rustix::process::kill_process(process, rustix::process::Signal::KILL)
+        .expect("process is there");
+}
+
+/// Whether a process still has memory of its own: a zombie has none.
+#[must_use]
+pub fn is_alive(pid: i32) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+}
