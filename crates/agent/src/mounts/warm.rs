@@ -9,11 +9,15 @@ use rustix::fs::{Dir, FileType, OFlags, fstat};
 
 use super::{Root, resolve};
 
-/// Shells, and the loaders and C libraries of Debian, Red Hat and Alpine families.
-const FILES: [&str; 14] = [
+/// Shells, what loaders look for at each start, and the loaders and C libraries of the Debian, Red
+/// Hat and Alpine families.
+/// That some are missing is remembered too.
+const FILES: [&str; 16] = [
     "/etc/passwd",
     "/etc/group",
+    "/etc/ld.so.preload",
     "/etc/ld.so.cache",
+    "/etc/ld-musl-x86_64.path",
     "/bin/sh",
     "/bin/bash",
     "/lib64/ld-linux-x86-64.so.2",

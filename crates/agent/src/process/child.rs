@@ -23,6 +23,15 @@ use rustix::{
 
 use super::Place;
 
+/// The limit of open files where the spec has none: that of systemd, which Docker hands on too.
+pub(super) const OPEN_FILES: (u32, libc::rlimit64) = (
+    libc::RLIMIT_NOFILE,
+    libc::rlimit64 {
+        rlim_cur: 1024,
+        rlim_max: 524_288,
+    },
+);
+
 /// Where a start failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -86,6 +95,14 @@ pub(super) struct Ground<'a> {
     pub(super) place: Place,
 }
 
+/// Whose rights a program gets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rights<'a> {
+    pub(super) uid: Uid,
+    pub(super) gid: Gid,
+    pub(super) groups: &'a [Gid],
+}
+
 /// All that the child needs, made ready before it is born or, if it is a zygote, before it wakes.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
@@ -93,12 +110,12 @@ pub(super) struct Plan<'a> {
     pub(super) stdio: [BorrowedFd<'a>; 3],
     /// Whether `stdio` is a terminal, to be the controlling one.
     pub(super) terminal: bool,
-    /// Numbers of resources and their limits.
+    /// Numbers of resources and their limits, where they are not [`OPEN_FILES`].
     pub(super) rlimits: &'a [(u32, libc::rlimit64)],
-    pub(super) workdir: &'a CStr,
-    pub(super) uid: Uid,
-    pub(super) gid: Gid,
-    pub(super) groups: &'a [Gid],
+    /// `None` is the root, where every child begins.
+    pub(super) workdir: Option<&'a CStr>,
+    /// `None` is root with its one group, as whom every child begins.
+    pub(super) rights: Option<Rights<'a>>,
     /// The program's possible paths, tried in order.
     pub(super) programs: &'a [*const c_char],
     /// Ended by null, as `environment` is.
@@ -143,7 +160,7 @@ pub(super) fn exit() -> ! {
     unsafe { libc::_exit(127) }
 }
 
-/// Takes the child to where it lives.
+/// Takes the child to where it lives, and makes it what most are: root, with the usual limits.
 pub(super) fn settle(ground: &Ground<'_>) -> Result<(), (Step, Errno)> {
     setsid().map_err(at(Step::Terminal))?;
     // Entering the mount namespace also makes its root this process's root and directory.
@@ -157,7 +174,11 @@ pub(super) fn settle(ground: &Ground<'_>) -> Result<(), (Step, Errno)> {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         mount(c"proc", c"/proc", c"proc", flags, None).map_err(at(Step::Proc))?;
     }
-    Ok(())
+    reset_signals().map_err(at(Step::Stdio))?;
+    umask(Mode::from_raw_mode(0o022));
+    let (resource, limit) = &OPEN_FILES;
+    set_limit(*resource, limit).map_err(at(Step::Limits))?;
+    set_thread_groups(&[Gid::ROOT]).map_err(at(Step::User))
 }
 
 fn at(step: Step) -> impl Fn(Errno) -> (Step, Errno) {
@@ -172,16 +193,20 @@ fn prepare(plan: &Plan<'_>) -> Result<(), (Step, Errno)> {
     if plan.terminal {
         ioctl_tiocsctty(plan.stdio[0]).map_err(at(Step::Terminal))?;
     }
-    reset_signals().map_err(at(Step::Stdio))?;
-    umask(Mode::from_raw_mode(0o022));
     for (resource, limit) in plan.rlimits {
         set_limit(*resource, limit).map_err(at(Step::Limits))?;
     }
-    chdir(plan.workdir).map_err(at(Step::Workdir))?;
-    set_thread_groups(plan.groups).map_err(at(Step::User))?;
-    set_thread_res_gid(plan.gid, plan.gid, plan.gid).map_err(at(Step::User))?;
-    // Leaving uid 0 drops all capabilities; for uid 0 they all stay, since the machine is the jail.
-    set_thread_res_uid(plan.uid, plan.uid, plan.uid).map_err(at(Step::User))
+    if let Some(workdir) = plan.workdir {
+        chdir(workdir).map_err(at(Step::Workdir))?;
+    }
+    if let Some(Rights { uid, gid, groups }) = plan.rights {
+        set_thread_groups(groups).map_err(at(Step::User))?;
+        set_thread_res_gid(gid, gid, gid).map_err(at(Step::User))?;
+        // Leaving uid 0 drops all capabilities; for uid 0 they all stay, since the machine is the
+        // jail.
+        set_thread_res_uid(uid, uid, uid).map_err(at(Step::User))?;
+    }
+    Ok(())
 }
 
 /// Makes the descriptors this process's own, which a zygote shares with the agent, and sees to it

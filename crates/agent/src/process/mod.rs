@@ -29,7 +29,7 @@ use rustix::{
 };
 
 use self::{
-    child::{Plan, Report, Step},
+    child::{Plan, Report, Rights, Step},
     clone::ChildStack,
 };
 pub(crate) use self::{
@@ -40,12 +40,6 @@ use crate::{
     failure::{OrFail, Result, failure},
     log,
     mounts::{Root, Stage, resolve},
-};
-
-/// Limits of open files where the spec has none: those of systemd, which Docker hands on too.
-const OPEN_FILES: libc::rlimit64 = libc::rlimit64 {
-    rlim_cur: 1024,
-    rlim_max: 524_288,
 };
 
 /// A running process.
@@ -109,6 +103,15 @@ pub(crate) fn spawn(
     };
     let [stdin, stdout, stderr] = &theirs.0;
     let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let rights = (!user.is_plain_root()).then(|| Rights {
+        uid: Uid::from_raw(user.uid),
+        gid: Gid::from_raw(user.gid),
+        groups: &groups,
+    });
+    let directory = match workdir {
+        "/" => None,
+        path => Some(env::c_string(path)?),
+    };
     let strings = |texts: &[String]| {
         texts
             .iter()
@@ -122,10 +125,8 @@ pub(crate) fn spawn(
         stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
         terminal: spec.terminal.is_some(),
         rlimits: &rlimits(context.rlimits, &spec.rlimits),
-        workdir: &env::c_string(workdir)?,
-        uid: Uid::from_raw(user.uid),
-        gid: Gid::from_raw(user.gid),
-        groups: &groups,
+        workdir: directory.as_deref(),
+        rights,
         programs: &pointers(&programs, false),
         arguments: &pointers(&arguments, true),
         environment: &pointers(&environment, true),
@@ -200,9 +201,9 @@ fn pointers(strings: &[CString], ended: bool) -> Vec<*const c_char> {
         .collect()
 }
 
-/// The limits of a process: `general`, overridden by `own`.
+/// The limits of a process beside those that each has: `general`, overridden by `own`.
 fn rlimits(general: &[Rlimit], own: &[Rlimit]) -> Vec<(u32, libc::rlimit64)> {
-    let mut limits = vec![(libc::RLIMIT_NOFILE, OPEN_FILES)];
+    let mut limits: Vec<(u32, libc::rlimit64)> = Vec::new();
     for limit in general.iter().chain(own) {
         let resource = u32::from(limit.resource);
         let value = libc::rlimit64 {
@@ -299,6 +300,6 @@ mod tests {
             .map(|(resource, value)| (*resource, value.rlim_cur))
             .collect();
         assert_eq!(plain, [(7, 10), (4, 30)]);
-        assert_eq!(rlimits(&[], &[]).len(), 1);
+        assert!(rlimits(&[], &[]).is_empty());
     }
 }

@@ -55,7 +55,7 @@ impl Nursery {
             log::error(&failure.message);
         }
         // What is wrong with it is told to whom it concerns: the start.
-        self.accounts = Accounts::read(root).ok();
+        self.accounts = Accounts::ahead(root).ok();
     }
 
     /// Forgets what something that runs in `root` could make wrong.

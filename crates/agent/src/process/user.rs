@@ -35,11 +35,20 @@ pub(crate) struct User {
     pub(crate) home: String,
 }
 
+impl User {
+    /// Whether it is root with its own group and no other.
+    pub(super) fn is_plain_root(&self) -> bool {
+        (self.uid, self.gid, self.groups.as_slice()) == (0, 0, &[0])
+    }
+}
+
 /// The users and groups of an image.
 #[derive(Debug)]
 pub(super) struct Accounts {
     passwd: String,
     group: String,
+    /// Who is meant when nobody is named, if that was looked up.
+    nobody_named: Option<User>,
 }
 
 impl Accounts {
@@ -48,12 +57,23 @@ impl Accounts {
         Ok(Self {
             passwd: read(root, "/etc/passwd")?,
             group: read(root, "/etc/group")?,
+            nobody_named: None,
         })
+    }
+
+    /// Looks up ahead who is meant when nobody is named.
+    pub(super) fn ahead(root: &Root) -> Result<Self> {
+        let mut accounts = Self::read(root)?;
+        accounts.nobody_named = accounts.resolve("").ok();
+        Ok(accounts)
     }
 
     /// The user that `user` means; empty is root.
     pub(super) fn resolve(&self, user: &str) -> Result<User> {
-        find(user, &self.passwd, &self.group)
+        match &self.nobody_named {
+            Some(root) if user.is_empty() => Ok(root.clone()),
+            _ => find(user, &self.passwd, &self.group),
+        }
     }
 }
 
