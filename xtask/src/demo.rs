@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -12,9 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     args::Args,
-    build,
-    docker_archive::Layer,
-    packages, process,
+    build, packages, process,
     workspace::{self, Profile},
 };
 
@@ -23,12 +21,6 @@ const IMAGE: &str = "cofferdam-demo:latest";
 
 /// What runs in the sandbox.
 const SCRIPT: &str = "echo \"Hello from process $$ on $(uname -srm)\"";
-
-/// Names under which the image has busybox.
-const APPLETS: &[&str] = &[
-    "cat", "date", "echo", "env", "head", "hostname", "id", "ls", "mount", "ps", "sh", "sleep",
-    "tail", "true", "uname", "wc",
-];
 
 /// How long the first template may take. Making one is a cold boot and a snapshot, seconds even
 /// under emulation on a busy machine.
@@ -190,22 +182,6 @@ fn busybox(directory: &Path) -> Result<PathBuf> {
 fn pack(busybox: &Path, archive: &Path) -> Result<()> {
     let program =
         fs::read(busybox).with_context(|| format!("Could not read `{}`", busybox.display()))?;
-    let mut layer = Layer::new();
-    for (directory, mode) in [
-        ("bin", 0o755),
-        ("etc", 0o755),
-        ("root", 0o700),
-        ("tmp", 0o1777),
-    ] {
-        layer.directory(directory, mode)?;
-    }
-    layer.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n")?;
-    layer.file("etc/group", 0o644, b"root:x:0:\n")?;
-    layer.file("bin/busybox", 0o755, &program)?;
-    for applet in APPLETS {
-        layer.symlink(&format!("bin/{applet}"), "busybox")?;
-    }
-    let out =
-        File::create(archive).with_context(|| format!("Could not make `{}`", archive.display()))?;
-    layer.write(IMAGE, &["/bin/sh"], out)
+    let image = cofferdam_testkit::image::busybox_of(&program).archive(IMAGE);
+    fs::write(archive, image).with_context(|| format!("Could not make `{}`", archive.display()))
 }

@@ -15,7 +15,6 @@ mod ci;
 mod cpio;
 mod demo;
 mod dist;
-mod docker_archive;
 mod kernel;
 mod lab;
 mod packages;

@@ -222,12 +222,21 @@ impl ImageBuilder {
 pub fn busybox() -> ImageBuilder {
     let program = std::fs::read(BUSYBOX_PROGRAM)
         .unwrap_or_else(|error| panic!("`{BUSYBOX_PROGRAM}` (busybox-static): {error}"));
+    busybox_of(&program)
+}
+
+/// The same with this static busybox.
+///
+/// # Panics
+/// Never: it is written to memory.
+#[must_use]
+pub fn busybox_of(program: &[u8]) -> ImageBuilder {
     let mut image = ImageBuilder::new()
         .directory("bin", 0o755)
         .directory("etc", 0o755)
         .directory("root", 0o700)
         .directory("tmp", 0o1777)
-        .file("bin/busybox", 0o755, &program)
+        .file("bin/busybox", 0o755, program)
         .file(
             "etc/passwd",
             0o644,

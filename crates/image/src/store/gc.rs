@@ -132,8 +132,7 @@ fn doom(
         };
         if let (Some(user), false) = (&user, force) {
             let what = format!("`{name}` is used by {user}");
-            return Err(Error::new(ErrorKind::InUse, what)
-                .hint("Remove that first"));
+            return Err(Error::new(ErrorKind::InUse, what).hint("Remove that first"));
         }
         doomed.push(Doomed {
             manifest: record.manifest,
