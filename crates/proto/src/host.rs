@@ -27,7 +27,8 @@ pub enum HostMessage {
     MountRoot(RootSpec),
     /// Runs a process whose effect on memory and disk a template is to keep: after `MountRoot`,
     /// before `Start`, in a PID and a mount namespace of its own, so that nothing of it is left
-    /// running when it has ended. A session like that of `Exec`.
+    /// running when it has ended. A session like that of `Exec`; until its end the machine is
+    /// neither started nor quiesced nor frozen.
     WarmUp(ProcessSpec),
     /// Starts the workload, once. Its session is the frame's stream. Answered by `Started` or
     /// `Failed` on that stream.

@@ -4,7 +4,7 @@ use std::{os::fd::AsFd, time::Duration};
 
 use cofferdam_backend::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
     argv::fd,
@@ -30,6 +30,13 @@ const UNBOUNDED: u64 = 1 << 40;
 
 /// QEMU's own default; the finest grain that costs nothing to speak of.
 const CLUSTER_BYTES: u32 = 64 << 10;
+
+/// The least: of what QEMU reckons that it sends in this time, it leaves so much to the end, and it
+/// must not come there by itself (see `snapshot::gate`).
+const DOWNTIME_MS: u32 = 1;
+
+/// Made for Xen, whose machines' memory QEMU does not hold either; it is in every build.
+const SAVE_DEVICES: &str = "xen-save-devices-state";
 
 const CAPTURE_FD_NAME: &str = "state";
 
@@ -67,36 +74,55 @@ pub(crate) async fn set_running(qmp: &Qmp, running: bool) -> Result<()> {
     run(qmp, command, Value::Null).await
 }
 
-/// Has a paused machine write its state into `stream`, and waits until it has.
-pub(crate) async fn capture(qmp: &Qmp, stream: impl AsFd) -> Result<()> {
+/// A migration that was begun.
+#[derive(Debug)]
+pub(crate) struct Migration(watch::Receiver<Option<MigrationStatus>>);
+
+/// Has a machine write its state into `stream`. If it runs, it is stopped at the end.
+pub(crate) async fn migrate(qmp: &Qmp, stream: impl AsFd) -> Result<Migration> {
     run(qmp, "migrate-set-capabilities", capture_capabilities()).await?;
-    let bandwidth = json!({ "max-bandwidth": UNBOUNDED });
-    run(qmp, "migrate-set-parameters", bandwidth).await?;
+    let parameters = json!({ "max-bandwidth": UNBOUNDED, "downtime-limit": DOWNTIME_MS });
+    run(qmp, "migrate-set-parameters", parameters).await?;
     let name = json!({ "fdname": CAPTURE_FD_NAME });
     qmp.run_with_fd("getfd", name, stream.as_fd(), COMMAND_TIMEOUT)
         .await?;
     drop(stream);
-    let mut events = qmp.events();
-    events.migration.mark_unchanged();
+    let mut status = qmp.events().migration;
+    status.mark_unchanged();
     let uri = json!({ "uri": format!("fd:{CAPTURE_FD_NAME}") });
     run(qmp, "migrate", uri).await?;
-    let ended = async {
-        loop {
-            events
-                .migration
-                .changed()
-                .await
-                .map_err(|_| gone("it had written its state"))?;
-            match *events.migration.borrow_and_update() {
-                Some(MigrationStatus::Completed) => return Ok(()),
-                Some(MigrationStatus::Failed) => {
-                    return Err(Error::new(ErrorKind::Io, "QEMU could not write its state"));
+    Ok(Migration(status))
+}
+
+impl Migration {
+    /// Waits until the state is written.
+    pub(crate) async fn end(mut self) -> Result<()> {
+        let ended = async {
+            loop {
+                let changed = self.0.changed().await;
+                changed.map_err(|_| gone("it had written its state"))?;
+                match *self.0.borrow_and_update() {
+                    Some(MigrationStatus::Completed) => return Ok(()),
+                    Some(MigrationStatus::Failed) => {
+                        return Err(Error::new(ErrorKind::Io, "QEMU could not write its state"));
+                    }
+                    Some(MigrationStatus::Running) | None => {}
                 }
-                Some(MigrationStatus::Running) | None => {}
             }
-        }
-    };
-    within(CAPTURE_TIMEOUT, "the machine's state", ended).await?
+        };
+        within(CAPTURE_TIMEOUT, "the machine's state", ended).await?
+    }
+}
+
+/// Whether QEMU has the command of [`save_devices`].
+pub(crate) async fn can_save_devices(qmp: &Qmp) -> Result<bool> {
+    let commands = qmp
+        .run("query-commands", Value::Null, COMMAND_TIMEOUT)
+        .await?;
+    let name = |command: &Value| command.get("name").and_then(Value::as_str) == Some(SAVE_DEVICES);
+    Ok(commands
+        .as_array()
+        .is_some_and(|commands| commands.iter().any(name)))
 }
 
 /// Has a paused machine write its vCPUs and devices, without memory, into the pipe at `path`;
@@ -104,9 +130,7 @@ pub(crate) async fn capture(qmp: &Qmp, stream: impl AsFd) -> Result<()> {
 pub(crate) async fn save_devices(qmp: &Qmp, path: &str) -> Result<()> {
     // Disks are not let go of: the machine lives on.
     let file = json!({ "filename": path, "live": false });
-    qmp.run("xen-save-devices-state", file, CAPTURE_TIMEOUT)
-        .await
-        .map(drop)
+    qmp.run(SAVE_DEVICES, file, CAPTURE_TIMEOUT).await.map(drop)
 }
 
 /// From now on QEMU notes which clusters of a disk are written.

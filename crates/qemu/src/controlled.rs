@@ -73,7 +73,10 @@ impl Controlled {
             then();
             written
         });
-        let sent = control::capture(&self.qmp, theirs).await;
+        let sent = match control::migrate(&self.qmp, theirs).await {
+            Ok(migration) => migration.end().await,
+            Err(error) => Err(error),
+        };
         let written = writing.await.map_err(|error| {
             Error::new(ErrorKind::Io, "Writing the snapshot was cut off").because(error)
         })?;

@@ -225,7 +225,12 @@ impl Machine for QemuMachine {
     fn begin_capture(&self, plan: CapturePlan) -> BoxFuture<'_, Result<Box<dyn Capture>>> {
         Box::pin(async move {
             let controlled = Arc::clone(self.controlled()?);
-            let capture = QemuCapture::begin(controlled, plan).await?;
+            // On a task of its own: what it has set up in QEMU is taken down in order even if nobody
+            // waits for it any more.
+            let begun = tokio::spawn(QemuCapture::begin(controlled, plan)).await;
+            let capture = begun.map_err(|error| {
+                Error::new(ErrorKind::Io, "The capture was cut off").because(error)
+            })??;
             Ok(Box::new(capture) as Box<dyn Capture>)
         })
     }

@@ -44,10 +44,14 @@ const FLAGS: u64 = 0xfff;
 /// A machine has a handful of memory blocks: guest memory and its firmware.
 const MAX_BLOCKS: usize = 64;
 
-/// Takes a guest's memory pages in the order in which they come.
+/// Takes a guest's memory pages in the order in which they come. A page comes again when the guest
+/// has changed it since; the last one counts.
 pub(crate) trait PageSink {
-    /// Puts a page that is not all zeroes at `offset` bytes from the start of guest memory.
+    /// Puts a page at `offset` bytes from the start of guest memory.
     fn put(&mut self, offset: u64, page: &[u8; PAGE_BYTES]) -> io::Result<()>;
+
+    /// Puts a page of zeroes there.
+    fn clear(&mut self, offset: u64) -> io::Result<()>;
 }
 
 /// Copies a stream from `input` to `output` without guest memory, which is the one block of
@@ -99,6 +103,10 @@ impl PageSink for NoPages {
         Err(malformed(
             "guest memory came in the stream though it is a file",
         ))
+    }
+
+    fn clear(&mut self, offset: u64) -> io::Result<()> {
+        self.put(offset, &[0; PAGE_BYTES])
     }
 }
 
@@ -218,7 +226,7 @@ impl Ram {
             return pages.put(offset, &page);
         }
         match tape.read_u8()? {
-            0 => Ok(()),
+            0 => pages.clear(offset),
             byte => pages.put(offset, &[byte; PAGE_BYTES]),
         }
     }

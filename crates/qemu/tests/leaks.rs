@@ -4,7 +4,7 @@
 
 mod guest;
 
-use cofferdam_backend::contract::Harness;
+use cofferdam_backend::{CapturePlan, Machine, SnapshotFiles, contract::Harness};
 
 const ROUNDS: usize = 8;
 
@@ -28,6 +28,27 @@ fn children() -> String {
     list.collect()
 }
 
+/// Begins a capture and, in turn, gives it up, takes it and gives it up, or brings it to its end.
+async fn capture(harness: &guest::QemuHarness, machine: &dyn Machine, round: usize) {
+    let dir = harness.directory();
+    let memory = SnapshotFiles {
+        memory: dir.join("memory"),
+        state: dir.join("state"),
+    };
+    let plan = CapturePlan {
+        memory: Some(memory),
+        disks: Vec::new(),
+    };
+    let mut capture = machine.begin_capture(plan).await.unwrap();
+    if round % 3 > 0 {
+        machine.pause().await.unwrap();
+        capture.take().await.unwrap();
+    }
+    if round % 3 > 1 {
+        capture.settle().await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn machines_leave_no_descriptors_threads_or_children() {
     let Some(harness) = guest::harness() else {
@@ -42,6 +63,7 @@ async fn machines_leave_no_descriptors_threads_or_children() {
         let spec = harness.spec();
         let machine = harness.backend().start(&spec).await.unwrap();
         let channel = machine.agent_channel().unwrap();
+        capture(&harness, &*machine, round).await;
         let attached = harness.backend().attach(spec.run_dir).await.unwrap();
         // The last round waits for the end of its process's entry; others only for its end.
         if round % 2 == 0 {

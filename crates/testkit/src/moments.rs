@@ -94,14 +94,28 @@ pub fn now() -> Duration {
         .expect("it is later than 1970")
 }
 
-/// What [`STAMP`] has written, without a last entry that is cut.
+/// The whole lines of a file in a sandbox; none if there is no such file yet.
+///
+/// # Panics
+/// When the sandbox cannot be asked.
+#[must_use]
+pub fn journal(sandbox: &Sleeper<'_>, path: &str) -> Vec<String> {
+    let done = sandbox.exec(&["sh", "-c", &format!("test ! -e {path} || cat {path}")]);
+    assert_eq!(done.code, 0, "{done:?}");
+    let text = String::from_utf8(done.stdout).expect("it is text");
+    // The last line may be under way.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(str::to_owned).collect()
+}
+
+/// What [`STAMP`] has written.
 ///
 /// # Panics
 /// When there is something else.
 #[must_use]
 pub fn stamps(sandbox: &Sleeper<'_>) -> Vec<Duration> {
-    let text = sandbox.sh("cat /stamps");
-    let numbers: Vec<u64> = text.lines().map(stamp).collect();
+    let lines = journal(sandbox, "/stamps");
+    let numbers: Vec<u64> = lines.iter().map(|line| stamp(line)).collect();
     let pairs = numbers.chunks_exact(2);
     pairs
         .map(|pair| Duration::from_secs(pair[0]) + Duration::from_micros(pair[1]))
@@ -118,9 +132,15 @@ fn stamp(line: &str) -> u64 {
 /// # Panics
 /// When they have nothing in common, or when ours has no entry of its own.
 pub fn first_of_its_own<T: PartialEq + Copy>(ours: &[T], theirs: &[T]) -> T {
-    let common = ours.iter().zip(theirs).take_while(|(a, b)| a == b).count();
+    let common = common(ours, theirs);
     assert!(common > 0, "they have nothing in common");
     *ours.get(common).expect("it has gone on")
+}
+
+/// How many entries two journals have in common.
+#[must_use]
+pub fn common<T: PartialEq>(ours: &[T], theirs: &[T]) -> usize {
+    ours.iter().zip(theirs).take_while(|(a, b)| a == b).count()
 }
 
 /// Fails unless a guest that looked at its clock between `from` and `to` saw the right time.

@@ -1,9 +1,6 @@
 //! What tests ask of sandboxes, and sandboxes that go when their test ends.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -85,19 +82,23 @@ impl Coffer {
         finished
     }
 
-    /// Everything below one of the store's directories that is neither a lock nor a log, sorted.
+    /// Names of what is in one of the store's directories and is neither a lock nor a log, sorted.
     ///
     /// # Panics
     /// When it cannot be read.
     #[must_use]
-    pub fn entries(&self, directory: &str) -> Vec<PathBuf> {
+    pub fn entries(&self, directory: &str) -> Vec<String> {
         let entries = std::fs::read_dir(self.home().join(directory)).expect("directory is there");
-        let mut paths: Vec<_> = entries
-            .map(|entry| entry.expect("directory can be read").path())
-            .filter(|path| !path.ends_with("lock") && path.extension().is_none_or(|e| e != "log"))
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.expect("directory can be read").file_name())
+            .map(|name| name.into_string().expect("names are text"))
+            .filter(|name| {
+                let ends = |end: &str| name.ends_with(end);
+                !ends("lock") && !ends(".log")
+            })
             .collect();
-        paths.sort();
-        paths
+        names.sort();
+        names
     }
 }
 
@@ -187,8 +188,13 @@ pub fn kill(pid: i32) {
         .expect("process is there");
 }
 
-/// Whether a process still has memory of its own: a zombie has none.
+/// Whether anything of a process is left but its exit status: while one of its threads still
+/// dies, its files are open and locked.
 #[must_use]
 pub fn is_alive(pid: i32) -> bool {
-    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which may hold anything; proc_pid_stat(5).
+    let state = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    threads > 1 || !(state.is_empty() || state.starts_with(['Z', 'X']))
 }

@@ -12,15 +12,23 @@ use crate::{
 impl Agent {
     pub(super) fn freeze(&mut self, sync: bool) -> Result<Option<AgentMessage>> {
         self.check_steps()?;
+        self.check_warm_ups()?;
         if let Workload::Ended(number) = self.workload
             && !self.sessions.contains(number)
         {
             return Err(failure(FailureKind::OutOfOrder, "The workload has ended"));
         }
-        let mut frozen = match self.frozen.take() {
-            Some(frozen) => frozen,
-            None => Frozen::freeze(&self.port)?,
-        };
+        if let Some(frozen) = &mut self.frozen {
+            if sync {
+                frozen.sync(self.root.as_ref())?;
+            }
+            return Ok(Some(AgentMessage::Frozen));
+        }
+        if sync {
+            // Most of what is dirty is written while the processes still run.
+            rustix::fs::sync();
+        }
+        let mut frozen = Frozen::freeze(&self.port)?;
         self.sessions.hold();
         let synced = if sync {
             frozen.sync(self.root.as_ref())

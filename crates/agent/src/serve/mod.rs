@@ -208,7 +208,7 @@ impl Agent {
                 self.sessions.detach(stream);
                 Ok(None)
             }
-            HostMessage::Quiesce => Ok(Some(self.quiesce())),
+            HostMessage::Quiesce => self.quiesce(),
             HostMessage::Freeze { sync } => self.freeze(sync),
             HostMessage::Thaw { unix_ns } => self.thaw(unix_ns),
             HostMessage::Inherit => self.step(Self::inherit),
@@ -237,15 +237,14 @@ impl Agent {
         Ok(None)
     }
 
-    fn quiesce(&mut self) -> AgentMessage {
+    fn quiesce(&mut self) -> Result<Option<AgentMessage>> {
+        self.check_warm_ups()?;
         if let (Workload::NotStarted, Some(root)) = (self.workload, &self.root) {
             mounts::warm(root);
-            if self.warm_ups.is_empty() {
-                self.nursery.prepare(&self.stage, root);
-            }
+            self.nursery.prepare(&self.stage, root);
         }
         rustix::fs::sync();
-        AgentMessage::Quiesced
+        Ok(Some(AgentMessage::Quiesced))
     }
 
     /// Fails after a step has failed: a machine that is not what the host believes does nothing.

@@ -24,17 +24,23 @@ impl Agent {
                 "The workload was started already",
             ));
         }
-        if !self.warm_ups.is_empty() {
-            return Err(failure(
-                FailureKind::OutOfOrder,
-                "A warm-up is still running",
-            ));
-        }
+        self.check_warm_ups()?;
         cgroup::limit(&limits)?;
         self.rlimits = limits.rlimits;
         self.spawn(stream, process, Place::Workload)?;
         self.workload = Workload::Running(stream);
         Ok(None)
+    }
+
+    /// Fails while a warm-up runs: a template must not hold one, nor a workload have it beside it.
+    pub(super) fn check_warm_ups(&self) -> Result<()> {
+        if self.warm_ups.is_empty() {
+            return Ok(());
+        }
+        Err(failure(
+            FailureKind::OutOfOrder,
+            "A warm-up is still running",
+        ))
     }
 
     pub(super) fn warm_up(

@@ -135,6 +135,24 @@ fn a_workload_made_ahead_can_fail_and_be_joined() {
 }
 
 #[test]
+fn a_workload_made_ahead_sleeps_through_a_freeze() {
+    let Some(mut guest) = Guest::boot(|_| {}) else {
+        return;
+    };
+    guest.host.mount(&Host::root(UpperDevice::Disk));
+    quiesce(&mut guest.host);
+    guest.host.freeze(true);
+    let mut copy = guest.capture().restore();
+    for host in [&mut copy.host, &mut guest.host] {
+        let number = host.number();
+        host.take_over(number, Host::other_identity(1));
+        host.sessions.remove(&number);
+        let number = host.start(shell("hostname; echo $$"));
+        assert_eq!(host.finish(number).text(), "other-1\n1\n");
+    }
+}
+
+#[test]
 fn a_warm_up_undoes_what_was_made_ahead() {
     let Some(mut guest) = Guest::boot(|_| {}) else {
         return;

@@ -69,7 +69,7 @@ fn a_warm_up_comes_after_the_root_and_before_the_workload() {
 }
 
 #[test]
-fn a_workload_does_not_start_beside_a_warm_up() {
+fn neither_a_workload_nor_a_capture_comes_beside_a_warm_up() {
     let Some(mut guest) = Guest::boot(|_| {}) else {
         return;
     };
@@ -77,6 +77,10 @@ fn a_workload_does_not_start_beside_a_warm_up() {
     host.mount(&Host::root(UpperDevice::Disk));
     let running = warm_up(host, "echo up; sleep 1000");
     host.until(running, |outcome| !outcome.stdout.is_empty());
+    for message in [HostMessage::Quiesce, HostMessage::Freeze { sync: false }] {
+        let failure = host.ask_in_vain(&message);
+        assert_eq!(failure.kind, FailureKind::OutOfOrder, "{message:?}");
+    }
     let workload = host.start(shell("true"));
     let failure = host.finish(workload).failure.unwrap();
     assert_eq!(failure.kind, FailureKind::OutOfOrder);

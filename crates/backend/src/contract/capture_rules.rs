@@ -7,7 +7,7 @@ use super::{
     Harness, Outcome, ROUND_BLOCKS,
     clock::bounded,
     outcome::{ensure, refused},
-    writer::{PAGES, Writer, captures_live, is_empty, plan, settle},
+    writer::{KINDS, PAGES, Writer, captures_live, is_empty, plan, settle},
 };
 use crate::{CapturePlan, ErrorKind, MachineStatus, SnapshotFiles};
 
@@ -17,29 +17,32 @@ pub(super) async fn a_dropped_capture_leaves_no_file_and_the_machine_as_it_was(
     if !captures_live(harness) {
         return Ok(());
     }
-    let mut writer = Writer::start(harness).await?;
-    writer.guest.begin_rounds()?;
-    let dir = harness.directory();
-    let (plan, _) = plan(&dir);
-    drop(writer.begin(harness, &plan).await?);
-    is_empty(&dir)?;
-    writer.rounds("a machine whose capture was dropped", 3)?;
-    drop(writer.take(harness, &plan).await?);
-    is_empty(&dir)?;
-    writer.resume(harness).await?;
-    writer.rounds("a machine whose taken capture was dropped", 3)?;
-    let capture = writer.take(harness, &plan).await?;
-    writer.resume(harness).await?;
-    drop(capture);
-    is_empty(&dir)?;
-    let status = writer.machine.status();
-    ensure(status == MachineStatus::Running, || {
-        format!("its status is {status:?}")
-    })?;
-    // Nothing that is left of them is in the way of one that is wanted.
-    let taken = writer.capture(harness).await?;
-    let mut restored = writer.restore(harness, &taken).await?;
-    restored.rounds("a capture after dropped ones", ROUND_BLOCKS + 1)
+    for began in KINDS {
+        let mut writer = Writer::begin_as(harness, began).await?;
+        writer.guest.begin_rounds()?;
+        let dir = harness.directory();
+        let (plan, _) = plan(&dir);
+        drop(writer.begin(harness, &plan).await?);
+        is_empty(&dir)?;
+        writer.rounds("a machine whose capture was dropped", 3)?;
+        drop(writer.take(harness, &plan).await?);
+        is_empty(&dir)?;
+        writer.resume(harness).await?;
+        writer.rounds("a machine whose taken capture was dropped", 3)?;
+        let capture = writer.take(harness, &plan).await?;
+        writer.resume(harness).await?;
+        drop(capture);
+        is_empty(&dir)?;
+        let status = writer.machine.status();
+        ensure(status == MachineStatus::Running, || {
+            format!("its status is {status:?}")
+        })?;
+        // Nothing that is left of them is in the way of one that is wanted.
+        let taken = writer.capture(harness).await?;
+        let mut restored = writer.restore(harness, &taken).await?;
+        restored.rounds("a capture after dropped ones", ROUND_BLOCKS + 1)?;
+    }
+    Ok(())
 }
 
 pub(super) async fn a_machine_has_one_capture_at_a_time(harness: &dyn Harness) -> Outcome {

@@ -7,7 +7,7 @@ use super::{
     BLOCK_BYTES, Harness, Outcome, ROUND_BLOCKS,
     clock::bounded,
     outcome::ensure,
-    writer::{Began, PAGES, Writer, captures_live, plan, settle},
+    writer::{Began, KINDS, PAGES, Writer, captures_live, plan, settle},
 };
 use crate::MachineStatus;
 
@@ -50,53 +50,58 @@ pub(super) async fn memory_is_captured_as_it_was_at_the_moment(harness: &dyn Har
     if !captures_live(harness) {
         return Ok(());
     }
-    let mut writer = Writer::start(harness).await?;
-    writer.guest.fill(2 * PAGES, 1)?;
-    let (plan, taken) = plan(&harness.directory());
-    let mut capture = writer.begin(harness, &plan).await?;
-    writer.guest.fill(PAGES, 2)?;
-    writer.pause(harness).await?;
-    bounded(harness, "take", capture.take()).await??;
-    writer.resume(harness).await?;
-    writer.guest.fill(PAGES, 3)?;
-    settle(harness, capture).await?;
-    let mut restored = writer.restore(harness, &taken).await?;
-    restored.holds("the capture", 2)?;
-    writer.holds("the captured machine", 3)
+    for began in KINDS {
+        let mut writer = Writer::begin_as(harness, began).await?;
+        writer.guest.fill(2 * PAGES, 1)?;
+        let (plan, taken) = plan(&harness.directory());
+        let mut capture = writer.begin(harness, &plan).await?;
+        writer.guest.fill(PAGES, 2)?;
+        writer.pause(harness).await?;
+        bounded(harness, "take", capture.take()).await??;
+        writer.resume(harness).await?;
+        writer.guest.fill(PAGES, 3)?;
+        settle(harness, capture).await?;
+        let mut restored = writer.restore(harness, &taken).await?;
+        restored.holds("the capture", 2)?;
+        writer.holds("the captured machine", 3)?;
+    }
+    Ok(())
 }
 
 pub(super) async fn a_disk_is_captured_as_it_was_at_the_moment(harness: &dyn Harness) -> Outcome {
     if !captures_live(harness) {
         return Ok(());
     }
-    let mut writer = Writer::start(harness).await?;
-    // A block each that changes before, between and after begin and take, or never.
-    let write = |writer: &mut Writer, blocks: &[u64], word: u64| {
-        blocks
-            .iter()
-            .try_for_each(|block| writer.guest.write_block(*block, word))
-    };
-    write(&mut writer, &[0, 1, 2, 3], 10)?;
-    let (plan, taken) = plan(&harness.directory());
-    let mut capture = writer.begin(harness, &plan).await?;
-    write(&mut writer, &[1, 2, 4], 11)?;
-    writer.pause(harness).await?;
-    bounded(harness, "take", capture.take()).await??;
-    writer.resume(harness).await?;
-    write(&mut writer, &[2, 3, 4, 5], 12)?;
-    settle(harness, capture).await?;
-    let mut restored = writer.restore(harness, &taken).await?;
-    for (block, then, now) in [
-        (0, 10, 10),
-        (1, 11, 11),
-        (2, 11, 12),
-        (3, 10, 12),
-        (4, 11, 12),
-        (5, 0, 12),
-        (6, 0, 0),
-    ] {
-        restored.reads("the capture", block, then)?;
-        writer.reads("the captured machine", block, now)?;
+    for began in KINDS {
+        let mut writer = Writer::begin_as(harness, began).await?;
+        // A block each that changes before, between and after begin and take, or never.
+        let write = |writer: &mut Writer, blocks: &[u64], word: u64| {
+            blocks
+                .iter()
+                .try_for_each(|block| writer.guest.write_block(*block, word))
+        };
+        write(&mut writer, &[0, 1, 2, 3], 10)?;
+        let (plan, taken) = plan(&harness.directory());
+        let mut capture = writer.begin(harness, &plan).await?;
+        write(&mut writer, &[1, 2, 4], 11)?;
+        writer.pause(harness).await?;
+        bounded(harness, "take", capture.take()).await??;
+        writer.resume(harness).await?;
+        write(&mut writer, &[2, 3, 4, 5], 12)?;
+        settle(harness, capture).await?;
+        let mut restored = writer.restore(harness, &taken).await?;
+        for (block, then, now) in [
+            (0, 10, 10),
+            (1, 11, 11),
+            (2, 11, 12),
+            (3, 10, 12),
+            (4, 11, 12),
+            (5, 0, 12),
+            (6, 0, 0),
+        ] {
+            restored.reads("the capture", block, then)?;
+            writer.reads("the captured machine", block, now)?;
+        }
     }
     Ok(())
 }
@@ -107,20 +112,23 @@ pub(super) async fn disk_and_memory_are_of_one_moment_while_the_guest_writes(
     if !captures_live(harness) {
         return Ok(());
     }
-    let mut writer = Writer::start(harness).await?;
-    writer.guest.begin_rounds()?;
-    for _ in 0..3 {
-        writer.rounds("the machine", ROUND_BLOCKS + 3)?;
-        let (plan, taken) = plan(&harness.directory());
-        let capture = writer.take(harness, &plan).await?;
-        writer.resume(harness).await?;
-        writer.rounds("the machine", 3)?;
-        settle(harness, capture).await?;
-        let mut restored = writer.restore(harness, &taken).await?;
-        // Every block is looked at in that many rounds.
-        restored.rounds("the capture", ROUND_BLOCKS + 1)?;
+    for began in KINDS {
+        let mut writer = Writer::begin_as(harness, began).await?;
+        writer.guest.begin_rounds()?;
+        for _ in 0..3 {
+            writer.rounds("the machine", ROUND_BLOCKS + 3)?;
+            let (plan, taken) = plan(&harness.directory());
+            let capture = writer.take(harness, &plan).await?;
+            writer.resume(harness).await?;
+            writer.rounds("the machine", 3)?;
+            settle(harness, capture).await?;
+            let mut restored = writer.restore(harness, &taken).await?;
+            // Every block is looked at in that many rounds.
+            restored.rounds("the capture", ROUND_BLOCKS + 1)?;
+        }
+        writer.rounds("the machine", ROUND_BLOCKS + 1)?;
     }
-    writer.rounds("the machine", ROUND_BLOCKS + 1)
+    Ok(())
 }
 
 pub(super) async fn disks_alone_are_captured_without_memory(harness: &dyn Harness) -> Outcome {

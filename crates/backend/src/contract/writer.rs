@@ -30,6 +30,9 @@ pub(super) struct Writer {
     pub(super) spec: MachineSpec,
 }
 
+/// The kinds of machines that backends may capture in different ways.
+pub(super) const KINDS: [Began; 2] = [Began::Booted, Began::Restored];
+
 /// What a capture made.
 pub(super) struct Taken {
     pub(super) files: SnapshotFiles,

@@ -32,16 +32,20 @@ fn print(report: &HostReport) {
     }
     for backend in &report.backends {
         let chosen = if backend.chosen { " (chosen)" } else { "" };
+        let lacks_kvm = !backend.usable && backend.summary == report.kvm.detail;
+        let summary = if lacks_kvm {
+            "cannot run without KVM"
+        } else {
+            &backend.summary
+        };
         row(
             backend.usable,
             &format!("{}{chosen}", backend.name),
-            &backend.summary,
+            summary,
         );
         if backend.usable {
             output::line(format_args!("         isolation: {}", backend.isolation));
-        } else if !report.kvm.is_usable() && backend.name == "qemu-kvm" {
-            // Said above.
-        } else {
+        } else if !lacks_kvm {
             for fix in &backend.fixes {
                 mend(&fix.cost, fix.command.as_deref().unwrap_or(&fix.what));
             }

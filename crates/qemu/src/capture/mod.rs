@@ -2,11 +2,13 @@
 //!
 //! A sandbox's machine is restored from a template's memory file, mapped privately. What it has in
 //! common with the template is copied file to file while it runs; in the pause only what it has
-//! changed is read, and its devices. Machines of other kinds are captured whole in the pause.
+//! changed is read, and its devices. When that is too much for a pause, and for machines that were
+//! not restored, QEMU sends memory ahead itself. What is neither is captured whole in the pause.
 //!
 //! Locks: none is held across an await but the machine's [`Turn`], which a capture holds until all
 //! that it set up in QEMU has been taken down.
 
+mod ahead;
 mod devices;
 mod disks;
 mod files;
@@ -86,19 +88,10 @@ impl QemuCapture {
             self.disks
                 .push(DiskCopy::new(disk.clone(), path, number, maker));
         }
-        if self.in_one_piece() {
-            // Its stream leaves QEMU without its disks, so they are copied before, in the pause.
-            return Ok(());
-        }
         for disk in &mut self.disks {
             disk.copy_ahead(&machine.qmp).await?;
         }
         Ok(())
-    }
-
-    /// Whether memory comes as one stream, with nothing copied ahead.
-    fn in_one_piece(&self) -> bool {
-        self.memory.as_ref().is_some_and(MemoryCapture::is_stream)
     }
 
     async fn take_now(&mut self) -> Result<()> {
@@ -121,18 +114,16 @@ impl QemuCapture {
     }
 
     async fn take_all(&mut self) -> Result<()> {
-        let whole = self.in_one_piece();
         for disk in &mut self.disks {
-            if whole {
-                disk.copy().await?;
-            } else {
-                disk.pin(&self.machine.qmp).await?;
-            }
+            disk.pin(&self.machine.qmp).await?;
         }
-        match &mut self.memory {
-            Some(memory) => memory.take(&self.machine).await,
-            None => Ok(()),
+        let Some(memory) = &mut self.memory else {
+            return Ok(());
+        };
+        if memory.lets_go_of_disks() {
+            finish(&mut self.disks, &self.machine).await?;
         }
+        memory.take(&self.machine).await
     }
 
     async fn settle_now(mut self) -> Result<()> {
@@ -146,15 +137,9 @@ impl QemuCapture {
     }
 
     async fn settle_all(&mut self) -> Result<()> {
-        let machine = Arc::clone(&self.machine);
-        for disk in &mut self.disks {
-            disk.finish().await?;
-        }
-        for disk in &mut self.disks {
-            disk.take_down(&machine.qmp).await?;
-        }
+        finish(&mut self.disks, &self.machine).await?;
         match self.memory.take() {
-            Some(memory) => memory.settle(&machine.shape).await,
+            Some(memory) => memory.settle(&self.machine.shape).await,
             None => Ok(()),
         }
     }
@@ -163,6 +148,17 @@ impl QemuCapture {
     async fn or_gone<T>(&self, result: Result<T>) -> Result<T> {
         self.machine.or_gone(result).await
     }
+}
+
+/// Waits until disks that were pinned are whole, and takes down what was set up for that.
+async fn finish(disks: &mut [DiskCopy], machine: &Controlled) -> Result<()> {
+    for disk in disks.iter_mut() {
+        disk.finish().await?;
+    }
+    for disk in disks {
+        disk.take_down(&machine.qmp).await?;
+    }
+    Ok(())
 }
 
 fn wrong_state(what: &str) -> Error {
@@ -216,8 +212,11 @@ impl Drop for QemuCapture {
             return;
         };
         turn.release();
-        let machine = Arc::clone(&self.machine);
+        let (memory, machine) = (self.memory.take(), Arc::clone(&self.machine));
         self.runtime.spawn(async move {
+            if let Some(memory) = memory {
+                memory.abandon().await;
+            }
             for mut disk in disks {
                 // Nobody is left to be told; a machine that is gone has nothing to take down.
                 let _ = disk.take_down(&machine.qmp).await;

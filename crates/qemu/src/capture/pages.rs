@@ -14,7 +14,7 @@ use std::{
     thread,
 };
 
-use rustix::fs::{FallocateFlags, fallocate};
+use crate::snapshot::clear;
 
 /// Bytes of a page; x86-64's smallest, in which pagemap counts.
 const PAGE: u64 = 4096;
@@ -190,15 +190,6 @@ const fn to_bytes(count: u64) -> usize {
 fn is_zero(page: &[u8; to_bytes(PAGE)]) -> bool {
     let (words, _) = page.as_chunks();
     words.iter().all(|word| u64::from_ne_bytes(*word) == 0)
-}
-
-/// Makes a hole, or zeroes where the file system has no holes.
-fn clear(file: &File, offset: u64, length: u64) -> io::Result<()> {
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    match fallocate(file, flags, offset, length) {
-        Err(rustix::io::Errno::OPNOTSUPP) => file.write_all_at(&vec![0; to_usize(length)?], offset),
-        other => other.map_err(Into::into),
-    }
 }
 
 /// The private mappings of the file with the number `inode`; `None` unless they are `bytes` bytes

@@ -2,21 +2,25 @@
 //!
 //! QEMU reads the state's stream from the open file, where this module has left its position.
 
+mod gate;
 mod header;
+mod runs;
 
 use std::{
     fs::File,
     io::{self, Read},
-    os::unix::{
-        fs::{FileExt, OpenOptionsExt},
-        net::UnixStream,
-    },
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
 };
 
 use cofferdam_backend::{Error, ErrorKind, MachineSpec, Result, SnapshotFiles};
 
+pub(crate) use gate::{Gate, GateKey, PIPE_BYTES, gate};
 pub(crate) use header::MAX_STREAM_BYTES;
+pub(crate) use runs::clear;
+
+use gate::Held;
+use runs::Runs;
 
 use crate::stream::{self, NO_DESCRIPTION, NoPages, PageSink, split};
 
@@ -49,9 +53,11 @@ impl Shape {
 }
 
 /// Whether memory is written, or is in its file already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum MemoryFile {
     Write,
+    /// Written too, but for the last part only when the gate is opened.
+    WriteHeld(Gate),
     Present,
 }
 
@@ -61,26 +67,33 @@ pub(crate) enum MemoryFile {
 /// # Blocking
 /// Until the stream ends.
 pub(crate) fn write(
-    stream: &UnixStream,
+    stream: impl Read,
     files: &SnapshotFiles,
     shape: &Shape,
     memory: MemoryFile,
 ) -> Result<()> {
     let state = create(&files.state)?;
-    let result = match memory {
-        MemoryFile::Present => write_state(stream, &state, shape, &mut NoPages).map_err(unwritten),
-        MemoryFile::Write => create(&files.memory).and_then(|file| {
-            file.set_len(shape.memory_bytes()).map_err(unwritten)?;
-            let mut pages = Runs::new(file);
-            write_state(stream, &state, shape, &mut pages).map_err(unwritten)?;
-            pages.flush().map_err(unwritten)
-        }),
+    let gate = match memory {
+        MemoryFile::Present => {
+            let written = write_state(stream, &state, shape, &mut NoPages).map_err(unwritten);
+            // The first error is the one to report.
+            return written.inspect_err(|_| drop(std::fs::remove_file(&files.state)));
+        }
+        MemoryFile::Write => None,
+        MemoryFile::WriteHeld(gate) => Some(gate),
     };
+    let result = create(&files.memory).and_then(|file| {
+        let bytes = shape.memory_bytes();
+        file.set_len(bytes).map_err(unwritten)?;
+        let runs = Runs::new(file, bytes).map_err(unwritten)?;
+        let mut pages = Held::new(runs, gate, bytes);
+        write_state(stream, &state, shape, &mut pages).map_err(unwritten)?;
+        pages.into_inner().finish().map_err(unwritten)
+    });
     if result.is_err() {
-        // The first error is the one to report. A file that was there before is not touched:
-        // making it was then the failure.
+        // A file that was there before is not touched: making it was then the failure.
         let _ = std::fs::remove_file(&files.state);
-        if memory == MemoryFile::Write && !already_there(&result) {
+        if !already_there(&result) {
             let _ = std::fs::remove_file(&files.memory);
         }
     }
@@ -113,13 +126,13 @@ fn unwritten(error: io::Error) -> Error {
 }
 
 fn write_state(
-    stream: &UnixStream,
+    stream: impl Read,
     state: &File,
     shape: &Shape,
     pages: &mut impl PageSink,
 ) -> io::Result<()> {
     header::write(state, shape, |output| {
-        let input = io::BufReader::with_capacity(1 << 20, stream);
+        let input = io::BufReader::with_capacity(PIPE_BYTES, stream);
         split(input, output, shape.memory_bytes(), pages)
     })
 }
@@ -168,44 +181,6 @@ pub(crate) fn write_spliced(path: &Path, shape: &Shape, head: &[u8], devices: &[
         let _ = std::fs::remove_file(path);
     }
     written.map_err(unwritten)
-}
-
-/// Pages gathered into runs, so that memory is not written page by page.
-struct Runs {
-    file: File,
-    start: u64,
-    bytes: Vec<u8>,
-}
-
-/// Larger writes gain nothing.
-const RUN_BYTES: usize = 1 << 20;
-
-impl Runs {
-    fn new(file: File) -> Self {
-        Self {
-            file,
-            start: 0,
-            bytes: Vec::with_capacity(RUN_BYTES),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.write_all_at(&self.bytes, self.start)?;
-        self.bytes.clear();
-        Ok(())
-    }
-}
-
-impl PageSink for Runs {
-    fn put(&mut self, offset: u64, page: &[u8; 4096]) -> io::Result<()> {
-        let next = self.start + self.bytes.len() as u64;
-        if offset != next || self.bytes.len() >= RUN_BYTES {
-            self.flush()?;
-            self.start = offset;
-        }
-        self.bytes.extend_from_slice(page);
-        Ok(())
-    }
 }
 
 /// Opens a state file that is whole and fits `shape`; the file stands at its stream.

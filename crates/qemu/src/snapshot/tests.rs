@@ -1,6 +1,6 @@
 //! Files as they are written, and every way in which they can be wrong.
 
-use std::{fs, io::Write};
+use std::{fs, io::Write, os::unix::net::UnixStream};
 
 use super::*;
 

@@ -17,6 +17,11 @@ impl PageSink for Pages {
         self.0.insert(offset, page[0]);
         Ok(())
     }
+
+    fn clear(&mut self, offset: u64) -> io::Result<()> {
+        self.0.insert(offset, 0);
+        Ok(())
+    }
 }
 
 fn name(text: &str) -> Vec<u8> {
@@ -113,7 +118,7 @@ fn memory_goes_to_the_sink_and_all_else_stays() {
     expected.extend(part(SECTION_END, Vec::new()));
     expected.extend(tail());
     assert!(output == expected.concat());
-    assert_eq!(pages, BTreeMap::from([(0, 5), (0x3000, 6)]));
+    assert_eq!(pages, BTreeMap::from([(0, 5), (0x1000, 0), (0x3000, 6)]));
 }
 
 /// QEMU names a block once, and not again for the first page of the next section.
@@ -128,7 +133,10 @@ fn a_section_may_begin_in_the_block_where_the_last_one_ended() {
     parts.extend(part(SECTION_END, more));
     parts.extend(tail());
     let (output, pages) = run(&parts.concat()).unwrap();
-    assert_eq!(pages, BTreeMap::from([(0, 5), (0x2000, 7), (0x3000, 6)]));
+    assert_eq!(
+        pages,
+        BTreeMap::from([(0, 5), (0x1000, 0), (0x2000, 7), (0x3000, 6)])
+    );
     let mut expected = head();
     expected.extend(part(SECTION_PART, Vec::new()));
     expected.extend(part(SECTION_END, Vec::new()));
@@ -167,6 +175,11 @@ proptest! {
         struct Any;
         impl PageSink for Any {
             fn put(&mut self, offset: u64, _: &[u8; PAGE_BYTES]) -> io::Result<()> {
+                assert!(offset < MEMORY);
+                Ok(())
+            }
+
+            fn clear(&mut self, offset: u64) -> io::Result<()> {
                 assert!(offset < MEMORY);
                 Ok(())
             }

@@ -209,7 +209,6 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The order matters: who is told that a sandbox has stopped may at once start or remove it.
 async fn finish(mut board: Switchboard, end: End, queue: &mut mpsc::Receiver<Event>) {
     board.finished(&end);
-    board.make_ready_for_the_next();
     let id = board.entry.record.id;
     if board.entry.record.spec.auto_remove {
         if let Err(error) = board.store.remove(id) {
@@ -234,6 +233,8 @@ async fn finish(mut board: Switchboard, end: End, queue: &mut mpsc::Receiver<Eve
         board.tell_all(&end);
     }
     board.lock = None;
+    // Nobody waits for this, and it would slow what whoever waits does next.
+    board.make_ready_for_the_next();
     board.linger(queue).await;
 }
 
