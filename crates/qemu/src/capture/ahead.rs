@@ -1,0 +1,79 @@
+//! Memory that is copied ahead by QEMU's own migration, which knows what changes meanwhile.
+//!
+//! For machines that have too much in memory of their own for a pause. QEMU lets go of its disks
+//! at the end, so theirs are whole before that.
+//! Source: QEMU `docs/devel/migration.rst`.
+
+use std::{io, sync::Arc};
+
+use cofferdam_backend::{Error, ErrorKind, Result, SnapshotFiles};
+use rustix::pipe::fcntl_setpipe_size;
+use tokio::task::JoinHandle;
+
+use super::files::Maker;
+use crate::{
+    control::{self, Migration},
+    controlled::Controlled,
+    snapshot::{self, GateKey, MemoryFile, PIPE_BYTES, gate},
+};
+
+/// A migration that waits for the pause.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    key: GateKey,
+    migration: Migration,
+    writing: JoinHandle<Result<()>>,
+}
+
+impl Ahead {
+    /// Copies all but the last part of memory; the machine runs.
+    pub(super) async fn begin(
+        machine: &Arc<Controlled>,
+        files: SnapshotFiles,
+        maker: Maker,
+    ) -> Result<Self> {
+        let channel = |error| {
+            Error::new(ErrorKind::Io, "A channel for the state cannot be made").because(error)
+        };
+        let (reader, writer) = io::pipe().map_err(channel)?;
+        fcntl_setpipe_size(&writer, PIPE_BYTES).map_err(|error| channel(error.into()))?;
+        let (key, gate) = gate();
+        let shape = machine.shape.clone();
+        let writing = tokio::task::spawn_blocking(move || {
+            let written = snapshot::write(reader, &files, &shape, MemoryFile::WriteHeld(gate));
+            maker.made(&files.memory);
+            maker.made(&files.state);
+            written
+        });
+        let migration = control::migrate(&machine.qmp, writer).await?;
+        let mut ahead = Self {
+            key,
+            migration,
+            writing,
+        };
+        if ahead.key.reached().await {
+            return Ok(ahead);
+        }
+        // It ended before its time; why, one of both sides says.
+        let early = Error::new(ErrorKind::Control, "QEMU wrote its state too early");
+        Err(ahead.take().await.err().unwrap_or(early))
+    }
+
+    /// Has the migration come to its end; the machine is paused.
+    pub(super) async fn take(self) -> Result<()> {
+        self.key.open();
+        let sent = self.migration.end().await;
+        let written = self.writing.await.map_err(|error| {
+            Error::new(ErrorKind::Io, "Writing the snapshot was cut off").because(error)
+        })?;
+        // If writing failed, QEMU failed because of that.
+        written.and(sent)
+    }
+
+    /// Has the migration fail, and waits until the machine is as if there had been none.
+    pub(super) async fn abandon(self) {
+        drop(self.key);
+        // That it fails is what is wanted.
+        let _ = self.migration.end().await;
+    }
+}
