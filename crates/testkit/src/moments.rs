@@ -6,7 +6,9 @@
 //! did after its return.
 
 use std::{
-    path::PathBuf,
+    fs::File,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -81,6 +83,18 @@ impl Drop for Snapshot<'_> {
     fn drop(&mut self) {
         self.coffer.run(["snapshot", "rm", &self.id]);
     }
+}
+
+/// Turns every bit of one byte of a file.
+///
+/// # Panics
+/// When the file has no such byte.
+pub fn damage(path: &Path, at: u64) {
+    let mut byte = [0];
+    let file = File::options().read(true).write(true).open(path);
+    let file = file.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    file.read_exact_at(&mut byte, at).expect("it has that byte");
+    file.write_all_at(&[!byte[0]], at).expect("it is writable");
 }
 
 /// The host's wall clock since the Unix epoch.
