@@ -3,7 +3,7 @@
 use cofferdam_base::fs;
 use cofferdam_types::SandboxStatus;
 
-use super::{Snapshot, SnapshotFileName, resume::Moment};
+use super::{Snapshot, SnapshotFileName, SnapshotKind, resume::Moment};
 use crate::{
     error::{Error, ErrorKind, Result, io},
     sandbox::{Runtime, StartMode},
@@ -20,6 +20,12 @@ impl Runtime {
     /// another has its name; [`ErrorKind::BadSnapshot`] and those of a start.
     pub async fn restore(&self, snapshot: &Snapshot) -> Result<Entry> {
         let record = self.repin(&snapshot.manifest.sandbox)?;
+        // What the sandbox has now is lost with the swap, so a machine that cannot go on is
+        // refused before.
+        if snapshot.manifest.kind == SnapshotKind::Full {
+            snapshot.verify_state()?;
+            self.expect_same_machine(&snapshot.manifest)?;
+        }
         let moment = Moment {
             dir: snapshot.dir().to_owned(),
             machine: snapshot.machine_files(),
