@@ -51,7 +51,8 @@ pub enum HostMessage {
     /// process goes on.
     Detach,
     /// Brings the guest to a point that may be captured: file systems are synced, nothing is
-    /// under way. Answered by `Quiesced`; the next message wakes the agent.
+    /// under way and, with a root and no workload yet, what a start will need is made ahead.
+    /// Answered by `Quiesced`; the next message wakes the agent.
     Quiesce,
     /// Stops all processes of the user where they are. Answered by `Frozen`, or by `Failed` when
     /// one does not stop in time, and then all go on. Freezing what is frozen is no error.
