@@ -71,9 +71,12 @@ pub(crate) async fn spawn(
         .map_err(|error| {
             Error::new(ErrorKind::StartFailed, "QEMU cannot be executed").because(error)
         })?;
+    // Read before anyone can reap it: an unreaped child has its entry even if it has ended already.
+    let stat = ProcessStat::read(child.pid);
     let process = Process::child(child.pid, child.pidfd, outputs)
         .map_err(io("The machine's process cannot be watched"))?;
-    record(spec, backend, child.pid)?;
+    let stat = stat.map_err(io("The machine's start time cannot be read"))?;
+    record(spec, backend, child.pid, stat)?;
     let qmp = Qmp::new(control).map_err(io("The machine's control channel cannot be used"))?;
     Ok(Spawned {
         process,
@@ -83,11 +86,7 @@ pub(crate) async fn spawn(
     })
 }
 
-fn record(spec: &MachineSpec, backend: &str, pid: u32) -> Result<()> {
-    // An unreaped child has its entry even if it has ended already.
-    let stat = ProcessStat::read(pid).map_err(|error| {
-        Error::new(ErrorKind::Io, "The machine's start time cannot be read").because(error)
-    })?;
+fn record(spec: &MachineSpec, backend: &str, pid: u32, stat: ProcessStat) -> Result<()> {
     Record {
         id: spec.id,
         backend: backend.to_owned(),

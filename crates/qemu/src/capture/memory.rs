@@ -3,7 +3,6 @@
 use std::{fs::File, io, mem, os::fd::AsRawFd, path::PathBuf, sync::Arc};
 
 use cofferdam_backend::{Error, ErrorKind, MachineStatus, Result, SnapshotFiles};
-
 use tokio::task::JoinHandle;
 
 use super::{
@@ -54,13 +53,23 @@ enum Way {
 /// write 2.7 GB/s.
 const PAUSE_BYTES: u64 = 192 << 20;
 
+/// A machine of which it can be told what it has changed.
+#[derive(Debug)]
+struct Found {
+    /// The file of memory that it began with.
+    origin: Arc<File>,
+    source: PrivateMemory,
+    /// Bytes changed by now.
+    bytes: u64,
+    /// What comes ahead of the devices in a state. It holds the firmware as it was at the first
+    /// boot; a kernel leaves that alone (Linux `arch/x86/kernel/e820.c`, `trim_bios_range`).
+    head: Vec<u8>,
+}
+
 #[derive(Debug)]
 struct Changes {
     source: Arc<PrivateMemory>,
-    /// Bytes changed when the capture began.
-    bytes: u64,
-    target: Option<Arc<File>>,
-    /// What comes ahead of the devices in a state.
+    target: Arc<File>,
     head: Vec<u8>,
     /// Where QEMU may write the devices.
     pipe: PathBuf,
@@ -80,14 +89,14 @@ impl MemoryCapture {
         let runs = machine.status() == MachineStatus::Running;
         // Without it, what QEMU knows of its devices comes only at the end of all of memory.
         let by_changes = if control::can_save_devices(&machine.qmp).await? {
-            Changes::find(machine, number).await?
+            Found::of(machine).await?
         } else {
             None
         };
         let way = match by_changes {
-            Some(mut changes) if !runs || changes.bytes <= PAUSE_BYTES => {
-                changes.copy_ahead(machine, &files, &maker).await?;
-                Way::Changes(changes)
+            Some(found) if !runs || found.bytes <= PAUSE_BYTES => {
+                let pipe = machine.run_dir.join(format!("devices-{number}"));
+                Way::Changes(found.copy_ahead(files.memory.clone(), pipe, &maker).await?)
             }
             _ if runs && !matches!(machine.origin, Origin::Shared(_)) => {
                 Way::Ahead(Ahead::begin(machine, files.clone(), maker.clone()).await?)
@@ -154,23 +163,20 @@ impl MemoryCapture {
     }
 }
 
-impl Changes {
+impl Found {
     /// `None` for a machine that was not restored, or into which this process may not look.
-    async fn find(machine: &Arc<Controlled>, number: u64) -> Result<Option<Self>> {
+    async fn of(machine: &Controlled) -> Result<Option<Self>> {
         let Origin::Restored { memory, state } = machine.origin.clone() else {
             return Ok(None);
         };
         let (pid, bytes) = (machine.process.pid, machine.shape.memory_bytes());
-        let pipe = machine.run_dir.join(format!("devices-{number}"));
         let find = move || -> io::Result<Self> {
             let source = PrivateMemory::open(pid, &memory, bytes)?;
             Ok(Self {
                 bytes: source.changed_bytes()?,
-                source: Arc::new(source),
+                source,
                 head: snapshot::read_head(&state, bytes)?,
-                pipe,
-                target: None,
-                devices: Vec::new(),
+                origin: memory,
             })
         };
         let found = super::blocking(move || Ok(find().ok())).await?;
@@ -179,31 +185,26 @@ impl Changes {
         Ok(found)
     }
 
-    /// Copies what the machine began with.
-    async fn copy_ahead(
-        &mut self,
-        machine: &Arc<Controlled>,
-        files: &SnapshotFiles,
-        maker: &Maker,
-    ) -> Result<()> {
-        let Origin::Restored { memory, .. } = &machine.origin else {
-            return Ok(());
-        };
-        let opened = PathBuf::from(format!("/proc/self/fd/{}", memory.as_raw_fd()));
-        copy(opened, files.memory.clone(), maker).await?;
-        let target = File::options().write(true).open(&files.memory);
-        let target = target.map_err(|error| {
+    /// Copies what the machine began with to `target`.
+    async fn copy_ahead(self, target: PathBuf, pipe: PathBuf, maker: &Maker) -> Result<Changes> {
+        let opened = PathBuf::from(format!("/proc/self/fd/{}", self.origin.as_raw_fd()));
+        copy(opened, target.clone(), maker).await?;
+        let target = File::options().write(true).open(target).map_err(|error| {
             Error::new(ErrorKind::Io, "The memory file cannot be written").because(error)
         })?;
-        self.target = Some(Arc::new(target));
-        Ok(())
+        Ok(Changes {
+            source: Arc::new(self.source),
+            target: Arc::new(target),
+            head: self.head,
+            pipe,
+            devices: Vec::new(),
+        })
     }
+}
 
-    async fn take(&mut self, machine: &Arc<Controlled>) -> Result<()> {
-        let source = Arc::clone(&self.source);
-        let Some(target) = self.target.clone() else {
-            return Ok(());
-        };
+impl Changes {
+    async fn take(&mut self, machine: &Controlled) -> Result<()> {
+        let (source, target) = (Arc::clone(&self.source), Arc::clone(&self.target));
         let write = move || source.write_changed(&target);
         let (devices, _) = devices::save(&machine.qmp, self.pipe.clone(), write).await?;
         self.devices = devices;
