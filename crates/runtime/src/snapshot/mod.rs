@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use cofferdam_backend::SnapshotFiles;
 use cofferdam_base::fs;
-use cofferdam_types::SnapshotId;
+use cofferdam_types::{CpuCount, SnapshotId};
 
 use self::manifest::FORMAT_VERSION;
 pub use self::{
@@ -35,6 +35,7 @@ use crate::{
     error::{Error, ErrorKind, Result, io},
     layout::Layout,
     store::RECORD_VERSION,
+    template::MachineShape,
 };
 
 /// A manifest holds one sandbox's record and a few lines.
@@ -165,6 +166,10 @@ pub(crate) fn check_manifest(manifest: &SnapshotManifest) -> Result<()> {
         );
         return Err(bad(&label, &what).hint("Use a newer Cofferdam"));
     }
+    if manifest.format < FORMAT_VERSION {
+        let what = format!("has form {}, which never was", manifest.format);
+        return Err(bad(&label, &what));
+    }
     let mut names: Vec<_> = manifest.files.iter().map(|file| file.name).collect();
     names.sort_unstable();
     if names != manifest.kind.files() {
@@ -189,16 +194,28 @@ pub(crate) fn check_manifest(manifest: &SnapshotManifest) -> Result<()> {
     }
     crate::sandbox::check(&sandbox.spec)
         .map_err(|error| bad(&label, "is of a sandbox that cannot be").because(error))?;
-    let memory = manifest
-        .files
-        .iter()
-        .find(|file| file.name == SnapshotFileName::Memory);
-    let mib = sandbox.spec.memory.mib_rounded_up();
-    if memory.is_some_and(|memory| memory.bytes != mib << 20) {
+    if !(1..=CpuCount::MAX_VCPUS).contains(&sandbox.spec.cpus.vcpus()) {
         return Err(bad(
             &label,
-            &format!("has a memory file that is not of {mib} MiB"),
+            "is of a sandbox with too many or no processors",
         ));
+    }
+    let shape = MachineShape::of(&sandbox.spec, sandbox.image.disk_bytes);
+    for file in &manifest.files {
+        let wanted = match file.name {
+            SnapshotFileName::Memory => u64::from(shape.memory_mib) << 20,
+            SnapshotFileName::Upper => shape.upper_bytes,
+            // As long as the devices make it; its content is checked when it is loaded.
+            SnapshotFileName::State => continue,
+        };
+        if file.bytes != wanted {
+            let what = format!(
+                "has a file `{}` of {} bytes; its sandbox has {wanted}",
+                file.name.as_str(),
+                file.bytes
+            );
+            return Err(bad(&label, &what));
+        }
     }
     Ok(())
 }

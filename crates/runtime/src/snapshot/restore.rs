@@ -3,11 +3,11 @@
 use cofferdam_base::fs;
 use cofferdam_types::SandboxStatus;
 
-use super::{Snapshot, SnapshotFileName, SnapshotKind, resume::Moment};
+use super::{Snapshot, SnapshotFileName, SnapshotKind, bad, resume::Moment};
 use crate::{
     error::{Error, ErrorKind, Result, io},
     sandbox::{Runtime, StartMode},
-    store::Entry,
+    store::{Entry, SandboxRecord},
 };
 
 impl Runtime {
@@ -32,6 +32,10 @@ impl Runtime {
         };
         let id = record.id;
         match self.store().load(id)? {
+            Some(entry) if !is_same(&entry.record, &record) => {
+                let what = "is of another sandbox than the one that has its id here";
+                return Err(bad(&snapshot.label(), what));
+            }
             Some(entry) => self.replace(&entry, &moment)?,
             None => drop(self.store().insert(&record, |dir| moment.place(dir))?),
         }
@@ -76,4 +80,16 @@ impl Runtime {
         let _ = fs::remove_dir_if_present(&staging);
         swap
     }
+}
+
+/// Whether two records are of one sandbox. An id alone does not say so: a stranger's snapshot may
+/// name any. Paths are of the host that wrote them.
+fn is_same(ours: &SandboxRecord, theirs: &SandboxRecord) -> bool {
+    let without_paths = |record: &SandboxRecord| {
+        let mut record = record.clone();
+        record.image.rootfs = std::path::PathBuf::new();
+        record.spec.kernel = None;
+        record
+    };
+    without_paths(ours) == without_paths(theirs)
 }
