@@ -110,6 +110,7 @@ checks! {
     snapshots::a_snapshot_fits_only_its_own_shape,
     moments::a_captured_machine_and_its_capture_both_go_on_by_one,
     moments::memory_is_captured_as_it_was_at_the_moment,
+    moments::zeroes_over_what_was_there_are_captured,
     moments::a_disk_is_captured_as_it_was_at_the_moment,
     moments::disk_and_memory_are_of_one_moment_while_the_guest_writes,
     moments::disks_alone_are_captured_without_memory,

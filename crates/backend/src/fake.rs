@@ -88,6 +88,8 @@ pub enum Bug {
     TakesMemoryLate,
     /// One page that was written is not captured.
     LosesAPage,
+    /// Pages of zeroes are left out, even where a restored machine began with something else.
+    LosesZeroes,
     /// Disks are copied when the capture begins.
     TakesDiskEarly,
     /// Disks are copied when the capture settles.

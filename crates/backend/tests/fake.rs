@@ -182,6 +182,7 @@ bugs! {
     a_lost_page_is_noticed: LosesAPage => memory_is_captured_as_it_was_at_the_moment,
     pages_taken_early_are_noticed: TakesMemoryEarly => memory_is_captured_as_it_was_at_the_moment,
     pages_taken_late_are_noticed: TakesMemoryLate => memory_is_captured_as_it_was_at_the_moment,
+    lost_zeroes_are_noticed: LosesZeroes => zeroes_over_what_was_there_are_captured,
     a_disk_taken_early_is_noticed: TakesDiskEarly => a_disk_is_captured_as_it_was_at_the_moment,
     a_disk_taken_late_is_noticed: TakesDiskLate => a_disk_is_captured_as_it_was_at_the_moment,
     a_disk_older_than_memory_is_noticed: TakesDiskEarly =>

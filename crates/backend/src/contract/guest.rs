@@ -94,10 +94,13 @@ pub trait Guest: Send + Sync {
     fn rounds(&mut self) -> io::Result<Option<u64>>;
 }
 
-/// The word that page `page` is full of when filled by `seed`; never zero. Source: Steele, Lea,
-/// Flood: Fast splittable pseudorandom number generators, `mix64`.
+/// The word that page `page` is full of when filled by `seed`: zero by the seed 0 and no other.
+/// Source: Steele, Lea, Flood: Fast splittable pseudorandom number generators, `mix64`.
 #[must_use]
 pub const fn filling(page: u64, seed: u64) -> u64 {
+    if seed == 0 {
+        return 0;
+    }
     let mut word = (page + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed;
     word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

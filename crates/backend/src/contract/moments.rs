@@ -7,7 +7,7 @@ use super::{
     BLOCK_BYTES, Harness, Outcome, ROUND_BLOCKS,
     clock::bounded,
     outcome::ensure,
-    writer::{Began, KINDS, PAGES, Writer, captures_live, plan, settle},
+    writer::{BEFORE, Began, KINDS, PAGES, Writer, captures_live, plan, settle},
 };
 use crate::MachineStatus;
 
@@ -64,6 +64,32 @@ pub(super) async fn memory_is_captured_as_it_was_at_the_moment(harness: &dyn Har
         let mut restored = writer.restore(harness, &taken).await?;
         restored.holds("the capture", 2)?;
         writer.holds("the captured machine", 3)?;
+    }
+    Ok(())
+}
+
+pub(super) async fn zeroes_over_what_was_there_are_captured(harness: &dyn Harness) -> Outcome {
+    if !captures_live(harness) {
+        return Ok(());
+    }
+    for began in KINDS {
+        // A restored machine's snapshot has something there already.
+        let mut writer = Writer::begin_as(harness, began).await?;
+        writer.guest.fill(PAGES, 0)?;
+        let early = writer.capture(harness).await?;
+        writer.guest.fill(PAGES, BEFORE)?;
+        let (plan, late) = plan(&harness.directory());
+        let mut capture = writer.begin(harness, &plan).await?;
+        writer.guest.fill(PAGES, 0)?;
+        writer.pause(harness).await?;
+        bounded(harness, "take", capture.take()).await??;
+        writer.resume(harness).await?;
+        writer.guest.fill(PAGES, BEFORE)?;
+        settle(harness, capture).await?;
+        for taken in [early, late] {
+            let mut restored = writer.restore(harness, &taken).await?;
+            restored.holds("the capture", 0)?;
+        }
     }
     Ok(())
 }
@@ -194,7 +220,7 @@ pub(super) async fn captures_of_captures_hold_what_every_generation_wrote(
     }
     let mut writer = Writer::start(harness).await?;
     for generation in 0..3 {
-        writer.guest.fill(PAGES, generation)?;
+        writer.guest.fill(PAGES, 1 + generation)?;
         writer.guest.write_block(generation, 50 + generation)?;
         let last = writer.guest.tick()?;
         let taken = writer.capture(harness).await?;
@@ -205,7 +231,7 @@ pub(super) async fn captures_of_captures_hold_what_every_generation_wrote(
         }
         bounded(harness, "kill", writer.machine.kill()).await??;
         let who = format!("generation {}", generation + 1);
-        child.holds(&who, generation)?;
+        child.holds(&who, 1 + generation)?;
         for block in 0..=generation {
             child.reads(&who, block, 50 + block)?;
         }
@@ -227,14 +253,14 @@ pub(super) async fn two_captures_of_one_machine_are_each_of_their_own_moment(
     let mut writer = Writer::start(harness).await?;
     let mut taken = Vec::new();
     for moment in 0..2 {
-        writer.guest.fill(PAGES, moment)?;
+        writer.guest.fill(PAGES, 1 + moment)?;
         writer.guest.write_block(0, 60 + moment)?;
         taken.push(writer.capture(harness).await?);
     }
     for (moment, taken) in (0..).zip(&taken) {
         let mut restored = writer.restore(harness, taken).await?;
-        restored.holds("a capture", moment)?;
+        restored.holds("a capture", 1 + moment)?;
         restored.reads("a capture", 0, 60 + moment)?;
     }
-    writer.holds("the captured machine", 1)
+    writer.holds("the captured machine", 2)
 }

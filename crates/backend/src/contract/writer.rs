@@ -19,6 +19,9 @@ pub(super) const BLOCKS: u64 = 2 * ROUND_BLOCKS;
 /// More pages than any run in which a backend may read them at once, and no multiple of one.
 pub(super) const PAGES: u64 = 301;
 
+/// The seed of what every machine has in its memory from the beginning.
+pub(super) const BEFORE: u64 = 99;
+
 pub(super) fn captures_live(harness: &dyn Harness) -> bool {
     harness.backend().capabilities().snapshot >= SnapshotTier::Live
 }
@@ -77,7 +80,8 @@ impl Writer {
         if !matches!(began, Began::Booted) {
             spec.memory = MemoryBacking::SharedFile(files.memory.clone());
         }
-        let Running { machine, guest } = Running::start(harness, &spec).await?;
+        let Running { machine, mut guest } = Running::start(harness, &spec).await?;
+        guest.fill(PAGES, BEFORE)?;
         let mut writer = Self {
             machine,
             guest,

@@ -136,6 +136,14 @@ impl FakeCapture {
         {
             *page = self.early.words.get(100).copied().unwrap_or(0);
         }
+        if inner.has(Bug::LosesZeroes)
+            && let Some(origin) = inner.origin()
+        {
+            let pages = moment.words.iter_mut().zip(origin).skip(3);
+            pages
+                .filter(|(word, _)| **word == 0)
+                .for_each(|(word, old)| *word = old);
+        }
         if inner.has(Bug::ResumesInCapture) {
             inner.resume();
         }

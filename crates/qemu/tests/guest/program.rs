@@ -71,8 +71,11 @@ fn word(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(bytes.try_into().expect("eight bytes"))
 }
 
-/// What the page is full of; never zero.
+/// What the page is full of: zeroes by the seed 0 and no other.
 fn filling(page: u64, seed: u64) -> u64 {
+    if seed == 0 {
+        return 0;
+    }
     let word =
         (page + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed.wrapping_mul(0xff51_afd7_ed55_8ccd);
     (word ^ (word >> 29)) | 1
