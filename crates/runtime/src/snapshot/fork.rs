@@ -196,7 +196,7 @@ impl Runtime {
             _ => format!("{name}-{number}"),
         });
         for name in names {
-            if self.store().find_id(&name).is_ok() {
+            if self.store().is_taken(&name)? {
                 let what = format!("The name `{name}` is taken by another sandbox");
                 return Err(Error::new(ErrorKind::NameTaken, what));
             }

@@ -3,7 +3,10 @@
 use cofferdam_base::fs;
 use cofferdam_types::SandboxStatus;
 
-use super::{Snapshot, SnapshotFileName, SnapshotKind, bad, resume::Moment};
+use super::{
+    Snapshot, SnapshotFileName, SnapshotKind, bad,
+    resume::{Moment, Resume},
+};
 use crate::{
     error::{Error, ErrorKind, Result, io},
     sandbox::{Runtime, StartMode},
@@ -68,6 +71,8 @@ impl Runtime {
         let failed = |error| io(format!("Could not replace the disk of `{name}`"), error);
         fs::create_private_dir(&staging).map_err(failed)?;
         let swap = moment.place(&staging).and_then(|()| {
+            // An earlier restore may not have come up. Its memory must never meet this disk.
+            Resume::clear(&paths)?;
             let upper = SnapshotFileName::Upper.as_str();
             std::fs::rename(staging.join(upper), paths.upper()).map_err(failed)?;
             if moment.machine.is_some() {

@@ -71,6 +71,13 @@ impl Resume {
     pub(crate) fn is_whole(&self) -> bool {
         self.memory.is_file() && self.state.is_file()
     }
+
+    /// Whether it goes on from a capture that was made for it alone, and not from a snapshot.
+    pub(crate) fn is_of_capture(&self) -> bool {
+        let dir = self.memory.parent().and_then(Path::file_name);
+        let owner = dir.and_then(|name| fs::staging_owner(name.to_str()?));
+        owner.is_some()
+    }
 }
 
 const FILE: &str = "resume.json";

@@ -84,28 +84,58 @@ impl Store {
         fill: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<SandboxPaths> {
         let paths = self.layout.sandbox(record.id);
-        let entry = IndexEntry {
-            id: record.id,
-            name: record.name.clone(),
-        };
-        self.with_index(|index| index.insert(&entry))?;
         let staging = fs::staging_path(&paths.dir);
         let failed = |error| io(format!("Could not make sandbox `{}`", record.name), error);
+        // Before the claim, which without it would be a dead process's.
+        fs::create_private_dir(&staging).map_err(failed)?;
         let write = || {
-            fs::create_private_dir(&staging).map_err(failed)?;
             fs::publish_json(&staging.join("sandbox.json"), record, false).map_err(failed)?;
             let state = SandboxState::created();
             fs::publish_json(&staging.join("state.json"), &state, false).map_err(failed)?;
             fill(&staging)?;
             std_fs::rename(&staging, &paths.dir).map_err(failed)
         };
-        if let Err(error) = write() {
-            // The first error is the one to report.
+        let made = self.claim(record).and_then(|()| {
+            write().inspect_err(|_| {
+                // The first error is the one to report.
+                let _ = self.with_index(|index| index.remove(record.id));
+            })
+        });
+        if let Err(error) = made {
             let _ = fs::remove_dir_if_present(&staging);
-            let _ = self.with_index(|index| index.remove(record.id));
             return Err(error);
         }
         Ok(paths)
+    }
+
+    /// Claims a sandbox's name, also from a process that was killed before it made its sandbox.
+    fn claim(&self, record: &SandboxRecord) -> Result<()> {
+        let entry = IndexEntry {
+            id: record.id,
+            name: record.name.clone(),
+        };
+        let claim = || self.with_index(|index| index.insert(&entry));
+        match claim() {
+            Err(error)
+                if error.kind() == ErrorKind::NameTaken && !self.is_taken(&record.name)? =>
+            {
+                claim()
+            }
+            other => other,
+        }
+    }
+
+    /// Whether a sandbox has this very name, or is being made with it. A claim that nobody will
+    /// keep is forgotten.
+    ///
+    /// # Errors
+    /// The index's.
+    pub(crate) fn is_taken(&self, name: &str) -> Result<bool> {
+        match self.with_index(|index| index.by_name(name))? {
+            Some(id) if reconcile::is_there(self, id) => Ok(true),
+            Some(id) => self.with_index(|index| index.remove(id)).map(|()| false),
+            None => Ok(false),
+        }
     }
 
     /// The sandbox that `name` means: a name, an id, or the unique start of an id.

@@ -8,7 +8,7 @@
 use std::fs as std_fs;
 
 use cofferdam_base::fs;
-use cofferdam_types::SandboxStatus;
+use cofferdam_types::{SandboxId, SandboxStatus};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Entry, Failure, Store, read_state, staging_dirs};
@@ -34,7 +34,8 @@ pub(super) fn check(store: &Store, entry: Entry) -> Result<Option<Entry>> {
         return Ok(Some(Entry { state, ..entry }));
     }
     end_machine(&paths.run);
-    if entry.record.spec.auto_remove {
+    let lost = Resume::read(&paths)?.filter(|resume| !resume.is_whole());
+    if entry.record.spec.auto_remove || lost.is_some_and(|resume| resume.is_of_capture()) {
         store.remove(id)?;
         return Ok(None);
     }
@@ -56,27 +57,43 @@ pub(super) fn check(store: &Store, entry: Entry) -> Result<Option<Entry>> {
     Ok(Some(Entry { state, ..entry }))
 }
 
-/// A fork whose maker was killed before its machine had opened the capture is debris; a restored
-/// sandbox whose snapshot is gone starts from its disk.
+/// A fork that has not come up, and whose maker was killed and took the capture along, is debris:
+/// without the memory its disk is of no moment that anybody asked for. A restored sandbox whose
+/// snapshot is gone starts from its disk.
 pub(super) fn check_resume(store: &Store, entry: Entry) -> Result<Option<Entry>> {
     let id = entry.record.id;
     let paths = store.layout().sandbox(id);
-    let lost = |resume: Option<Resume>| resume.is_some_and(|resume| !resume.is_whole());
-    if !lost(Resume::read(&paths)?) {
+    let lost = || Ok(Resume::read(&paths)?.filter(|resume| !resume.is_whole()));
+    if lost()?.is_none() {
         return Ok(Some(entry));
     }
     let Some(_lock) = store.try_lock(id)? else {
         return Ok(Some(entry));
     };
     // It may have come up between the look and the lock.
-    if lost(Resume::read(&paths)?) {
-        if entry.state.status == SandboxStatus::Created {
+    if let Some(resume) = lost()? {
+        if entry.state.status == SandboxStatus::Created || resume.is_of_capture() {
             store.remove(id)?;
             return Ok(None);
         }
         Resume::clear(&paths)?;
     }
     Ok(Some(entry))
+}
+
+/// Whether anything is, or is about to be, at a sandbox's place. A claim of a name whose process
+/// was killed before it made the sandbox has nothing there.
+pub(super) fn is_there(store: &Store, id: SandboxId) -> bool {
+    let of_live_process = |name: &str| {
+        name.ends_with(&id.to_string()) && fs::staging_owner(name).is_some_and(is_alive)
+    };
+    let entries = std_fs::read_dir(store.layout().sandboxes()).into_iter();
+    // In this order, which is that of the rename from the one to the other.
+    entries
+        .flatten()
+        .flatten()
+        .any(|entry| entry.file_name().to_str().is_some_and(of_live_process))
+        || store.layout().sandbox(id).dir.exists()
 }
 
 /// Removes staging directories of dead processes, and sandboxes that look live but are not.

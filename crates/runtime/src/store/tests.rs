@@ -4,6 +4,7 @@ use cofferdam_proto::ProcessSpec;
 use cofferdam_types::{Digest, SandboxSpec, Signal};
 
 use super::*;
+use crate::snapshot::resume::Resume;
 
 struct Home {
     dir: tempfile::TempDir,
@@ -170,4 +171,89 @@ fn damaged_files_are_a_typed_error_with_the_way_out() {
     let error = store.find("web").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     assert!(error.hint_text().unwrap().contains("coffer rm -f"));
+}
+
+#[test]
+fn a_name_that_a_killed_process_had_claimed_is_free() {
+    let home = Home::new();
+    let store = home.open();
+    let claim = |byte: u8| IndexEntry {
+        id: record(byte, "web").id,
+        name: "web".to_owned(),
+    };
+    store.with_index(|index| index.insert(&claim(1))).unwrap();
+    assert!(!store.is_taken("web").unwrap());
+    store.with_index(|index| index.insert(&claim(1))).unwrap();
+    store.insert(&record(2, "web"), |_| Ok(())).unwrap();
+    assert_eq!(store.find("web").unwrap().record.id, record(2, "web").id);
+}
+
+#[test]
+fn a_name_is_taken_while_its_sandbox_is_being_made() {
+    let home = Home::new();
+    let store = home.open();
+    let meanwhile = |_: &Path| {
+        let other = home.open();
+        assert!(other.is_taken("web").unwrap());
+        let refused = other.insert(&record(2, "web"), |_| Ok(())).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::NameTaken);
+        Ok(())
+    };
+    store.insert(&record(1, "web"), meanwhile).unwrap();
+    assert_eq!(store.list().unwrap().len(), 1);
+}
+
+#[test]
+fn a_sandbox_that_could_not_be_made_leaves_no_name_and_no_files() {
+    let home = Home::new();
+    let store = home.open();
+    let fail = |_: &Path| Err(Error::new(ErrorKind::NoSpace, "The disk is full"));
+    let error = store.insert(&record(1, "web"), fail).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    assert!(!store.is_taken("web").unwrap());
+    let left = std_fs::read_dir(store.layout().sandboxes())
+        .unwrap()
+        .count();
+    assert_eq!(left, 0);
+}
+
+/// A sandbox that is to go on from files in a directory of the snapshots that is gone.
+fn resuming(store: &Store, dir: &str, status: SandboxStatus) -> Option<Entry> {
+    let sandbox = record(1, "web");
+    let files = crate::snapshot::machine_files(&store.layout().snapshots().join(dir));
+    let resume = |dir: &Path| Resume::new(&files).write(dir);
+    store.insert(&sandbox, resume).unwrap();
+    let state = SandboxState {
+        status,
+        ..SandboxState::created()
+    };
+    store.set_state(sandbox.id, &state).unwrap();
+    store.load(sandbox.id).unwrap()
+}
+
+#[test]
+fn a_fork_that_has_lost_its_capture_before_it_came_up_is_debris() {
+    for status in [
+        SandboxStatus::Created,
+        SandboxStatus::Starting,
+        SandboxStatus::Failed,
+    ] {
+        let home = Home::new();
+        let store = home.open();
+        assert!(
+            resuming(&store, ".tmp-1-0-abc", status).is_none(),
+            "{status}"
+        );
+        assert!(!store.is_taken("web").unwrap());
+    }
+}
+
+#[test]
+fn a_restored_sandbox_outlives_its_snapshot() {
+    let home = Home::new();
+    let store = home.open();
+    let entry = resuming(&store, "abc", SandboxStatus::Failed).unwrap();
+    assert_eq!(entry.state.status, SandboxStatus::Failed);
+    let paths = store.layout().sandbox(entry.record.id);
+    assert!(Resume::read(&paths).unwrap().is_none());
 }
