@@ -1,0 +1,59 @@
+//! What forks cost in memory: the real program, real guests.
+#![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
+
+use cofferdam_testkit::{
+    coffer::{Coffer, Sleeper},
+    sandboxes::until,
+};
+
+/// A line of a process's `smaps_rollup`, in KiB. Source: proc_pid_smaps(5).
+fn rollup_kib(pid: i32, key: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key))
+        .unwrap();
+    line.trim()
+        .strip_suffix("kB")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap()
+}
+
+fn machine_kib(sandbox: &Sleeper<'_>, key: &str) -> u64 {
+    rollup_kib(sandbox.machine(), key)
+}
+
+#[test]
+fn forks_of_a_moment_share_its_pages() {
+    let coffer = Coffer::shared();
+    let parent = coffer.sleeper();
+    // Memory that a copy of the machine would hold a second time.
+    parent.sh("head -c 48M /dev/urandom > /dev/shm/x");
+    let ids = coffer.ok(["fork", "--count", "4", &parent.id]);
+    let forks: Vec<_> = ids.lines().map(|id| coffer.keep(id.to_owned())).collect();
+    for fork in &forks {
+        assert_eq!(fork.sh("wc -c < /dev/shm/x"), (48 << 20).to_string());
+    }
+    // All have read all of it, and what each has written is its own.
+    for fork in &forks {
+        let shared = machine_kib(fork, "Shared_Clean:");
+        assert!(shared > 48 << 10, "{shared} KiB are shared");
+        let (pss, rss) = (machine_kib(fork, "Pss:"), machine_kib(fork, "Rss:"));
+        assert!(pss * 4 < rss * 3, "PSS {pss} KiB of {rss} KiB");
+    }
+}
+
+#[test]
+fn memory_that_a_guest_frees_returns_to_the_host() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.sleeper();
+    let own = || machine_kib(&sandbox, "Anonymous:");
+    let before = own();
+    sandbox.sh("head -c 60M /dev/urandom > /dev/shm/x");
+    let full = own();
+    assert!(full > before + (50 << 10), "{full} KiB after {before} KiB");
+    sandbox.sh("rm /dev/shm/x");
+    until("the memory", || own() < full - (40 << 10));
+}

@@ -1,0 +1,224 @@
+//! `coffer pool`: the real program, real guests.
+#![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
+
+use std::collections::BTreeSet;
+
+use cofferdam_testkit::{
+    coffer::{BUSYBOX, Coffer},
+    sandboxes::{is_alive, kill, until},
+};
+use serde_json::Value;
+
+/// A pool that goes with its test.
+struct Pool<'a> {
+    coffer: &'a Coffer,
+    name: &'static str,
+}
+
+impl<'a> Pool<'a> {
+    fn create(coffer: &'a Coffer, name: &'static str, args: &[&str]) -> Self {
+        let words = [&["pool", "create", "--name", name], args].concat();
+        assert_eq!(coffer.ok(words), name);
+        Self { coffer, name }
+    }
+
+    fn info(&self) -> Value {
+        let pools = self.coffer.json(["pool", "list", "--json"]);
+        let mut pools = pools.as_array().unwrap().iter();
+        pools
+            .find(|pool| pool["name"] == self.name)
+            .unwrap()
+            .clone()
+    }
+
+    fn ready(&self) -> u64 {
+        self.info()["ready"].as_u64().unwrap()
+    }
+
+    /// Process ids of its standbys' supervisors. Source: proc_pid_cmdline(5).
+    fn standbys(&self) -> Vec<i32> {
+        let home = self.coffer.home().to_str().unwrap();
+        let is_ours = |pid: &i32| {
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<_> = line.split('\0').collect();
+            words.get(1..4) == Some(&["__stand-by", home, self.name])
+        };
+        let all = std::fs::read_dir("/proc").unwrap();
+        all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(is_ours)
+            .collect()
+    }
+}
+
+impl Drop for Pool<'_> {
+    fn drop(&mut self) {
+        // A test that has removed it has done the work.
+        let _ = self.coffer.run(["pool", "rm", self.name]);
+    }
+}
+
+/// Runs a command and tells what it printed, and whether it had a standby.
+fn run(coffer: &Coffer, args: &[&str]) -> (String, bool) {
+    let finished = coffer.run(["run", "-v", "--rm"].iter().chain(args));
+    assert_eq!(finished.code, 0, "{}", finished.stderr);
+    let claimed = finished
+        .stderr
+        .lines()
+        .any(|line| line.ends_with(" standby"));
+    (finished.text(), claimed)
+}
+
+#[test]
+fn a_run_claims_a_standby_and_another_takes_its_place() {
+    let coffer = Coffer::private();
+    let pool = Pool::create(&coffer, "claims", &["--size", "1", BUSYBOX]);
+    assert_eq!(pool.info()["size"], 1);
+    assert_eq!(pool.ready(), 1);
+    let first = pool.standbys();
+    assert_eq!(
+        run(&coffer, &[BUSYBOX, "echo", "hello"]),
+        ("hello".to_owned(), true)
+    );
+    until("a new standby", || pool.ready() == 1);
+    assert_ne!(pool.standbys(), first);
+}
+
+#[test]
+fn a_claimed_standby_is_the_sandbox_that_was_asked_for() {
+    let coffer = Coffer::private();
+    let _pool = Pool::create(&coffer, "identity", &["--size", "2", BUSYBOX]);
+    let script = "hostname; cat /etc/machine-id; id -u; pwd; echo $A; echo $$";
+    let args = [
+        "-e", "A=b", "-u", "app", "-w", "/tmp", BUSYBOX, "sh", "-c", script,
+    ];
+    let (one, one_claimed) = run(&coffer, &args);
+    let (other, other_claimed) = run(&coffer, &args);
+    assert!(one_claimed && other_claimed);
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    let (one, other) = (lines(&one), lines(&other));
+    for seen in [&one, &other] {
+        assert_eq!(seen[2..], ["1000", "/tmp", "b", "1"]);
+    }
+    let names: BTreeSet<_> = [&one[0], &one[1], &other[0], &other[1]].into();
+    assert_eq!(names.len(), 4, "{names:?}");
+}
+
+#[test]
+fn an_exit_code_and_a_lasting_sandbox_come_from_a_standby_as_from_any_other() {
+    let coffer = Coffer::private();
+    let _pool = Pool::create(&coffer, "lasting", &["--size", "2", BUSYBOX]);
+    let failed = coffer.run(["run", "--rm", BUSYBOX, "sh", "-c", "exit 7"]);
+    assert_eq!(failed.code, 7);
+    let sandbox = coffer.detached(&[BUSYBOX, "sh", "-c", "echo kept > /file; sleep 1000"]);
+    until("the file", || {
+        sandbox.sh("cat /file 2>/dev/null || true") == "kept"
+    });
+    // Its disk and its machine are its own: it stops, starts, forks.
+    let fork = sandbox.fork(&[]);
+    assert_eq!(fork.sh("cat /file"), "kept");
+    coffer.ok(["stop", "-t", "0", &sandbox.id]);
+    coffer.ok(["start", &sandbox.id]);
+    assert_eq!(sandbox.sh("cat /file"), "kept");
+}
+
+#[test]
+fn of_two_that_want_the_last_standby_one_gets_it_and_both_run() {
+    let coffer = Coffer::private();
+    let _pool = Pool::create(&coffer, "race", &["--size", "1", BUSYBOX]);
+    let claims = std::thread::scope(|scope| {
+        let start = || scope.spawn(|| run(&coffer, &[BUSYBOX, "echo", "ran"]));
+        let both = [start(), start()];
+        both.map(|thread| thread.join().unwrap())
+    });
+    assert!(claims.iter().all(|(text, _)| text == "ran"), "{claims:?}");
+    let claimed = claims.iter().filter(|(_, claimed)| *claimed).count();
+    assert_eq!(claimed, 1, "{claims:?}");
+}
+
+#[test]
+fn another_shape_or_another_root_is_not_served_from_the_pool() {
+    let coffer = Coffer::private();
+    let pool = Pool::create(&coffer, "shape", &["--size", "1", BUSYBOX]);
+    for flag in [&["-m", "256m"][..], &["--read-only"], &["--tmpfs", "/t"]] {
+        let args = [flag, &[BUSYBOX, "true"]].concat();
+        assert!(!run(&coffer, &args).1, "{flag:?}");
+    }
+    assert_eq!(pool.ready(), 1);
+}
+
+#[test]
+fn a_standby_that_was_killed_is_not_counted_and_not_missed() {
+    let coffer = Coffer::private();
+    let pool = Pool::create(&coffer, "killed", &["--size", "1", BUSYBOX]);
+    let [supervisor] = pool.standbys()[..] else {
+        panic!("{:?}", pool.standbys())
+    };
+    kill(supervisor);
+    until("its end", || !is_alive(supervisor));
+    assert_eq!(pool.ready(), 0);
+    assert_eq!(
+        run(&coffer, &[BUSYBOX, "echo", "hello"]),
+        ("hello".to_owned(), false)
+    );
+    // Who found none has had the pool filled.
+    until("a new standby", || pool.ready() == 1);
+}
+
+#[test]
+fn a_removed_pool_leaves_no_process_and_no_file() {
+    let coffer = Coffer::private();
+    let pool = Pool::create(&coffer, "removed", &["--size", "2", BUSYBOX]);
+    let standbys = pool.standbys();
+    assert_eq!(standbys.len(), 2);
+    assert_eq!(coffer.ok(["pool", "rm", "removed"]), "removed");
+    until("the standbys' end", || {
+        !standbys.iter().any(|pid| is_alive(*pid))
+    });
+    assert_eq!(
+        coffer.json(["pool", "list", "--json"]),
+        serde_json::json!([])
+    );
+    assert!(
+        coffer.entries("pools").is_empty(),
+        "{:?}",
+        coffer.entries("pools")
+    );
+    coffer.refused(&["pool", "rm", "removed"], &["There is no pool `removed`"]);
+}
+
+#[test]
+fn standbys_have_run_what_they_were_asked_to() {
+    let coffer = Coffer::private();
+    let warm = "echo warm > /warm";
+    let pool = Pool::create(&coffer, "warm", &["--size", "1", BUSYBOX, "--exec", warm]);
+    assert!(pool.info()["commands"].to_string().contains(warm));
+    let (text, claimed) = run(&coffer, &[BUSYBOX, "cat", "/warm"]);
+    assert_eq!((text.as_str(), claimed), ("warm", true));
+}
+
+#[test]
+fn a_pool_that_cannot_be_is_refused_and_leaves_nothing() {
+    let coffer = Coffer::private();
+    let create = |args: &[&str], words: &[&str]| {
+        let all: Vec<_> = ["pool", "create"].iter().chain(args).copied().collect();
+        coffer.refused(&all, words);
+        assert!(
+            coffer.entries("pools").is_empty(),
+            "{:?}",
+            coffer.entries("pools")
+        );
+    };
+    create(&["--size", "0", BUSYBOX], &["`0` standbys"]);
+    create(&["--size", "65", BUSYBOX], &["`65` standbys"]);
+    create(&["--name", "../up", BUSYBOX], &["`../up` is not a name"]);
+    create(&["--pull", "never", "no-such-image"], &["no-such-image"]);
+    create(&["--tmpfs", "/t", BUSYBOX], &["tmpfs"]);
+    create(
+        &[BUSYBOX, "--exec", "echo why; exit 3"],
+        &["ended with 3", "why"],
+    );
+    let pool = Pool::create(&coffer, "taken", &["--size", "1", BUSYBOX]);
+    let again = ["pool", "create", "--name", "taken", BUSYBOX];
+    coffer.refused(&again, &["The name `taken` is taken"]);
+    assert_eq!(pool.ready(), 1);
+}
