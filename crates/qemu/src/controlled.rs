@@ -1,6 +1,6 @@
 //! A machine whose control channel is here: what its handle and its captures share.
 
-use std::{os::unix::net::UnixStream, path::PathBuf, sync::Arc};
+use std::{os::unix::net::UnixStream, sync::Arc};
 
 use cofferdam_backend::{Error, ErrorKind, MachineStatus, Result, SnapshotFiles};
 
@@ -19,8 +19,6 @@ pub(crate) struct Controlled {
     pub(crate) qmp: Qmp,
     pub(crate) shape: Shape,
     pub(crate) origin: Origin,
-    /// The machine's own directory.
-    pub(crate) run_dir: PathBuf,
     /// In the spec's order.
     pub(crate) disks: Vec<WritableDisk>,
     pub(crate) captures: Turns,

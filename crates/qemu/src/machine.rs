@@ -69,7 +69,6 @@ impl QemuMachine {
             qmp: spawned.qmp,
             shape,
             origin,
-            run_dir: spec.run_dir.clone(),
             disks: WritableDisk::all(spec)?,
             captures: Turns::default(),
         };

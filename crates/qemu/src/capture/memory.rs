@@ -95,7 +95,8 @@ impl MemoryCapture {
         };
         let way = match by_changes {
             Some(found) if !runs || found.bytes <= PAUSE_BYTES => {
-                let pipe = machine.run_dir.join(format!("devices-{number}"));
+                // Beside the files: the machine's own directory may have been given away.
+                let pipe = files.state.with_file_name(format!("devices-{number}"));
                 Way::Changes(found.copy_ahead(files.memory.clone(), pipe, &maker).await?)
             }
             _ if runs && !matches!(machine.origin, Origin::Shared(_)) => {
