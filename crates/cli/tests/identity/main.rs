@@ -9,6 +9,7 @@ mod guest_program;
 mod inherited;
 mod names;
 mod refusal;
+mod table;
 mod time;
 
 use std::{fs, hash::Hasher as _, time::SystemTime};
