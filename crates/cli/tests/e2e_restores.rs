@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer, Sleeper},
-    moments::{STAMP, Snapshot, assert_right, common, first_of_its_own, journal, now, stamps},
+    moments::{
+        STAMP, Snapshot, assert_right, common, damage, first_of_its_own, journal, now, stamps,
+    },
     sandboxes::until,
 };
 
@@ -210,4 +212,25 @@ fn a_snapshot_may_go_while_what_was_restored_from_it_runs() {
     let fork = sandbox.fork(&[]);
     assert_eq!(fork.sh("md5sum /dev/shm/kept"), sum);
     coffer.refused(&["restore", &snapshot.id], &["no snapshot"]);
+}
+
+#[test]
+fn a_snapshot_that_cannot_go_on_does_not_take_the_disk_that_is_there() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.sleeper();
+    let snapshot = Snapshot::of(&coffer, &sandbox.id, &[]);
+    sandbox.sh("echo precious > /precious; sync");
+    coffer.ok(["kill", &sandbox.id]);
+    damage(&snapshot.file("state"), 5000);
+    coffer.refused(&["restore", &snapshot.id], &["`state`", "changed"]);
+    damage(&snapshot.file("state"), 5000);
+    let manifest = snapshot.file("manifest.json");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let foreign = text.replace("\"qemu-tcg ", "\"qemu-tcg of another host ");
+    assert_ne!(foreign, text);
+    std::fs::write(&manifest, foreign).unwrap();
+    coffer.refused(&["restore", &snapshot.id], &["cannot continue", "`--disk`"]);
+    assert_eq!(sandbox.status(), "stopped");
+    coffer.ok(["start", &sandbox.id]);
+    assert_eq!(sandbox.sh("cat /precious"), "precious");
 }

@@ -6,6 +6,7 @@
     reason = "test support: a failure here is the test's failure"
 )]
 
+pub mod bundle;
 pub mod coffer;
 pub mod image;
 pub mod moments;
