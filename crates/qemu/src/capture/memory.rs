@@ -9,7 +9,7 @@ use super::{
     ahead::Ahead,
     devices,
     files::{Files, Maker},
-    pages::PrivateMemory,
+    pages::{Piece, PrivateMemory},
 };
 use crate::{
     control,
@@ -49,8 +49,8 @@ enum Way {
     Ended,
 }
 
-/// Changed memory that a pause of 100 ms has room for, beside all else: two processors read and
-/// write 2.7 GB/s.
+/// Changed memory that a pause of 100 ms has room for, beside all else: two processors read
+/// 5 GB/s, and half of that beside others.
 const PAUSE_BYTES: u64 = 192 << 20;
 
 /// A machine of which it can be told what it has changed.
@@ -74,6 +74,7 @@ struct Changes {
     /// Where QEMU may write the devices.
     pipe: PathBuf,
     devices: Vec<u8>,
+    pieces: Vec<Piece>,
 }
 
 impl MemoryCapture {
@@ -156,6 +157,11 @@ impl MemoryCapture {
         };
         let (state, shape, maker) = (self.files.state, shape.clone(), self.maker);
         super::blocking(move || {
+            for piece in changes.pieces {
+                piece.write(&changes.target).map_err(|error| {
+                    Error::new(ErrorKind::Io, "The memory file cannot be written").because(error)
+                })?;
+            }
             let written = snapshot::write_spliced(&state, &shape, &changes.head, &changes.devices);
             maker.made(&state);
             written
@@ -199,6 +205,7 @@ impl Found {
             head: self.head,
             pipe,
             devices: Vec::new(),
+            pieces: Vec::new(),
         })
     }
 }
@@ -206,9 +213,9 @@ impl Found {
 impl Changes {
     async fn take(&mut self, machine: &Controlled) -> Result<()> {
         let (source, target) = (Arc::clone(&self.source), Arc::clone(&self.target));
-        let write = move || source.write_changed(&target);
-        let (devices, _) = devices::save(&machine.qmp, self.pipe.clone(), write).await?;
-        self.devices = devices;
+        let read = move || source.read_changed(&target);
+        let saved = devices::save(&machine.qmp, self.pipe.clone(), read);
+        (self.devices, self.pieces) = saved.await?;
         Ok(())
     }
 }
