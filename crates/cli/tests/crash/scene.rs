@@ -12,7 +12,7 @@ use std::{
 
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer},
-    sandboxes::until,
+    sandboxes::{is_alive, until},
 };
 
 use super::processes::{self, Victims};
@@ -204,7 +204,7 @@ impl Scene {
         for stage in STAGES {
             let entries = fs::read_dir(self.coffer.home().join(stage)).unwrap();
             let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-            let left: Vec<_> = names.filter(|name| name.starts_with(".tmp-")).collect();
+            let left: Vec<_> = names.filter(|name| is_debris(name)).collect();
             assert!(left.is_empty(), "{stage}: {left:?}");
         }
         let known: BTreeSet<i32> = sandboxes
@@ -214,6 +214,17 @@ impl Scene {
             .flatten()
             .map(|pid| i32::try_from(pid).unwrap())
             .collect();
-        assert_eq!(processes::of_store(self.coffer.home()), known);
+        // A sandbox that has just come up may have its image's template made.
+        until("known processes alone", || {
+            processes::of_store(self.coffer.home()) == known
+        });
     }
+}
+
+/// Whether it is a staging directory whose maker is dead: `.tmp-`, its process id, `-` and more.
+fn is_debris(name: &str) -> bool {
+    let owner = name
+        .strip_prefix(".tmp-")
+        .and_then(|rest| rest.split('-').next());
+    owner.is_some_and(|pid| !is_alive(pid.parse().unwrap()))
 }
