@@ -10,7 +10,9 @@ use std::{
 
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer, Sleeper},
-    moments::{STAMP, Snapshot, assert_right, common, first_of_its_own, journal, now, stamps},
+    moments::{
+        STAMP, Snapshot, assert_right, common, first_of_its_own, journal, now, stamps_after,
+    },
     sandboxes::until,
 };
 
@@ -23,11 +25,6 @@ const DRAW: &str = "while :; do head -c 16 /dev/urandom | md5sum; done > /draws"
 fn count(sandbox: &Sleeper<'_>) -> Vec<u64> {
     let lines = journal(sandbox, "/count");
     lines.iter().map(|line| line.parse().unwrap()).collect()
-}
-
-/// A name that no test before this one has left in the store that tests share.
-fn name(of: &str) -> String {
-    format!("{of}-{}", std::process::id())
 }
 
 #[test]
@@ -85,16 +82,15 @@ fn no_two_forks_of_a_moment_draw_the_same_random_numbers() {
     let mut all: Vec<_> = (0..3).map(|_| snapshot.fork(&[])).collect();
     all.push(parent);
     let draws = || all.iter().map(|sandbox| journal(sandbox, "/draws"));
-    // All have the draws before the moment in common, and none after it.
-    let shared = || draws().reduce(|ours, theirs| ours[..common(&ours, &theirs)].to_vec());
-    let old = shared().unwrap();
-    assert!(old.len() > 3, "{old:?}");
+    // All have the draws before the moment in common, also one that was not yet written down.
+    let mut old = 0;
     until("draws of all", || {
-        draws().all(|drawn| drawn.len() > old.len())
+        let shared = draws().reduce(|ours, theirs| ours[..common(&ours, &theirs)].to_vec());
+        old = shared.map_or(0, |shared| shared.len());
+        draws().all(|drawn| drawn.len() > old + 1)
     });
-    let new: Vec<_> = draws()
-        .flat_map(|drawn| drawn[old.len()..].to_vec())
-        .collect();
+    assert!(old > 3);
+    let new: Vec<_> = draws().flat_map(|drawn| drawn[old..].to_vec()).collect();
     let distinct: BTreeSet<_> = new.iter().collect();
     assert_eq!(distinct.len(), new.len());
     // What a process asks for later differs as well.
@@ -107,7 +103,7 @@ fn no_two_forks_of_a_moment_draw_the_same_random_numbers() {
 fn the_wall_clock_is_right_before_a_forks_first_instruction() {
     let coffer = Coffer::shared();
     let parent = coffer.script(STAMP);
-    until("stamps", || !stamps(&parent).is_empty());
+    stamps_after(&parent, Duration::ZERO);
     let snapshot = Snapshot::of(&coffer, &parent.id, &[]);
     let taken = Instant::now();
     // A clock that has stood still since the moment is wrong by more than may be.
@@ -116,10 +112,9 @@ fn the_wall_clock_is_right_before_a_forks_first_instruction() {
     }
     let from = now();
     let fork = snapshot.fork(&[]);
-    until("new stamps", || stamps(&fork).last() > Some(&from));
-    let ours = stamps(&fork);
+    let ours = stamps_after(&fork, from);
     let to = now();
-    let first = first_of_its_own(&ours, &stamps(&parent));
+    let first = first_of_its_own(&ours, &stamps_after(&parent, from));
     assert_right(first, from, to);
     assert_right(*ours.last().unwrap(), from, to);
 }
@@ -246,87 +241,6 @@ fn forks_are_forked() {
 }
 
 #[test]
-fn many_forks_print_an_id_a_line_and_have_numbered_names() {
-    let coffer = Coffer::shared();
-    let parent = coffer.sleeper();
-    parent.sh("echo kept > /kept");
-    let name = name("many");
-    let printed = coffer.ok(["fork", "-n", &name, "--count", "5", &parent.id]);
-    let forks: Vec<_> = printed
-        .lines()
-        .map(|id| coffer.keep(id.to_owned()))
-        .collect();
-    let ids: BTreeSet<_> = forks.iter().map(|fork| fork.id.clone()).collect();
-    assert_eq!((forks.len(), ids.len()), (5, 5), "{printed}");
-    assert!(ids.iter().all(|id| id.len() == 64), "{printed}");
-    let mut draws = BTreeSet::new();
-    for (fork, number) in forks.iter().zip(1..) {
-        assert_eq!(fork.inspect()["name"], format!("{name}-{number}"));
-        assert_eq!(fork.sh("cat /kept"), "kept");
-        draws.insert(fork.sh("head -c 16 /dev/urandom | md5sum"));
-        draws.insert(fork.sh("cat /etc/machine-id"));
-    }
-    assert_eq!(draws.len(), 10);
-}
-
-#[test]
-fn one_fork_has_the_very_name_and_tells_all_as_json() {
-    let coffer = Coffer::shared();
-    let parent = coffer.detached(&["--label", "tier=front", BUSYBOX, "sleep", "1000000"]);
-    let name = name("one");
-    let made = coffer.json(["fork", "--json", "--name", &name, &parent.id]);
-    assert_eq!(made.as_array().unwrap().len(), 1);
-    let fork = coffer.keep(made[0]["id"].as_str().unwrap().to_owned());
-    assert_eq!(made[0]["name"], name);
-    assert_eq!(made[0]["status"], "running");
-    assert_eq!(made[0]["forked_from"]["sandbox"], parent.id);
-    assert_eq!(made[0]["labels"]["tier"], "front");
-    assert_eq!(coffer.inspect(&name)["id"], fork.id);
-}
-
-#[test]
-fn a_name_that_is_taken_is_refused_before_anything_is_made() {
-    let coffer = Coffer::private();
-    let parent = coffer.sleeper();
-    let named = |name: &str| coffer.keep(coffer.ok(["create", "--name", name, BUSYBOX, "true"]));
-    let _taken = (named("one"), named("many-3"));
-    coffer.refused(&["fork", "-n", "one", &parent.id], &["`one` is taken"]);
-    let many = ["fork", "-n", "many", "--count", "4", &parent.id];
-    coffer.refused(&many, &["`many-3` is taken"]);
-    assert_eq!(coffer.ok(["ps", "-aq"]).lines().count(), 3);
-    assert_eq!(coffer.entries("snapshots"), [""; 0]);
-}
-
-#[test]
-fn what_cannot_be_forked_is_refused_with_the_reason() {
-    let coffer = Coffer::shared();
-    let parent = coffer.sleeper();
-    coffer.refused(&["fork", "--count", "0", &parent.id], &["`0`"]);
-    coffer.refused(&["fork", "--count", "4000000", &parent.id], &["`4000000`"]);
-    coffer.refused(&["fork", "-n", "a/b", &parent.id], &["`a/b`"]);
-    coffer.refused(
-        &["fork", "no-such-thing"],
-        &["no sandbox and no snapshot `no-such-thing`", "hint: "],
-    );
-    let usage = coffer.run(["fork"]);
-    assert_eq!(usage.code, 1, "{usage:?}");
-    let usage = coffer.run(["fork", "--count", "many", &parent.id]);
-    assert_eq!(usage.code, 125, "{usage:?}");
-    assert_eq!(parent.status(), "running");
-}
-
-#[test]
-fn a_sandbox_that_never_ran_or_failed_cannot_be_forked() {
-    let coffer = Coffer::shared();
-    let created = coffer.keep(coffer.ok(["create", BUSYBOX, "true"]));
-    coffer.refused(&["fork", &created.id], &["is created", "nothing of it"]);
-    let failed = coffer.keep(coffer.ok(["create", BUSYBOX, "no-such-program"]));
-    assert_ne!(coffer.run(["start", &failed.id]).code, 0);
-    assert_eq!(failed.status(), "failed");
-    coffer.refused(&["fork", &failed.id], &["is failed", "hint: "]);
-}
-
-#[test]
 fn a_stopped_sandbox_gives_its_disk_to_forks_that_start_like_any_other() {
     let coffer = Coffer::shared();
     let parent = coffer.script("cat /kept; echo run >> /kept; hostname");
@@ -383,14 +297,13 @@ fn a_fork_goes_its_own_way_to_its_end() {
 }
 
 #[test]
-fn a_fork_leaves_nothing_beside_the_sandbox() {
-    let coffer = Coffer::private();
-    let parent = coffer.sleeper();
+fn a_fork_of_a_sandbox_that_goes_at_its_end_goes_at_its_own() {
+    let coffer = Coffer::shared();
+    let parent = coffer.detached(&["--rm", BUSYBOX, "sleep", "1000000"]);
     let fork = parent.fork(&[]);
-    assert_eq!(coffer.entries("snapshots"), [""; 0]);
-    assert_eq!(coffer.entries("sandboxes").len(), 2);
-    coffer.ok(["rm", "-f", &fork.id]);
-    assert_eq!(coffer.entries("sandboxes").len(), 1);
+    coffer.ok(["kill", &fork.id]);
+    until("its end", || coffer.run(["inspect", &fork.id]).code == 1);
+    assert_eq!(parent.status(), "running");
 }
 
 #[test]

@@ -157,6 +157,33 @@ fn a_paused_sandbox_that_does_not_hear_its_stop_signal_is_killed_in_time() {
 }
 
 #[test]
+fn a_signal_to_a_paused_sandbox_is_there_when_it_goes_on() {
+    let coffer = Coffer::shared();
+    let script = "trap 'echo heard' USR1; echo up; while :; do sleep 0.05; done";
+    let sandbox = coffer.script(script);
+    until("the trap", || lines(&coffer, &sandbox.id) == 1);
+    coffer.ok(["pause", &sandbox.id]);
+    coffer.ok(["kill", "-s", "USR1", &sandbox.id]);
+    assert_eq!(sandbox.status(), "paused");
+    assert_eq!(coffer.ok(["logs", &sandbox.id]), "up");
+    coffer.ok(["unpause", &sandbox.id]);
+    until("an answer", || lines(&coffer, &sandbox.id) > 1);
+    assert_eq!(coffer.ok(["logs", &sandbox.id]), "up\nheard");
+}
+
+#[test]
+fn a_paused_sandbox_that_is_restarted_runs() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.sleeper();
+    coffer.ok(["pause", &sandbox.id]);
+    let done = coffer.run(["restart", "-t", "0", &sandbox.id]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.elapsed < BOUND, "{done:?}");
+    assert_eq!(sandbox.status(), "running");
+    assert_eq!(sandbox.exec(&["true"]).code, 0);
+}
+
+#[test]
 fn a_paused_sandbox_is_killed() {
     let coffer = Coffer::shared();
     let sandbox = coffer.sleeper();
@@ -210,7 +237,7 @@ fn a_paused_sandbox_whose_supervisor_is_killed_is_failed_and_leaves_nothing() {
 fn the_wall_clock_is_right_when_a_sandbox_goes_on() {
     let coffer = Coffer::shared();
     let sandbox = coffer.script(moments::STAMP);
-    until("stamps", || !moments::stamps(&sandbox).is_empty());
+    moments::stamps_after(&sandbox, Duration::ZERO);
     coffer.ok(["pause", &sandbox.id]);
     let paused = Instant::now();
     // What both have was stamped before the pause, even where it was written after.
@@ -220,13 +247,10 @@ fn the_wall_clock_is_right_when_a_sandbox_goes_on() {
     }
     let from = moments::now();
     coffer.ok(["unpause", &sandbox.id]);
-    until("new stamps", || {
-        moments::stamps(&sandbox).last() > Some(&from)
-    });
-    let ours = moments::stamps(&sandbox);
+    let ours = moments::stamps_after(&sandbox, from);
     let to = moments::now();
-    let fork = snapshot.fork(&[]);
-    let first = moments::first_of_its_own(&ours, &moments::stamps(&fork));
+    let theirs = moments::stamps_after(&snapshot.fork(&[]), to);
+    let first = moments::first_of_its_own(&ours, &theirs);
     moments::assert_right(first, from, to);
     moments::assert_right(*ours.last().unwrap(), from, to);
 }

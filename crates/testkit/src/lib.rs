@@ -8,6 +8,7 @@
 
 pub mod bundle;
 pub mod coffer;
+pub mod exports;
 pub mod image;
 pub mod moments;
 pub mod registry;

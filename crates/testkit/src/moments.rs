@@ -14,7 +14,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::coffer::{Coffer, Sleeper};
+use crate::{
+    coffer::{Coffer, Sleeper},
+    sandboxes::until,
+};
 
 /// Writes the wall clock to `/stamps`, as fast as it can: seconds and microseconds on two lines.
 pub const STAMP: &str = "while :; do busybox adjtimex | grep -F time.tv_; done > /stamps";
@@ -126,14 +129,28 @@ pub fn journal(sandbox: &Sleeper<'_>, path: &str) -> Vec<String> {
 ///
 /// # Panics
 /// When there is something else.
-#[must_use]
-pub fn stamps(sandbox: &Sleeper<'_>) -> Vec<Duration> {
+fn stamps(sandbox: &Sleeper<'_>) -> Vec<Duration> {
     let lines = journal(sandbox, "/stamps");
     let numbers: Vec<u64> = lines.iter().map(|line| stamp(line)).collect();
     let pairs = numbers.chunks_exact(2);
     pairs
         .map(|pair| Duration::from_secs(pair[0]) + Duration::from_micros(pair[1]))
         .collect()
+}
+
+/// What [`STAMP`] has written once it has stamped a time after `moment`. What was stamped before the
+/// moment of a copy and not yet written down then is written by both, so only journals that have
+/// gone on tell what they have in common.
+///
+/// # Panics
+/// When that does not come.
+pub fn stamps_after(sandbox: &Sleeper<'_>, moment: Duration) -> Vec<Duration> {
+    let mut seen = Vec::new();
+    until("stamps", || {
+        seen = stamps(sandbox);
+        seen.last().is_some_and(|stamp| *stamp > moment)
+    });
+    seen
 }
 
 fn stamp(line: &str) -> u64 {

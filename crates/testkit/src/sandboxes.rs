@@ -178,6 +178,12 @@ pub fn until(what: &str, mut happened: impl FnMut() -> bool) {
     }
 }
 
+/// A name that no test before this one has left in the store that tests share.
+#[must_use]
+pub fn unique_name(of: &str) -> String {
+    format!("{of}-{}", std::process::id())
+}
+
 /// Ends a process at once.
 ///
 /// # Panics
