@@ -56,10 +56,9 @@ impl Coffer {
         let stamp = fs::metadata(&program)
             .and_then(|m| m.modified())
             .expect("program is there");
-        let age = stamp.elapsed().map_or(0, |age| age.as_secs());
-        let built = std::time::SystemTime::now()
+        let built = stamp
             .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |now| now.as_secs() - age);
+            .map_or(0, |since| since.as_secs());
         let target = program
             .parent()
             .and_then(Path::parent)
