@@ -105,6 +105,7 @@ impl Scene {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        // Time, on purpose: the moment of the kill is what is tried.
         thread::sleep(delay);
         let born = processes::of_store(self.coffer.home());
         let born: Vec<i32> = born.difference(&before).copied().collect();
@@ -136,20 +137,20 @@ impl Scene {
 
     /// Waits until no sandbox is on its way to somewhere, and nobody is making a template.
     fn settle(&self) {
-        until("all at rest", || {
+        let rests = || {
             let all = self.coffer.json(["ps", "-a", "--json"]);
-            let rests = |status: &str| !["starting", "stopping"].contains(&status);
-            let all = all.as_array().unwrap();
-            all.iter().all(|one| rests(one["status"].as_str().unwrap()))
-        });
-        until("only supervised processes", || {
-            let home = self.coffer.home();
-            let pids = processes::of_store(home);
-            let supervisors = pids
-                .iter()
-                .filter(|pid| processes::supervises(**pid))
-                .count();
-            pids.len() == 2 * supervisors
+            let status = |one: &serde_json::Value| one["status"].as_str().unwrap().to_owned();
+            let mut all = all.as_array().unwrap().iter().map(status);
+            all.all(|status| !["starting", "stopping"].contains(&status.as_str()))
+        };
+        until("all at rest", || {
+            let before = processes::of_store(self.coffer.home());
+            let supervisors = before.iter().filter(|pid| processes::supervises(**pid));
+            // Each has a machine; whoever else there is has something to do. The last look is for
+            // one that was born during the others.
+            before.len() == 2 * supervisors.count()
+                && rests()
+                && before == processes::of_store(self.coffer.home())
         });
     }
 

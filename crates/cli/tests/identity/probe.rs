@@ -107,6 +107,7 @@ impl Link {
                         return;
                     }
                 }
+                // Time, on purpose: the guest's program keeps a pace.
                 thread::sleep(PAUSE);
             }
         });
@@ -226,6 +227,7 @@ impl Live {
             println!("{what} {} {}", begin.elapsed().as_nanos(), unix_ns());
         };
         thread::spawn(move || {
+            // Time, on purpose: a sleep that a fork goes through is under test.
             thread::sleep(Duration::from_secs(seconds));
             went_off("sleep");
         });

@@ -216,6 +216,7 @@ fn do_rounds(rounds: &AtomicU64) -> io::Result<()> {
         file.write_all_at(&sector.0, round % ROUND_BLOCKS * BLOCK_BYTES)?;
         file.sync_data()?;
         rounds.store(round, Ordering::SeqCst);
+        // Time, on purpose: the guest's program keeps a pace.
         thread::sleep(ROUND_PAUSE);
     }
 }

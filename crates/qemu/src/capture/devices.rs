@@ -75,7 +75,7 @@ impl NamedPipe {
 
 impl Drop for NamedPipe {
     fn drop(&mut self) {
-        // Best effort; it is in the machine's own directory.
+        // Best effort; it is in the capture's own directory.
         let _ = fs::remove_file(&self.path);
     }
 }

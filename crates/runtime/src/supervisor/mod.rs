@@ -9,6 +9,7 @@
 mod agent;
 mod client;
 mod event;
+mod handshake;
 mod input;
 mod session;
 mod start;
@@ -31,7 +32,7 @@ use tokio::{
     sync::mpsc,
 };
 
-pub(crate) use self::start::{adopt, workload_limits};
+pub(crate) use self::handshake::{adopt, workload_limits};
 pub(crate) use self::{
     agent::{AgentLink, OwnedFrame, refused},
     client::Client,

@@ -4,27 +4,25 @@
 //! mounts the root itself. The base template is made first if there is none; it takes hardly
 //! longer than a boot. Only when templates cannot be kept does the machine boot for itself.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use cofferdam_backend::{Backend, Machine, MachineSpec, SnapshotFiles};
 use cofferdam_base::time::unix_time_ns;
-use cofferdam_proto::{
-    AgentMessage, CLIENT_GENERATION, CONTROL_STREAM, ClientRequest, HostMessage, Identity, Request,
-    RootSpec, SESSION_STREAM, Stage, TmpfsSpec, UpperDevice,
-};
-use cofferdam_types::{ResourceLimits, SandboxSpec, UpperSpec};
+use cofferdam_proto::{CLIENT_GENERATION, ClientRequest, Request, Stage};
+use cofferdam_types::UpperSpec;
 use tokio::sync::mpsc;
 
-use super::{AgentLink, event::Event, log_line};
+use super::{
+    AgentLink,
+    event::Event,
+    handshake::{Clock, resume_workload, start_workload, workload_limits},
+    log_line,
+};
 use crate::{
     error::{Error, ErrorKind, Result, lift},
     guest::{self, GuestFiles},
     layout::{Layout, SandboxPaths},
     pool::Standby,
-    random,
     snapshot::resume::Resume,
     store::{Entry, Store},
     template::{self, MachineShape, RootShape, Template, TemplatePlan},
@@ -33,12 +31,6 @@ use crate::{
 /// How long a restored guest may take to answer. It was ready when it was captured, so even a
 /// busy host needs a fraction of this.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long the guest may take for mounts and the workload's start.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Fresh entropy for a guest: twice the size of the kernel's pool.
-const ENTROPY_BYTES: usize = 64;
 
 /// What the first client wants besides the start.
 #[derive(Clone, Copy, Debug)]
@@ -102,31 +94,6 @@ pub(crate) struct Live {
 pub(crate) struct WantedTemplate {
     pub(crate) guest: GuestFiles,
     pub(crate) plan: TemplatePlan,
-}
-
-/// Measures the stages of a start.
-struct Clock {
-    last: Instant,
-    stages: Vec<Stage>,
-}
-
-impl Clock {
-    fn new() -> Self {
-        Self {
-            last: Instant::now(),
-            stages: Vec::new(),
-        }
-    }
-
-    fn lap(&mut self, name: &str) {
-        let now = Instant::now();
-        let micros = u64::try_from((now - self.last).as_micros()).unwrap_or(u64::MAX);
-        self.stages.push(Stage {
-            name: name.to_owned(),
-            micros,
-        });
-        self.last = now;
-    }
 }
 
 /// A sandbox that is being started.
@@ -376,133 +343,6 @@ fn machine_spec(
             paths.upper(),
         )
     }
-}
-
-/// Gives the guest its identity and starts the workload. All messages go at once: the agent works
-/// them off in order and, after one that failed, refuses the rest.
-async fn start_workload(
-    agent: &mut AgentLink,
-    entry: &Entry,
-    root_is_mounted: bool,
-    clock: &mut Clock,
-) -> Result<()> {
-    let record = &entry.record;
-    let mut messages = vec![(CONTROL_STREAM, HostMessage::Adopt(adopt(&record.hostname)?))];
-    if !root_is_mounted {
-        messages.push((
-            CONTROL_STREAM,
-            HostMessage::MountRoot(root_spec(&record.spec)),
-        ));
-    }
-    messages.push((
-        SESSION_STREAM,
-        HostMessage::Start {
-            process: record.process.clone(),
-            limits: workload_limits(&record.spec),
-        },
-    ));
-    let steps = async {
-        agent.send(&messages).await?;
-        expect(agent, &AgentMessage::Adopted).await?;
-        clock.lap("identity");
-        if !root_is_mounted {
-            expect(agent, &AgentMessage::RootMounted).await?;
-            clock.lap("root");
-        }
-        agent
-            .expect(SESSION_STREAM, |m| {
-                matches!(m, AgentMessage::Started { .. }).then_some(())
-            })
-            .await?;
-        clock.lap("workload");
-        Ok(())
-    };
-    within_start(steps).await
-}
-
-/// Gives a guest that was captured in mid-life an identity of its own, then lets its processes go
-/// on. Until the last answer none of them runs.
-async fn resume_workload(agent: &mut AgentLink, entry: &Entry, clock: &mut Clock) -> Result<()> {
-    let identity = adopt(&entry.record.hostname)?;
-    let steps = async {
-        agent
-            .send(&[
-                (CONTROL_STREAM, HostMessage::Adopt(identity)),
-                (CONTROL_STREAM, HostMessage::Inherit),
-            ])
-            .await?;
-        expect(agent, &AgentMessage::Adopted).await?;
-        expect(agent, &AgentMessage::Inherited).await?;
-        clock.lap("identity");
-        let thaw = HostMessage::Thaw {
-            unix_ns: unix_time_ns(),
-        };
-        agent.send(&[(CONTROL_STREAM, thaw)]).await?;
-        expect(agent, &AgentMessage::Thawed).await?;
-        clock.lap("workload");
-        Ok(())
-    };
-    within_start(steps).await
-}
-
-async fn expect(agent: &mut AgentLink, wanted: &AgentMessage) -> Result<()> {
-    agent
-        .expect(CONTROL_STREAM, |m| (m == wanted).then_some(()))
-        .await
-}
-
-async fn within_start(steps: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::time::timeout(START_TIMEOUT, steps)
-        .await
-        .unwrap_or_else(|_| {
-            let what = format!(
-                "The guest did not start the workload in {} s",
-                START_TIMEOUT.as_secs()
-            );
-            Err(Error::new(ErrorKind::GuestFailed, what))
-        })
-}
-
-/// A new identity with the host's clock of this moment.
-pub(crate) fn adopt(hostname: &str) -> Result<Identity> {
-    let machine_id: [u8; 16] = random::bytes()?;
-    Ok(Identity {
-        entropy: random::bytes::<ENTROPY_BYTES>()?.to_vec(),
-        machine_id: machine_id
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect(),
-        hostname: hostname.to_owned(),
-        unix_ns: unix_time_ns(),
-    })
-}
-
-fn root_spec(spec: &SandboxSpec) -> RootSpec {
-    RootSpec {
-        upper: match spec.upper {
-            UpperSpec::Disk(_) => UpperDevice::Disk,
-            UpperSpec::ReadOnly => UpperDevice::ReadOnly,
-        },
-        shm_bytes: spec.shm_size.bytes(),
-        tmpfs: spec
-            .tmpfs
-            .iter()
-            .map(|mount| TmpfsSpec {
-                target: mount.target.clone(),
-                size_bytes: mount.size.map(cofferdam_types::ByteSize::bytes),
-                mode: mount.mode,
-                read_only: mount.read_only,
-                exec: mount.exec,
-            })
-            .collect(),
-    }
-}
-
-/// The limits with the quota that a fractional number of processors means.
-pub(crate) fn workload_limits(spec: &SandboxSpec) -> ResourceLimits {
-    let mut limits = spec.limits.clone();
-    limits.cpu_quota_millis = limits.cpu_quota_millis.or_else(|| spec.cpus.quota_millis());
-    limits
 }
 
 fn cancelled() -> Error {
