@@ -3,6 +3,7 @@
 //! The SDK is built on this crate; nothing else uses it. Invariant: names no device and no KVM
 //! call; backends are wired in [`host`] and nowhere else.
 
+mod check;
 mod client;
 mod diagnosis;
 mod error;

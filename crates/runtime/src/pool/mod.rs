@@ -34,7 +34,7 @@ use crate::{
     guest::{self, GuestFiles},
     layout::Layout,
     process,
-    sandbox::{Runtime, check},
+    sandbox::Runtime,
     staging::StagingDir,
     template::{self, MachineShape, RootShape, TemplatePlan},
 };
@@ -242,7 +242,7 @@ impl Runtime {
         options: &PoolOptions,
         progress: &dyn Progress,
     ) -> Result<PoolInfo> {
-        check(&spec)?;
+        crate::check::spec(&spec)?;
         let name = pool_name(&spec, options)?;
         let layout = self.store().layout();
         let target = layout.pools().join(&name);

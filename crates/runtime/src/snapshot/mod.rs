@@ -192,7 +192,7 @@ pub(crate) fn check_manifest(manifest: &SnapshotManifest) -> Result<()> {
     {
         return Err(bad(&label, "is of a sandbox that cannot be"));
     }
-    crate::sandbox::check(&sandbox.spec)
+    crate::check::spec(&sandbox.spec)
         .map_err(|error| bad(&label, "is of a sandbox that cannot be").because(error))?;
     if !(1..=CpuCount::MAX_VCPUS).contains(&sandbox.spec.cpus.vcpus()) {
         return Err(bad(

@@ -15,7 +15,7 @@ use crate::{
     guest,
     layout::Layout,
     process,
-    sandbox::{Runtime, check},
+    sandbox::Runtime,
     supervisor::workload_limits,
 };
 
@@ -67,7 +67,7 @@ impl Runtime {
         warm_up: &WarmUp,
         progress: &dyn Progress,
     ) -> Result<TemplateInfo> {
-        check(&spec)?;
+        crate::check::spec(&spec)?;
         let image = self.find_image(&spec, progress).await?;
         let rootfs = lift(self.images().rootfs(&image, progress))?;
         let shape = MachineShape::of(&spec, rootfs.disk_bytes);
