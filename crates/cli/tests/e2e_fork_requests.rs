@@ -105,18 +105,16 @@ fn a_fork_leaves_nothing_beside_the_sandbox() {
 fn a_sandbox_that_is_starting_cannot_be_forked_or_captured() {
     let coffer = Coffer::shared();
     // A start is over in a moment, so it is held in the middle by holding its supervisor.
-    let (sandbox, starter) = loop {
+    let (sandbox, mut starter, held) = loop {
         let sandbox = coffer.keep(coffer.ok(["create", BUSYBOX, "sleep", "1000000"]));
         let mut starter = coffer.command(["start", &sandbox.id]).spawn().unwrap();
         until("a start", || sandbox.status() != "created");
         let supervisor = sandbox.inspect()["supervisor_pid"].as_i64();
-        if let Some(pid) = supervisor {
-            signal(i32::try_from(pid).unwrap(), Signal::STOP);
-            if sandbox.status() == "starting" {
-                break (sandbox, (starter, pid));
-            }
-            signal(i32::try_from(pid).unwrap(), Signal::CONT);
+        let held = supervisor.map(|pid| Held::new(i32::try_from(pid).unwrap()));
+        if held.is_some() && sandbox.status() == "starting" {
+            break (sandbox, starter, held);
         }
+        drop(held);
         assert_eq!(starter.wait().unwrap().code(), Some(0));
     };
     for verb in [
@@ -126,13 +124,25 @@ fn a_sandbox_that_is_starting_cannot_be_forked_or_captured() {
     ] {
         coffer.refused(&[verb, &[&sandbox.id]].concat(), &["is starting"]);
     }
-    let (mut starter, pid) = starter;
-    signal(i32::try_from(pid).unwrap(), Signal::CONT);
+    drop(held);
     assert_eq!(starter.wait().unwrap().code(), Some(0));
     assert_eq!(sandbox.fork(&[]).status(), "running");
 }
 
-fn signal(pid: i32, signal: Signal) {
-    let process = Pid::from_raw(pid).unwrap();
-    kill_process(process, signal).unwrap();
+/// A process that stands still as long as this lives.
+struct Held(Pid);
+
+impl Held {
+    fn new(pid: i32) -> Self {
+        let process = Pid::from_raw(pid).unwrap();
+        kill_process(process, Signal::STOP).unwrap();
+        Self(process)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // It may have been ended meanwhile.
+        let _ = kill_process(self.0, Signal::CONT);
+    }
 }
