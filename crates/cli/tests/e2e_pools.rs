@@ -109,7 +109,8 @@ fn an_exit_code_and_a_lasting_sandbox_come_from_a_standby_as_from_any_other() {
     let _pool = Pool::create(&coffer, "lasting", &["--size", "2", BUSYBOX]);
     let failed = coffer.run(["run", "--rm", BUSYBOX, "sh", "-c", "exit 7"]);
     assert_eq!(failed.code, 7);
-    let sandbox = coffer.detached(&[BUSYBOX, "sh", "-c", "echo kept > /file; sleep 1000"]);
+    let script = "[ -f /file ] || echo kept > /file; sleep 1000";
+    let sandbox = coffer.detached(&[BUSYBOX, "sh", "-c", script]);
     until("the file", || {
         sandbox.sh("cat /file 2>/dev/null || true") == "kept"
     });

@@ -14,14 +14,15 @@ const SPARE_MEMORY_BYTES: u64 = 256 << 20;
 /// Room on the store's file system for a fork's first writes and logs, in bytes.
 const SPARE_DISK_BYTES: u64 = 64 << 20;
 
-/// Fails when a fork would come up only to be killed, or to fail at its first write.
+/// Fails when a fork would come up only to be killed, or to fail at its first write. `begun` is
+/// how many others are coming up, which have not taken their memory yet.
 ///
 /// # Errors
 /// [`ErrorKind::NoMemory`] or [`ErrorKind::NoSpace`].
-pub(crate) fn expect_for_fork(layout: &Layout) -> Result<()> {
+pub(crate) fn expect_for_fork(layout: &Layout, begun: usize) -> Result<()> {
     let mib = |bytes: u64| bytes >> 20;
     if let Some(available) = meminfo("MemAvailable:")
-        && available < FORK_BYTES + SPARE_MEMORY_BYTES
+        && available < FORK_BYTES * (begun as u64 + 1) + SPARE_MEMORY_BYTES
     {
         let what = format!(
             "The host has {} MiB of memory left, too little for one more sandbox",

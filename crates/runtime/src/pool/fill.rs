@@ -27,7 +27,7 @@ pub(super) async fn fill(layout: &Layout, pool: &Pool) -> Result<()> {
         if there >= usize::try_from(pool.manifest.size).unwrap_or(usize::MAX) {
             return Ok(());
         }
-        crate::room::expect_for_fork(layout)?;
+        crate::room::expect_for_fork(layout, 0)?;
         start_one(layout, pool).await?;
     }
     Ok(())

@@ -88,7 +88,7 @@ impl Runtime {
         options: &ForkOptions,
         made: &mut dyn FnMut(&Entry),
     ) -> Result<Forked> {
-        crate::room::expect_for_fork(self.store().layout())?;
+        crate::room::expect_for_fork(self.store().layout(), 0)?;
         let staging = self.snapshot_staging(SnapshotId::from_random(random::bytes()?))?;
         let captured = self.capture(entry, None, staging.path()).await?;
         let moment = Moment {
@@ -117,7 +117,12 @@ impl Runtime {
         while next <= options.count && forks.failure.is_none() {
             let mut batch = Vec::new();
             while next <= options.count && batch.len() < BATCH && forks.failure.is_none() {
-                match self.begin_fork(parent, origin, moment, options, next).await {
+                let room = crate::room::expect_for_fork(self.store().layout(), batch.len());
+                let begun = match room {
+                    Ok(()) => self.begin_fork(parent, origin, moment, options, next).await,
+                    Err(error) => Err(error),
+                };
+                match begun {
                     Ok(begun) => batch.push(begun),
                     Err(error) => forks.failure = Some(error),
                 }
@@ -145,7 +150,6 @@ impl Runtime {
         options: &ForkOptions,
         number: u32,
     ) -> Result<(SandboxId, Option<Connection>)> {
-        crate::room::expect_for_fork(self.store().layout())?;
         let name = options.name.as_ref().map(|name| match options.count {
             1 => name.clone(),
             _ => format!("{name}-{number}"),

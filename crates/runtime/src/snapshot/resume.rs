@@ -29,6 +29,9 @@ const MAX_BYTES: u64 = 64 << 10;
 pub(crate) struct Resume {
     memory: PathBuf,
     state: PathBuf,
+    /// Whether a machine has begun to go on from it.
+    #[serde(default)]
+    begun: bool,
 }
 
 impl Resume {
@@ -36,7 +39,32 @@ impl Resume {
         Self {
             memory: files.memory.clone(),
             state: files.state.clone(),
+            begun: false,
         }
+    }
+
+    /// To be called before a machine goes on from it. One that did so earlier and did not confirm
+    /// may have written to the disk, which then is of no one moment with the memory: it is put back.
+    pub(crate) fn begin(&mut self, paths: &SandboxPaths) -> Result<()> {
+        if !self.begun {
+            self.begun = true;
+            return self.write(&paths.dir);
+        }
+        let name = SnapshotFileName::Upper.as_str();
+        let staging = fs::staging_path(&paths.upper());
+        let put_back = lift(cofferdam_disk::copy_sparse(
+            &self.memory.with_file_name(name),
+            &staging,
+        ))
+        .and_then(|()| {
+            std::fs::rename(&staging, paths.upper())
+                .map_err(|error| io("Could not put a sandbox's disk back", error))
+        });
+        if put_back.is_err() {
+            // The first error is the one to report.
+            let _ = fs::remove_file_if_present(&staging);
+        }
+        put_back
     }
 
     /// Writes it into a sandbox's directory.

@@ -9,12 +9,21 @@ use std::fs as std_fs;
 
 use cofferdam_base::fs;
 use cofferdam_types::{SandboxId, SandboxStatus};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
+};
 
 use super::{Entry, Failure, Store, read_state, staging_dirs};
 use crate::{
     error::{ErrorKind, Result},
     snapshot::resume::Resume,
+};
+
+/// How long a killed machine may take to be gone: it has memory and files to let go of.
+const DEATH_TIMEOUT: Timespec = Timespec {
+    tv_sec: 5,
+    tv_nsec: 0,
 };
 
 /// Corrects an entry that claims to be live; `None` if that made it disappear.
@@ -139,9 +148,16 @@ pub(crate) fn end_machine(run_dir: &std::path::Path) {
         return;
     };
     let pid = i32::try_from(record.pid).ok().and_then(Pid::from_raw);
-    if let Some(pid) = pid.filter(|_| start_time(record.pid) == Some(record.start_ticks)) {
-        // It may die by itself at this moment.
-        let _ = kill_process(pid, Signal::KILL);
+    let Some(pid) = pid.filter(|_| start_time(record.pid) == Some(record.start_ticks)) else {
+        return;
+    };
+    // It may die by itself at this moment.
+    let _ = kill_process(pid, Signal::KILL);
+    // While one of its threads still dies, its disks are locked and the next machine would find
+    // them so. A stopped or stuck one is left to the next who looks.
+    if let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) {
+        let mut ends = [PollFd::new(&process, PollFlags::IN)];
+        let _ = poll(&mut ends, Some(&DEATH_TIMEOUT));
     }
 }
 

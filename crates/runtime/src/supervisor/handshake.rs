@@ -14,7 +14,7 @@ use super::AgentLink;
 use crate::{
     error::{Error, ErrorKind, Result},
     random,
-    store::Entry,
+    store::{Entry, SandboxRecord},
 };
 
 /// How long the guest may take for mounts and the workload's start.
@@ -57,7 +57,7 @@ pub(super) async fn start_workload(
     clock: &mut Clock,
 ) -> Result<()> {
     let record = &entry.record;
-    let mut messages = vec![(CONTROL_STREAM, HostMessage::Adopt(adopt(&record.hostname)?))];
+    let mut messages = vec![(CONTROL_STREAM, HostMessage::Adopt(identity_of(record)?))];
     if !root_is_mounted {
         messages.push((
             CONTROL_STREAM,
@@ -97,7 +97,7 @@ pub(super) async fn resume_workload(
     entry: &Entry,
     clock: &mut Clock,
 ) -> Result<()> {
-    let identity = adopt(&entry.record.hostname)?;
+    let identity = identity_of(&entry.record)?;
     let steps = async {
         agent
             .send(&[
@@ -135,6 +135,19 @@ async fn within_start(steps: impl Future<Output = Result<()>>) -> Result<()> {
             );
             Err(Error::new(ErrorKind::GuestFailed, what))
         })
+}
+
+/// A sandbox's identity with the host's clock of this moment. Its machine id is the start of its
+/// own, so that it is the same at every start and after a restore, and a fork's is another.
+fn identity_of(record: &SandboxRecord) -> Result<Identity> {
+    /// Length of a machine id; machine-id(5).
+    const DIGITS: usize = 32;
+    let mut machine_id = record.id.to_string();
+    machine_id.truncate(DIGITS);
+    Ok(Identity {
+        machine_id,
+        ..adopt(&record.hostname)?
+    })
 }
 
 /// A new identity with the host's clock of this moment.

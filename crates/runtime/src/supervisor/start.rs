@@ -283,7 +283,8 @@ async fn choose_origin(
     let spec = &entry.record.spec;
     let read_only = spec.upper == UpperSpec::ReadOnly;
     let upper = paths.upper();
-    if let Some(resume) = Resume::read(paths)? {
+    if let Some(mut resume) = Resume::read(paths)? {
+        resume.begin(paths)?;
         clock.lap("snapshot");
         return Ok(Origin::Resume(resume.files()));
     }
