@@ -30,12 +30,13 @@ fn a_restored_sandbox_goes_on_from_the_moment_under_its_own_id_and_name() {
     sandbox.sh("echo later > /later; sync");
     until("more", || count(&sandbox).len() > seen + 20);
     let lost = count(&sandbox).len();
-    let short = sandbox.sh("hostname");
+    let names = "hostname; cat /etc/machine-id";
+    let before = sandbox.sh(names);
     coffer.ok(["kill", &sandbox.id]);
     assert_eq!(coffer.ok(["restore", &snapshot.id]), sandbox.id);
     assert_eq!(sandbox.status(), "running");
     assert_eq!(coffer.inspect(&name)["id"], sandbox.id);
-    assert_eq!(sandbox.sh("hostname"), short);
+    assert_eq!(sandbox.sh(names), before);
     assert_ne!(sandbox.exec(&["test", "-e", "/later"]).code, 0);
     // It counts on from the moment, and comes to where it was.
     until("the count of before", || count(&sandbox).len() > lost);
