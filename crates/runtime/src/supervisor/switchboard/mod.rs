@@ -7,6 +7,7 @@
 mod clients;
 mod guest;
 mod moment;
+mod sources;
 mod stop;
 
 use std::{
@@ -19,14 +20,13 @@ use cofferdam_backend::Machine;
 use cofferdam_base::{LockFile, time::unix_time_ns};
 use cofferdam_proto::{Request, SESSION_STREAM, SupervisorMessage};
 use cofferdam_types::{ExitStatus, SandboxStatus, Signal};
-use tokio::{
-    net::UnixListener,
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
 
-pub(crate) use self::moment::Outcome;
-use self::moment::{Moment, Outbox};
+pub(crate) use self::{moment::Outcome, sources::forward_signals};
+use self::{
+    moment::{Moment, Outbox},
+    sources::{later, spawn_accept, tick},
+};
 use super::{
     FIRST_CLIENT, TEMPLATE_DELAY,
     agent::OwnedFrame,
@@ -353,64 +353,4 @@ impl Switchboard {
             *role = new;
         }
     }
-}
-
-/// Sends SIGTERM, SIGINT and SIGHUP to the queue.
-pub(crate) fn forward_signals(events: &mpsc::Sender<Event>) {
-    for kind in [
-        SignalKind::terminate(),
-        SignalKind::interrupt(),
-        SignalKind::hangup(),
-    ] {
-        let Ok(mut stream) = signal(kind) else {
-            continue;
-        };
-        let events = events.clone();
-        tokio::spawn(async move {
-            while stream.recv().await.is_some() {
-                if events.send(Event::Terminated).await.is_err() {
-                    return;
-                }
-            }
-        });
-    }
-}
-
-fn spawn_accept(listener: UnixListener, events: mpsc::Sender<Event>) {
-    tokio::spawn(async move {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    if events.send(Event::Connected(stream)).await.is_err() {
-                        return;
-                    }
-                }
-                // Out of descriptors: clients wait in the backlog until one is free.
-                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-            }
-        }
-    });
-}
-
-/// Pause after a failed accept, so that a lack of descriptors does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-fn later(delay: Duration, events: &mpsc::Sender<Event>, event: Event) {
-    let events = events.clone();
-    tokio::spawn(async move {
-        tokio::time::sleep(delay).await;
-        let _ = events.send(event).await;
-    });
-}
-
-fn tick(interval: Duration, events: &mpsc::Sender<Event>, event: fn() -> Event) {
-    let events = events.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(interval).await;
-            if events.send(event()).await.is_err() {
-                return;
-            }
-        }
-    });
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cofferdam_proto::{HostMessage, SESSION_STREAM};
 use cofferdam_types::{ExitStatus, SandboxStatus, Signal};
 
-use super::{End, Switchboard, later};
+use super::{End, Switchboard, sources::later};
 use crate::supervisor::event::Event;
 
 /// How long the guest may take to end the workload after SIGKILL before the machine goes.

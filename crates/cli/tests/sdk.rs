@@ -1,0 +1,175 @@
+//! The SDK from end to end: what the commands do, from a program.
+#![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
+
+use std::process::Command;
+
+use cofferdam::{
+    Coffer, ErrorKind, ExecSpec, ForkOptions, NoProgress, PoolOptions, Sandbox, SandboxSpec,
+    SandboxStatus, SnapshotKind, SnapshotOptions, TemplateKind, WarmUp,
+};
+use cofferdam_testkit::coffer::{self, BUSYBOX};
+
+/// Runs a test of this file in a process that is told where the program is: the SDK looks for it
+/// in the environment, and a test cannot change its own.
+fn with_program(test: &str, work: impl AsyncFnOnce(Coffer)) {
+    const PROGRAM: &str = "COFFER_PROGRAM";
+    let store = coffer::Coffer::private();
+    if std::env::var_os(PROGRAM).is_none() {
+        let program = store.command(["version"]).get_program().to_owned();
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        let output = again
+            .args(["--exact", test])
+            .env(PROGRAM, program)
+            .output()
+            .unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout);
+        assert!(printed.contains("1 passed"), "{printed}");
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(work(Coffer::open_at(store.home()).unwrap()));
+}
+
+fn spec(command: &[&str]) -> SandboxSpec {
+    SandboxSpec {
+        image: BUSYBOX.to_owned(),
+        command: command.iter().map(|word| (*word).to_owned()).collect(),
+        ..SandboxSpec::default()
+    }
+}
+
+async fn started(coffer: &Coffer) -> Sandbox {
+    let sandbox = coffer
+        .create(spec(&["sleep", "1000"]), &NoProgress)
+        .await
+        .unwrap();
+    sandbox.start().await.unwrap();
+    sandbox
+}
+
+async fn sh(sandbox: &Sandbox, script: &str) -> String {
+    let output = sandbox
+        .output(ExecSpec::new(["sh", "-c", script]))
+        .await
+        .unwrap();
+    assert_eq!(output.status.code(), 0, "{script}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn a_sandbox_is_paused_forked_and_goes_on() {
+    with_program("a_sandbox_is_paused_forked_and_goes_on", async |coffer| {
+        let sandbox = started(&coffer).await;
+        sh(&sandbox, "echo mine > /dev/shm/x").await;
+        sandbox.pause().await.unwrap();
+        assert_eq!(sandbox.info().unwrap().status, SandboxStatus::Paused);
+        let refused = sandbox.exec(ExecSpec::new(["true"])).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::WrongState);
+        sandbox.unpause().await.unwrap();
+        let options = ForkOptions {
+            name: Some("copy".to_owned()),
+            count: 2,
+        };
+        let mut told = Vec::new();
+        let forks = sandbox
+            .fork(&options, |fork| told.push(fork.id()))
+            .await
+            .unwrap();
+        assert!(forks.failure.is_none() && forks.pause_us.is_some());
+        let ids: Vec<_> = forks.sandboxes.iter().map(Sandbox::id).collect();
+        assert_eq!(ids, told);
+        for (fork, name) in forks.sandboxes.iter().zip(["copy-1", "copy-2"]) {
+            assert_eq!(fork.name(), name);
+            let seen = sh(fork, "cat /dev/shm/x; hostname").await;
+            assert_eq!(seen, format!("mine\n{}", fork.id().short()));
+            fork.remove(true).await.unwrap();
+        }
+        sandbox.remove(true).await.unwrap();
+    });
+}
+
+#[test]
+fn a_snapshot_is_taken_moved_and_restored() {
+    with_program("a_snapshot_is_taken_moved_and_restored", async |coffer| {
+        let sandbox = started(&coffer).await;
+        sh(&sandbox, "echo then > /file").await;
+        let options = SnapshotOptions {
+            kind: Some(SnapshotKind::Full),
+            name: Some("then".to_owned()),
+        };
+        let taken = sandbox.snapshot(options).await.unwrap();
+        taken.verify().unwrap();
+        assert_eq!(taken.info().unwrap().kind, SnapshotKind::Full);
+        assert_eq!(
+            taken.restore().await.unwrap_err().kind(),
+            ErrorKind::WrongState
+        );
+        let mut file = Vec::new();
+        taken.export(&mut file, &NoProgress).unwrap();
+        coffer.snapshots().remove("then").unwrap();
+        assert!(coffer.snapshots().list().unwrap().is_empty());
+        let imported = coffer
+            .snapshots()
+            .import(file.as_slice(), None, &NoProgress)
+            .unwrap();
+        assert_eq!(imported.id(), taken.id());
+        file.truncate(file.len() / 2);
+        let cut = coffer
+            .snapshots()
+            .import(file.as_slice(), Some("cut"), &NoProgress);
+        assert_eq!(cut.unwrap_err().kind(), ErrorKind::BadSnapshot);
+        sh(&sandbox, "echo now > /file").await;
+        sandbox.remove(true).await.unwrap();
+        let restored = coffer
+            .snapshots()
+            .get("then")
+            .unwrap()
+            .restore()
+            .await
+            .unwrap();
+        assert_eq!(restored.id(), sandbox.id());
+        assert_eq!(sh(&restored, "cat /file").await, "then");
+        restored.remove(true).await.unwrap();
+    });
+}
+
+#[test]
+fn templates_and_pools_are_made_listed_and_removed() {
+    with_program(
+        "templates_and_pools_are_made_listed_and_removed",
+        async |coffer| {
+            let warm_up = WarmUp {
+                commands: vec![vec!["touch".to_owned(), "/warm".to_owned()]],
+                wait_for: None,
+            };
+            let made = coffer
+                .templates()
+                .build(spec(&[]), &warm_up, &NoProgress)
+                .await
+                .unwrap();
+            assert_eq!(made.kind, TemplateKind::Image);
+            assert!(coffer.templates().list().unwrap().contains(&made));
+            let options = PoolOptions {
+                name: Some("standby".to_owned()),
+                size: 1,
+                warm_ups: Vec::new(),
+            };
+            let pool = coffer
+                .pools()
+                .create(spec(&[]), &options, &NoProgress)
+                .await
+                .unwrap();
+            assert_eq!((pool.ready, pool.size), (1, 1));
+            let sandbox = started(&coffer).await;
+            assert_eq!(sh(&sandbox, "ls /warm").await, "/warm");
+            sandbox.remove(true).await.unwrap();
+            coffer.pools().remove("standby").await.unwrap();
+            assert!(coffer.pools().list().is_empty());
+            coffer.templates().remove(&made.key).unwrap();
+            assert!(!coffer.templates().list().unwrap().contains(&made));
+        },
+    );
+}
