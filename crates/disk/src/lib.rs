@@ -11,4 +11,4 @@ mod sparse;
 pub use bundle::{BundleFile, BundleLimits, BundleReader, BundleWriter};
 pub use error::{Error, ErrorKind, Result};
 pub use ext4::{MIN_UPPER_BYTES, create_upper};
-pub use sparse::{allocated_bytes, copy_sparse, create_sparse};
+pub use sparse::{allocated_bytes, copy_sparse, create_sparse, data_ranges, read_ahead};

@@ -7,13 +7,14 @@
 use std::{
     fs::File,
     io,
+    num::NonZeroU64,
     ops::Range,
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
 use rustix::{
-    fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek},
+    fs::{Advice, SeekFrom, copy_file_range, fadvise, ioctl_ficlone, seek},
     io::Errno,
 };
 
@@ -61,6 +62,30 @@ pub fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
     })
 }
 
+/// Has the kernel begin to read a file's data, if it is not in memory yet. Holes are left alone:
+/// read ahead, they would fill memory with zeroes.
+///
+/// # Errors
+/// The file system's.
+pub fn read_ahead(path: &Path) -> Result<()> {
+    let advise = || {
+        let file = File::open(path)?;
+        let length = file.metadata()?.len();
+        for range in data_ranges(&file, length, 1) {
+            let range = range?;
+            let bytes = NonZeroU64::new(range.end - range.start);
+            fadvise(&file, range.start, bytes, Advice::WillNeed)?;
+        }
+        Ok(())
+    };
+    advise().map_err(|error: io::Error| {
+        io_error(
+            format!("Could not read ahead in `{}`", path.display()),
+            error,
+        )
+    })
+}
+
 /// Bytes that a file uses on its disk.
 ///
 /// # Errors
@@ -97,7 +122,10 @@ fn copy_into(source: &File, target: &File) -> io::Result<()> {
 /// The ranges of the first `length` bytes of `file` outside which there are only holes. They
 /// ascend, are not empty, and start and end at multiples of `align` or at the end. Moves the
 /// file's position.
-pub(crate) fn data_ranges(
+///
+/// # Errors
+/// The file system's; the last item then.
+pub fn data_ranges(
     file: &File,
     length: u64,
     align: u64,
@@ -183,6 +211,19 @@ mod tests {
     use rustix::fs::{MemfdFlags, memfd_create};
 
     use super::*;
+
+    #[test]
+    fn reading_ahead_takes_holes_and_empty_files_and_names_what_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let file = create_sparse(&path, 64 << 20).unwrap();
+        read_ahead(&path).unwrap();
+        file.write_all_at(b"middle", 33 << 20).unwrap();
+        read_ahead(&path).unwrap();
+        assert!(allocated_bytes(&path).unwrap() < 1 << 20);
+        let error = read_ahead(&dir.path().join("b")).unwrap_err();
+        assert!(error.to_string().contains("read ahead"), "{error}");
+    }
 
     #[test]
     fn a_copy_has_the_same_bytes_and_no_more_blocks() {

@@ -3,15 +3,9 @@
 //! SHA-256 over the length (u64 LE) and, for each 4096-byte block that is not all zeroes, its
 //! offset (u64 LE) and its bytes (the last block as long as it is).
 
-use std::{
-    fs::File,
-    io::{self, ErrorKind},
-    os::unix::fs::FileExt,
-    path::Path,
-};
+use std::{fs::File, io, ops::Range, os::unix::fs::FileExt, path::Path};
 
 use cofferdam_types::Digest;
-use rustix::fs::{SeekFrom, seek};
 use sha2::{Digest as _, Sha256};
 
 const BLOCK_BYTES: usize = 4096;
@@ -32,12 +26,11 @@ pub(crate) fn digest(path: &Path) -> io::Result<(Digest, u64)> {
     let mut hash = Sha256::new();
     hash.update(length.to_le_bytes());
     let mut buffer = vec![0; usize::try_from(READ_BYTES).map_err(io::Error::other)?];
-    let mut position = 0;
-    while let Some((start, end)) = next_data(&file, position, length)? {
-        // Blocks are counted from the file's start wherever a hole ends.
-        let mut at = start - start % BLOCK_BYTES as u64;
+    // Blocks are counted from the file's start wherever a hole ends.
+    for range in cofferdam_disk::data_ranges(&file, length, BLOCK_BYTES as u64) {
+        let Range { start: mut at, end } = range?;
         while at < end {
-            let want = usize::try_from(READ_BYTES.min(length - at)).map_err(io::Error::other)?;
+            let want = usize::try_from(READ_BYTES.min(end - at)).map_err(io::Error::other)?;
             let part = &mut buffer[..want];
             file.read_exact_at(part, at)?;
             for (index, block) in part.chunks(BLOCK_BYTES).enumerate() {
@@ -48,26 +41,8 @@ pub(crate) fn digest(path: &Path) -> io::Result<(Digest, u64)> {
             }
             at += want as u64;
         }
-        position = at;
     }
     Ok((Digest::from_sha256(hash.finalize().into()), length))
-}
-
-/// The next stretch of data at or after `position`; lseek(2), `SEEK_DATA`.
-fn next_data(file: &File, position: u64, length: u64) -> io::Result<Option<(u64, u64)>> {
-    if position >= length {
-        return Ok(None);
-    }
-    let start = match seek(file, SeekFrom::Data(position)) {
-        Ok(start) => start,
-        Err(rustix::io::Errno::NXIO) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let end = seek(file, SeekFrom::Hole(start)).map_err(io::Error::from)?;
-    if end <= start {
-        return Err(ErrorKind::InvalidData.into());
-    }
-    Ok(Some((start, end)))
 }
 
 #[cfg(test)]

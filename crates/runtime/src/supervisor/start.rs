@@ -199,6 +199,7 @@ pub(super) async fn start(of: Starting<'_>) -> Result<Live> {
     )
     .await?;
     let spec = machine_spec(entry, paths, &guest, &shape);
+    read_ahead(&origin);
     let machine: Arc<dyn Machine> = match &origin {
         Origin::Resume(files) => lift(backend.restore(files, &spec).await)?.into(),
         Origin::Image(template) | Origin::Base(template) | Origin::Workload(template) => {
@@ -268,6 +269,20 @@ enum Origin {
     Image(Template),
     Base(Template),
     Boot,
+}
+
+/// Has what the guest remembers read from the disk while QEMU starts. After a reboot it comes in
+/// one stream then and not page by page as the guest touches it; see `docs/start.md`.
+fn read_ahead(origin: &Origin) {
+    let memory = match origin {
+        Origin::Resume(files) => files.memory.clone(),
+        Origin::Workload(template) | Origin::Image(template) | Origin::Base(template) => {
+            template.files().memory
+        }
+        Origin::Boot => return,
+    };
+    // What cannot be read is the backend's to tell; nothing waits for this.
+    tokio::task::spawn_blocking(move || drop(cofferdam_disk::read_ahead(&memory)));
 }
 
 /// Finds the best template and makes the upper that goes with it.
