@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use cofferdam_base::{LockFile, fs};
+use cofferdam_base::LockFile;
 use cofferdam_proto::Request;
 use cofferdam_types::SandboxId;
 
@@ -46,13 +46,11 @@ pub(super) async fn lock(pool: &Pool) -> Result<LockFile> {
 async fn start_one(layout: &Layout, pool: &Pool) -> Result<()> {
     let id = SandboxId::from_random(random::bytes()?);
     let place = Place::of(layout, pool, id);
-    let failed = |error| io("Could not start a standby", error);
-    fs::create_private_dir(&place.dir).map_err(failed)?;
     let log = File::options()
         .create(true)
         .append(true)
-        .open(place.dir.join("supervisor.log"))
-        .map_err(failed)?;
+        .open(pool.dir.join("standby.log"))
+        .map_err(|error| io("Could not open the standbys' log", error))?;
     let args = [
         program::STAND_BY.into(),
         layout.home().as_os_str().to_owned(),

@@ -18,6 +18,7 @@ use crate::{
     error::{Error, ErrorKind, Result, io, lift, to_remote},
     guest,
     layout::{Layout, SandboxPaths},
+    staging::StagingDir,
     supervisor::{self, AgentLink, Client, Duty, Event, FIRST_CLIENT},
     template::{self, BOOT_TIMEOUT, Template},
 };
@@ -114,9 +115,12 @@ async fn prepare(
     id: SandboxId,
 ) -> Result<(Standby, UnixListener)> {
     let failed = |error| io("Could not prepare a standby", error);
-    let lock = LockFile::try_exclusive(&place.dir.join("lock")).map_err(failed)?;
+    // It appears with its lock held: a directory whose lock is free is a dead one's.
+    let staging = StagingDir::new(place.dir.clone())?;
+    let lock = LockFile::try_exclusive(&staging.path().join("lock")).map_err(failed)?;
     let taken = || Error::new(ErrorKind::WrongState, "The standby is there already");
     let lock = lock.ok_or_else(taken)?;
+    staging.publish()?;
     fs::create_private_dir(&place.run).map_err(failed)?;
     let manifest = &pool.manifest;
     let backend = crate::host::backend(layout, Some(&manifest.backend))?;
