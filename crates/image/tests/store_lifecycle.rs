@@ -174,10 +174,10 @@ fn an_image_in_use_stays_whatever_the_force() {
     let sample = Sample::new("x");
     test.load(sample.docker_archive(&["a"])).unwrap();
     let id: Digest = sample.id().parse().unwrap();
-    let used = |asked: &Digest| (*asked == id).then(|| "box".to_owned());
+    let used = |asked: &Digest| (*asked == id).then(|| "the sandbox `box`".to_owned());
     let error = test.store.remove("a", false, &used).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InUse);
-    assert!(error.to_string().contains("`box`"));
+    assert!(error.to_string().contains("the sandbox `box`"));
     test.store.remove("a", true, &used).unwrap();
     assert!(test.store.resolve("a", &amd64()).unwrap().is_none());
     let image = test.store.resolve(&sample.id(), &amd64()).unwrap().unwrap();

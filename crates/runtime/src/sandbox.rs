@@ -11,7 +11,7 @@ use cofferdam_types::{
 
 use crate::{
     client::{Connection, launch},
-    error::{Error, ErrorKind, Result, from_remote, lift},
+    error::{Error, ErrorKind, Result, lift},
     layout::Layout,
     process, random,
     store::{Entry, RECORD_VERSION, RecordedImage, SandboxRecord, Store, random_name},
@@ -329,11 +329,7 @@ impl Runtime {
         let state = self.store.load(entry.record.id)?.ok_or_else(gone)?.state;
         match (state.exit, state.failure) {
             (Some(status), _) => Ok(status),
-            (None, Some(failure)) => Err(from_remote(&cofferdam_proto::RemoteFailure {
-                kind: failure.kind,
-                message: failure.message,
-                hint: failure.hint,
-            })),
+            (None, Some(failure)) => Err(failure.into_error()),
             (None, None) => Err(Error::new(
                 ErrorKind::WrongState,
                 format!("Sandbox `{}` is {}", entry.record.name, state.status),

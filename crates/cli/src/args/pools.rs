@@ -16,6 +16,7 @@ pub(crate) enum PoolVerb {
 
 /// Make a pool.
 #[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
 pub(crate) struct PoolCreateArgs {
     /// How many standbys
     #[arg(long, default_value_t = 2, value_name = "NUMBER")]

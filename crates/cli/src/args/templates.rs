@@ -16,6 +16,7 @@ pub(crate) enum TemplateVerb {
 
 /// Make a template.
 #[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
 pub(crate) struct TemplateBuildArgs {
     /// Run a shell command in it to its end first
     #[arg(long, value_name = "COMMAND")]

@@ -22,6 +22,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
+        mpsc::{Sender, channel},
     },
     thread,
     time::Duration,
@@ -186,7 +187,7 @@ impl Keeper {
 
 /// Memory and disk of one moment: a round counts in memory only once it is on the disk, so the
 /// disk is never behind, and never more than one ahead.
-fn do_rounds(rounds: &AtomicU64) -> io::Result<()> {
+fn do_rounds(rounds: &AtomicU64, known: &Sender<()>) -> io::Result<()> {
     let file = open("/rounds", O_DIRECT)?;
     let read = |block: u64| -> io::Result<u64> {
         let mut sector = Sector([0; BLOCK_BYTES as usize]);
@@ -200,6 +201,8 @@ fn do_rounds(rounds: &AtomicU64) -> io::Result<()> {
         last = last.max(read(block)?);
     }
     rounds.store(last, Ordering::SeqCst);
+    // Whoever waits for this may be gone; then nobody asks either.
+    let _ = known.send(());
     loop {
         let over = rounds.load(Ordering::SeqCst);
         let round = over + 1;
@@ -228,7 +231,10 @@ fn address() -> io::Result<SocketAddr> {
 fn serve() -> io::Result<()> {
     let mut keeper = Keeper::new()?;
     let rounds = Arc::clone(&keeper.rounds);
-    thread::spawn(move || do_rounds(&rounds).expect("rounds"));
+    let (known, from_disk) = channel();
+    thread::spawn(move || do_rounds(&rounds, &known).expect("rounds"));
+    // Asked before it knows the disk's last round it would say none.
+    from_disk.recv().expect("rounds");
     for stream in UnixListener::bind_addr(&address()?)?.incoming() {
         let mut stream = stream?;
         let mut question = String::new();

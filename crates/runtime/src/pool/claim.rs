@@ -1,6 +1,6 @@
 //! A start that finds a standby.
 
-use cofferdam_proto::{Request, SupervisorMessage};
+use cofferdam_proto::{CLIENT_GENERATION, Request, SupervisorMessage};
 
 use super::{Place, Pool, Ready, fill::spawn_fill};
 use crate::{
@@ -38,12 +38,19 @@ impl Runtime {
                 && manifest.backend == backend.name()
                 && manifest.kernel == record.spec.kernel
         };
-        let guest = guest::find(layout, record.spec.kernel.as_deref()).ok()?;
+        // A program that uses the library has no agent to compare with; its standbys were made by
+        // the program beside it.
+        let guest = guest::find(layout, record.spec.kernel.as_deref()).ok();
         for pool in pools.iter().filter(fits) {
-            let key = pool.template_key(backend.as_ref(), &guest).ok()?;
+            let key = |guest| pool.template_key(backend.as_ref(), guest).ok();
+            let key = guest.as_ref().and_then(key);
+            let fits = |ready: &Ready| {
+                ready.generation == CLIENT_GENERATION
+                    && key.as_ref().is_none_or(|key| *key == ready.template)
+            };
             for id in pool.ids() {
                 let place = Place::of(layout, pool, id);
-                if Ready::read(&place.dir).is_none_or(|ready| ready.template != key) {
+                if !Ready::read(&place.dir).is_some_and(|ready| fits(&ready)) {
                     continue;
                 }
                 let request = Request::Claim {

@@ -32,7 +32,7 @@ pub(crate) use self::{
 use crate::{
     client::Connection,
     error::{Error, ErrorKind, Result, io, lift},
-    guest::{self, GuestFiles},
+    guest::GuestFiles,
     layout::Layout,
     process,
     sandbox::Runtime,
@@ -260,7 +260,6 @@ impl Runtime {
             return Err(Error::new(ErrorKind::Unsupported, what).hint("Leave out `--tmpfs`"));
         };
         let backend = crate::host::backend(layout, spec.backend.as_deref())?;
-        let guest = guest::find(layout, spec.kernel.as_deref())?;
         let command = |argv: &Vec<String>| {
             let spec = SandboxSpec {
                 entrypoint: Some(Vec::new()),
@@ -290,7 +289,6 @@ impl Runtime {
                 .map(command)
                 .collect::<Result<_>>()?,
         };
-        template::make_image(layout, backend.as_ref(), &guest, &manifest.plan, false).await?;
         let staging = StagingDir::new(target)?;
         fs::publish_json(&staging.path().join("pool.json"), &manifest, false)
             .map_err(|error| io("Could not write a pool", error))?;
@@ -367,6 +365,8 @@ fn pool_name(spec: &SandboxSpec, options: &PoolOptions) -> Result<String> {
 struct Ready {
     /// Key of the template that it came from.
     template: String,
+    /// What it expects of a client.
+    generation: u32,
 }
 
 impl Ready {

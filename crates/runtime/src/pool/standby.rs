@@ -9,7 +9,9 @@ use std::{
 
 use cofferdam_backend::{Machine, MachineSpec};
 use cofferdam_base::{LockFile, fs};
-use cofferdam_proto::{AgentMessage, CONTROL_STREAM, HostMessage, Request, SupervisorMessage};
+use cofferdam_proto::{
+    AgentMessage, CLIENT_GENERATION, CONTROL_STREAM, HostMessage, Request, SupervisorMessage,
+};
 use cofferdam_types::SandboxId;
 use tokio::{net::UnixListener, sync::mpsc};
 
@@ -101,7 +103,7 @@ async fn stand_by(layout: Layout, pool: String, id: SandboxId) -> Result<()> {
     starter.answer(&SupervisorMessage::Done);
     starter.close().await;
     supervisor::forward_signals(&events);
-    let result = wait(standby, listener, &events, queue).await;
+    let result = wait(standby, listener, queue).await;
     // Whatever a claim has not taken along.
     place.remove(&layout);
     result
@@ -143,7 +145,10 @@ async fn prepare(
     let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
     agent.ready(BOOT_TIMEOUT).await?;
     warm(&mut agent, pool).await?;
-    let ready = Ready { template: key };
+    let ready = Ready {
+        template: key,
+        generation: CLIENT_GENERATION,
+    };
     fs::publish_json(&place.dir.join("standby.json"), &ready, false).map_err(failed)?;
     let listener = UnixListener::bind(place.socket()).map_err(failed)?;
     let standby = Standby {
@@ -176,23 +181,30 @@ async fn warm(agent: &mut AgentLink, pool: &Pool) -> Result<()> {
 async fn wait(
     standby: Standby,
     listener: UnixListener,
-    events: &mpsc::Sender<Event>,
     mut queue: mpsc::Receiver<Event>,
 ) -> Result<()> {
     let socket: PathBuf = standby.place.socket();
     let machine = standby.machine.clone();
-    let stream = tokio::select! {
-        accepted = listener.accept() => accepted.map_err(|error| io("Could not be claimed", error))?.0,
-        exit = machine.wait() => {
-            let what = format!("The standby's machine ended with {exit:?}");
-            return Err(Error::new(ErrorKind::GuestFailed, what));
+    let stream = loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                break accepted.map_err(|error| io("Could not be claimed", error))?.0;
+            }
+            exit = machine.wait() => {
+                let what = format!("The standby's machine ended with {exit:?}");
+                return Err(Error::new(ErrorKind::GuestFailed, what));
+            }
+            event = queue.recv() => if matches!(event, None | Some(Event::Terminated)) {
+                return Ok(());
+            },
         }
-        Some(Event::Terminated) = queue.recv() => return Ok(()),
     };
     // One client gets it. Others are refused, and look for another.
     drop(listener);
     let _ = fs::remove_file_if_present(&socket);
     let refused = || Error::new(ErrorKind::Permission, "The client is not the pool's owner");
+    // A queue of its own: what is left in the other is about whoever started this process.
+    let (events, mut queue) = supervisor::queue();
     let client = Client::accept(FIRST_CLIENT, stream, events.clone()).ok_or_else(refused)?;
     let Some(request) = supervisor::first_request(&mut queue).await else {
         return Ok(());
@@ -212,7 +224,7 @@ async fn wait(
                 request,
                 standby: Some(standby),
             };
-            supervisor::serve(duty, client, events.clone(), queue).await
+            supervisor::serve(duty, client, events, queue).await
         }
         _ => Err(Error::new(
             ErrorKind::Bug,

@@ -8,6 +8,8 @@ use cofferdam_types::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, from_remote};
+
 /// Version of the files' form. A newer one is refused, not guessed at.
 pub(crate) const RECORD_VERSION: u32 = 1;
 
@@ -109,6 +111,17 @@ pub struct Failure {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+impl Failure {
+    /// The failure that was kept.
+    pub(crate) fn into_error(self) -> Error {
+        from_remote(&RemoteFailure {
+            kind: self.kind,
+            message: self.message,
+            hint: self.hint,
+        })
+    }
 }
 
 impl From<RemoteFailure> for Failure {

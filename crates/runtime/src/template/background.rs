@@ -1,4 +1,6 @@
-//! The process that makes an image's template while the sandbox goes on.
+//! The process that makes an image's template: in the background while a sandbox goes on, or for
+//! a client that waits. Only the program has the guest's agent in it; one that uses the library
+//! has not.
 
 use std::{
     path::PathBuf,
@@ -7,11 +9,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{build::make_image, plan::TemplatePlan};
+use super::{Template, TemplateInfo, build::make_image, plan::TemplatePlan};
 use crate::{
-    error::{Error, ErrorKind, Result, io},
+    error::{Error, ErrorKind, Result, io, to_remote},
     guest::GuestFiles,
     layout::Layout,
+    store::Failure,
 };
 
 /// Everything that a template builder needs; JSON on its standard input.
@@ -21,6 +24,17 @@ struct Order {
     backend: String,
     kernel: PathBuf,
     plan: TemplatePlan,
+    /// Whether a client waits: then also where there is one already, with the outcome on standard
+    /// output.
+    #[serde(default)]
+    awaited: bool,
+}
+
+/// What a builder answers a client.
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    Made(TemplateInfo),
+    Failed(Failure),
 }
 
 /// Starts a process that makes an image's template.
@@ -35,6 +49,7 @@ pub(crate) fn spawn_image_build(
         backend: backend.to_owned(),
         kernel: guest.kernel.clone(),
         plan: plan.clone(),
+        awaited: false,
     };
     let input = serde_json::to_vec(&order).map_err(|error| {
         Error::new(ErrorKind::Bug, "Could not describe a template").because(error)
@@ -63,26 +78,98 @@ pub(crate) fn spawn_image_build(
     Ok(())
 }
 
+/// Has a process make an image's template and waits for it. It ends with this one's terminal.
+///
+/// # Errors
+/// What it failed with.
+pub(crate) async fn build_and_wait(
+    layout: &Layout,
+    backend: &str,
+    kernel: Option<&str>,
+    plan: TemplatePlan,
+) -> Result<TemplateInfo> {
+    let order = Order {
+        home: layout.home().to_owned(),
+        backend: backend.to_owned(),
+        kernel: crate::guest::find_kernel(kernel)?,
+        plan,
+        awaited: true,
+    };
+    let lost = |error| io("Could not run the template builder", error);
+    let work = move || -> Result<Vec<u8>> {
+        let mut child = Command::new(crate::program::path()?)
+            .arg(crate::program::BUILD_TEMPLATE)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(lost)?;
+        if let Some(stdin) = child.stdin.take() {
+            serde_json::to_writer(stdin, &order).map_err(|error| lost(error.into()))?;
+        }
+        Ok(child.wait_with_output().map_err(lost)?.stdout)
+    };
+    let output = tokio::task::spawn_blocking(work).await;
+    let output =
+        output.map_err(|error| Error::new(ErrorKind::Bug, "A task was lost").because(error))??;
+    match serde_json::from_slice(&output) {
+        Ok(Answer::Made(info)) => Ok(info),
+        Ok(Answer::Failed(failure)) => Err(failure.into_error()),
+        Err(error) => {
+            Err(Error::new(ErrorKind::Bug, "The template builder was lost").because(error))
+        }
+    }
+}
+
 /// `main` of a template builder; returns the exit code.
 pub(crate) fn build_main() -> u8 {
-    // A builder works in the background of everything else, and on its own.
-    let _ = rustix::process::setsid();
-    let _ = rustix::process::nice(10);
-    let run = || -> Result<()> {
-        let order: Order = serde_json::from_reader(std::io::stdin().lock()).map_err(|error| {
-            Error::new(ErrorKind::Bug, "Could not read the template's description").because(error)
-        })?;
-        let layout = Layout::at(&order.home)?;
-        let guest = crate::guest::find(&layout, order.kernel.to_str())?;
-        let backend = crate::host::backend(&layout, Some(&order.backend))?;
-        let made = make_image(&layout, backend.as_ref(), &guest, &order.plan, false);
-        crate::supervisor::block_on(made)?.map(drop)
+    let order: Order = match serde_json::from_reader(std::io::stdin().lock()) {
+        Ok(order) => order,
+        Err(error) => {
+            crate::supervisor::log_line(&format!("Could not read an order: {error}"));
+            return 1;
+        }
     };
-    match run() {
-        Ok(()) => 0,
+    if !order.awaited {
+        // It works in the background of everything else, and on its own.
+        let _ = rustix::process::setsid();
+        let _ = rustix::process::nice(10);
+    }
+    let result = build(&order);
+    if order.awaited {
+        let answer = match &result {
+            Ok(Some(template)) => template
+                .info()
+                .map_or_else(|error| failed(&error), Answer::Made),
+            Ok(None) => failed(&Error::new(ErrorKind::Bug, "No template was made")),
+            Err(error) => failed(error),
+        };
+        // A client that is gone needs no answer.
+        let _ = serde_json::to_writer(std::io::stdout().lock(), &answer);
+        return u8::from(matches!(answer, Answer::Failed(_)));
+    }
+    match result {
+        Ok(_) => 0,
         Err(error) => {
             crate::supervisor::log_line(&error.chain());
             1
         }
     }
+}
+
+fn failed(error: &Error) -> Answer {
+    Answer::Failed(to_remote(error).into())
+}
+
+fn build(order: &Order) -> Result<Option<Template>> {
+    let layout = Layout::at(&order.home)?;
+    let guest = crate::guest::find(&layout, order.kernel.to_str())?;
+    let backend = crate::host::backend(&layout, Some(&order.backend))?;
+    let made = make_image(
+        &layout,
+        backend.as_ref(),
+        &guest,
+        &order.plan,
+        order.awaited,
+    );
+    crate::supervisor::block_on(made)?
 }

@@ -2,11 +2,11 @@
 
 use cofferdam_image::Progress;
 use cofferdam_types::{Digest, SandboxSpec};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     FORMAT_VERSION, MachineShape, RootShape, Template, TemplateKind,
-    build::make_image,
+    background::build_and_wait,
     plan::{StartedWorkload, TemplatePlan},
     warm::MAX_READY_BYTES,
 };
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A template as people see it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TemplateInfo {
     /// Its key.
     pub key: String,
@@ -110,10 +110,7 @@ impl Runtime {
         };
         let layout = self.store().layout();
         let backend = crate::host::backend(layout, spec.backend.as_deref())?;
-        let guest = guest::find(layout, spec.kernel.as_deref())?;
-        let made = make_image(layout, backend.as_ref(), &guest, &plan, true).await?;
-        made.ok_or_else(|| Error::new(ErrorKind::Bug, "No template was made"))?
-            .info()
+        build_and_wait(layout, backend.name(), spec.kernel.as_deref(), plan).await
     }
 
     /// Every template that can be used, newest first.
