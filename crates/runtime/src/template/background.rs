@@ -24,10 +24,9 @@ struct Order {
     backend: String,
     kernel: PathBuf,
     plan: TemplatePlan,
-    /// Whether a client waits: then also where there is one already, with the outcome on standard
-    /// output.
-    #[serde(default)]
-    awaited: bool,
+    /// The client that waits, by its process id: then also where there is one already, with the
+    /// outcome on standard output, and no longer than that client lives.
+    client: Option<u32>,
 }
 
 /// What a builder answers a client.
@@ -49,7 +48,7 @@ pub(crate) fn spawn_image_build(
         backend: backend.to_owned(),
         kernel: guest.kernel.clone(),
         plan: plan.clone(),
-        awaited: false,
+        client: None,
     };
     let input = serde_json::to_vec(&order).map_err(|error| {
         Error::new(ErrorKind::Bug, "Could not describe a template").because(error)
@@ -93,7 +92,7 @@ pub(crate) async fn build_and_wait(
         backend: backend.to_owned(),
         kernel: crate::guest::find_kernel(kernel)?,
         plan,
-        awaited: true,
+        client: Some(std::process::id()),
     };
     let lost = |error| io("Could not run the template builder", error);
     let work = move || -> Result<Vec<u8>> {
@@ -129,13 +128,17 @@ pub(crate) fn build_main() -> u8 {
             return 1;
         }
     };
-    if !order.awaited {
+    match order.client {
         // It works in the background of everything else, and on its own.
-        let _ = rustix::process::setsid();
-        let _ = rustix::process::nice(10);
+        None => {
+            let _ = rustix::process::setsid();
+            let _ = rustix::process::nice(10);
+        }
+        Some(client) if !dies_with(client) => return 1,
+        Some(_) => {}
     }
     let result = build(&order);
-    if order.awaited {
+    if order.client.is_some() {
         let answer = match &result {
             Ok(Some(template)) => template
                 .info()
@@ -156,6 +159,15 @@ pub(crate) fn build_main() -> u8 {
     }
 }
 
+/// Has the kernel end this process with its client; false if that is gone already. prctl(2),
+/// `PR_SET_PDEATHSIG`: the thread that started this process waits for it.
+fn dies_with(client: u32) -> bool {
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    let set = set_parent_process_death_signal(Some(Signal::KILL));
+    let parent = getppid().and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok());
+    set.is_ok() && parent == Some(client)
+}
+
 fn failed(error: &Error) -> Answer {
     Answer::Failed(to_remote(error).into())
 }
@@ -169,7 +181,7 @@ fn build(order: &Order) -> Result<Option<Template>> {
         backend.as_ref(),
         &guest,
         &order.plan,
-        order.awaited,
+        order.client.is_some(),
     );
     crate::supervisor::block_on(made)?
 }
