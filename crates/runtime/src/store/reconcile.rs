@@ -173,6 +173,10 @@ fn start_time(pid: u32) -> Option<u64> {
         .ok()
 }
 
+/// Whether a process still runs; one that has ended and was not waited for does not.
+/// Source: proc_pid_stat(5), field 3.
 fn is_alive(pid: u32) -> bool {
-    start_time(pid).is_some()
+    let stat = std_fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+    state.is_some_and(|state| !state.starts_with(['Z', 'X']))
 }

@@ -61,6 +61,8 @@ pub(crate) fn spawn_image_build(
         .map_err(|error| io("Could not open the template builder's log", error))?;
     let mut child = Command::new(crate::program::path()?)
         .arg(crate::program::BUILD_TEMPLATE)
+        // For whoever looks at the processes of a store.
+        .arg(layout.home())
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -98,6 +100,8 @@ pub(crate) async fn build_and_wait(
     let work = move || -> Result<Vec<u8>> {
         let mut child = Command::new(crate::program::path()?)
             .arg(crate::program::BUILD_TEMPLATE)
+            // For whoever looks at the processes of a store.
+            .arg(&order.home)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
