@@ -46,6 +46,31 @@ fn forks_of_a_moment_share_its_pages() {
     }
 }
 
+/// What an idle fork adds may be 25 MiB; what all of them share is paid once, however many they are.
+#[test]
+fn an_idle_fork_adds_little_to_those_that_are_there() {
+    const FORKS: u64 = 4;
+    let coffer = Coffer::shared();
+    let parent = coffer.sleeper();
+    let snapshot = coffer.ok(["snapshot", "create", &parent.id]);
+    let fork = || -> Vec<_> {
+        let ids = coffer.ok(["fork", "--count", &FORKS.to_string(), &snapshot]);
+        ids.lines().map(|id| coffer.keep(id.to_owned())).collect()
+    };
+    let pss = |forks: &[Sleeper<'_>]| -> u64 {
+        let kib =
+            |fork: &Sleeper<'_>| machine_kib(fork, "Pss:") + rollup_kib(fork.supervisor(), "Pss:");
+        forks.iter().map(kib).sum()
+    };
+    let mut forks = fork();
+    let few = pss(&forks);
+    forks.extend(fork());
+    let added = (pss(&forks) - few) / FORKS;
+    assert!(added < 25 << 10, "each adds {added} KiB");
+    drop(forks);
+    coffer.ok(["snapshot", "rm", &snapshot]);
+}
+
 #[test]
 fn memory_that_a_guest_frees_returns_to_the_host() {
     let coffer = Coffer::shared();

@@ -19,6 +19,7 @@ pub(crate) struct Setup {
     park_from: RawFd,
     parent: libc::pid_t,
     keep_files_whole: bool,
+    small_pages: bool,
 }
 
 impl Setup {
@@ -43,6 +44,7 @@ impl Setup {
             park_from,
             parent: i32::try_from(std::process::id()).map_err(io::Error::other)?,
             keep_files_whole: launch.keep_files_whole,
+            small_pages: launch.small_pages,
         })
     }
 
@@ -61,6 +63,10 @@ impl Setup {
         };
         // SAFETY: `none` is a valid rlimit that outlives the call.
         check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) })?;
+        if self.small_pages {
+            // SAFETY: takes numbers only.
+            check(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) })?;
+        }
         close_strangers_at_exec()?;
         self.place_descriptors()?;
         if self.keep_files_whole {

@@ -40,6 +40,9 @@ pub struct Launch {
     /// [`crate`]. For a program that maps a file privately which others map too: giving back
     /// guest memory must drop its own pages only, never the file's.
     pub keep_files_whole: bool,
+    /// Gives it pages of the smallest size only. For a program that writes a little in many
+    /// places, where a huge page is mostly memory that nobody uses.
+    pub small_pages: bool,
 }
 
 /// A started program, not yet waited for.
@@ -137,6 +140,10 @@ mod tests {
     use super::*;
 
     fn shell(script: &str, fds: Vec<(OwnedFd, RawFd)>) -> (Child, String) {
+        shell_with(script, fds, false)
+    }
+
+    fn shell_with(script: &str, fds: Vec<(OwnedFd, RawFd)>, small_pages: bool) -> (Child, String) {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let launch = Launch {
             program: "/bin/sh".into(),
@@ -144,6 +151,7 @@ mod tests {
             fds,
             output: theirs.into(),
             keep_files_whole: false,
+            small_pages,
         };
         let child = spawn(launch).unwrap();
         let mut text = String::new();
@@ -203,6 +211,19 @@ mod tests {
     }
 
     #[test]
+    fn huge_pages_are_off_only_where_small_ones_are_asked_for() {
+        // A kernel without huge pages has them off everywhere.
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let here = status.lines().find(|l| l.starts_with("THP_enabled:"));
+        for (small_pages, expected) in [(false, here.unwrap()), (true, "THP_enabled:\t0")] {
+            let script = "grep THP_enabled /proc/self/status";
+            let (child, text) = shell_with(script, Vec::new(), small_pages);
+            assert_eq!(exit_code(&child), Some(0));
+            assert_eq!(text.trim(), expected);
+        }
+    }
+
+    #[test]
     fn a_missing_program_is_an_error_and_leaves_no_process() {
         let launch = Launch {
             program: "/nonexistent/program".into(),
@@ -210,6 +231,7 @@ mod tests {
             fds: Vec::new(),
             output: UnixStream::pair().unwrap().1.into(),
             keep_files_whole: false,
+            small_pages: false,
         };
         assert_eq!(spawn(launch).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
@@ -225,6 +247,7 @@ mod tests {
                 fds: vec![(theirs.into(), 5)],
                 output: output.into(),
                 keep_files_whole: false,
+                small_pages: false,
             })
             .unwrap()
         });
@@ -250,6 +273,7 @@ mod tests {
                 fds: Vec::new(),
                 output: output.into(),
                 keep_files_whole: keep,
+                small_pages: false,
             })
             .unwrap();
             assert_eq!(exit_code(&child), Some(0));

@@ -11,6 +11,7 @@ use cofferdam_jail::Launch;
 
 use crate::{
     argv::{argv, fd},
+    backend::Accel,
     logs::Outputs,
     map::{Memory, Plan},
     probe::Program,
@@ -55,6 +56,9 @@ pub(crate) async fn spawn(
         fds,
         output: output_child.into(),
         keep_files_whole: matches!(plan.memory, Memory::CopyOnWrite(_)),
+        // QEMU asks for huge pages for translated code, of which an idle guest has little: 5 MiB
+        // of each fork's 31 were the rest of such pages. Hardware's guests keep theirs.
+        small_pages: plan.accel == Accel::Tcg,
     };
     let outputs = vec![
         (console.into(), spec.console_log.clone()),
