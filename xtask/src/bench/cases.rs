@@ -63,8 +63,15 @@ pub(crate) fn run_all(program: &Path, dir: &Path, runs: usize) -> Result<Vec<Out
         bench.pool_run()?,
         bench.pool_python()?,
         bench.forks_at_once()?,
-        bench.fork_pause(0)?,
-        bench.fork_pause(200)?,
+        bench.fork_pause("pause of a live capture, 512 MiB, idle", 0)?,
+        bench.fork_pause(
+            "pause of a live capture, 512 MiB, a 200 MiB file just written",
+            200,
+        )?,
+        bench.fork_pause(
+            "pause of a live capture, 512 MiB, a 380 MiB file just written",
+            380,
+        )?,
         bench.fork_memory()?,
         bench.snapshot_file()?,
     ];
