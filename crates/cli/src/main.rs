@@ -12,6 +12,7 @@ mod sink;
 mod streams;
 mod terminal;
 mod time;
+mod whole_file;
 
 use std::process::ExitCode;
 

@@ -151,6 +151,7 @@ impl FromStr for PullPolicy {
 
 /// A number of processors in thousandths, such as 1500 for `1.5`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u32")]
 pub struct CpuCount(u32);
 
 impl CpuCount {
@@ -187,6 +188,19 @@ impl CpuCount {
 impl Default for CpuCount {
     fn default() -> Self {
         Self(2000)
+    }
+}
+
+impl TryFrom<u32> for CpuCount {
+    type Error = String;
+
+    fn try_from(millis: u32) -> Result<Self, Self::Error> {
+        Self::from_millis(millis).ok_or_else(|| {
+            format!(
+                "{millis} thousandths are not from 0.01 to {} processors",
+                Self::MAX_VCPUS
+            )
+        })
     }
 }
 
@@ -290,6 +304,17 @@ mod tests {
         }
         for text in ["", "0", ".", "-1", "33", "1.2345", "two", "0.001"] {
             assert!(text.parse::<CpuCount>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stored_number_of_processors_is_checked_too() {
+        assert_eq!(
+            serde_json::from_str::<CpuCount>("1500").unwrap(),
+            CpuCount(1500)
+        );
+        for text in ["0", "9", "32001", "4294967295"] {
+            assert!(serde_json::from_str::<CpuCount>(text).is_err(), "{text}");
         }
     }
 

@@ -46,7 +46,9 @@ const UNUSED: &[&str] = &[
 /// # Errors
 /// When apt fails.
 pub(crate) fn ensure_tools() -> Result<()> {
-    packages::ensure("the kernel build", TOOLS)
+    packages::ensure("the kernel build", TOOLS).with_context(|| {
+        format!("`{PACKAGE}` is in Debian 12's security archive (`bookworm-security`)")
+    })
 }
 
 /// The version of the source package.

@@ -1,10 +1,6 @@
 //! `images`, `pull`, `load`, `save`, `tag`, `rmi`, `history`.
 
-use std::{
-    fs::{self, File},
-    io::{self, IsTerminal, Write},
-    path::Path,
-};
+use std::io::{self, IsTerminal};
 
 use cofferdam::{
     Coffer, Digest, Error, ErrorKind, HistoryEntry, LoadSource, Platform, Reference, Removed,
@@ -18,6 +14,7 @@ use crate::{
     output,
     progress::Bars,
     time,
+    whole_file::write_whole,
 };
 
 fn status(result: Result<()>) -> ExitStatus {
@@ -221,39 +218,9 @@ fn write(coffer: &Coffer, args: &SaveArgs) -> Result<()> {
             .images()
             .save(&args.images, format, &mut io::stdout().lock());
     };
-    save_to(path, |out| coffer.images().save(&args.images, format, out))
-}
-
-/// Writes a file under another name first: it is whole or not there, and an older one stays when
-/// the writing fails. What is no plain file, such as a pipe, is written as it is.
-fn save_to(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let failed = |error: io::Error| {
-        let what = format!("Could not write `{}`", path.display());
-        let kind = match error.kind() {
-            io::ErrorKind::StorageFull => ErrorKind::NoSpace,
-            io::ErrorKind::PermissionDenied => ErrorKind::Permission,
-            _ => ErrorKind::Io,
-        };
-        Error::new(kind, what).because(error)
-    };
-    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-        let mut file = File::options().write(true).open(path).map_err(failed)?;
-        return write(&mut file);
-    }
-    // A link is followed: its target is replaced, as by a shell's redirection.
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let mut name = target.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let beside = target.with_file_name(name);
-    let mut file = File::create_new(&beside).map_err(failed)?;
-    let result = write(&mut file)
-        .and_then(|()| file.sync_all().map_err(failed))
-        .and_then(|()| fs::rename(&beside, &target).map_err(failed));
-    if result.is_err() {
-        // The first error is the one to report.
-        let _ = fs::remove_file(&beside);
-    }
-    result
+    write_whole(path, |mut file| {
+        coffer.images().save(&args.images, format, &mut file)
+    })
 }
 
 /// Gives an image one more name.
@@ -373,40 +340,6 @@ mod tests {
             assert!(!matches(name, wanted), "{wanted}");
         }
         assert!(matches("localhost:5000/x:1", "localhost:5000/x"));
-    }
-
-    #[test]
-    fn a_save_that_fails_leaves_the_older_file_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("archive");
-        fs::write(&path, "older").unwrap();
-        let failed = save_to(&path, |out| {
-            out.write_all(b"half").unwrap();
-            Err(Error::new(ErrorKind::ImageNotFound, "Gone"))
-        });
-        assert_eq!(failed.unwrap_err().kind(), ErrorKind::ImageNotFound);
-        assert_eq!(fs::read_to_string(&path).unwrap(), "older");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-
-        save_to(&path, |out| {
-            out.write_all(b"whole").unwrap();
-            Ok(())
-        })
-        .unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "whole");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_device_is_written_and_not_replaced() {
-        save_to(Path::new("/dev/null"), |out| {
-            out.write_all(b"x").unwrap();
-            Ok(())
-        })
-        .unwrap();
-        assert!(!fs::metadata("/dev/null").unwrap().is_file());
-        let missing = save_to(Path::new("/no/such/dir/file"), |_| Ok(())).unwrap_err();
-        assert!(missing.to_string().contains("/no/such/dir/file"));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! `pause`, `unpause`, `snapshot`, `restore`, `fork`.
 
 use std::{
-    fs::{self, File},
-    io::{self, BufReader, IsTerminal, Write},
+    fs::File,
+    io::{self, BufReader, IsTerminal},
     path::Path,
 };
 
@@ -22,6 +22,7 @@ use crate::{
     output,
     progress::Bars,
     time,
+    whole_file::write_whole,
 };
 
 fn status(result: Result<()>) -> ExitStatus {
@@ -236,12 +237,9 @@ fn export(coffer: &Coffer, args: &SnapshotExportArgs, verbose: bool) -> Result<(
     let bars = Bars::new(args.quiet, verbose);
     match &args.output {
         Some(path) => {
-            let write = |file: &File| {
-                snapshot.export(io::BufWriter::with_capacity(1 << 20, file), &bars)?;
-                // Whoever deletes the sandbox after an export relies on it.
-                file.sync_all().map_err(|error| unwritable(path, error))
-            };
-            write_file(path, write)?;
+            write_whole(path, |file| {
+                snapshot.export(io::BufWriter::with_capacity(1 << 20, file), &bars)
+            })?;
         }
         None if io::stdout().is_terminal() => {
             let what = "A snapshot is not for a terminal";
@@ -252,35 +250,6 @@ fn export(coffer: &Coffer, args: &SnapshotExportArgs, verbose: bool) -> Result<(
     }
     bars.finish();
     Ok(())
-}
-
-/// Writes a file that is there whole or not at all. A device or pipe is written as it is.
-fn write_file(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<()> {
-    if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
-        let file = File::options().write(true).open(path);
-        return write(&file.map_err(|error| unwritable(path, error))?);
-    }
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    let part = path.with_file_name(name);
-    let file = File::options().write(true).create_new(true).open(&part);
-    let file = file.map_err(|error| unwritable(path, error))?;
-    let written = write(&file)
-        .and_then(|()| fs::rename(&part, path).map_err(|error| unwritable(path, error)));
-    if written.is_err() {
-        // The first error is the one to report.
-        let _ = fs::remove_file(&part);
-    }
-    written
-}
-
-fn unwritable(path: &Path, error: io::Error) -> Error {
-    let kind = match error.kind() {
-        io::ErrorKind::StorageFull => ErrorKind::NoSpace,
-        io::ErrorKind::PermissionDenied => ErrorKind::Permission,
-        _ => ErrorKind::Io,
-    };
-    Error::new(kind, format!("Could not write `{}`", path.display())).because(error)
 }
 
 fn import(coffer: &Coffer, args: &SnapshotImportArgs, verbose: bool) -> Result<()> {
@@ -311,9 +280,7 @@ fn import(coffer: &Coffer, args: &SnapshotImportArgs, verbose: bool) -> Result<(
     } else {
         output::line(snapshot.id());
     }
-    io::stdout()
-        .flush()
-        .map_err(|error| unwritable(Path::new("-"), error))
+    Ok(())
 }
 
 /// Brings a sandbox back.

@@ -85,6 +85,11 @@ fn a_killed_export_or_import_leaves_a_whole_one_or_none() {
     let id = coffer.ok(["snapshot", "create", scene.parent()]);
     let export = ["snapshot", "export", "-q", "-o", path, &id];
     scene.at_many_points(&export, &[Victims::Client], |_| {
+        let entries = fs::read_dir(coffer.home()).unwrap();
+        let debris = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .find(|name| name.contains("exported") && name != "exported");
+        assert_eq!(debris, None);
         if file.exists() {
             coffer.ok(["snapshot", "rm", &id]);
             coffer.ok(["snapshot", "import", "-q", path]);

@@ -62,11 +62,12 @@ pub(crate) async fn spawn_with_socket(
     Connection::over(from_std(ours)?, request).await
 }
 
-/// A supervisor that ends while this process lives must not stay a zombie.
-fn reap_in_background(mut child: std::process::Child) {
+/// Waits for a process that does not belong to a caller: if it ends while this one lives, it must
+/// not stay a zombie.
+pub(crate) fn reap_in_background(mut child: std::process::Child) {
     let wait = move || child.wait();
     // Without a thread the zombie lasts as long as this process, which harms nobody.
     let _ = std::thread::Builder::new()
-        .name("reap-supervisor".to_owned())
+        .name("reap".to_owned())
         .spawn(wait);
 }

@@ -24,7 +24,7 @@ use tokio::{
     sync::watch,
 };
 
-pub(crate) use self::launch::{launch, spawn_with_socket};
+pub(crate) use self::launch::{launch, reap_in_background, spawn_with_socket};
 pub use self::logs::{LogFollower, LogOptions};
 use crate::error::{Error, ErrorKind, Result, from_remote, io};
 

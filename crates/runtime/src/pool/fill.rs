@@ -13,7 +13,7 @@ use cofferdam_types::SandboxId;
 
 use super::{Place, Pool};
 use crate::{
-    client::spawn_with_socket,
+    client::{reap_in_background, spawn_with_socket},
     error::{Error, ErrorKind, Result, io},
     layout::Layout,
     program, random,
@@ -73,7 +73,7 @@ pub(crate) fn spawn_fill(layout: &Layout, name: &str) -> Result<()> {
         .truncate(true)
         .open(layout.pools().join(name).join("fill.log"))
         .map_err(|error| io("Could not open a pool's log", error))?;
-    Command::new(program::path()?)
+    let child = Command::new(program::path()?)
         .arg(program::FILL_POOL)
         .arg(layout.home())
         .arg(name)
@@ -82,8 +82,9 @@ pub(crate) fn spawn_fill(layout: &Layout, name: &str) -> Result<()> {
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()
-        .map(drop)
-        .map_err(|error| io("Could not start to fill a pool", error))
+        .map_err(|error| io("Could not start to fill a pool", error))?;
+    reap_in_background(child);
+    Ok(())
 }
 
 /// `main` of a process that fills a pool: home and name; returns the exit code.

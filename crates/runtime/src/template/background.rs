@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Template, TemplateInfo, build::make_image, plan::TemplatePlan};
 use crate::{
+    client::reap_in_background,
     error::{Error, ErrorKind, Result, io, to_remote},
     guest::GuestFiles,
     layout::Layout,
@@ -76,6 +77,7 @@ pub(crate) fn spawn_image_build(
             .write_all(&input)
             .map_err(|error| io("Could not talk to the template builder", error))?;
     }
+    reap_in_background(child);
     Ok(())
 }
 
