@@ -48,21 +48,30 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
 }
 
 fn tests(program: &Path, args: &[OsString]) -> Result<()> {
-    let mut runner = if has_nextest() {
-        workspace::cargo(&["nextest", "run", "--workspace", "--no-fail-fast"])
+    let words: &[&str] = if has_nextest() {
+        &["nextest", "run", "--workspace", "--no-fail-fast"]
     } else {
-        // Slower and without time-outs, but the same tests; building nextest takes minutes.
+        // Without time-outs, but the same tests; building nextest takes minutes.
         println!("cargo-nextest is not installed: using `cargo test`");
-        workspace::cargo(&[
+        &[
             "test",
             "--workspace",
             "--lib",
             "--bins",
             "--tests",
             "--no-fail-fast",
-        ])
+        ]
     };
-    process::run(runner.args(args).env("COFFER_PROGRAM", program))
+    let runner = workspace::cargo(words);
+    // Started by `nohup` or in a shell's background, all would ignore the signals that tests send.
+    let mut ours = Command::new("env");
+    ours.arg("--default-signal")
+        .arg(runner.get_program())
+        .args(runner.get_args())
+        .args(args)
+        .current_dir(workspace::root())
+        .env("COFFER_PROGRAM", program);
+    process::run(&mut ours)
 }
 
 fn has_nextest() -> bool {

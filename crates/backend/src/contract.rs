@@ -108,6 +108,7 @@ checks! {
     snapshots::only_a_paused_machine_is_captured,
     snapshots::damaged_snapshots_are_refused_by_kind,
     snapshots::a_snapshot_fits_only_its_own_shape,
+    snapshots::what_a_restored_machine_touched_is_within_its_memory,
     moments::a_captured_machine_and_its_capture_both_go_on_by_one,
     moments::memory_is_captured_as_it_was_at_the_moment,
     moments::zeroes_over_what_was_there_are_captured,

@@ -112,6 +112,8 @@ pub enum Bug {
     AlwaysCapturesMemory,
     /// The moment can be taken again.
     TakesAgain,
+    /// It says that memory was used which the machine has not.
+    TouchesTooMuch,
 }
 
 /// A backend whose machines are threads of this process.

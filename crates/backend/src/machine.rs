@@ -1,8 +1,8 @@
 //! The two traits.
 
 use std::{
-    fmt, future::Future, net::IpAddr, os::unix::net::UnixStream, path::PathBuf, pin::Pin,
-    time::Duration,
+    fmt, future::Future, net::IpAddr, ops::Range, os::unix::net::UnixStream, path::PathBuf,
+    pin::Pin, time::Duration,
 };
 
 use cofferdam_types::{SandboxId, Signal};
@@ -110,6 +110,11 @@ pub trait Machine: Send + Sync + fmt::Debug {
 
     /// Addresses of the guest; `None` without a network.
     fn network_info(&self) -> Option<NetworkInfo>;
+
+    /// The parts that it has used so far of the memory file that it was restored from: ranges of
+    /// bytes from the file's start, in order and apart. A page may count with its neighbours.
+    /// `None` for a machine that was not restored, and where the host does not tell.
+    fn touched_memory(&self) -> BoxFuture<'_, Result<Option<Vec<Range<u64>>>>>;
 
     /// What it uses now.
     fn metrics(&self) -> Result<MachineMetrics>;

@@ -198,6 +198,7 @@ bugs! {
     a_second_capture_is_noticed: CapturesTwice => a_machine_has_one_capture_at_a_time,
     a_running_moment_is_noticed: CapturesRunning => only_a_paused_machine_is_taken_and_only_once,
     a_second_moment_is_noticed: TakesAgain => only_a_paused_machine_is_taken_and_only_once,
+    memory_that_is_not_there_is_noticed: TouchesTooMuch => what_a_restored_machine_touched_is_within_its_memory,
     overwritten_files_are_noticed: OverwritesFiles =>
         a_plan_that_does_not_fit_is_refused_and_leaves_nothing,
     a_resuming_capture_is_noticed: ResumesInCapture =>

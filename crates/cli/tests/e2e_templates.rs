@@ -69,6 +69,36 @@ fn a_template_is_built_listed_started_from_and_removed() {
 }
 
 #[test]
+fn what_the_first_starts_touch_is_recorded_for_those_that_follow() {
+    let coffer = Coffer::private();
+    let key = build(&coffer, &[BUSYBOX]);
+    let dir = coffer.home().join("templates").join(key);
+    let path = dir.join("working-set.json");
+    let recorded = || -> Option<(u64, u64)> {
+        let record: Value = serde_json::from_slice(&fs::read(&path).ok()?).unwrap();
+        let bytes = |range: &Value| range[1].as_u64().unwrap() - range[0].as_u64().unwrap();
+        let touched = record["ranges"].as_array().unwrap().iter().map(bytes).sum();
+        Some((record["starts"].as_u64().unwrap(), touched))
+    };
+    assert_eq!(recorded(), None);
+    for start in 1..=4 {
+        coffer.ok(["run", "--rm", BUSYBOX, "true"]);
+        until("the record", || {
+            recorded().is_some_and(|(starts, _)| starts == start)
+        });
+    }
+    let (_, touched) = recorded().unwrap();
+    // A guest with a kernel in it that runs, but not nearly all of its memory.
+    assert!((4 << 20..128 << 20).contains(&touched), "{touched}");
+    // What is no record harms no start, and is replaced by one.
+    fs::write(&path, "[1, 2").unwrap();
+    assert_eq!(origin(&coffer, &[BUSYBOX, "true"]), "image template");
+    until("a new record", || {
+        fs::read(&path).is_ok_and(|text| text.starts_with(b"{"))
+    });
+}
+
+#[test]
 fn what_warm_ups_wrote_is_there_and_what_they_read_needs_no_disk() {
     let coffer = Coffer::empty();
     // Content that does not compress and has no holes.

@@ -11,6 +11,7 @@ use std::{
     ops::Range,
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::Path,
+    slice,
 };
 
 use rustix::{
@@ -62,19 +63,28 @@ pub fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
     })
 }
 
-/// Has the kernel begin to read a file's data, if it is not in memory yet. Holes are left alone:
-/// read ahead, they would fill memory with zeroes.
+/// Has the kernel begin to read a file's data, if it is not in memory yet: what of it is in
+/// `wanted`, which is in order and apart, or all. Holes are left alone: read ahead, they would
+/// fill memory with zeroes.
 ///
 /// # Errors
 /// The file system's.
-pub fn read_ahead(path: &Path) -> Result<()> {
+pub fn read_ahead(path: &Path, wanted: Option<&[Range<u64>]>) -> Result<()> {
     let advise = || {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
-        for range in data_ranges(&file, length, 1) {
-            let range = range?;
-            let bytes = NonZeroU64::new(range.end - range.start);
-            fadvise(&file, range.start, bytes, Advice::WillNeed)?;
+        let all = 0..length;
+        let wanted = wanted.unwrap_or_else(|| slice::from_ref(&all));
+        for data in data_ranges(&file, length, 1) {
+            let data = data?;
+            let first = wanted.partition_point(|range| range.end <= data.start);
+            for range in wanted[first..].iter().take_while(|r| r.start < data.end) {
+                let (start, end) = (range.start.max(data.start), range.end.min(data.end));
+                let Some(bytes) = NonZeroU64::new(end.saturating_sub(start)) else {
+                    continue;
+                };
+                fadvise(&file, start, Some(bytes), Advice::WillNeed)?;
+            }
         }
         Ok(())
     };
@@ -217,11 +227,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         let file = create_sparse(&path, 64 << 20).unwrap();
-        read_ahead(&path).unwrap();
+        read_ahead(&path, None).unwrap();
         file.write_all_at(b"middle", 33 << 20).unwrap();
-        read_ahead(&path).unwrap();
+        read_ahead(&path, None).unwrap();
+        read_ahead(&path, Some(&[0..1, 32 << 20..34 << 20])).unwrap();
         assert!(allocated_bytes(&path).unwrap() < 1 << 20);
-        let error = read_ahead(&dir.path().join("b")).unwrap_err();
+        let error = read_ahead(&dir.path().join("b"), None).unwrap_err();
         assert!(error.to_string().contains("read ahead"), "{error}");
     }
 

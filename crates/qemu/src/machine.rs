@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    ops::Range,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -18,7 +19,7 @@ use cofferdam_types::{SandboxId, Signal};
 use tokio::time::timeout;
 
 use crate::{
-    capture::{Origin, QemuCapture, Turns, WritableDisk},
+    capture::{self, Origin, QemuCapture, Turns, WritableDisk},
     control,
     controlled::Controlled,
     logs,
@@ -250,6 +251,10 @@ impl Machine for QemuMachine {
 
     fn network_info(&self) -> Option<NetworkInfo> {
         None
+    }
+
+    fn touched_memory(&self) -> BoxFuture<'_, Result<Option<Vec<Range<u64>>>>> {
+        Box::pin(async move { capture::touched(self.controlled()?).await })
     }
 
     fn metrics(&self) -> Result<MachineMetrics> {

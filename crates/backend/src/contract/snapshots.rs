@@ -257,3 +257,32 @@ pub(super) async fn a_snapshot_fits_only_its_own_shape(harness: &dyn Harness) ->
     }
     Ok(())
 }
+
+pub(super) async fn what_a_restored_machine_touched_is_within_its_memory(
+    harness: &dyn Harness,
+) -> Outcome {
+    if !captures(harness) {
+        return Ok(());
+    }
+    let Running { machine, .. } = Running::start(harness, &harness.spec()).await?;
+    let touched = bounded(harness, "look", machine.touched_memory()).await??;
+    ensure(touched.is_none(), || {
+        "a machine that was not restored says what it touched of a file".to_owned()
+    })?;
+    drop(machine);
+    let captured = capture(harness, false).await?;
+    let mut fork = captured.fork(harness).await?;
+    fork.guest.tick()?;
+    let touched = bounded(harness, "look", fork.machine.touched_memory()).await??;
+    let Some(touched) = touched else {
+        return Ok(());
+    };
+    let memory_bytes = u64::from(captured.spec.memory_mib) << 20;
+    let in_order = touched.windows(2).all(|pair| pair[0].end < pair[1].start);
+    let within = touched
+        .iter()
+        .all(|range| !range.is_empty() && range.end <= memory_bytes);
+    ensure(in_order && within && !touched.is_empty(), || {
+        format!("of {memory_bytes} bytes it touched {touched:?}")
+    })
+}

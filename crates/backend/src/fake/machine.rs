@@ -2,7 +2,8 @@
 
 use std::{
     fs::File,
-    io,
+    io, iter,
+    ops::Range,
     os::unix::net::UnixStream,
     path::PathBuf,
     sync::{
@@ -220,6 +221,17 @@ impl Machine for FakeMachine {
 
     fn network_info(&self) -> Option<NetworkInfo> {
         None
+    }
+
+    fn touched_memory(&self) -> BoxFuture<'_, Result<Option<Vec<Range<u64>>>>> {
+        Box::pin(async {
+            self.inner.alive()?;
+            let memory_bytes = u64::from(self.inner.memory_mib) << 20;
+            let beyond = memory_bytes + u64::from(self.inner.has(Bug::TouchesTooMuch));
+            // It reads it all at the start.
+            let restored = self.inner.origin().is_some();
+            Ok(restored.then(|| iter::once(0..beyond).collect()))
+        })
     }
 
     fn metrics(&self) -> Result<MachineMetrics> {

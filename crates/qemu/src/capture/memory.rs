@@ -1,6 +1,6 @@
 //! A capture's memory and devices.
 
-use std::{fs::File, io, mem, os::fd::AsRawFd, path::PathBuf, sync::Arc};
+use std::{fs::File, io, mem, ops::Range, os::fd::AsRawFd, path::PathBuf, sync::Arc};
 
 use cofferdam_backend::{Error, ErrorKind, MachineStatus, Result, SnapshotFiles};
 use tokio::task::JoinHandle;
@@ -168,6 +168,20 @@ impl MemoryCapture {
         })
         .await
     }
+}
+
+/// What a machine has touched of the memory file that it was restored from. `None` as for
+/// [`Found::of`].
+pub(crate) async fn touched(machine: &Controlled) -> Result<Option<Vec<Range<u64>>>> {
+    let Origin::Restored { memory, .. } = machine.origin.clone() else {
+        return Ok(None);
+    };
+    let (pid, bytes) = (machine.process.pid, machine.shape.memory_bytes());
+    let look = move || PrivateMemory::open(pid, &memory, bytes)?.touched();
+    let touched = super::blocking(move || Ok(look().ok())).await?;
+    // The process that was opened by its number is the machine's if that has not ended since.
+    machine.alive()?;
+    Ok(touched)
 }
 
 impl Found {

@@ -22,7 +22,7 @@ use cofferdam_backend::{BoxFuture, Capture, CapturePlan, Error, ErrorKind, Machi
 use tokio::runtime::Handle;
 
 pub(crate) use disks::WritableDisk;
-pub(crate) use memory::Origin;
+pub(crate) use memory::{Origin, touched};
 pub(crate) use turn::{Turn, Turns};
 
 use crate::controlled::Controlled;

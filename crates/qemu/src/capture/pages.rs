@@ -1,14 +1,15 @@
-//! Which pages of guest memory a guest has changed, and what is in them, told from outside.
+//! Which pages of guest memory a guest has used or changed, and what is in them, told from outside.
 //!
 //! A restored machine maps its snapshot's memory file privately, so a page that was written is an
 //! anonymous page of the QEMU process, and every other one is still in the file.
-//! Invariant: the machine stands still while this reads; what is read is then of one moment.
+//! Invariant: the machine stands still while contents are read; they are then of one moment.
 //! Source: proc(5) `/proc/PID/maps`, `/proc/PID/mem`; Linux `Documentation/admin-guide/mm/pagemap.rst`.
 
 use std::{
     fs::File,
     io,
     num::NonZero,
+    ops::Range,
     os::unix::fs::{FileExt, MetadataExt},
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     thread,
@@ -66,12 +67,29 @@ impl PrivateMemory {
     pub(super) fn changed_bytes(&self) -> io::Result<u64> {
         let mut total = 0;
         for span in &self.spans {
-            self.runs(*span, &mut |run| {
+            self.runs(*span, is_changed, &mut |run| {
                 total += run.length;
                 Ok(())
             })?;
         }
         Ok(total)
+    }
+
+    /// Guest memory that was read or changed, in order. The kernel maps pages of a file together
+    /// with those around them, so some were not.
+    pub(super) fn touched(&self) -> io::Result<Vec<Range<u64>>> {
+        let mut touched: Vec<Range<u64>> = Vec::new();
+        for span in &self.spans {
+            self.runs(*span, is_touched, &mut |run| {
+                let end = run.offset + run.length;
+                match touched.last_mut() {
+                    Some(last) if last.end == run.offset => last.end = end,
+                    _ => touched.push(run.offset..end),
+                }
+                Ok(())
+            })?;
+        }
+        Ok(touched)
     }
 
     /// Reads what the guest has changed, so that it can be written when the guest runs again: a
@@ -86,7 +104,7 @@ impl PrivateMemory {
         let work = || -> io::Result<Vec<Piece>> {
             let mut pieces = Vec::new();
             while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.runs(*part, &mut |run| {
+                self.runs(*part, is_changed, &mut |run| {
                     let piece = self.read(run)?;
                     if kept.fetch_add(run.length, Ordering::Relaxed) < KEPT_BYTES {
                         pieces.push(piece);
@@ -121,8 +139,13 @@ impl PrivateMemory {
         })
     }
 
-    /// Calls `take` for each run of changed pages in `span`.
-    fn runs(&self, span: Span, take: &mut impl FnMut(Span) -> io::Result<()>) -> io::Result<()> {
+    /// Calls `take` for each run of pages in `span` whose entries are `wanted`.
+    fn runs(
+        &self,
+        span: Span,
+        wanted: impl Fn(u64) -> bool,
+        take: &mut impl FnMut(Span) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut entries = vec![0; to_usize(span.length / PAGE * 8)?];
         self.pagemap
             .read_exact_at(&mut entries, span.address / PAGE * 8)?;
@@ -134,10 +157,10 @@ impl PrivateMemory {
                 offset: span.offset + number * PAGE,
                 length: PAGE,
             };
-            match (&mut run, is_changed(u64::from_ne_bytes(*word))) {
+            match (&mut run, wanted(u64::from_ne_bytes(*word))) {
                 (Some(run), true) if run.length < RUN_BYTES => run.length += PAGE,
-                (run, changed) => {
-                    let over = std::mem::replace(run, changed.then_some(at));
+                (run, begins) => {
+                    let over = std::mem::replace(run, begins.then_some(at));
                     over.map_or(Ok(()), &mut *take)?;
                 }
             }
@@ -148,6 +171,10 @@ impl PrivateMemory {
 
 const fn is_changed(entry: u64) -> bool {
     entry & SWAPPED != 0 || (entry & PRESENT != 0 && entry & OF_FILE == 0)
+}
+
+const fn is_touched(entry: u64) -> bool {
+    entry & (PRESENT | SWAPPED) != 0
 }
 
 fn to_usize(count: u64) -> io::Result<usize> {
@@ -276,6 +303,7 @@ mod tests {
     fn a_changed_page_is_anonymous_or_swapped() {
         assert!(is_changed(PRESENT) && is_changed(SWAPPED) && is_changed(SWAPPED | OF_FILE));
         assert!(!is_changed(0) && !is_changed(PRESENT | OF_FILE));
+        assert!(is_touched(PRESENT | OF_FILE) && is_touched(SWAPPED) && !is_touched(OF_FILE));
     }
 
     #[test]

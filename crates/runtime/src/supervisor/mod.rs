@@ -216,6 +216,7 @@ async fn finish(mut board: Switchboard, end: End, queue: &mut mpsc::Receiver<Eve
             log_line(&error.chain());
         }
         board.tell_all(&end);
+        board.record_start().await;
         let _ = board.machine.kill().await;
     } else {
         if matches!(end, End::Exited(_)) {

@@ -25,7 +25,7 @@ use crate::{
     pool::Standby,
     snapshot::resume::Resume,
     store::{Entry, Store},
-    template::{self, MachineShape, RootShape, Template, TemplatePlan},
+    template::{self, MachineShape, Recording, RootShape, Template, TemplatePlan},
 };
 
 /// How long a restored guest may take to answer. It was ready when it was captured, so even a
@@ -85,6 +85,8 @@ pub(crate) struct Live {
     pub(crate) started_ns: u64,
     /// What an image template would be made from; absent when there is one or none fits.
     pub(crate) wanted_template: Option<WantedTemplate>,
+    /// What its template wants to know about its start.
+    pub(crate) recording: Option<Recording>,
     /// The pool that the machine came from.
     pub(crate) pool: Option<String>,
 }
@@ -156,6 +158,7 @@ pub(super) async fn claim(of: Starting<'_>, standby: Standby) -> Result<Live> {
         timeline: clock.stages,
         started_ns: unix_time_ns(),
         wanted_template: None,
+        recording: None,
         pool: Some(pool),
     })
 }
@@ -199,7 +202,8 @@ pub(super) async fn start(of: Starting<'_>) -> Result<Live> {
     )
     .await?;
     let spec = machine_spec(entry, paths, &guest, &shape);
-    read_ahead(&origin);
+    let memory_bytes = u64::from(shape.memory_mib) << 20;
+    read_ahead(&origin, memory_bytes);
     let machine: Arc<dyn Machine> = match &origin {
         Origin::Resume(files) => lift(backend.restore(files, &spec).await)?.into(),
         Origin::Image(template) | Origin::Base(template) | Origin::Workload(template) => {
@@ -233,6 +237,11 @@ pub(super) async fn start(of: Starting<'_>) -> Result<Live> {
     if let Err(error) = handshake.await {
         return Err(crate::diagnosis::explain(machine.as_ref(), &spec, error));
     }
+    let recording = match &origin {
+        Origin::Workload(template) | Origin::Image(template) => template.recording(memory_bytes),
+        // A base template is soon left for an image's.
+        Origin::Base(_) | Origin::Resume(_) | Origin::Boot => None,
+    };
     let wanted_template = match origin {
         Origin::Base(_) | Origin::Boot => {
             RootShape::of(&record.spec, record.image.manifest).map(|root| WantedTemplate {
@@ -256,6 +265,7 @@ pub(super) async fn start(of: Starting<'_>) -> Result<Live> {
         timeline: clock.stages,
         started_ns: unix_time_ns(),
         wanted_template,
+        recording,
         pool: None,
     })
 }
@@ -271,18 +281,22 @@ enum Origin {
     Boot,
 }
 
-/// Has what the guest remembers read from the disk while QEMU starts. After a reboot it comes in
-/// one stream then and not page by page as the guest touches it; see `docs/start.md`.
-fn read_ahead(origin: &Origin) {
-    let memory = match origin {
-        Origin::Resume(files) => files.memory.clone(),
+/// Has what the guest will touch read from the disk while QEMU starts, or all that it remembers
+/// where that is not known. After a reboot it comes in one stream then and not page by page as
+/// the guest touches it; see `docs/start.md`.
+fn read_ahead(origin: &Origin, memory_bytes: u64) {
+    let (memory, template) = match origin {
+        Origin::Resume(files) => (files.memory.clone(), None),
         Origin::Workload(template) | Origin::Image(template) | Origin::Base(template) => {
-            template.files().memory
+            (template.files().memory, Some(template.clone()))
         }
         Origin::Boot => return,
     };
-    // What cannot be read is the backend's to tell; nothing waits for this.
-    tokio::task::spawn_blocking(move || drop(cofferdam_disk::read_ahead(&memory)));
+    tokio::task::spawn_blocking(move || {
+        let wanted = template.and_then(|template| template.working_set(memory_bytes));
+        // What cannot be read is the backend's to tell; nothing waits for this.
+        drop(cofferdam_disk::read_ahead(&memory, wanted.as_deref()));
+    });
 }
 
 /// Finds the best template and makes the upper that goes with it.

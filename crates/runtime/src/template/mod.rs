@@ -17,6 +17,7 @@ mod key;
 mod machine;
 mod plan;
 mod warm;
+mod working_set;
 
 use std::path::{Path, PathBuf};
 
@@ -34,6 +35,7 @@ pub(crate) use self::{
     machine::machine_spec,
     plan::TemplatePlan,
     warm::warm_up,
+    working_set::Recording,
 };
 use crate::{
     error::{Error, ErrorKind, Result, io},

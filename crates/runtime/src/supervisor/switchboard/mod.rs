@@ -41,6 +41,7 @@ use crate::{
     layout::SandboxPaths,
     output_log::LogWriter,
     store::{Entry, Store},
+    template::Recording,
 };
 
 /// Most sessions at once; the agent has the same bound.
@@ -82,6 +83,8 @@ pub(crate) struct Switchboard {
     next_session: u32,
     workload: Workload,
     wanted_template: Option<WantedTemplate>,
+    /// What the machine's template wants to know about its start.
+    recording: Option<Recording>,
     /// The pool that the machine came from.
     pool: Option<String>,
     backend: &'static str,
@@ -167,6 +170,7 @@ impl Switchboard {
             next_session: SESSION_STREAM + 1,
             workload,
             wanted_template: live.wanted_template,
+            recording: live.recording,
             pool: live.pool,
             backend: live.backend,
             stop_stage: stop::StopStage::NotAsked,
@@ -245,7 +249,11 @@ impl Switchboard {
                 }
                 self.give_workload_credit();
             }
-            Event::TemplateTime => self.make_ready_for_the_next(),
+            Event::TemplateTime => {
+                let record = self.record_start();
+                tokio::spawn(record);
+                self.make_ready_for_the_next();
+            }
             Event::Moment(result) => self.moment_over(result),
         }
         None
@@ -325,6 +333,18 @@ impl Switchboard {
             super::log_line(&format!("No new standby: {}", error.chain()));
         }
         self.make_template();
+    }
+
+    /// Tells the machine's template what its start has touched, once.
+    pub(in crate::supervisor) fn record_start(&mut self) -> impl Future<Output = ()> + use<> {
+        let recording = self.recording.take();
+        let machine = Arc::clone(&self.machine);
+        async move {
+            let Some(recording) = recording else { return };
+            if let Err(error) = recording.take(machine.as_ref()).await {
+                super::log_line(&format!("No working set: {}", error.chain()));
+            }
+        }
     }
 
     fn make_template(&mut self) {
