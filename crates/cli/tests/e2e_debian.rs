@@ -199,7 +199,9 @@ fn a_debian_with_python_is_pulled_and_run_and_its_tree_is_what_umoci_unpacks() {
         .arg(format!("docker://{name}")));
 
     let coffer = Coffer::shared();
-    coffer.ok(["pull", &name]);
+    let pull = ["pull", "-q", "--json", "--platform", "linux/amd64", &name];
+    let pulled = coffer.json(pull);
+    assert_eq!(pulled["platform"]["architecture"], "amd64", "{pulled}");
     let python = ["/usr/bin/python3", "-c", "print(6 * 7)"];
     assert_eq!(
         coffer.ok(["run", "--rm", &name].iter().chain(&python)),

@@ -139,6 +139,14 @@ fn the_detach_keys_leave_a_sandbox_running() {
     let (code, after) = terminal.end();
     assert_eq!(code, 0, "{after}");
     assert!(after.contains(" icanon"), "{after}");
+
+    let args = format!("attach --detach-keys ctrl-x,q {id}");
+    let mut terminal = Terminal::start(&coffer, &args);
+    terminal.press(b"echo ag''ain\n");
+    terminal.shows("again");
+    terminal.press(b"\x18q");
+    let (code, after) = terminal.end();
+    assert_eq!(code, 0, "{after}");
     assert!(coffer.ok(["ps", "-q", "--no-trunc"]).contains(&id));
     coffer.ok(["rm", "-f", &id]);
 }
