@@ -1,40 +1,80 @@
 //! Files that are there whole or not at all, for `save` and `snapshot export`.
 //!
-//! A file has no name until it is whole, so that also a killed process leaves nothing behind.
-//! Where the file system has no such files (NFS), it has another name until then, and a killed
-//! process leaves that one. Source: open(2), `O_TMPFILE`; linkat(2).
+//! A file has no name until it is whole, so that also a killed process leaves nothing behind,
+//! unless it dies in the instant in which it replaces an older file. Where the file system has no
+//! nameless files (NFS), it has another name until then, and a killed process leaves that one.
+//! Source: open(2), `O_TMPFILE`; linkat(2).
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Metadata, Permissions},
     io,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
 use cofferdam::{Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 
-/// Writes a file, in place of one that is there. A link is followed, as by a shell's redirection.
-/// What is no plain file, such as a pipe, is written as it is.
+/// Links that lead to links, as many as the kernel follows; path_resolution(7).
+const MAX_LINKS: usize = 40;
+
+/// Names to try for a file that has another one until it is whole.
+const MAX_NAMES: usize = 16;
+
+/// Bits of a mode that are rights; an older file's set-user-id is not for what is written here.
+const RIGHTS: u32 = 0o777;
+
+/// Writes a file, in place of one that is there, with its rights. A link is followed, as by a
+/// shell's redirection. What is no plain file, such as a pipe, is written as it is.
 ///
 /// # Errors
 /// What `write` fails with, and the file system's; then an older file is as it was.
 pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<()> {
     let failed = |error| unwritable(path, error);
-    let old = fs::metadata(path).ok();
+    let old = match fs::metadata(path) {
+        Ok(old) => Some(old),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failed(error)),
+    };
     if old.as_ref().is_some_and(|meta| !meta.is_file()) {
         let file = File::options().write(true).open(path).map_err(failed)?;
         return write(&file);
     }
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let unfinished = Unfinished::beside(target).map_err(failed)?;
+    let unfinished = follow(path)
+        .and_then(|target| Unfinished::beside(target, old.as_ref()))
+        .map_err(failed)?;
     write(&unfinished.file)?;
-    if let Some(old) = old {
-        let mode = old.permissions();
-        unfinished.file.set_permissions(mode).map_err(failed)?;
-    }
     // Whoever deletes what was written here relies on it.
     unfinished.file.sync_all().map_err(failed)?;
     unfinished.publish().map_err(failed)
+}
+
+/// Where a path leads, whether or not there is something.
+fn follow(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&path) {
+            Ok(target) => path = directory(&path).join(target),
+            // No link, or nothing there yet.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidInput | io::ErrorKind::NotFound
+                ) =>
+            {
+                return Ok(path);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(rustix::io::Errno::LOOP.into())
+}
+
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if dir != Path::new("") => dir,
+        _ => Path::new("."),
+    }
 }
 
 /// A file that has not got its name yet; dropped, it is gone.
@@ -47,46 +87,62 @@ struct Unfinished {
 }
 
 impl Unfinished {
-    fn beside(target: PathBuf) -> io::Result<Self> {
-        let nameless = nameless(&target).and_then(|file| {
-            // By this path it gets its name.
-            fs::metadata(own_path(&file)).map(|_| file)
-        });
-        match nameless {
-            Ok(file) => Ok(Self {
+    fn beside(target: PathBuf, old: Option<&Metadata>) -> io::Result<Self> {
+        // By this path a nameless file gets its name.
+        let nameless =
+            nameless(&target).and_then(|file| fs::metadata(own_path(&file)).map(|_| file));
+        let unfinished = match nameless {
+            Ok(file) => Self {
                 file,
                 target,
                 staging: None,
-            }),
-            Err(error) if is_missing_feature(&error) => {
-                let staging = staging_path(&target);
-                Ok(Self {
-                    file: File::create_new(&staging)?,
-                    target,
-                    staging: Some(staging),
-                })
-            }
-            Err(error) => Err(error),
+            },
+            Err(error) if is_missing_feature(&error) => Self::named(target, old.is_some())?,
+            Err(error) => return Err(error),
+        };
+        if let Some(old) = old {
+            let mode = old.permissions().mode() & RIGHTS;
+            unfinished
+                .file
+                .set_permissions(Permissions::from_mode(mode))?;
         }
+        Ok(unfinished)
+    }
+
+    /// One with another name; `secret` until it has the rights of the file that it replaces.
+    fn named(target: PathBuf, secret: bool) -> io::Result<Self> {
+        let mode = if secret { 0o600 } else { 0o666 };
+        let mut options = File::options();
+        options.write(true).create_new(true).mode(mode);
+        let (staging, file) = first_free(&target, |name| options.open(name))?;
+        Ok(Self {
+            file,
+            target,
+            staging: Some(staging),
+        })
     }
 
     fn publish(mut self) -> io::Result<()> {
         if self.staging.is_none() {
             match link(&self.file, &self.target) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    // Only a rename replaces; for that the file needs a name of its own.
-                    let staging = staging_path(&self.target);
-                    link(&self.file, &staging)?;
-                    self.staging = Some(staging);
-                }
-                linked => return linked,
+                Ok(()) => return self.sync_name(),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
             }
+            // Only a rename replaces; for that the file needs a name of its own.
+            let (staging, ()) = first_free(&self.target, |name| link(&self.file, name))?;
+            self.staging = Some(staging);
         }
         if let Some(staging) = &self.staging {
             fs::rename(staging, &self.target)?;
             self.staging = None;
         }
-        Ok(())
+        self.sync_name()
+    }
+
+    /// The name has to be on the disk too.
+    fn sync_name(&self) -> io::Result<()> {
+        File::open(directory(&self.target))?.sync_all()
     }
 }
 
@@ -100,14 +156,10 @@ impl Drop for Unfinished {
 }
 
 fn nameless(target: &Path) -> io::Result<File> {
-    let dir = match target.parent() {
-        Some(dir) if dir != Path::new("") => dir,
-        _ => Path::new("."),
-    };
     let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
     // As for any new file: the umask takes away what the user does not want.
     let mode = Mode::from_raw_mode(0o666);
-    Ok(open(dir, flags, mode)?.into())
+    Ok(open(directory(target), flags, mode)?.into())
 }
 
 /// Whether nameless files are what is missing, and not the directory or a right. Source: open(2);
@@ -128,15 +180,26 @@ fn link(file: &File, name: &Path) -> io::Result<()> {
     linkat(CWD, own_path(file), CWD, name, AtFlags::SYMLINK_FOLLOW).map_err(Into::into)
 }
 
-fn staging_path(target: &Path) -> PathBuf {
-    let mut name = target.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    target.with_file_name(name)
+/// Does something with the first name beside `target` that nobody has: a process of our number
+/// may have left one.
+fn first_free<T>(target: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<(PathBuf, T)> {
+    let mut last = None;
+    for number in 0..MAX_NAMES {
+        let mut name = target.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.{number}.part", std::process::id()));
+        let path = target.with_file_name(name);
+        match make(&path) {
+            Ok(made) => return Ok((path, made)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| io::ErrorKind::AlreadyExists.into()))
 }
 
 fn unwritable(path: &Path, error: io::Error) -> Error {
     let kind = match error.kind() {
-        io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
         io::ErrorKind::PermissionDenied => ErrorKind::Permission,
         _ => ErrorKind::Io,
     };
@@ -145,10 +208,7 @@ fn unwritable(path: &Path, error: io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::Write as _,
-        os::unix::fs::{PermissionsExt as _, symlink},
-    };
+    use std::{io::Write as _, os::unix::fs::symlink};
 
     use super::*;
 
@@ -159,6 +219,10 @@ mod tests {
             .collect();
         names.sort();
         names
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
     }
 
     fn text(mut file: &File, text: &str) -> Result<()> {
@@ -181,20 +245,22 @@ mod tests {
     }
 
     #[test]
-    fn an_older_file_is_replaced_and_keeps_its_mode() {
+    fn an_older_file_is_replaced_and_its_rights_hold_from_the_first_byte() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "old").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o4640)).unwrap();
         write_whole(&path, |file| {
+            assert_eq!(mode(&own_path(file)), 0o640);
             assert_eq!(fs::read_to_string(&path).unwrap(), "old");
             text(file, "new")
         })
         .unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o640);
-        assert_eq!(names(dir.path()), ["file"]);
+        assert_eq!(
+            (mode(&path), names(dir.path())),
+            (0o640, vec!["file".into()])
+        );
     }
 
     #[test]
@@ -212,29 +278,48 @@ mod tests {
     }
 
     #[test]
-    fn a_link_stays_and_its_target_is_replaced() {
+    fn links_stay_and_what_they_lead_to_is_made_or_replaced() {
         let dir = tempfile::tempdir().unwrap();
-        let (path, link) = (dir.path().join("file"), dir.path().join("link"));
-        fs::write(&path, "old").unwrap();
+        let [path, link, far] = ["file", "link", "far"].map(|name| dir.path().join(name));
         symlink("file", &link).unwrap();
-        write_whole(&link, |file| text(file, "new")).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        symlink(&link, &far).unwrap();
+        for content in ["made", "replaced"] {
+            write_whole(&far, |file| text(file, content)).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        }
+        assert_eq!(names(dir.path()), ["far", "file", "link"]);
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     }
 
     #[test]
-    fn a_staged_file_that_is_dropped_is_gone() {
+    fn a_link_to_itself_is_an_error_and_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let staging = dir.path().join("part");
-        let unfinished = |staging: &Path| Unfinished {
-            file: File::create_new(staging).unwrap(),
-            target: dir.path().join("file"),
-            staging: Some(staging.to_owned()),
-        };
-        drop(unfinished(&staging));
-        assert_eq!(names(dir.path()), [""; 0]);
-        unfinished(&staging).publish().unwrap();
-        assert_eq!(names(dir.path()), ["file"]);
+        let link = dir.path().join("link");
+        symlink("link", &link).unwrap();
+        assert!(write_whole(&link, |_| Ok(())).is_err());
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn a_file_with_another_name_until_then_takes_a_free_one_and_loses_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("file");
+        let left = dir
+            .path()
+            .join(format!("file.{}.0.part", std::process::id()));
+        fs::write(&left, "by a process of our number").unwrap();
+        let named = || Unfinished::named(target.clone(), true).unwrap();
+        let dropped = named();
+        assert_eq!(mode(dropped.staging.as_ref().unwrap()), 0o600);
+        drop(dropped);
+        assert_eq!(names(dir.path()).len(), 1);
+        for content in ["made", "replaced"] {
+            let unfinished = named();
+            text(&unfinished.file, content).unwrap();
+            unfinished.publish().unwrap();
+            assert_eq!(fs::read_to_string(&target).unwrap(), content);
+        }
+        assert_eq!(names(dir.path()).len(), 2);
     }
 
     #[test]
