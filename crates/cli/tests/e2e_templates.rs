@@ -81,12 +81,23 @@ fn what_the_first_starts_touch_is_recorded_for_those_that_follow() {
         Some((record["starts"].as_u64().unwrap(), touched))
     };
     assert_eq!(recorded(), None);
-    for start in 1..=4 {
-        coffer.ok(["run", "--rm", BUSYBOX, "true"]);
+    let is_recorded = |start| {
         until("the record", || {
             recorded().is_some_and(|(starts, _)| starts == start)
         });
+    };
+    // One that goes on, ones that go, one that stays, and one too many.
+    let sleeper = coffer.sleeper();
+    is_recorded(1);
+    let gone: &[&str] = &["run", "--rm", BUSYBOX, "true"];
+    let kept: &[&str] = &["run", BUSYBOX, "true"];
+    for (start, run) in [(2, gone), (3, kept), (4, gone)] {
+        coffer.ok(run);
+        is_recorded(start);
     }
+    drop(sleeper);
+    coffer.ok(gone);
+    is_recorded(4);
     let (_, touched) = recorded().unwrap();
     // A guest with a kernel in it that runs, but not nearly all of its memory.
     assert!((4 << 20..128 << 20).contains(&touched), "{touched}");

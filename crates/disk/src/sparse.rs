@@ -77,13 +77,9 @@ pub fn read_ahead(path: &Path, wanted: Option<&[Range<u64>]>) -> Result<()> {
         let wanted = wanted.unwrap_or_else(|| slice::from_ref(&all));
         for data in data_ranges(&file, length, 1) {
             let data = data?;
-            let first = wanted.partition_point(|range| range.end <= data.start);
-            for range in wanted[first..].iter().take_while(|r| r.start < data.end) {
-                let (start, end) = (range.start.max(data.start), range.end.min(data.end));
-                let Some(bytes) = NonZeroU64::new(end.saturating_sub(start)) else {
-                    continue;
-                };
-                fadvise(&file, start, Some(bytes), Advice::WillNeed)?;
+            for part in overlaps(&data, wanted) {
+                let bytes = NonZeroU64::new(part.end - part.start);
+                fadvise(&file, part.start, bytes, Advice::WillNeed)?;
             }
         }
         Ok(())
@@ -94,6 +90,16 @@ pub fn read_ahead(path: &Path, wanted: Option<&[Range<u64>]>) -> Result<()> {
             error,
         )
     })
+}
+
+/// What `data` and the ranges of `wanted`, which are in order and apart, have in common.
+fn overlaps(data: &Range<u64>, wanted: &[Range<u64>]) -> impl Iterator<Item = Range<u64>> {
+    let (start, end) = (data.start, data.end);
+    let first = wanted.partition_point(|range| range.end <= start);
+    wanted[first..]
+        .iter()
+        .take_while(move |range| range.start < end)
+        .map(move |range| range.start.max(start)..range.end.min(end))
 }
 
 /// Bytes that a file uses on its disk.
@@ -234,6 +240,18 @@ mod tests {
         assert!(allocated_bytes(&path).unwrap() < 1 << 20);
         let error = read_ahead(&dir.path().join("b"), None).unwrap_err();
         assert!(error.to_string().contains("read ahead"), "{error}");
+    }
+
+    #[test]
+    fn what_is_wanted_is_cut_to_where_data_is() {
+        let wanted = [0..4, 6..10, 12..14, 20..30];
+        let of = |data: Range<u64>| overlaps(&data, &wanted).collect::<Vec<_>>();
+        assert_eq!(of(0..40), wanted);
+        assert_eq!(of(2..7), [2..4, 6..7]);
+        assert_eq!(of(22..23), [22..23, 0..0][..1]);
+        // Ends that touch have nothing in common.
+        assert_eq!(of(10..12), [0..0; 0]);
+        assert_eq!(of(30..40), [0..0; 0]);
     }
 
     #[test]

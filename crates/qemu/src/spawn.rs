@@ -57,7 +57,8 @@ pub(crate) async fn spawn(
         output: output_child.into(),
         keep_files_whole: matches!(plan.memory, Memory::CopyOnWrite(_)),
         // QEMU asks for huge pages for translated code, of which an idle guest has little: 5 MiB
-        // of each fork's 31 were the rest of such pages. Hardware's guests keep theirs.
+        // of each fork's 31 were the rest of such pages. Speed is the same without them; hardware's
+        // guests keep theirs.
         small_pages: plan.accel == Accel::Tcg,
     };
     let outputs = vec![

@@ -46,8 +46,8 @@ const UNUSED: &[&str] = &[
 /// # Errors
 /// When apt fails.
 pub(crate) fn ensure_tools() -> Result<()> {
-    packages::ensure("the kernel build", TOOLS).with_context(|| {
-        format!("`{PACKAGE}` is in Debian 12's security archive (`bookworm-security`)")
+    packages::ensure("the kernel build", TOOLS).inspect_err(|_| {
+        eprintln!("hint: `{PACKAGE}` is in Debian 12's security archive (`bookworm-security`)");
     })
 }
 

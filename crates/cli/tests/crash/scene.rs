@@ -179,8 +179,9 @@ impl Scene {
         }
     }
 
-    /// The templates that are listed are those that are there.
+    /// The templates that are listed are those that are there, once nobody makes one any more.
     pub(crate) fn expect_templates(&self) {
+        self.settle();
         let listed = self.coffer.ok(["template", "list", "-q", "--no-trunc"]);
         let listed: BTreeSet<_> = listed.lines().map(str::to_owned).collect();
         let there: BTreeSet<_> = self.coffer.entries("templates").into_iter().collect();

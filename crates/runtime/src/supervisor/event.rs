@@ -26,7 +26,7 @@ pub(crate) enum Event {
     StopTimeout,
     /// An attached client did not read for too long.
     StalledCheck,
-    /// The moment to make the image's template has come.
+    /// The start is over: what it has touched can be recorded, and the image's template made.
     TemplateTime,
     /// A pause, its end, or a capture is over.
     Moment(Result<Outcome>),

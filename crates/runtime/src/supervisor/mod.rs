@@ -54,7 +54,8 @@ use crate::{
 /// The first client: the one whose socket is the supervisor's standard input.
 pub(crate) const FIRST_CLIENT: ClientId = 0;
 
-/// When a long-lived sandbox's image gets its template: late enough not to slow its start.
+/// When a long-lived sandbox's image gets its template, and its template learns what the start
+/// has touched: late enough not to slow the start.
 const TEMPLATE_DELAY: Duration = Duration::from_secs(2);
 
 /// Runs a future to its end on this thread.
@@ -202,6 +203,10 @@ async fn run(
     Ok(())
 }
 
+/// How long a look at a machine's memory may take: milliseconds, unless its program hangs in the
+/// kernel, and then it still has to be killed.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long a guest may take to put its file systems in order.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -216,9 +221,10 @@ async fn finish(mut board: Switchboard, end: End, queue: &mut mpsc::Receiver<Eve
             log_line(&error.chain());
         }
         board.tell_all(&end);
-        board.record_start().await;
+        record_start(&mut board).await;
         let _ = board.machine.kill().await;
     } else {
+        let recorded = tokio::spawn(record_start(&mut board));
         if matches!(end, End::Exited(_)) {
             board.shut_down();
             let ended = tokio::time::timeout(SHUTDOWN_TIMEOUT, board.machine.wait());
@@ -233,11 +239,22 @@ async fn finish(mut board: Switchboard, end: End, queue: &mut mpsc::Receiver<Eve
         let layout = board.store.layout();
         layout.remove_sockets(&layout.sandbox(id));
         board.tell_all(&end);
+        let _ = recorded.await;
     }
     board.lock = None;
     // Nobody waits for this, and it would slow what whoever waits does next.
     board.make_ready_for_the_next();
     board.linger(queue).await;
+}
+
+/// Looks at what the start of a short-lived sandbox has touched.
+fn record_start(board: &mut Switchboard) -> impl Future<Output = ()> + use<> {
+    let record = tokio::time::timeout(RECORD_TIMEOUT, board.record_start());
+    async {
+        if record.await.is_err() {
+            log_line("The working set could not be read in time");
+        }
+    }
 }
 
 type Prepared = (Store, Entry, cofferdam_base::LockFile, StartOptions);

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use cofferdam_backend::{Backend, Machine, MachineSpec, SnapshotFiles};
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::{CLIENT_GENERATION, ClientRequest, Request, Stage};
-use cofferdam_types::UpperSpec;
+use cofferdam_types::{SandboxSpec, UpperSpec};
 use tokio::sync::mpsc;
 
 use super::{
@@ -24,7 +24,7 @@ use crate::{
     layout::{Layout, SandboxPaths},
     pool::Standby,
     snapshot::resume::Resume,
-    store::{Entry, Store},
+    store::{Entry, RecordedImage, Store},
     template::{self, MachineShape, Recording, RootShape, Template, TemplatePlan},
 };
 
@@ -202,8 +202,7 @@ pub(super) async fn start(of: Starting<'_>) -> Result<Live> {
     )
     .await?;
     let spec = machine_spec(entry, paths, &guest, &shape);
-    let memory_bytes = u64::from(shape.memory_mib) << 20;
-    read_ahead(&origin, memory_bytes);
+    read_ahead(&origin);
     let machine: Arc<dyn Machine> = match &origin {
         Origin::Resume(files) => lift(backend.restore(files, &spec).await)?.into(),
         Origin::Image(template) | Origin::Base(template) | Origin::Workload(template) => {
@@ -237,27 +236,8 @@ pub(super) async fn start(of: Starting<'_>) -> Result<Live> {
     if let Err(error) = handshake.await {
         return Err(crate::diagnosis::explain(machine.as_ref(), &spec, error));
     }
-    let recording = match &origin {
-        Origin::Workload(template) | Origin::Image(template) => template.recording(memory_bytes),
-        // A base template is soon left for an image's.
-        Origin::Base(_) | Origin::Resume(_) | Origin::Boot => None,
-    };
-    let wanted_template = match origin {
-        Origin::Base(_) | Origin::Boot => {
-            RootShape::of(&record.spec, record.image.manifest).map(|root| WantedTemplate {
-                guest,
-                plan: TemplatePlan {
-                    shape,
-                    root,
-                    rootfs: record.image.rootfs.clone(),
-                    image_name: record.image.name.clone(),
-                    warm_ups: Vec::new(),
-                    workload: None,
-                },
-            })
-        }
-        Origin::Image(_) | Origin::Resume(_) | Origin::Workload(_) => None,
-    };
+    let recording = origin.template().and_then(Template::recording);
+    let wanted_template = origin.wants_template(&record.spec, &record.image, guest, shape);
     Ok(Live {
         machine,
         agent,
@@ -281,10 +261,45 @@ enum Origin {
     Boot,
 }
 
-/// Has what the guest will touch read from the disk while QEMU starts, or all that it remembers
-/// where that is not known. After a reboot it comes in one stream then and not page by page as
-/// the guest touches it; see `docs/start.md`.
-fn read_ahead(origin: &Origin, memory_bytes: u64) {
+impl Origin {
+    fn template(&self) -> Option<&Template> {
+        match self {
+            Self::Workload(template) | Self::Image(template) | Self::Base(template) => {
+                Some(template)
+            }
+            Self::Resume(_) | Self::Boot => None,
+        }
+    }
+
+    /// What would have made this start a quicker one.
+    fn wants_template(
+        &self,
+        spec: &SandboxSpec,
+        image: &RecordedImage,
+        guest: GuestFiles,
+        shape: MachineShape,
+    ) -> Option<WantedTemplate> {
+        if matches!(self, Self::Workload(_) | Self::Image(_) | Self::Resume(_)) {
+            return None;
+        }
+        let root = RootShape::of(spec, image.manifest)?;
+        let plan = TemplatePlan {
+            shape,
+            root,
+            rootfs: image.rootfs.clone(),
+            image_name: image.name.clone(),
+            warm_ups: Vec::new(),
+            workload: None,
+        };
+        Some(WantedTemplate { guest, plan })
+    }
+}
+
+/// Has what the guest will touch read from the disk while QEMU starts: after a reboot it comes in
+/// one stream then and not page by page as the guest touches it. Where that is not known, all
+/// that the guest remembers; on fast disks that gains nothing, on slow ones seeks. See
+/// `docs/start.md`.
+fn read_ahead(origin: &Origin) {
     let (memory, template) = match origin {
         Origin::Resume(files) => (files.memory.clone(), None),
         Origin::Workload(template) | Origin::Image(template) | Origin::Base(template) => {
@@ -293,7 +308,7 @@ fn read_ahead(origin: &Origin, memory_bytes: u64) {
         Origin::Boot => return,
     };
     tokio::task::spawn_blocking(move || {
-        let wanted = template.and_then(|template| template.working_set(memory_bytes));
+        let wanted = template.and_then(|template| template.working_set());
         // What cannot be read is the backend's to tell; nothing waits for this.
         drop(cofferdam_disk::read_ahead(&memory, wanted.as_deref()));
     });

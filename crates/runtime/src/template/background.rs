@@ -70,14 +70,15 @@ pub(crate) fn spawn_image_build(
         .stderr(log)
         .spawn()
         .map_err(|error| io("Could not start the template builder", error))?;
-    if let Some(mut stdin) = child.stdin.take() {
+    let stdin = child.stdin.take();
+    reap_in_background(child);
+    if let Some(mut stdin) = stdin {
         use std::io::Write as _;
         // The description is smaller than a pipe, so this never waits.
         stdin
             .write_all(&input)
             .map_err(|error| io("Could not talk to the template builder", error))?;
     }
-    reap_in_background(child);
     Ok(())
 }
 

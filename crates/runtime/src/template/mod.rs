@@ -8,7 +8,8 @@
 //! template is never found again; see [`catalogue`] for when it goes.
 //!
 //! A template is published by a rename, so it is whole or not there; what is loaded is checked
-//! against its manifest (format, sizes, checksum of the device state).
+//! against its manifest (format, sizes, checksum of the device state). What comes after that is
+//! advice: see [`working_set`].
 
 mod background;
 mod build;

@@ -2,8 +2,8 @@
 //! by all that follow.
 //!
 //! A template's file holds all that its guest remembers; a start touches a part of that. When the
-//! file has to come from the disk, that part is what a start waits for. It lies beside the
-//! manifest, belongs to the template and goes with it.
+//! file has to come from the disk, that part is what a start waits for. The record lies beside
+//! the manifest, comes after the template was published, and goes with it.
 //!
 //! Invariant: the record is advice. One that is damaged or foreign costs time and nothing else.
 
@@ -13,14 +13,17 @@ use cofferdam_backend::Machine;
 use cofferdam_base::fs;
 use serde::{Deserialize, Serialize};
 
-use super::Template;
-use crate::error::{Result, io, lift};
+use super::{Manifest, Template};
+use crate::error::{Error, ErrorKind, Result, io, lift};
 
-/// Starts that are looked at: not all touch the same, and later ones hardly more.
+const FILE: &str = "working-set.json";
+
+/// Starts that are looked at: not all do the same. Of one command's, the first touched 16 MiB and
+/// the next three together 1 MiB more.
 const STARTS: u32 = 4;
 
-/// Reads go through the disk in pieces of this many bytes, whatever is asked for; a record in
-/// smaller ones would be longer for nothing.
+/// The kernel maps pages of a file around a fault in windows of this many bytes (Linux
+/// `mm/memory.c`, `fault_around_bytes`): what was touched is not known any finer.
 const GRAIN_BYTES: u64 = 64 << 10;
 
 /// A record's largest size in bytes. 1 GiB that is touched in every second grain has 8192 ranges
@@ -30,6 +33,9 @@ const MAX_BYTES: u64 = 4 << 20;
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Record {
+    /// When its template was made, in nanoseconds since 1970. Another one of the same key may
+    /// have taken its place since.
+    of: u64,
     /// Starts that went into it.
     starts: u32,
     /// First byte and the one after the last, in order and apart.
@@ -40,30 +46,42 @@ struct Record {
 #[derive(Debug)]
 pub(crate) struct Recording {
     template: Template,
-    memory_bytes: u64,
+    of: u64,
 }
 
 impl Template {
     /// What to read ahead; `None` where nothing is known yet.
-    pub(crate) fn working_set(&self, memory_bytes: u64) -> Option<Vec<Range<u64>>> {
-        let record = self.record(memory_bytes)?;
+    pub(crate) fn working_set(&self) -> Option<Vec<Range<u64>>> {
+        let record = self.record(&self.manifest().ok()?)?;
         let range = |(start, end)| start..end;
         Some(record.ranges.into_iter().map(range).collect())
     }
 
     /// What to record about a machine of it; `None` when enough is known.
-    pub(crate) fn recording(&self, memory_bytes: u64) -> Option<Recording> {
-        let known = self.record(memory_bytes);
+    pub(crate) fn recording(&self) -> Option<Recording> {
+        let manifest = self.manifest().ok()?;
+        let known = self.record(&manifest);
         known.is_none_or(|r| r.starts < STARTS).then(|| Recording {
             template: self.clone(),
-            memory_bytes,
+            of: manifest.created_ns,
         })
     }
 
-    fn record(&self, memory_bytes: u64) -> Option<Record> {
-        let path = self.dir.join("working-set.json");
-        let record: Record = fs::read_json(&path, MAX_BYTES).ok()?;
-        record.is_sound(memory_bytes).then_some(record)
+    fn record(&self, manifest: &Manifest) -> Option<Record> {
+        let record: Record = fs::read_json(&self.dir.join(FILE), MAX_BYTES).ok()?;
+        record.is_sound(manifest).then_some(record)
+    }
+
+    /// Adds a start to the record, unless enough are in it or the template is another by now.
+    fn add(&self, of: u64, touched: &[Range<u64>]) -> Result<()> {
+        let manifest = self.manifest()?;
+        let known = self.record(&manifest);
+        if manifest.created_ns != of || known.as_ref().is_some_and(|r| r.starts >= STARTS) {
+            return Ok(());
+        }
+        let record = Record::of(known, touched, &manifest);
+        fs::publish_json(&self.dir.join(FILE), &record, true)
+            .map_err(|error| io("Could not record what a start touched", error))
     }
 }
 
@@ -76,23 +94,20 @@ impl Recording {
         let Some(touched) = lift(machine.touched_memory().await)? else {
             return Ok(());
         };
-        let known = self.template.record(self.memory_bytes);
-        let record = Record::of(known, &touched, self.memory_bytes);
-        let path = self.template.dir.join("working-set.json");
-        // Worthless after a power cut; the next start makes it anew.
-        let text = serde_json::to_vec(&record).unwrap_or_default();
-        fs::publish_volatile(&path, &text)
-            .map_err(|error| io("Could not record what a start touched", error))
+        // It waits for the disk: after a reboot is when the record is needed.
+        let add = move || self.template.add(self.of, &touched);
+        let added = tokio::task::spawn_blocking(add).await;
+        added.map_err(|error| Error::new(ErrorKind::Bug, "A task was lost").because(error))?
     }
 }
 
 impl Record {
-    fn of(known: Option<Self>, touched: &[Range<u64>], memory_bytes: u64) -> Self {
+    fn of(known: Option<Self>, touched: &[Range<u64>], manifest: &Manifest) -> Self {
         let (starts, known) = known.map_or((0, Vec::new()), |r| (r.starts, r.ranges));
         let coarse = touched.iter().map(|range| {
             let start = range.start / GRAIN_BYTES * GRAIN_BYTES;
             let end = range.end.next_multiple_of(GRAIN_BYTES);
-            (start, end.min(memory_bytes))
+            (start, end.min(manifest.memory_bytes))
         });
         let mut all: Vec<(u64, u64)> = known.into_iter().chain(coarse).collect();
         all.sort_unstable();
@@ -104,85 +119,139 @@ impl Record {
             }
         }
         Self {
+            of: manifest.created_ns,
             starts: starts + 1,
             ranges,
         }
     }
 
-    fn is_sound(&self, memory_bytes: u64) -> bool {
+    fn is_sound(&self, manifest: &Manifest) -> bool {
         let apart = self.ranges.windows(2).all(|pair| pair[0].1 < pair[1].0);
         let forward = self.ranges.iter().all(|(start, end)| start < end);
-        let within = self.ranges.last().is_none_or(|r| r.1 <= memory_bytes);
-        apart && forward && within
+        let last = self.ranges.last();
+        let within = last.is_none_or(|(_, end)| *end <= manifest.memory_bytes);
+        let counted = (1..=STARTS).contains(&self.starts);
+        self.of == manifest.created_ns && counted && apart && forward && within
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{MachineShape, TemplateKind},
+        *,
+    };
 
     const MIB: u64 = 1 << 20;
+    const GRAIN: u64 = GRAIN_BYTES;
+
+    /// Of a template of 1 MiB that was made at `created_ns`.
+    fn manifest(created_ns: u64) -> Manifest {
+        let shape = MachineShape {
+            vcpus: 1,
+            memory_mib: 1,
+            root_bytes: 0,
+            upper_bytes: 0,
+        };
+        Manifest {
+            created_ns,
+            ..Manifest::new(TemplateKind::Image, Vec::new(), &shape)
+        }
+    }
 
     fn template() -> (tempfile::TempDir, Template) {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().to_owned();
-        (home, Template { dir })
+        let template = Template { dir };
+        is_of(&template, 7);
+        (home, template)
+    }
+
+    fn is_of(template: &Template, created_ns: u64) {
+        let path = template.dir.join("manifest.json");
+        fs::publish_json(&path, &manifest(created_ns), false).unwrap();
     }
 
     fn write(template: &Template, text: &str) {
-        std::fs::write(template.dir.join("working-set.json"), text).unwrap();
+        std::fs::write(template.dir.join(FILE), text).unwrap();
     }
 
     #[test]
     fn starts_add_up_in_whole_grains() {
-        let first = Record::of(None, &[4096..8192, MIB..MIB + 1], 2 * MIB);
-        let grain = GRAIN_BYTES;
-        assert_eq!(first.ranges, [(0, grain), (MIB, MIB + grain)]);
-        let second = Record::of(
-            Some(first),
-            &[grain..grain + 1, 5 * grain..6 * grain],
-            2 * MIB,
-        );
+        let of = |known, touched: &[Range<u64>]| Record::of(known, touched, &manifest(7));
+        let first = of(None, &[4096..8192, 8 * GRAIN..8 * GRAIN + 1]);
+        assert_eq!(first.ranges, [(0, GRAIN), (8 * GRAIN, 9 * GRAIN)]);
+        let second = of(Some(first), &[GRAIN..GRAIN + 1, 5 * GRAIN..6 * GRAIN]);
         assert_eq!(second.starts, 2);
         assert_eq!(
             second.ranges,
-            [(0, 2 * grain), (5 * grain, 6 * grain), (MIB, MIB + grain)]
+            [
+                (0, 2 * GRAIN),
+                (5 * GRAIN, 6 * GRAIN),
+                (8 * GRAIN, 9 * GRAIN)
+            ]
         );
-        assert!(second.is_sound(2 * MIB));
+        assert!(second.is_sound(&manifest(7)));
     }
 
     #[test]
     fn a_record_ends_with_the_memory() {
-        let record = Record::of(None, &[0..4096, 8192..12288], 12288);
+        let small = Manifest {
+            memory_bytes: 12288,
+            ..manifest(7)
+        };
+        let record = Record::of(None, &[0..4096, 8192..12288], &small);
         assert_eq!(record.ranges, [(0, 12288)]);
     }
 
     #[test]
-    fn enough_starts_are_enough() {
+    fn enough_starts_are_enough_also_when_many_come_at_once() {
         let (_home, template) = template();
-        assert!(template.recording(MIB).is_some());
-        assert_eq!(template.working_set(MIB), None);
-        write(&template, r#"{"starts":1,"ranges":[[0,1],[5,9]]}"#);
-        assert!(template.recording(MIB).is_some());
-        assert_eq!(template.working_set(MIB), Some(vec![0..1, 5..9]));
-        write(&template, r#"{"starts":4,"ranges":[[0,65536]]}"#);
-        assert!(template.recording(MIB).is_none());
+        assert_eq!(template.working_set(), None);
+        let at_once: Vec<Recording> = (0..6).filter_map(|_| template.recording()).collect();
+        assert_eq!(at_once.len(), 6);
+        for (recording, start) in at_once.iter().zip([0, 2, 4, 6, 8, 10]) {
+            let touched = start * GRAIN..start * GRAIN + 1;
+            let all = recording.template.add(recording.of, &[touched]);
+            all.unwrap();
+        }
+        let expected: Vec<_> = [0, 2, 4, 6].map(|n| n * GRAIN..(n + 1) * GRAIN).into();
+        assert_eq!(template.working_set(), Some(expected));
+        assert!(template.recording().is_none());
+    }
+
+    #[test]
+    fn a_machine_of_a_replaced_template_adds_nothing_to_the_new_one() {
+        let (_home, template) = template();
+        let late = template.recording().unwrap();
+        template.add(7, &[0..1, MIB - 1..MIB]).unwrap();
+        is_of(&template, 8);
+        assert_eq!(template.working_set(), None);
+        late.template.add(late.of, &[0..1, 2..3]).unwrap();
+        assert_eq!(template.working_set(), None);
+        assert!(template.recording().is_some());
     }
 
     #[test]
     fn a_damaged_record_is_none() {
         let (_home, template) = template();
+        write(&template, r#"{"of":7,"starts":1,"ranges":[[0,1],[5,9]]}"#);
+        assert_eq!(template.working_set(), Some(vec![0..1, 5..9]));
         for text in [
             "",
             "{}",
-            r#"{"starts":1,"ranges":[[0,65536]],"more":1}"#,
-            r#"{"starts":1,"ranges":[[65536,0]]}"#,
-            r#"{"starts":1,"ranges":[[0,2],[1,3]]}"#,
-            r#"{"starts":1,"ranges":[[0,1048577]]}"#,
-            r#"{"starts":1,"ranges":[[-1,5]]}"#,
+            r#"{"of":7,"starts":1,"ranges":[[0,65536]],"more":1}"#,
+            r#"{"of":7,"starts":1,"ranges":[[65536,0]]}"#,
+            r#"{"of":7,"starts":1,"ranges":[[0,2],[1,3]]}"#,
+            r#"{"of":7,"starts":1,"ranges":[[0,1048577]]}"#,
+            r#"{"of":7,"starts":1,"ranges":[[-1,5]]}"#,
+            r#"{"of":7,"starts":4294967295,"ranges":[[0,5]]}"#,
+            r#"{"of":7,"starts":0,"ranges":[[0,5]]}"#,
+            r#"{"of":6,"starts":1,"ranges":[[0,5]]}"#,
         ] {
             write(&template, text);
-            assert_eq!(template.working_set(MIB), None, "{text}");
+            assert_eq!(template.working_set(), None, "{text}");
+            assert!(template.recording().is_some(), "{text}");
         }
     }
 }
