@@ -65,7 +65,7 @@ pub enum DiagnosisKind {
     KilledByHost,
     /// The machine's process crashed.
     VmmCrash,
-    /// The guest's kernel never wrote a word.
+    /// The guest's kernel wrote nothing: it never ran, or the host had no time for it.
     Silent,
 }
 
@@ -257,9 +257,10 @@ const fn sentences(kind: DiagnosisKind) -> (&'static str, Option<&'static str>) 
             Some("Report this, with the operator's log"),
         ),
         DiagnosisKind::Silent => (
-            "The guest's kernel never wrote a word",
+            "The guest's kernel wrote nothing in time",
             Some(
-                "Run `coffer doctor` to see whether this host can run kernels, and check `--kernel`",
+                "Try again if the host was busy; else run `coffer doctor` to see whether it can \
+                 run kernels, and check `--kernel`",
             ),
         ),
     }
