@@ -70,7 +70,7 @@ pub(crate) fn prepare() -> Result<()> {
 }
 
 /// Whether an emulator runs this machine, and no processor.
-fn is_emulated() -> bool {
+pub(crate) fn is_emulated() -> bool {
     let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
     let name = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes);
     name.as_flattened() == EMULATOR

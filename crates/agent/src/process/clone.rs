@@ -105,11 +105,31 @@ impl ChildStack {
         unsafe { self.clone(child, argument, &args) }
     }
 
+    /// Runs `child` with `argument` in the first process of a new PID namespace, a member of
+    /// `cgroup`, with a copy of the agent's memory and descriptors, and returns its pidfd at once.
+    ///
+    /// # Safety
+    /// `child` must not return or panic.
+    pub(super) unsafe fn spawn_apart<T>(
+        &mut self,
+        child: unsafe extern "C" fn(*const T) -> !,
+        argument: &T,
+        cgroup: BorrowedFd<'_>,
+    ) -> std::result::Result<OwnedFd, Errno> {
+        let args = CloneArgs {
+            flags: (FLAGS & !CLONE_VM) | CLONE_NEWPID,
+            cgroup: raw(cgroup),
+            ..CloneArgs::default()
+        };
+        // SAFETY: the contract is the caller's; the child has its own copy of stack and argument.
+        unsafe { self.clone(child, argument, &args) }
+    }
+
     /// Calls `clone3` with `args` completed.
     ///
     /// # Safety
-    /// As for [`Self::spawn`]; `argument` outlives the child's use of it, and nothing else runs on
-    /// the stack meanwhile.
+    /// As for [`Self::spawn`], unless the child has memory of its own; `argument` outlives the
+    /// child's use of it, and nothing else runs on the stack meanwhile.
     unsafe fn clone<T>(
         &mut self,
         child: unsafe extern "C" fn(*const T) -> !,
@@ -165,11 +185,12 @@ fn raw(fd: BorrowedFd<'_>) -> u64 {
 }
 
 /// Handlers are not inherited; see clone(2) for the rest.
-const FLAGS: u64 = 0x0000_0100 // CLONE_VM
+const FLAGS: u64 = CLONE_VM
     | 0x0000_1000 // CLONE_PIDFD
     | 0x1_0000_0000 // CLONE_CLEAR_SIGHAND
     | 0x2_0000_0000; // CLONE_INTO_CGROUP
 
+const CLONE_VM: u64 = 0x0000_0100;
 const CLONE_FILES: u64 = 0x0000_0400;
 const CLONE_VFORK: u64 = 0x0000_4000;
 const CLONE_CHILD_CLEARTID: u64 = 0x0020_0000;

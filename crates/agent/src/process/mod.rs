@@ -11,6 +11,7 @@ mod diagnosis;
 mod env;
 mod nursery;
 mod stdio;
+mod understudy;
 mod user;
 mod zygote;
 

@@ -12,10 +12,12 @@ use super::{
     ChildStack, Place,
     child::{self, Ground, Plan},
     stdio::SparePipes,
+    understudy::Understudy,
     user::Accounts,
     zygote::Zygote,
 };
 use crate::{
+    boot::is_emulated,
     failure::{OrFail, Result, failure},
     log,
     mounts::{Root, Stage},
@@ -26,6 +28,7 @@ use crate::{
 pub(crate) struct Nursery {
     stack: ChildStack,
     zygote: Option<Zygote>,
+    understudy: Option<Understudy>,
     /// The image's users, as long as no process could change them.
     accounts: Option<Accounts>,
     pub(super) pipes: SparePipes,
@@ -37,6 +40,7 @@ impl Nursery {
         Ok(Self {
             stack: ChildStack::new()?,
             zygote: None,
+            understudy: None,
             accounts: None,
             pipes: SparePipes::default(),
         })
@@ -48,6 +52,11 @@ impl Nursery {
             if self.zygote.is_none() {
                 let ground = ground(stage, Place::Workload);
                 self.zygote = Some(Zygote::new(&ground, stage.cgroup.as_fd())?);
+            }
+            if self.understudy.is_none() && is_emulated() {
+                let ground = ground(stage, Place::Workload);
+                let made = Understudy::new(&mut self.stack, ground, stage.cgroup.as_fd())?;
+                self.understudy = Some(made);
             }
             Ok(())
         });
@@ -61,6 +70,9 @@ impl Nursery {
     /// Forgets what something that runs in `root` could make wrong.
     pub(crate) fn discard(&mut self, stage: &Stage) -> Result<()> {
         self.accounts = None;
+        if let Some(understudy) = self.understudy.take() {
+            understudy.discard();
+        }
         if let Some(zygote) = self.zygote.take() {
             zygote.discard();
             stage.unmount_proc()?;
@@ -73,6 +85,11 @@ impl Nursery {
         self.accounts
             .take()
             .map_or_else(|| Accounts::read(root), Ok)
+    }
+
+    /// Sends ahead of the workload what was made for that; returns its pidfd, to be waited for.
+    pub(crate) fn send_ahead(&mut self) -> Option<OwnedFd> {
+        self.understudy.take().map(Understudy::go)
     }
 
     /// Starts a process; it runs its program, or has failed, when this returns.

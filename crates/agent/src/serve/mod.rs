@@ -272,6 +272,9 @@ impl Agent {
     fn adopt(&mut self, identity: &Identity) -> Result<Option<AgentMessage>> {
         // First of all: it was right when the message was sent.
         identity::set_clock(identity.unix_ns)?;
+        if let Some(understudy) = self.nursery.send_ahead() {
+            self.sessions.take_process(understudy)?;
+        }
         let names = Names::of(identity)?;
         identity::adopt(identity, &self.entropy)?;
         self.stage.etc.rename(&names, self.untouched)?;

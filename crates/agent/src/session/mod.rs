@@ -123,6 +123,11 @@ impl Sessions {
         Ok(())
     }
 
+    /// Waits for the end of a process that has no session.
+    pub(crate) fn take_process(&mut self, pidfd: OwnedFd) -> Result<()> {
+        self.leftovers.take_process(&self.poll, pidfd)
+    }
+
     /// Input from the host. One for a session that is over crossed its end and is dropped.
     pub(crate) fn data(
         &mut self,

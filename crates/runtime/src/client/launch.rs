@@ -10,7 +10,7 @@ use std::{
 use cofferdam_proto::Request;
 use cofferdam_types::SandboxId;
 
-use super::{Connection, from_std};
+use super::{Connection, from_std, reap_in_background};
 use crate::{
     error::{Result, io},
     layout::Layout,
@@ -60,14 +60,4 @@ pub(crate) async fn spawn_with_socket(
     // It is not waited for: it ends after its clients do, and this process may be one for long.
     reap_in_background(child);
     Connection::over(from_std(ours)?, request).await
-}
-
-/// Waits for a process that does not belong to a caller: if it ends while this one lives, it must
-/// not stay a zombie.
-pub(crate) fn reap_in_background(mut child: std::process::Child) {
-    let wait = move || child.wait();
-    // Without a thread the zombie lasts as long as this process, which harms nobody.
-    let _ = std::thread::Builder::new()
-        .name("reap".to_owned())
-        .spawn(wait);
 }

@@ -7,6 +7,7 @@
 
 mod launch;
 mod logs;
+mod reap;
 
 use std::path::Path;
 
@@ -24,8 +25,11 @@ use tokio::{
     sync::watch,
 };
 
-pub(crate) use self::launch::{launch, reap_in_background, spawn_with_socket};
 pub use self::logs::{LogFollower, LogOptions};
+pub(crate) use self::{
+    launch::{launch, spawn_with_socket},
+    reap::reap_in_background,
+};
 use crate::error::{Error, ErrorKind, Result, from_remote, io};
 
 /// What a supervisor sent.

@@ -1,0 +1,183 @@
+//! A process that is sent ahead of the workload on another processor.
+//!
+//! An emulated processor translates each piece of code when it first runs it, and what one has
+//! translated the others have too. While the workload's program is loaded, which keeps one
+//! processor busy and needs no other, this process does what every program does next: its loader
+//! opens and maps files, touches memory, changes its protection; then it ends, as the first
+//! process of a PID namespace. The workload then finds the kernel's code for all that translated.
+//! On a real processor there is nothing to gain, and no such process is made.
+//!
+//! It has a copy of the agent's memory and no descriptor of its, runs no code of the image and
+//! lives some milliseconds beside the workload, which cannot see it.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
+    ptr,
+};
+
+use cofferdam_proto::FailureKind;
+use rustix::{
+    event::{EventfdFlags, eventfd},
+    fs::{Access, FileType, Mode, OFlags, access, fstat, open},
+    io::{dup2, pread, read, write},
+    mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap},
+};
+
+use super::{
+    ChildStack,
+    child::{self, Ground},
+    reap, signal,
+};
+use crate::failure::{OrFail, Result};
+
+/// Bytes of a page of x86-64.
+const PAGE: usize = 4096;
+
+/// Most bytes mapped of a file: of a small one all, as a loader does.
+const MAX_MAPPED: usize = 256 * PAGE;
+
+/// What the loaders of the C libraries open, and a program that most images have.
+const FILES: [&str; 3] = ["/etc/ld.so.cache", "/lib64/ld-linux-x86-64.so.2", "/bin/sh"];
+
+/// The process, which waits for its cue.
+#[derive(Debug)]
+pub(super) struct Understudy {
+    cue: OwnedFd,
+    pidfd: OwnedFd,
+}
+
+/// What it is made with.
+#[derive(Debug)]
+struct Script<'a> {
+    ground: Ground<'a>,
+    cue: BorrowedFd<'a>,
+}
+
+impl Understudy {
+    /// Makes the first process of a PID namespace of its own, in the root and cgroup of the
+    /// workload.
+    pub(super) fn new(
+        stack: &mut ChildStack,
+        ground: Ground<'_>,
+        cgroup: BorrowedFd<'_>,
+    ) -> Result<Self> {
+        let failed = || "Could not make a process to go ahead";
+        let cue = eventfd(0, EventfdFlags::CLOEXEC).or_fail(FailureKind::Internal, failed)?;
+        let script = Script {
+            ground,
+            cue: cue.as_fd(),
+        };
+        // SAFETY: `run` never returns or panics.
+        let pidfd = unsafe { stack.spawn_apart(run, &script, cgroup) }
+            .or_fail(FailureKind::Internal, failed)?;
+        Ok(Self { cue, pidfd })
+    }
+
+    /// Sends it off. It ends by itself; the pidfd is for whoever reaps it.
+    pub(super) fn go(self) -> OwnedFd {
+        // Cannot fail: the counter is 0.
+        let _ = write(&self.cue, &1_u64.to_ne_bytes());
+        self.pidfd
+    }
+
+    /// Ends it.
+    pub(super) fn discard(self) {
+        const SIGKILL: u8 = 9;
+        signal(&self.pidfd, SIGKILL);
+        reap(&self.pidfd);
+    }
+}
+
+/// Its first function. What fails is of no interest.
+///
+/// # Safety
+/// `script` is valid.
+unsafe extern "C" fn run(script: *const Script<'_>) -> ! {
+    // SAFETY: valid, by this function's contract, in the copy that this process has.
+    let script = unsafe { &*script };
+    if let Some(cue) = settle(script)
+        && read(&cue, &mut [0; 8]).is_ok()
+    {
+        rehearse();
+    }
+    child::exit()
+}
+
+/// Enters the workload's root, and lets go of all of the agent's descriptors but the cue.
+fn settle(script: &Script<'_>) -> Option<OwnedFd> {
+    child::enter_root(&script.ground).ok()?;
+    // SAFETY: this process owns its copy of the table; nothing here uses descriptor 0.
+    let mut first = unsafe { OwnedFd::from_raw_fd(0) };
+    if dup2(script.cue, &mut first).is_err() {
+        let _ = first.into_raw_fd();
+        return None;
+    }
+    // SAFETY: closes descriptors of this process, none of which it uses again; takes no pointer.
+    match unsafe { libc::syscall(libc::SYS_close_range, 1, libc::c_uint::MAX, 0) } {
+        0 => Some(first),
+        _ => None,
+    }
+}
+
+/// What a loader does, without its code.
+fn rehearse() {
+    let _ = access("/etc/ld.so.preload", Access::READ_OK);
+    for path in FILES {
+        let _ = map_file(path);
+    }
+    let _ = use_memory();
+}
+
+/// Opens, reads and maps a file, and writes to a page of it that nobody else sees.
+fn map_file(path: &str) -> rustix::io::Result<()> {
+    // The image could have a pipe there.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = open(path, flags, Mode::empty())?;
+    let stat = fstat(&file)?;
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    let bytes = usize::try_from(stat.st_size).unwrap_or(0).min(MAX_MAPPED) & !(PAGE - 1);
+    if !is_file || bytes < 2 * PAGE {
+        return Ok(());
+    }
+    let _ = read(&file, &mut [0; 832])?;
+    let _ = pread(&file, &mut [0; 784], 64)?;
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let base = unsafe {
+        let (protection, flags) = (ProtFlags::READ, MapFlags::PRIVATE);
+        mmap(ptr::null_mut(), bytes, protection, flags, &file, 0)
+    }?;
+    let first = base.cast::<u8>();
+    // SAFETY: the first page of the mapping; the file has it.
+    unsafe { first.read_volatile() };
+    // SAFETY: the second page of the mapping just made, which nothing points into, is mapped anew.
+    let second = unsafe {
+        let (protection, flags) = (
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE | MapFlags::FIXED,
+        );
+        mmap(first.add(PAGE).cast(), PAGE, protection, flags, &file, 0)
+    }?;
+    // SAFETY: mapped for writing, privately; the file has the page.
+    unsafe { second.cast::<u8>().write_volatile(1) };
+    // SAFETY: both are pages of the mapping, to which nothing else points.
+    unsafe {
+        mprotect(second, PAGE, MprotectFlags::READ)?;
+        munmap(base, bytes)
+    }
+}
+
+/// Takes memory, touches it, protects a part of it and gives it back.
+fn use_memory() -> rustix::io::Result<()> {
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let base = unsafe {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        mmap_anonymous(ptr::null_mut(), 4 * PAGE, protection, MapFlags::PRIVATE)
+    }?;
+    // SAFETY: within the mapping just made, to which nothing else points.
+    unsafe {
+        base.cast::<u8>().write_volatile(1);
+        base.cast::<u8>().add(PAGE).read_volatile();
+        mprotect(base, PAGE, MprotectFlags::READ)?;
+        munmap(base, 4 * PAGE)
+    }
+}
