@@ -105,8 +105,8 @@ impl ChildStack {
         unsafe { self.clone(child, argument, &args) }
     }
 
-    /// Runs `child` with `argument` in the first process of a new PID namespace, a member of
-    /// `cgroup`, with a copy of the agent's memory and descriptors, and returns its pidfd at once.
+    /// Runs `child` with `argument` in the first process of a new PID namespace, with a copy of the
+    /// agent's memory and descriptors and in its cgroup, and returns its pidfd at once.
     ///
     /// # Safety
     /// `child` must not return or panic.
@@ -114,11 +114,9 @@ impl ChildStack {
         &mut self,
         child: unsafe extern "C" fn(*const T) -> !,
         argument: &T,
-        cgroup: BorrowedFd<'_>,
     ) -> std::result::Result<OwnedFd, Errno> {
         let args = CloneArgs {
-            flags: (FLAGS & !CLONE_VM) | CLONE_NEWPID,
-            cgroup: raw(cgroup),
+            flags: (FLAGS & !CLONE_VM & !CLONE_INTO_CGROUP) | CLONE_NEWPID,
             ..CloneArgs::default()
         };
         // SAFETY: the contract is the caller's; the child has its own copy of stack and argument.
@@ -188,13 +186,14 @@ fn raw(fd: BorrowedFd<'_>) -> u64 {
 const FLAGS: u64 = CLONE_VM
     | 0x0000_1000 // CLONE_PIDFD
     | 0x1_0000_0000 // CLONE_CLEAR_SIGHAND
-    | 0x2_0000_0000; // CLONE_INTO_CGROUP
+    | CLONE_INTO_CGROUP;
 
 const CLONE_VM: u64 = 0x0000_0100;
 const CLONE_FILES: u64 = 0x0000_0400;
 const CLONE_VFORK: u64 = 0x0000_4000;
 const CLONE_CHILD_CLEARTID: u64 = 0x0020_0000;
 const CLONE_NEWPID: u64 = 0x2000_0000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 const SIGCHLD: u64 = 17;
 

@@ -55,8 +55,7 @@ impl Nursery {
             }
             if self.understudy.is_none() && is_emulated() {
                 let ground = ground(stage, Place::Workload);
-                let made = Understudy::new(&mut self.stack, ground, stage.cgroup.as_fd())?;
-                self.understudy = Some(made);
+                self.understudy = Some(Understudy::new(&mut self.stack, ground)?);
             }
             Ok(())
         });

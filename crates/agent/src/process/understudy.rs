@@ -54,13 +54,9 @@ struct Script<'a> {
 }
 
 impl Understudy {
-    /// Makes the first process of a PID namespace of its own, in the root and cgroup of the
-    /// workload.
-    pub(super) fn new(
-        stack: &mut ChildStack,
-        ground: Ground<'_>,
-        cgroup: BorrowedFd<'_>,
-    ) -> Result<Self> {
+    /// Makes the first process of a PID namespace of its own, in the workload's root but not in its
+    /// cgroup, whose limits it must not use up.
+    pub(super) fn new(stack: &mut ChildStack, ground: Ground<'_>) -> Result<Self> {
         let failed = || "Could not make a process to go ahead";
         let cue = eventfd(0, EventfdFlags::CLOEXEC).or_fail(FailureKind::Internal, failed)?;
         let script = Script {
@@ -68,8 +64,8 @@ impl Understudy {
             cue: cue.as_fd(),
         };
         // SAFETY: `run` never returns or panics.
-        let pidfd = unsafe { stack.spawn_apart(run, &script, cgroup) }
-            .or_fail(FailureKind::Internal, failed)?;
+        let pidfd =
+            unsafe { stack.spawn_apart(run, &script) }.or_fail(FailureKind::Internal, failed)?;
         Ok(Self { cue, pidfd })
     }
 
@@ -141,43 +137,35 @@ fn map_file(path: &str) -> rustix::io::Result<()> {
     }
     let _ = read(&file, &mut [0; 832])?;
     let _ = pread(&file, &mut [0; 784], 64)?;
+    let (private, readable) = (MapFlags::PRIVATE, ProtFlags::READ);
     // SAFETY: a new mapping at an address of the kernel's choice.
-    let base = unsafe {
-        let (protection, flags) = (ProtFlags::READ, MapFlags::PRIVATE);
-        mmap(ptr::null_mut(), bytes, protection, flags, &file, 0)
-    }?;
-    let first = base.cast::<u8>();
-    // SAFETY: the first page of the mapping; the file has it.
-    unsafe { first.read_volatile() };
-    // SAFETY: the second page of the mapping just made, which nothing points into, is mapped anew.
-    let second = unsafe {
-        let (protection, flags) = (
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::PRIVATE | MapFlags::FIXED,
-        );
-        mmap(first.add(PAGE).cast(), PAGE, protection, flags, &file, 0)
-    }?;
-    // SAFETY: mapped for writing, privately; the file has the page.
+    let base = unsafe { mmap(ptr::null_mut(), bytes, readable, private, &file, 0) }?;
+    // SAFETY: the first page of the mapping; if the file has lost it, this process ends.
+    unsafe { base.cast::<u8>().read_volatile() };
+    let second = base.wrapping_byte_add(PAGE);
+    let (fixed, writable) = (private | MapFlags::FIXED, readable | ProtFlags::WRITE);
+    // SAFETY: maps anew the second page of the mapping just made, to which nothing points.
+    unsafe { mmap(second, PAGE, writable, fixed, &file, PAGE as u64) }?;
+    // SAFETY: a page mapped for writing, privately.
     unsafe { second.cast::<u8>().write_volatile(1) };
-    // SAFETY: both are pages of the mapping, to which nothing else points.
-    unsafe {
-        mprotect(second, PAGE, MprotectFlags::READ)?;
-        munmap(base, bytes)
-    }
+    // SAFETY: a page of the mapping, to which nothing points.
+    unsafe { mprotect(second, PAGE, MprotectFlags::READ) }?;
+    // SAFETY: the whole mapping, to which nothing points.
+    unsafe { munmap(base, bytes) }
 }
 
 /// Takes memory, touches it, protects a part of it and gives it back.
 fn use_memory() -> rustix::io::Result<()> {
+    const BYTES: usize = 4 * PAGE;
+    let (private, writable) = (MapFlags::PRIVATE, ProtFlags::READ | ProtFlags::WRITE);
     // SAFETY: a new mapping at an address of the kernel's choice.
-    let base = unsafe {
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        mmap_anonymous(ptr::null_mut(), 4 * PAGE, protection, MapFlags::PRIVATE)
-    }?;
-    // SAFETY: within the mapping just made, to which nothing else points.
-    unsafe {
-        base.cast::<u8>().write_volatile(1);
-        base.cast::<u8>().add(PAGE).read_volatile();
-        mprotect(base, PAGE, MprotectFlags::READ)?;
-        munmap(base, 4 * PAGE)
-    }
+    let base = unsafe { mmap_anonymous(ptr::null_mut(), BYTES, writable, private) }?;
+    // SAFETY: the first page of the mapping just made.
+    unsafe { base.cast::<u8>().write_volatile(1) };
+    // SAFETY: the second page of it.
+    unsafe { base.wrapping_byte_add(PAGE).cast::<u8>().read_volatile() };
+    // SAFETY: a page of the mapping, to which nothing points.
+    unsafe { mprotect(base, PAGE, MprotectFlags::READ) }?;
+    // SAFETY: the whole mapping, to which nothing points.
+    unsafe { munmap(base, BYTES) }
 }

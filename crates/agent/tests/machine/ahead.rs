@@ -173,3 +173,33 @@ fn a_warm_up_undoes_what_was_made_ahead() {
     });
     assert_eq!(host.finish(number).text(), "77\n/late\n1\n1\n");
 }
+
+/// What is opened ahead of the workload may be anything, and is none of its processes.
+#[test]
+fn an_image_cannot_hold_up_what_goes_ahead_of_its_workload() {
+    let Some(mut guest) = Guest::boot(|_| {}) else {
+        return;
+    };
+    let host = &mut guest.host;
+    host.mount(&Host::root(UpperDevice::Disk));
+    let number = host.number();
+    let poison =
+        "mkdir -p /lib64; mkfifo /etc/ld.so.cache; : > /lib64/ld-linux-x86-64.so.2; echo $?";
+    host.send(number, &HostMessage::WarmUp(shell(poison)));
+    assert_eq!(host.finish(number).text(), "0\n");
+    quiesce(host);
+    let mut copy = guest.capture().restore();
+    let host = &mut copy.host;
+    host.hello();
+    host.adopt(Host::identity("box"));
+    let limits = ResourceLimits {
+        pids: Some(1),
+        ..ResourceLimits::default()
+    };
+    let workload = host.start_limited(shell("echo alone"), limits);
+    let outcome = host.finish(workload);
+    assert_eq!(
+        (outcome.text().as_str(), outcome.status),
+        ("alone\n", Some(ExitStatus::Code(0)))
+    );
+}
