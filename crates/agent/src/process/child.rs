@@ -163,7 +163,7 @@ pub(super) fn exit() -> ! {
 /// Takes the child to where it lives, and makes it what most are: root, with the usual limits.
 pub(super) fn settle(ground: &Ground<'_>) -> Result<(), (Step, Errno)> {
     setsid().map_err(at(Step::Terminal))?;
-    enter_root(ground).map_err(at(Step::Namespace))?;
+    enter_root(ground.mount_namespace).map_err(at(Step::Namespace))?;
     enter(ground.cgroup_namespace, LinkNameSpaceType::ControlGroup).map_err(at(Step::Namespace))?;
     if ground.place == Place::WarmUp {
         // SAFETY: a mount namespace changes no descriptor and no memory.
@@ -220,9 +220,9 @@ fn own_descriptors() -> rustix::io::Result<()> {
 }
 
 /// Takes this process to the workload's root.
-pub(super) fn enter_root(ground: &Ground<'_>) -> rustix::io::Result<()> {
+pub(super) fn enter_root(mount_namespace: BorrowedFd<'_>) -> rustix::io::Result<()> {
     // Entering the mount namespace also makes its root this process's root and directory.
-    enter(ground.mount_namespace, LinkNameSpaceType::Mount)
+    enter(mount_namespace, LinkNameSpaceType::Mount)
 }
 
 fn enter(namespace: BorrowedFd<'_>, kind: LinkNameSpaceType) -> rustix::io::Result<()> {

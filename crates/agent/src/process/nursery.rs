@@ -12,12 +12,11 @@ use super::{
     ChildStack, Place,
     child::{self, Ground, Plan},
     stdio::SparePipes,
-    understudy::Understudy,
+    understudy::{self, Understudy},
     user::Accounts,
     zygote::Zygote,
 };
 use crate::{
-    boot::is_emulated,
     failure::{OrFail, Result, failure},
     log,
     mounts::{Root, Stage},
@@ -53,9 +52,9 @@ impl Nursery {
                 let ground = ground(stage, Place::Workload);
                 self.zygote = Some(Zygote::new(&ground, stage.cgroup.as_fd())?);
             }
-            if self.understudy.is_none() && is_emulated() {
-                let ground = ground(stage, Place::Workload);
-                self.understudy = Some(Understudy::new(&mut self.stack, ground)?);
+            if self.understudy.is_none() && understudy::is_useful() {
+                let root = stage.mount_namespace.as_fd();
+                self.understudy = Some(Understudy::new(&mut self.stack, root)?);
             }
             Ok(())
         });
@@ -86,7 +85,7 @@ impl Nursery {
             .map_or_else(|| Accounts::read(root), Ok)
     }
 
-    /// Sends ahead of the workload what was made for that; returns its pidfd, to be waited for.
+    /// Sends before the workload what was made for that; returns its pidfd, for whoever reaps it.
     pub(crate) fn send_ahead(&mut self) -> Option<OwnedFd> {
         self.understudy.take().map(Understudy::go)
     }

@@ -1,18 +1,19 @@
-//! A process that is sent ahead of the workload on another processor.
+//! A process that goes before the workload, on another processor.
 //!
 //! An emulated processor translates each piece of code when it first runs it, and what one has
-//! translated the others have too. While the workload's program is loaded, which keeps one
-//! processor busy and needs no other, this process does what every program does next: its loader
-//! opens and maps files, touches memory, changes its protection; then it ends, as the first
-//! process of a PID namespace. The workload then finds the kernel's code for all that translated.
-//! On a real processor there is nothing to gain, and no such process is made.
+//! translated the others have too (QEMU `docs/devel/multi-thread-tcg.rst`). A start leaves one of
+//! them idle most of the time. This process uses it to do what every program does once it is
+//! loaded: its loader opens and maps files, touches memory, changes its protection; then it ends,
+//! as the first process of a PID namespace. The workload then finds the kernel's code for that
+//! translated. On real processors, or with only one, there is nothing to gain and none is made.
 //!
-//! It has a copy of the agent's memory and no descriptor of its, runs no code of the image and
-//! lives some milliseconds beside the workload, which cannot see it.
+//! It has a copy of the agent's memory but none of its descriptors, runs no code of the image and
+//! lives some milliseconds, unseen by the workload.
 
 use std::{
+    io::{self, Read, Write},
     os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
-    ptr,
+    ptr, thread,
 };
 
 use cofferdam_proto::FailureKind;
@@ -23,20 +24,19 @@ use rustix::{
     mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap},
 };
 
-use super::{
-    ChildStack,
-    child::{self, Ground},
-    reap, signal,
+use super::{ChildStack, child, reap, signal};
+use crate::{
+    boot::is_emulated,
+    failure::{OrFail, Result, failure},
 };
-use crate::failure::{OrFail, Result};
 
 /// Bytes of a page of x86-64.
 const PAGE: usize = 4096;
 
-/// Most bytes mapped of a file: of a small one all, as a loader does.
+/// Most bytes mapped of a file.
 const MAX_MAPPED: usize = 256 * PAGE;
 
-/// What the loaders of the C libraries open, and a program that most images have.
+/// What glibc's loader opens, the loader itself, and a program that most images have.
 const FILES: [&str; 3] = ["/etc/ld.so.cache", "/lib64/ld-linux-x86-64.so.2", "/bin/sh"];
 
 /// The process, which waits for its cue.
@@ -49,24 +49,41 @@ pub(super) struct Understudy {
 /// What it is made with.
 #[derive(Debug)]
 struct Script<'a> {
-    ground: Ground<'a>,
+    mount_namespace: BorrowedFd<'a>,
     cue: BorrowedFd<'a>,
+    settled: BorrowedFd<'a>,
+}
+
+/// Whether one is of use in this machine.
+pub(super) fn is_useful() -> bool {
+    is_emulated() && thread::available_parallelism().is_ok_and(|count| count.get() > 1)
 }
 
 impl Understudy {
     /// Makes the first process of a PID namespace of its own, in the workload's root but not in its
-    /// cgroup, whose limits it must not use up.
-    pub(super) fn new(stack: &mut ChildStack, ground: Ground<'_>) -> Result<Self> {
-        let failed = || "Could not make a process to go ahead";
-        let cue = eventfd(0, EventfdFlags::CLOEXEC).or_fail(FailureKind::Internal, failed)?;
+    /// cgroup, whose limits it must not use up. It waits when this returns.
+    pub(super) fn new(stack: &mut ChildStack, mount_namespace: BorrowedFd<'_>) -> Result<Self> {
+        let failed = || "Could not make a process that goes before the workload";
+        let kind = FailureKind::Internal;
+        let cue = eventfd(0, EventfdFlags::CLOEXEC).or_fail(kind, failed)?;
+        let (mut reader, settled) = io::pipe().or_fail(kind, failed)?;
         let script = Script {
-            ground,
+            mount_namespace,
             cue: cue.as_fd(),
+            settled: settled.as_fd(),
         };
         // SAFETY: `run` never returns or panics.
-        let pidfd =
-            unsafe { stack.spawn_apart(run, &script) }.or_fail(FailureKind::Internal, failed)?;
-        Ok(Self { cue, pidfd })
+        let pidfd = unsafe { stack.spawn_apart(run, &script) }.or_fail(kind, failed)?;
+        drop(settled);
+        let understudy = Self { cue, pidfd };
+        // Nothing comes from one that has ended.
+        match reader.read(&mut [0]) {
+            Ok(1) => Ok(understudy),
+            _ => {
+                understudy.discard();
+                Err(failure(kind, failed()))
+            }
+        }
     }
 
     /// Sends it off. It ends by itself; the pidfd is for whoever reaps it.
@@ -84,7 +101,7 @@ impl Understudy {
     }
 }
 
-/// Its first function. What fails is of no interest.
+/// Its first function. What fails after it has settled is of no interest.
 ///
 /// # Safety
 /// `script` is valid.
@@ -99,19 +116,30 @@ unsafe extern "C" fn run(script: *const Script<'_>) -> ! {
     child::exit()
 }
 
-/// Enters the workload's root, and lets go of all of the agent's descriptors but the cue.
+/// Enters the workload's root, lets go of all of the agent's descriptors and says so; returns the
+/// cue.
 fn settle(script: &Script<'_>) -> Option<OwnedFd> {
-    child::enter_root(&script.ground).ok()?;
-    // SAFETY: this process owns its copy of the table; nothing here uses descriptor 0.
-    let mut first = unsafe { OwnedFd::from_raw_fd(0) };
-    if dup2(script.cue, &mut first).is_err() {
-        let _ = first.into_raw_fd();
+    child::enter_root(script.mount_namespace).ok()?;
+    let cue = duplicate(script.cue, 0)?;
+    let settled = duplicate(script.settled, 1)?;
+    // SAFETY: closes descriptors of this process, none of which it uses again; takes no pointer.
+    if unsafe { libc::syscall(libc::SYS_close_range, 2, libc::c_uint::MAX, 0) } != 0 {
         return None;
     }
-    // SAFETY: closes descriptors of this process, none of which it uses again; takes no pointer.
-    match unsafe { libc::syscall(libc::SYS_close_range, 1, libc::c_uint::MAX, 0) } {
-        0 => Some(first),
-        _ => None,
+    let told = io::PipeWriter::from(settled).write(&[1]);
+    told.is_ok().then_some(cue)
+}
+
+/// Makes descriptor `number`, one of the standard streams, a copy of `fd`.
+fn duplicate(fd: BorrowedFd<'_>, number: i32) -> Option<OwnedFd> {
+    // SAFETY: this process owns its copy of the table, and nothing in it uses the streams.
+    let mut target = unsafe { OwnedFd::from_raw_fd(number) };
+    match dup2(fd, &mut target) {
+        Ok(()) => Some(target),
+        Err(_) => {
+            let _ = target.into_raw_fd();
+            None
+        }
     }
 }
 
@@ -124,7 +152,8 @@ fn rehearse() {
     let _ = use_memory();
 }
 
-/// Opens, reads and maps a file, and writes to a page of it that nobody else sees.
+/// Opens, reads and maps a file, and writes to a page of it that nobody else sees. One that loses
+/// its pages meanwhile ends this process.
 fn map_file(path: &str) -> rustix::io::Result<()> {
     // The image could have a pipe there.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -135,18 +164,21 @@ fn map_file(path: &str) -> rustix::io::Result<()> {
     if !is_file || bytes < 2 * PAGE {
         return Ok(());
     }
-    let _ = read(&file, &mut [0; 832])?;
-    let _ = pread(&file, &mut [0; 784], 64)?;
+    // As much as glibc's loader reads (elf/dl-load.c, `struct filebuf`), and again from further on,
+    // as it does for program headers that it did not get.
+    let mut header = [0; 832];
+    let _ = read(&file, &mut header)?;
+    let _ = pread(&file, &mut header, 64)?;
     let (private, readable) = (MapFlags::PRIVATE, ProtFlags::READ);
     // SAFETY: a new mapping at an address of the kernel's choice.
     let base = unsafe { mmap(ptr::null_mut(), bytes, readable, private, &file, 0) }?;
-    // SAFETY: the first page of the mapping; if the file has lost it, this process ends.
+    // SAFETY: the first page of the mapping, which has two or more.
     unsafe { base.cast::<u8>().read_volatile() };
     let second = base.wrapping_byte_add(PAGE);
     let (fixed, writable) = (private | MapFlags::FIXED, readable | ProtFlags::WRITE);
     // SAFETY: maps anew the second page of the mapping just made, to which nothing points.
     unsafe { mmap(second, PAGE, writable, fixed, &file, PAGE as u64) }?;
-    // SAFETY: a page mapped for writing, privately.
+    // SAFETY: the page just mapped for writing, privately.
     unsafe { second.cast::<u8>().write_volatile(1) };
     // SAFETY: a page of the mapping, to which nothing points.
     unsafe { mprotect(second, PAGE, MprotectFlags::READ) }?;

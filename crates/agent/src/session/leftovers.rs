@@ -1,5 +1,5 @@
-//! What outlives its session: outputs that a process's children still write to, and processes
-//! whose host has gone to another machine's copy.
+//! What has no session: outputs that a process's children still write to when theirs is over,
+//! processes whose host has gone to another machine's copy, and one that goes before the workload.
 
 use std::{collections::BTreeMap, os::fd::OwnedFd};
 

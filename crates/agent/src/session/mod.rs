@@ -81,7 +81,7 @@ impl Sessions {
         self.table.contains_key(&number)
     }
 
-    /// Sessions that are not over, and processes that have lost theirs.
+    /// Sessions that are not over, and processes that have none.
     pub(crate) fn len(&self) -> usize {
         self.table.len() + self.leftovers.processes()
     }
@@ -123,9 +123,11 @@ impl Sessions {
         Ok(())
     }
 
-    /// Waits for the end of a process that has no session.
-    pub(crate) fn take_process(&mut self, pidfd: OwnedFd) -> Result<()> {
-        self.leftovers.take_process(&self.poll, pidfd)
+    /// Waits for the end of a process that is of no session.
+    pub(crate) fn take_process(&mut self, pidfd: OwnedFd) {
+        if let Err(failure) = self.leftovers.take_process(&self.poll, pidfd) {
+            log::error(&failure.message);
+        }
     }
 
     /// Input from the host. One for a session that is over crossed its end and is dropped.

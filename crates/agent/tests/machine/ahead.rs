@@ -174,9 +174,10 @@ fn a_warm_up_undoes_what_was_made_ahead() {
     assert_eq!(host.finish(number).text(), "77\n/late\n1\n1\n");
 }
 
-/// What is opened ahead of the workload may be anything, and is none of its processes.
+/// What goes before the workload opens files of the image, which may be anything, and is none of
+/// the workload's processes. Its PID namespace goes with it, and those can be counted.
 #[test]
-fn an_image_cannot_hold_up_what_goes_ahead_of_its_workload() {
+fn an_image_cannot_hold_up_what_goes_before_its_workload() {
     let Some(mut guest) = Guest::boot(|_| {}) else {
         return;
     };
@@ -184,22 +185,24 @@ fn an_image_cannot_hold_up_what_goes_ahead_of_its_workload() {
     host.mount(&Host::root(UpperDevice::Disk));
     let number = host.number();
     let poison =
-        "mkdir -p /lib64; mkfifo /etc/ld.so.cache; : > /lib64/ld-linux-x86-64.so.2; echo $?";
+        "mkdir -p /lib64 && mkfifo /etc/ld.so.cache && : > /lib64/ld-linux-x86-64.so.2 && echo set";
     host.send(number, &HostMessage::WarmUp(shell(poison)));
-    assert_eq!(host.finish(number).text(), "0\n");
+    assert_eq!(host.finish(number).text(), "set\n");
     quiesce(host);
     let mut copy = guest.capture().restore();
     let host = &mut copy.host;
     host.hello();
     host.adopt(Host::identity("box"));
-    let limits = ResourceLimits {
-        pids: Some(1),
-        ..ResourceLimits::default()
-    };
-    let workload = host.start_limited(shell("echo alone"), limits);
+    let one_more_namespace = "\
+        read count < /sys/fs/cgroup/pids.current; echo $count; \
+        echo 2 > /proc/sys/user/max_pid_namespaces; \
+        tries=0; until unshare -p true 2> /dev/null; do \
+            tries=$((tries + 1)); [ $tries -lt 1000 ] || exit 1; sleep 0.01; \
+        done; echo reaped";
+    let workload = host.start(shell(one_more_namespace));
     let outcome = host.finish(workload);
     assert_eq!(
         (outcome.text().as_str(), outcome.status),
-        ("alone\n", Some(ExitStatus::Code(0)))
+        ("1\nreaped\n", Some(ExitStatus::Code(0)))
     );
 }

@@ -20,8 +20,9 @@ use crate::{
     snapshot::{self, GateKey, MemoryFile, PIPE_BYTES, gate},
 };
 
-/// Bytes of the pipe from when the migration may end, the most that every user may ask for. The
-/// last part of memory then comes in the pause two to three times as fast.
+/// Bytes of the pipe from when the migration may end: what an ordinary user may ask for, unless the
+/// host has another bound (pipe(7), `pipe-max-size`). A pause after 400 MiB of changes was 70-181 ms
+/// without and is 29-83 with it (`tests/pause.rs`, 2 cores of an EPYC).
 const LAST_PIPE_BYTES: usize = 1 << 20;
 
 /// A migration that waits for the pause.
