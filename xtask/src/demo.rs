@@ -85,7 +85,8 @@ impl Demo {
     /// Makes the image and loads it.
     fn load(&self) -> Result<()> {
         let archive = self.directory.join("image.tar");
-        let busybox = busybox(&self.directory)?;
+        // Not installed, for the package conflicts with the ordinary busybox.
+        let busybox = packages::unpack("busybox-static", &self.directory)?.join("bin/busybox");
         pack(&busybox, &archive)?;
         process::run(self.coffer().args(["load", "-i"]).arg(&archive))
     }
@@ -143,39 +144,6 @@ const TEMPLATE_STAGE: &str = "image template";
 /// Whether a time line tells of a start from the image's template.
 fn came_from_template(timeline: &str) -> bool {
     timeline.contains(TEMPLATE_STAGE)
-}
-
-/// A static busybox: Debian's, unpacked beside the image and not installed, for the package
-/// conflicts with the ordinary busybox.
-fn busybox(directory: &Path) -> Result<PathBuf> {
-    let path = directory.join("busybox-static/bin/busybox");
-    if path.is_file() {
-        return Ok(path);
-    }
-    let download = || {
-        process::run(Command::new("apt-get").current_dir(directory).args([
-            "-qq",
-            "download",
-            "busybox-static",
-        ]))
-    };
-    println!("Downloading the package busybox-static for the image");
-    if download().is_err() {
-        packages::update()?;
-        download()?;
-    }
-    let package = fs::read_dir(directory)
-        .with_context(|| format!("Could not read `{}`", directory.display()))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .context("`apt-get download` left no package")?;
-    process::run(
-        Command::new("dpkg-deb")
-            .arg("--extract")
-            .arg(&package)
-            .arg(directory.join("busybox-static")),
-    )?;
-    Ok(path)
 }
 
 /// Writes the image.

@@ -63,7 +63,7 @@ const VERBS: &[Verb] = &[
     },
     Verb {
         name: "lab",
-        help: "run a command in a machine with working KVM",
+        help: "run a command in a machine with working KVM -- COMMAND",
         run: lab::run,
     },
     Verb {
@@ -88,7 +88,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("xtask: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref::<lab::CommandFailed>() {
+                Some(failed) => failed.status.into(),
+                None => ExitCode::FAILURE,
+            }
         }
     }
 }

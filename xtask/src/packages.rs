@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{IsTerminal, stdin},
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -74,6 +75,63 @@ fn missing<'a>(names: &[&'a str]) -> Vec<&'a str> {
 /// When it is not installed.
 pub(crate) fn version(name: &str) -> Result<String> {
     process::capture(Command::new("dpkg-query").args(["--show", "--showformat=${Version}", name]))
+}
+
+/// The files of a package, downloaded and unpacked below `directory` but not installed, unless
+/// they are there already.
+///
+/// # Errors
+/// When it cannot be downloaded, or not be unpacked.
+pub(crate) fn unpack(name: &str, directory: &Path) -> Result<PathBuf> {
+    let whole = directory.join(name);
+    if whole.is_dir() {
+        return Ok(whole);
+    }
+    // Only a whole package gets the name, and two of us at once do not meet.
+    let staging = directory.join(format!(".tmp-{}-{name}", std::process::id()));
+    let context = || format!("Could not unpack the package `{name}`");
+    fs::create_dir(&staging).with_context(context)?;
+    println!("Downloading the package {name}");
+    let result = download(name, &staging).and_then(|()| {
+        let package = the_package(&staging)?;
+        process::run(
+            Command::new("dpkg-deb")
+                .arg("--extract")
+                .arg(package)
+                .arg(staging.join("files")),
+        )?;
+        match fs::rename(staging.join("files"), &whole) {
+            Err(error) if !whole.is_dir() => Err(error).with_context(context),
+            _ => Ok(()),
+        }
+    });
+    fs::remove_dir_all(&staging).with_context(context)?;
+    result.map(|()| whole)
+}
+
+fn download(name: &str, directory: &Path) -> Result<()> {
+    let get = || {
+        process::run(Command::new("apt-get").current_dir(directory).args([
+            "-qq",
+            "-oAPT::Sandbox::User=root",
+            "download",
+            name,
+        ]))
+    };
+    if get().is_ok() {
+        return Ok(());
+    }
+    update()?;
+    get()
+}
+
+/// The one package file in `directory`.
+fn the_package(directory: &Path) -> Result<PathBuf> {
+    fs::read_dir(directory)
+        .with_context(|| format!("Could not read `{}`", directory.display()))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .context("`apt-get download` left no package")
 }
 
 /// `apt-get`, by sudo unless we are root. It never asks questions.

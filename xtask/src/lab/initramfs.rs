@@ -1,0 +1,110 @@
+//! What runs in the lab before the command: modules, mounts, and then the command itself.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+};
+
+use anyhow::{Context, Result};
+
+use super::kernel::Module;
+use crate::{cpio::Archive, workspace};
+
+/// PID 1.
+const INIT: &[u8] = include_bytes!("init.sh");
+
+/// Directories that are mounted on.
+const DIRECTORIES: &[&str] = &[
+    "dev", "proc", "sys", "host", "layer", "root", "modules", "bin",
+];
+
+/// Variables of ours that the command gets too.
+const ENVIRONMENT: &[&str] = &["HOME", "LANG", "PATH"];
+
+/// The archive that boots into `command`.
+///
+/// # Errors
+/// When a file cannot be read.
+pub(super) fn pack(busybox: &Path, modules: &[Module], command: &[OsString]) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    for directory in DIRECTORIES {
+        archive.directory(directory)?;
+    }
+    archive.char_device("dev/console", 5, 1)?;
+    archive.executable("init", INIT)?;
+    archive.executable("bin/busybox", &read(busybox)?)?;
+    let mut load = Vec::new();
+    for (index, module) in modules.iter().enumerate() {
+        let name = format!("modules/{index}.ko");
+        archive.executable(&name, &read(&module.path)?)?;
+        load.extend_from_slice(format!("insmod /{name} {}\n", module.parameters).as_bytes());
+    }
+    archive.executable("load-modules", &load)?;
+    archive.executable("command", &script(command))?;
+    archive.finish()
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("Could not read `{}`", path.display()))
+}
+
+/// A shell script that becomes the command, in our directory and with some of our environment.
+fn script(command: &[OsString]) -> Vec<u8> {
+    let mut text = b"cd ".to_vec();
+    text.extend(quoted(workspace::root().as_os_str()));
+    text.extend_from_slice(b" && exec env -i COFFER_HOME=/scratch/coffer TMPDIR=/scratch/tmp");
+    for name in ENVIRONMENT {
+        let Some(value) = env::var_os(name) else {
+            continue;
+        };
+        let mut word = OsString::from(format!("{name}="));
+        word.push(value);
+        text.push(b' ');
+        text.extend(quoted(&word));
+    }
+    for word in command {
+        text.push(b' ');
+        text.extend(quoted(word));
+    }
+    text.push(b'\n');
+    text
+}
+
+/// A word as a shell reads it back. Source: POSIX shell, 2.2.2 Single-Quotes.
+fn quoted(word: &OsStr) -> Vec<u8> {
+    let mut text = vec![b'\''];
+    for byte in word.as_bytes() {
+        match byte {
+            b'\'' => text.extend_from_slice(b"'\\''"),
+            byte => text.push(*byte),
+        }
+    }
+    text.push(b'\'');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::ffi::OsStringExt, process::Command};
+
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_words_back_as_they_were() {
+        let words = ["a b", "it's", "$(x)", "", "\\", "new\nline"].map(OsString::from);
+        let mut text = b"printf '%s|'".to_vec();
+        for word in &words {
+            text.push(b' ');
+            text.extend(quoted(word));
+        }
+        let output = Command::new("sh")
+            .arg("-c")
+            .arg(OsString::from_vec(text))
+            .output()
+            .unwrap();
+        assert_eq!(output.stdout, b"a b|it's|$(x)||\\|new\nline|");
+    }
+}

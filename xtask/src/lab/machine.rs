@@ -1,0 +1,145 @@
+//! The lab's machine: one QEMU process, and the files through which it is spoken with.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    process::{self, Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::process as programs;
+
+/// Memory, of which the half may hold what the command writes.
+const MEMORY: &str = "6G";
+
+/// Size of the scratch disk. A hole until it is written to.
+const SCRATCH_BYTES: u64 = 32 << 30;
+
+/// How much of the console an error quotes.
+const CONSOLE_LINES: usize = 20;
+
+/// The files of a machine that has not run yet; they go with the value.
+#[derive(Debug)]
+pub(super) struct Lab {
+    directory: PathBuf,
+    kernel: PathBuf,
+}
+
+impl Lab {
+    /// Makes the machine's files below `directory`.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    pub(super) fn new(directory: &Path, kernel: &Path, initramfs: &[u8]) -> Result<Self> {
+        let lab = Self {
+            directory: directory.join(format!("machine-{}", process::id())),
+            kernel: kernel.to_owned(),
+        };
+        let make = || -> io::Result<()> {
+            fs::create_dir(&lab.directory)?;
+            fs::write(lab.file("initramfs"), initramfs)?;
+            File::create(lab.file("scratch"))?.set_len(SCRATCH_BYTES)
+        };
+        make().with_context(|| format!("Could not make `{}`", lab.directory.display()))?;
+        programs::run(
+            Command::new("/usr/sbin/mkfs.ext4")
+                .args(["-q", "-E", "lazy_itable_init=1,lazy_journal_init=1"])
+                .arg(lab.file("scratch")),
+        )?;
+        Ok(lab)
+    }
+
+    /// Runs the machine to its end and returns the command's status.
+    ///
+    /// # Errors
+    /// When QEMU fails, or the machine ended without a status; the error quotes its console.
+    pub(super) fn run(&self) -> Result<u8> {
+        let mut qemu = Command::new("qemu-system-x86_64")
+            .args(self.arguments())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("Could not start QEMU")?;
+        // QEMU opens its output by a name; of a file that would be with a position of its own.
+        if let Some(mut output) = qemu.stdout.take() {
+            io::copy(&mut output, &mut io::stdout()).context("Could not pass on the output")?;
+        }
+        let ended = qemu.wait().context("Could not wait for QEMU")?;
+        if !ended.success() {
+            bail!("QEMU failed: {ended}; {}", self.console());
+        }
+        let status = fs::read_to_string(self.file("status")).unwrap_or_default();
+        match status.trim().parse() {
+            Ok(status) => Ok(status),
+            Err(_) => bail!("The lab ended before the command did; {}", self.console()),
+        }
+    }
+
+    /// Source: qemu-system-x86_64(1).
+    fn arguments(&self) -> Vec<String> {
+        let file = |name: &str| self.file(name).display().to_string().replace(',', ",,");
+        let mut all = words(&format!(
+            "-M q35 -accel tcg,thread=multi -cpu max,+svm,+npt -m {MEMORY} -smp 2 -nodefaults \
+             -display none -no-reboot -device virtio-serial-pci"
+        ));
+        let mut add = |name: &str, value: String| all.extend([name.to_owned(), value]);
+        add("-kernel", self.kernel.display().to_string());
+        add("-initrd", self.file("initramfs").display().to_string());
+        add("-append", "console=ttyS0 quiet panic=-1".to_owned());
+        add("-serial", format!("file:{}", file("console")));
+        for (name, path) in [
+            ("output", "/dev/stdout".to_owned()),
+            ("status", file("status")),
+        ] {
+            add("-chardev", format!("file,id={name},path={path},append=on"));
+            add("-device", format!("virtserialport,chardev={name}"));
+        }
+        // What the host has mounted below its root is seen as one file system.
+        add(
+            "-fsdev",
+            "local,id=host,path=/,readonly=on,security_model=none,multidevs=remap".to_owned(),
+        );
+        add(
+            "-device",
+            "virtio-9p-pci,fsdev=host,mount_tag=host".to_owned(),
+        );
+        add(
+            "-drive",
+            format!(
+                "file={},format=raw,if=virtio,discard=unmap",
+                file("scratch")
+            ),
+        );
+        all
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// The console's end, for an error.
+    fn console(&self) -> String {
+        let text = fs::read(self.file("console")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<_> = text.lines().collect();
+        let last = lines.len().saturating_sub(CONSOLE_LINES);
+        format!(
+            "its console said:\n{}",
+            lines.get(last..).unwrap_or_default().join("\n")
+        )
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.directory) {
+            eprintln!("warning: `{}` stays: {error}", self.directory.display());
+        }
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}

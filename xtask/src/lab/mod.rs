@@ -1,0 +1,69 @@
+//! `lab`: runs a command in a machine whose KVM works, on any host.
+//!
+//! The machine is QEMU's full emulation of an AMD processor with its virtualisation, Debian's
+//! generic kernel and that kernel's `kvm-amd`. What it sees of the host is everything, but what
+//! it writes goes to memory, or to a disk at `/scratch`; both are gone when the command ends. The
+//! host's own files and processes are out of its reach.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `kernel` | Debian's kernel and the modules that the lab needs of it |
+//! | `initramfs` | what runs before the command |
+//! | `machine` | QEMU's arguments, and how a command's status comes back |
+//!
+//! A guest within the lab costs what emulation costs, and each of its exits many times that: the
+//! lab tells whether something works, never how fast it is.
+
+mod initramfs;
+mod kernel;
+mod machine;
+
+use std::{error::Error, ffi::OsString, fmt, fs};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{args::Args, packages, workspace};
+use kernel::Kernel;
+use machine::Lab;
+
+/// Packages with programs that the lab is made of.
+const PACKAGES: &[&str] = &["e2fsprogs", "kmod", "qemu-system-x86"];
+
+/// A command that ran in the lab and failed there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CommandFailed {
+    /// As a shell has it: 128 + n for signal n.
+    pub(crate) status: u8,
+}
+
+impl fmt::Display for CommandFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "The command ended with status {}", self.status)
+    }
+}
+
+impl Error for CommandFailed {}
+
+/// Runs the verb: the words after `--` are the command, run as root in the repository with
+/// nothing on its standard input. Both its outputs come out of ours.
+///
+/// # Errors
+/// [`CommandFailed`] when it fails. Others when there is no command, when a part of the lab cannot
+/// be had, or when the machine ends before the command did.
+pub(crate) fn run(args: &[OsString]) -> Result<()> {
+    let command = Args::parse(args, &[])?.rest;
+    if command.is_empty() {
+        bail!("No command was given; the lab is `cargo xtask lab -- COMMAND [ARGUMENT]…`");
+    }
+    packages::ensure("the lab", PACKAGES)?;
+    let directory = workspace::target().join("lab");
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("Could not make `{}`", directory.display()))?;
+    let kernel = Kernel::ensure(&directory)?;
+    let busybox = packages::unpack("busybox-static", &directory)?.join("bin/busybox");
+    let initramfs = initramfs::pack(&busybox, &kernel.modules()?, &command)?;
+    match Lab::new(&directory, &kernel.image, &initramfs)?.run()? {
+        0 => Ok(()),
+        status => Err(CommandFailed { status }.into()),
+    }
+}
