@@ -133,7 +133,14 @@ fn reserve(launch: &Launch) -> io::Result<Vec<OwnedFd>> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, io::Read, os::unix::net::UnixStream};
+    use std::{
+        fs,
+        io::Read,
+        os::{
+            fd::{AsFd, AsRawFd},
+            unix::net::UnixStream,
+        },
+    };
 
     use rustix::process::{WaitId, WaitIdOptions, waitid};
 
@@ -160,7 +167,6 @@ mod tests {
     }
 
     fn exit_code(child: &Child) -> Option<i32> {
-        use std::os::fd::AsFd;
         let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
         status.unwrap().unwrap().exit_status()
     }
@@ -183,17 +189,16 @@ mod tests {
 
     #[test]
     fn descriptors_may_swap_numbers() {
-        let pair = || UnixStream::pair().unwrap();
-        let ((mut a, x), (mut b, y)) = (pair(), pair());
-        use std::os::fd::AsRawFd;
+        let ((mut a, x), (mut b, y)) = (io::pipe().unwrap(), io::pipe().unwrap());
         let (x_number, y_number) = (x.as_raw_fd(), y.as_raw_fd());
-        let script = format!("echo x >&{y_number}; echo y >&{x_number}");
+        // By name, for `>&12` is none of POSIX's descriptors.
+        let script = format!("echo x >/dev/fd/{y_number}; echo y >/dev/fd/{x_number}");
         let fds = vec![(x.into(), y_number), (y.into(), x_number)];
         let (child, _) = shell(&script, fds);
         assert_eq!(exit_code(&child), Some(0));
-        let read = |stream: &mut UnixStream| {
+        let read = |pipe: &mut io::PipeReader| {
             let mut text = String::new();
-            stream.read_to_string(&mut text).unwrap();
+            pipe.read_to_string(&mut text).unwrap();
             text
         };
         assert_eq!((read(&mut a), read(&mut b)), ("x\n".into(), "y\n".into()));

@@ -1,6 +1,7 @@
 //! The guest kernel and the contract's own init as a contract harness.
 //!
-//! The kernel is `cargo xtask build`'s, or the one that `COFFER_TEST_KERNEL` names.
+//! The kernel is `cargo xtask build`'s, or the one that `COFFER_TEST_KERNEL` names. Machines are
+//! emulated, or by KVM where `COFFER_TEST_BACKEND` is `qemu-kvm`, as in the lab.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::print_stdout, reason = "a test that is skipped says why")]
@@ -20,7 +21,7 @@ use cofferdam_backend::{
     Backend, BoxFuture, Machine, MachineSpec, MemoryBacking, SnapshotFiles,
     contract::{Guest, Harness, Outcome, WireGuest},
 };
-use cofferdam_qemu::QemuBackend;
+use cofferdam_qemu::{KvmUsable, QemuBackend};
 
 /// A boot takes 1.5 s alone; tests run beside each other.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
@@ -47,7 +48,11 @@ pub(crate) fn harness() -> Option<QemuHarness> {
         return None;
     };
     let initramfs = initramfs::build().expect("the contract's guest is built");
-    let backend = QemuBackend::tcg();
+    let backend = match std::env::var("COFFER_TEST_BACKEND").as_deref() {
+        Err(_) | Ok("qemu-tcg") => QemuBackend::tcg(),
+        Ok("qemu-kvm") => QemuBackend::kvm(KvmUsable::Yes),
+        Ok(other) => panic!("There is no backend `{other}`"),
+    };
     if let Err(error) = backend.compatibility_key() {
         println!("SKIP: {}", error.chain());
         return None;
