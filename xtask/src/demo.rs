@@ -85,8 +85,7 @@ impl Demo {
     /// Makes the image and loads it.
     fn load(&self) -> Result<()> {
         let archive = self.directory.join("image.tar");
-        // Not installed, for the package conflicts with the ordinary busybox.
-        let busybox = packages::unpack("busybox-static", &self.directory)?.join("bin/busybox");
+        let busybox = packages::busybox(&self.directory)?;
         pack(&busybox, &archive)?;
         process::run(self.coffer().args(["load", "-i"]).arg(&archive))
     }

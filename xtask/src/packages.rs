@@ -90,6 +90,10 @@ pub(crate) fn unpack(name: &str, directory: &Path) -> Result<PathBuf> {
     // Only a whole package gets the name, and two of us at once do not meet.
     let staging = directory.join(format!(".tmp-{}-{name}", std::process::id()));
     let context = || format!("Could not unpack the package `{name}`");
+    if staging.exists() {
+        // A killed process had our number.
+        fs::remove_dir_all(&staging).with_context(context)?;
+    }
     fs::create_dir(&staging).with_context(context)?;
     println!("Downloading the package {name}");
     let result = download(name, &staging).and_then(|()| {
@@ -105,8 +109,19 @@ pub(crate) fn unpack(name: &str, directory: &Path) -> Result<PathBuf> {
             _ => Ok(()),
         }
     });
-    fs::remove_dir_all(&staging).with_context(context)?;
-    result.map(|()| whole)
+    let removed = fs::remove_dir_all(&staging).with_context(context);
+    result.and(removed).map(|()| whole)
+}
+
+/// A static busybox, unpacked below `directory`: installed it would put out the ordinary one.
+///
+/// # Errors
+/// As [`unpack`].
+pub(crate) fn busybox(directory: &Path) -> Result<PathBuf> {
+    let root = unpack("busybox-static", directory)?;
+    let found = ["bin/busybox", "usr/bin/busybox"].map(|path| root.join(path));
+    let found = found.into_iter().find(|path| path.is_file());
+    found.context("The package `busybox-static` has no busybox")
 }
 
 fn download(name: &str, directory: &Path) -> Result<()> {

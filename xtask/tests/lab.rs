@@ -15,8 +15,9 @@ use std::{env, ffi::OsString, fs, path::Path, process::Command};
 use cofferdam_testkit::image::busybox_archive;
 
 /// A sandbox by KVM is booted, changed and forked while it runs. `$1` is the program, `$2` an
-/// image's archive.
+/// image's archive, `$3` a file to write.
 const SANDBOXES: &str = r#"
+echo BEGIN
 "$1" load -q -i "$2"
 "$1" run -d --backend qemu-kvm --name parent lab:test sleep 1d >/dev/null
 "$1" inspect parent | grep '^    "backend": "qemu-kvm",'
@@ -26,6 +27,8 @@ const SANDBOXES: &str = r#"
 "$1" inspect child | grep '"status"'
 "$1" rm -f parent child
 "$1" ps -aq
+echo >"$3"
+exit 3
 "#;
 
 /// For all of it, downloads too: it takes 25 s on an idle machine.
@@ -34,7 +37,8 @@ const LIMIT_S: &str = "400";
 /// Runs a script in the lab; its words are `$1` and on.
 fn lab(script: &str, words: &[OsString]) -> (Option<i32>, String) {
     let output = Command::new("timeout")
-        .args([LIMIT_S, env!("CARGO_BIN_EXE_xtask"), "lab"])
+        .args(["--foreground", LIMIT_S])
+        .args([env!("CARGO_BIN_EXE_xtask"), "lab"])
         .args(["--", "sh", "-ec", script, "sh"])
         .args(words)
         .output()
@@ -61,8 +65,9 @@ fn a_sandbox_runs_and_forks_by_kvm_in_the_lab_and_the_lab_leaves_nothing() {
     fs::write(&image, busybox_archive("lab:test")).unwrap();
     let touched = directory.path().join("touched");
 
-    let script = format!("echo BEGIN{SANDBOXES}echo >{}; exit 3", touched.display());
-    let (status, output) = lab(&script, &[program, image.into_os_string()]);
+    let before = machines();
+    let words = [program, image.into(), touched.clone().into()];
+    let (status, output) = lab(SANDBOXES, &words);
 
     let expected = [
         "Loaded image: lab:test",
@@ -76,10 +81,15 @@ fn a_sandbox_runs_and_forks_by_kvm_in_the_lab_and_the_lab_leaves_nothing() {
     assert_eq!(output.lines().collect::<Vec<_>>(), expected);
     assert_eq!(status, Some(3));
     assert!(!touched.exists(), "the lab wrote to the host's files");
+    assert_eq!(machines(), before, "the lab left files");
+}
+
+/// Directories of labs that run, or were killed.
+fn machines() -> Vec<OsString> {
     let lab = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("lab");
-    let mut left = fs::read_dir(lab).unwrap();
-    assert!(!left.any(|entry| {
-        let name = entry.unwrap().file_name();
-        name.to_string_lossy().starts_with("machine-")
-    }));
+    let entries = fs::read_dir(lab).into_iter().flatten();
+    let names = entries.map(|entry| entry.unwrap().file_name());
+    names
+        .filter(|name| name.to_string_lossy().starts_with("machine-"))
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! The backend contract, kept by QEMU's emulation with the real kernel and agent.
+//! The backend contract, kept by QEMU with the real kernel: by its emulation, or by KVM where
+//! `COFFER_TEST_BACKEND` says so.
 
 mod guest;
 

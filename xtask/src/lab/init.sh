@@ -1,6 +1,7 @@
 #!/bin/busybox sh
 # PID 1 of the lab. Loads modules, shows the host's files with a layer of memory over them, and
-# runs /command there. Its output goes to the first virtio port, its status to the second.
+# runs /command there. Its output goes to the first virtio port, its status to the second. A port
+# is opened once: /dev/stdout by name is an error, as it is for a socket.
 #
 # What goes wrong before the command is on the console, which the lab quotes.
 set -e
@@ -22,13 +23,16 @@ mount -t ext4 /dev/vda /root/scratch
 mkdir -p -m 1777 /root/scratch/tmp
 cp /command /root/run/lab-command
 for directory in proc sys dev; do mount -o move /$directory /root/$directory; done
+ln -s /proc/self/fd /root/dev/fd
+for number in 0:stdin 1:stdout 2:stderr; do ln -s fd/${number%:*} /root/dev/${number#*:}; done
 mkdir -p /root/dev/pts /root/dev/shm
 mount -t devpts -o mode=620,ptmxmode=666 devpts /root/dev/pts
 mount -t tmpfs -o mode=1777 shm /root/dev/shm
 mount -t cgroup2 cgroup2 /root/sys/fs/cgroup
 
-# The ports are made by a worker of the kernel, a moment after the module.
-until [ -c /root/dev/vport*p1 ] && [ -c /root/dev/vport*p2 ]; do :; done
+# The ports are made by a worker of the kernel, a moment after the module; a shell has no event
+# for it.
+until [ -c /root/dev/vport*p1 ] && [ -c /root/dev/vport*p2 ]; do sleep 0.05; done
 set +e
 chroot /root /bin/sh /run/lab-command </root/dev/null >$(echo /root/dev/vport*p1) 2>&1
 echo $? >$(echo /root/dev/vport*p2)

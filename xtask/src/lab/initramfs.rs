@@ -21,8 +21,16 @@ const DIRECTORIES: &[&str] = &[
     "dev", "proc", "sys", "host", "layer", "root", "modules", "bin",
 ];
 
-/// Variables of ours that the command gets too.
-const ENVIRONMENT: &[&str] = &["HOME", "LANG", "PATH"];
+/// Variables of ours that the command gets too: who it is, and where cargo's things are.
+const ENVIRONMENT: &[&str] = &[
+    "CARGO_HOME",
+    "CARGO_TARGET_DIR",
+    "HOME",
+    "LANG",
+    "PATH",
+    "RUSTUP_HOME",
+    "RUSTUP_TOOLCHAIN",
+];
 
 /// The archive that boots into `command`.
 ///

@@ -55,8 +55,12 @@ impl Kernel {
     /// # Errors
     /// When it cannot be downloaded or unpacked.
     pub(super) fn ensure(directory: &Path) -> Result<Self> {
-        let package = newest()?;
-        let root = packages::unpack(&package, directory)?;
+        let mut package = newest()?;
+        let root = packages::unpack(&package, directory).or_else(|_| {
+            // The index was stale, and is not any more.
+            package = newest()?;
+            packages::unpack(&package, directory)
+        })?;
         let release = package
             .strip_prefix("linux-image-")
             .with_context(|| format!("`{package}` is no kernel package's name"))?
@@ -84,16 +88,14 @@ impl Kernel {
         for name in MODULES {
             let text = process::capture(
                 Command::new("/usr/sbin/modprobe")
-                    .args([
-                        "--show-depends",
-                        "--set-version",
-                        &self.release,
-                        "--dirname",
-                    ])
+                    // What the host wants of its own modules is nothing to us.
+                    .args(["--config", "/dev/null", "--show-depends"])
+                    .args(["--set-version", &self.release, "--dirname"])
                     .arg(&self.root)
                     .arg(name),
             )?;
-            for module in text.lines().filter_map(parse) {
+            for line in text.lines().filter(|line| !line.starts_with("builtin ")) {
+                let module = parse(line, &self.root)?;
                 if !all.iter().any(|other| other.path == module.path) {
                     all.push(module);
                 }
@@ -105,7 +107,11 @@ impl Kernel {
 
 /// The package that [`NEWEST`] depends on.
 fn newest() -> Result<String> {
-    let ask = || process::capture(Command::new("apt-cache").args(["depends", NEWEST]));
+    let ask = || {
+        let mut command = Command::new("apt-cache");
+        // In another language it would answer in that.
+        process::capture(command.env("LC_ALL", "C").args(["depends", NEWEST]))
+    };
     let find = |text: &str| {
         let name = text
             .lines()
@@ -119,13 +125,18 @@ fn newest() -> Result<String> {
     find(&ask()?).with_context(|| format!("The package index has no `{NEWEST}`"))
 }
 
-/// A line of `modprobe --show-depends`: `insmod PATH [PARAMETER]…`, or `builtin NAME`.
-fn parse(line: &str) -> Option<Module> {
-    let mut words = line.strip_prefix("insmod ")?.split_whitespace();
-    Some(Module {
-        path: words.next()?.into(),
-        parameters: words.collect::<Vec<_>>().join(" "),
-    })
+/// A line of `modprobe --show-depends`: `insmod PATH [PARAMETER]…`, nothing quoted, with a path
+/// below `root`.
+fn parse(line: &str, root: &Path) -> Result<Module> {
+    let below = || {
+        let rest = line.strip_prefix("insmod ")?.strip_prefix(root.to_str()?)?;
+        let (path, parameters) = rest.split_once(' ').unwrap_or((rest, ""));
+        Some(Module {
+            path: root.join(path.trim_start_matches('/')),
+            parameters: parameters.trim().to_owned(),
+        })
+    };
+    below().with_context(|| format!("`modprobe` gave no module of the lab's: `{line}`"))
 }
 
 #[cfg(test)]
@@ -134,9 +145,15 @@ mod tests {
 
     #[test]
     fn a_line_of_modprobe_gives_the_file_and_its_parameters() {
-        let module = parse("insmod /m/kvm-amd.ko npt=1 nested=0 ").unwrap();
-        assert_eq!(module.path, Path::new("/m/kvm-amd.ko"));
+        let root = Path::new("/a b");
+        let module = parse("insmod /a b/m/kvm-amd.ko npt=1 nested=0 ", root).unwrap();
+        assert_eq!(module.path, Path::new("/a b/m/kvm-amd.ko"));
         assert_eq!(module.parameters, "npt=1 nested=0");
-        assert_eq!(parse("builtin kvm"), None);
+    }
+
+    #[test]
+    fn a_module_that_the_lab_would_not_load_is_an_error() {
+        assert!(parse("install /bin/true", Path::new("/m")).is_err());
+        assert!(parse("insmod /lib/modules/kvm.ko", Path::new("/m")).is_err());
     }
 }

@@ -1,9 +1,9 @@
-//! `lab`: runs a command in a machine whose KVM works, on any host.
+//! `lab`: runs a command in a machine whose KVM works, on any x86-64 host with Debian 12.
 //!
 //! The machine is QEMU's full emulation of an AMD processor with its virtualisation, Debian's
-//! generic kernel and that kernel's `kvm-amd`. What it sees of the host is everything, but what
-//! it writes goes to memory, or to a disk at `/scratch`; both are gone when the command ends. The
-//! host's own files and processes are out of its reach.
+//! generic kernel and that kernel's `kvm-amd`. It sees the host's files as far as its caller may
+//! read them, `/dev` and `/run` excepted. What it writes goes to memory, or to a disk at
+//! `/scratch`, and is gone when the command ends.
 //!
 //! | file | holds |
 //! |---|---|
@@ -45,7 +45,7 @@ impl fmt::Display for CommandFailed {
 impl Error for CommandFailed {}
 
 /// Runs the verb: the words after `--` are the command, run as root in the repository with
-/// nothing on its standard input. Both its outputs come out of ours.
+/// nothing on its standard input. Both its outputs come out of our standard output.
 ///
 /// # Errors
 /// [`CommandFailed`] when it fails. Others when there is no command, when a part of the lab cannot
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     fs::create_dir_all(&directory)
         .with_context(|| format!("Could not make `{}`", directory.display()))?;
     let kernel = Kernel::ensure(&directory)?;
-    let busybox = packages::unpack("busybox-static", &directory)?.join("bin/busybox");
+    let busybox = packages::busybox(&directory)?;
     let initramfs = initramfs::pack(&busybox, &kernel.modules()?, &command)?;
     match Lab::new(&directory, &kernel.image, &initramfs)?.run()? {
         0 => Ok(()),

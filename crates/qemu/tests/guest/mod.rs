@@ -40,21 +40,26 @@ pub(crate) struct QemuHarness {
 pub(crate) fn harness() -> Option<QemuHarness> {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/release/coffer-vmlinux");
     let kernel = std::env::var_os("COFFER_TEST_KERNEL").map_or(built, PathBuf::from);
+    let asked = std::env::var_os("COFFER_TEST_BACKEND");
+    let skip = |reason: String| {
+        assert!(asked.is_none(), "{reason}");
+        println!("SKIP: {reason}");
+    };
     let Ok(kernel) = kernel.canonicalize() else {
-        println!(
-            "SKIP: there is no `{}`; `cargo xtask build` makes it",
+        skip(format!(
+            "there is no `{}`; `cargo xtask build` makes it",
             kernel.display()
-        );
+        ));
         return None;
     };
     let initramfs = initramfs::build().expect("the contract's guest is built");
-    let backend = match std::env::var("COFFER_TEST_BACKEND").as_deref() {
-        Err(_) | Ok("qemu-tcg") => QemuBackend::tcg(),
-        Ok("qemu-kvm") => QemuBackend::kvm(KvmUsable::Yes),
-        Ok(other) => panic!("There is no backend `{other}`"),
+    let backend = match asked.as_deref().map(|name| name.to_str()) {
+        None | Some(Some("qemu-tcg")) => QemuBackend::tcg(),
+        Some(Some("qemu-kvm")) => QemuBackend::kvm(KvmUsable::Yes),
+        Some(_) => panic!("There is no backend {asked:?}"),
     };
     if let Err(error) = backend.compatibility_key() {
-        println!("SKIP: {}", error.chain());
+        skip(error.chain());
         return None;
     }
     Some(QemuHarness {

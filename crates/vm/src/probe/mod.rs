@@ -33,13 +33,15 @@ use crate::finding::{Evidence, KvmVerdict};
 use record::Record;
 use setup::SetupFailure;
 
-/// Wall time after which a thread that is still inside the kernel is given up. Half as much again
-/// as all runs can take when signals end `KVM_RUN`.
-const HARD_LIMIT: Duration = Duration::from_secs(3);
+/// How many runs a guest gets that runs out of processor time. On a host that is itself a virtual
+/// machine, what its hypervisor takes from it counts as the guest's.
+const ATTEMPTS: u32 = 2;
 
-/// How often a guest may run out of processor time before that is KVM's fault. On a host that is
-/// itself a virtual machine, what its hypervisor takes from it counts as a guest's time.
-const ATTEMPTS: usize = 2;
+/// Wall time after which a thread that is still inside the kernel is given up: more than all runs
+/// take when signals end `KVM_RUN`.
+const HARD_LIMIT: Duration = run::WALL_LIMIT
+    .saturating_mul(ATTEMPTS)
+    .saturating_add(Duration::from_secs(1));
 
 /// What the native VMM and QEMU's `microvm` machine cannot do without, by the names of the KVM API.
 const NEEDED: [(Cap, &str); 9] = [

@@ -3,6 +3,8 @@
 //! The KVM probe runs in a process of its own, so that a KVM that hangs can be killed; what holds
 //! until the next boot is remembered under the boot's id.
 
+mod checks;
+
 use std::{path::PathBuf, time::Duration};
 
 use cofferdam_backend::{Backend, BackendKind, HostProbe, ProbeFix};
@@ -101,12 +103,7 @@ pub fn report(layout: &Layout) -> HostReport {
         });
     }
     let kernel = crate::guest::find_kernel(None);
-    let checks = vec![
-        kernel_check(&kernel),
-        agent_check(),
-        space_check(layout),
-        memory_report(),
-    ];
+    let checks = checks::all(layout, &kernel);
     HostReport {
         capabilities: PlatformCapabilities::current(),
         kvm,
@@ -249,70 +246,4 @@ fn boot_id() -> Option<String> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let id = id.trim();
     (id.len() == 36 && id.chars().all(|c| c.is_ascii_hexdigit() || c == '-')).then(|| id.to_owned())
-}
-
-fn kernel_check(kernel: &Result<PathBuf>) -> Check {
-    Check {
-        name: "guest kernel".to_owned(),
-        ok: kernel.is_ok(),
-        detail: match kernel {
-            Ok(path) => path.display().to_string(),
-            Err(error) => error.chain(),
-        },
-        cost: kernel
-            .is_err()
-            .then(|| "No sandbox can start without `--kernel`".to_owned()),
-        command: kernel.is_err().then(|| "cargo xtask kernel".to_owned()),
-    }
-}
-
-fn agent_check() -> Check {
-    let ok = crate::guest::has_agent();
-    Check {
-        name: "guest agent".to_owned(),
-        ok,
-        detail: if ok {
-            "built in"
-        } else {
-            "missing from this build"
-        }
-        .to_owned(),
-        cost: (!ok).then(|| "No sandbox can start".to_owned()),
-        command: (!ok).then(|| "cargo xtask build --release".to_owned()),
-    }
-}
-
-/// Room for one template and one image of common size, in bytes.
-const COMFORTABLE_BYTES: u64 = 2 << 30;
-
-fn space_check(layout: &Layout) -> Check {
-    let free = rustix::fs::statvfs(layout.home())
-        .map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-    let ok = free >= COMFORTABLE_BYTES;
-    let free = cofferdam_types::ByteSize::from_bytes(free);
-    Check {
-        name: "disk space".to_owned(),
-        ok,
-        detail: format!("{free} free in `{}`", layout.home().display()),
-        cost: (!ok).then(|| "Images and templates may not fit".to_owned()),
-        command: (!ok).then(|| "export COFFER_HOME=/path/with/space".to_owned()),
-    }
-}
-
-/// Memory for one sandbox of the default size and its VMM, in bytes.
-const ONE_SANDBOX_BYTES: u64 = 640 << 20;
-
-fn memory_report() -> Check {
-    let available = crate::room::meminfo("MemAvailable:").unwrap_or(0);
-    let ok = available >= ONE_SANDBOX_BYTES;
-    Check {
-        name: "memory".to_owned(),
-        ok,
-        detail: format!(
-            "{} available",
-            cofferdam_types::ByteSize::from_bytes(available)
-        ),
-        cost: (!ok).then(|| "A sandbox of the default size may not start".to_owned()),
-        command: None,
-    }
 }
