@@ -19,7 +19,8 @@ use crate::{
     layout::Layout,
 };
 
-/// How long the probe's process may take before it is killed; the probe itself gives up earlier.
+/// How long the probe's process may take before it is killed. The probe gives up earlier, but for a
+/// host too busy for two runs of its guest; being killed says nothing that is remembered.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A finding is a few KiB.
