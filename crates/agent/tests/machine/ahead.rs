@@ -7,11 +7,12 @@ use cofferdam_types::{ExitStatus, ResourceLimits, Rlimit};
 
 use crate::guest::{Capture, Guest, Host, Outcome, process, shell};
 
-/// All that a process inherits and can see of itself.
+/// All that a process inherits and can see of itself, without what is of a moment. `ps` has no
+/// pipe behind it: a program that is between two images of itself has no arguments to be known by.
 const SELF_PORTRAIT: &str = "\
-    grep -vE '^(Vm|Rss|Huge|Mems|Cpus|nonvol|vol|SigQ|Threads|Ngid|x86|untag|CoreD|THP)' /proc/$$/status; \
+    grep -vE '^(State|Vm|Rss|Huge|Mems|Cpus|nonvol|vol|SigQ|Threads|Ngid|x86|untag|CoreD|THP)' /proc/$$/status; \
     cat /proc/$$/limits /proc/$$/cgroup; cut -d' ' -f4- /proc/$$/mountinfo; \
-    ls /proc/$$/fd; cut -d' ' -f5-7 /proc/$$/stat; pwd; env | sort; id; ps -o pid,args | grep -v ps; \
+    ls /proc/$$/fd; cut -d' ' -f5-7 /proc/$$/stat; pwd; env | sort; id; ps -o pid,args; \
     stat -c '%u %a' /proc/$$/fd/1/. /dev/stdout 2> /dev/null";
 
 fn quiesce(host: &mut Host) {
