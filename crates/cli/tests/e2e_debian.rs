@@ -103,6 +103,7 @@ impl Debian {
         run(Command::new("mmdebstrap")
             .args([
                 "--quiet",
+                "--aptopt=Acquire::Retries \"5\"",
                 "--variant=minbase",
                 "--include=python3-minimal,ca-certificates",
             ])

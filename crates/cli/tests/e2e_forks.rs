@@ -286,7 +286,7 @@ fn a_fork_goes_its_own_way_to_its_end() {
     let parent =
         coffer.script("while ! test -e /end; do /bin/true; done; echo over; exit $(cat /end)");
     let fork = parent.fork(&[]);
-    fork.sh("echo 7 > /end.part; mv /end.part /end");
+    fork.send(&["sh", "-c", "echo 7 > /end.part; mv /end.part /end"]);
     assert_eq!(coffer.ok(["wait", &fork.id]), "7");
     assert_eq!(coffer.ok(["logs", &fork.id]), "over");
     assert_eq!(fork.status(), "stopped");

@@ -35,7 +35,7 @@ fn stop_asks_by_the_stop_signal_and_then_insists() {
     let id = coffer.ok(["run", "-d", BUSYBOX, "sh", "-c", polite]);
     coffer.ok(["logs", &id]);
     while coffer.ok(["logs", &id]).is_empty() {}
-    coffer.ok(["stop", &id]);
+    coffer.ok(["stop", "-t", "60", &id]);
     assert_eq!(inspect(&coffer, &id)["exit_code"], 3);
     coffer.ok(["rm", &id]);
 
@@ -51,7 +51,7 @@ fn stop_asks_by_the_stop_signal_and_then_insists() {
         custom,
     ]);
     while coffer.ok(["logs", &id]).is_empty() {}
-    coffer.ok(["stop", &id]);
+    coffer.ok(["stop", "-t", "60", &id]);
     assert_eq!(inspect(&coffer, &id)["exit_code"], 4);
     coffer.ok(["rm", &id]);
 
@@ -155,7 +155,8 @@ fn logs_follow_cut_and_stamp() {
         .unwrap();
     while coffer.ok(["logs", &id]).lines().count() < 5 {}
     assert_eq!(coffer.ok(["logs", "--tail", "2", &id]), "4\n5");
-    coffer.ok(["exec", &id, "touch", "/go"]);
+    // Not waited for: the workload's end may take it along.
+    coffer.ok(["exec", "-d", &id, "touch", "/go"]);
     let followed = follow.wait_with_output().unwrap();
     assert_eq!(
         String::from_utf8_lossy(&followed.stdout),
@@ -180,7 +181,8 @@ fn is_alive(pid: i32) -> bool {
 
 #[test]
 fn a_killed_supervisor_takes_its_machine_along_and_is_noticed() {
-    let coffer = Coffer::shared();
+    // Its own store: nobody else's command holds the sandbox while it puts its end on record.
+    let coffer = Coffer::private();
     let id = coffer.ok(["run", "-d", BUSYBOX, "sleep", "100000"]);
     let info = inspect(&coffer, &id);
     let pid = |key: &str| i32::try_from(info[key].as_i64().unwrap()).unwrap();

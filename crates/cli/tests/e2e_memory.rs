@@ -48,16 +48,9 @@ fn forks_of_a_moment_share_its_pages() {
     }
 }
 
-/// What an idle fork adds may be 25 MiB; what all of them share is paid once, however many they are.
-#[test]
-fn an_idle_fork_adds_little_to_those_that_are_there() {
+/// What one more fork of a sandbox adds in KiB, machine and supervisor, when some are there.
+fn memory_of_one_more_fork(coffer: &Coffer, parent: &Sleeper<'_>) -> u64 {
     const FORKS: u64 = 4;
-    let coffer = Coffer::shared();
-    let parent = coffer.sleeper();
-    // An idle guest is one whose kernel has done what its start left it for later: free pages are
-    // reported after 2 s, file systems write back after 5.
-    // Time, on purpose: nothing outside tells that it is done.
-    std::thread::sleep(Duration::from_secs(8));
     let snapshot = coffer.ok(["snapshot", "create", &parent.id]);
     let fork = || -> Vec<_> {
         let ids = coffer.ok(["fork", "--count", &FORKS.to_string(), &snapshot]);
@@ -72,13 +65,31 @@ fn an_idle_fork_adds_little_to_those_that_are_there() {
     let few = pss(&forks);
     forks.extend(fork());
     let many = pss(&forks);
-    let added = many.saturating_sub(few) / FORKS;
-    assert!(
-        (4 << 10..25 << 10).contains(&added),
-        "{few} KiB, then {many}"
-    );
     drop(forks);
     coffer.ok(["snapshot", "rm", &snapshot]);
+    many.saturating_sub(few) / FORKS
+}
+
+/// What an idle fork adds may be 25 MiB; what all of them share is paid once, however many they are.
+#[test]
+fn an_idle_fork_adds_little_to_those_that_are_there() {
+    let coffer = Coffer::shared();
+    let parent = coffer.sleeper();
+    // An idle guest is one whose kernel has done what its start left it for later: free pages are
+    // reported after 2 s, file systems write back after 5. On a busy host it takes longer.
+    let seen = [8, 16, 32].iter().map(|seconds| {
+        // Time, on purpose: nothing outside tells that it is done.
+        std::thread::sleep(Duration::from_secs(*seconds));
+        memory_of_one_more_fork(&coffer, &parent)
+    });
+    let mut added = Vec::new();
+    for kib in seen {
+        added.push(kib);
+        if (4 << 10..25 << 10).contains(&kib) {
+            return;
+        }
+    }
+    panic!("KiB of one more fork: {added:?}");
 }
 
 #[test]

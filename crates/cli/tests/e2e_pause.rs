@@ -62,8 +62,9 @@ fn a_paused_sandbox_takes_no_processor_time() {
     while began.elapsed() < A_WHILE {
         assert_eq!(sandbox.status(), "paused");
     }
-    // One tick for the monitor's own work; a spinning guest would have used thirty.
-    assert!(used(machine) <= before + 1);
+    // A tick or two for the monitor's own work; a spinning guest would have used thirty.
+    let more = used(machine) - before;
+    assert!(more <= 3, "{more} ticks");
     coffer.ok(["unpause", &sandbox.id]);
     until("work", || used(machine) > before + 5);
 }
@@ -138,7 +139,7 @@ fn a_paused_sandbox_that_is_stopped_runs_its_handler() {
     let sandbox = coffer.script("trap 'exit 3' TERM; echo up; while :; do sleep 0.05; done");
     until("the trap", || lines(&coffer, &sandbox.id) > 0);
     coffer.ok(["pause", &sandbox.id]);
-    let done = coffer.run(["stop", &sandbox.id]);
+    let done = coffer.run(["stop", "-t", "60", &sandbox.id]);
     assert_eq!(done.code, 0, "{done:?}");
     assert!(done.elapsed < BOUND, "{done:?}");
     assert_eq!(sandbox.inspect()["exit_code"], 3);

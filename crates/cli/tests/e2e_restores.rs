@@ -141,7 +141,7 @@ fn a_restored_workload_ends_as_it_would_have_and_starts_afresh() {
     let snapshot = Snapshot::of(&coffer, &sandbox.id, &[]);
     coffer.ok(["kill", &sandbox.id]);
     coffer.ok(["restore", &snapshot.id]);
-    sandbox.sh("touch /end");
+    sandbox.send(&["touch", "/end"]);
     assert_eq!(coffer.ok(["wait", &sandbox.id]), "6");
     assert_eq!(sandbox.inspect()["exit_code"], 6);
     assert!(coffer.ok(["logs", &sandbox.id]).ends_with("end"));

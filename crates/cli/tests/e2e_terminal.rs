@@ -28,6 +28,7 @@ impl Terminal {
             ))
             .arg("/dev/null")
             .env("COFFER_HOME", coffer.home())
+            .env("SHELL", "/bin/sh")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();

@@ -392,7 +392,9 @@ proptest! {
         for (name, file) in &files {
             let copy = &files_again[name];
             prop_assert!(content(copy) == content(file));
-            prop_assert!(copy.metadata().unwrap().blocks() <= file.metadata().unwrap().blocks());
+            // A file system may count a file's index, of one block, with its data or later.
+            let blocks = |file: &File| file.metadata().unwrap().blocks();
+            prop_assert!(blocks(copy) <= blocks(file) + 8);
         }
     }
 }

@@ -63,7 +63,7 @@ fn assert_consistent(finding: &KvmFinding) {
 fn the_verdict_on_this_host_follows_from_the_evidence_in_bounded_time() {
     let started = Instant::now();
     let finding = probe_in_process();
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(30));
     assert_consistent(&finding);
     let missing = !Path::new("/dev/kvm").exists();
     assert_eq!(missing, finding.verdict == KvmVerdict::Absent);

@@ -192,7 +192,7 @@ fn processes_see_what_was_asked_for() {
         ),
         (
             shell(
-                "nslookup localhost >/dev/null 2>&1; ping -c1 -W1 127.0.0.1 >/dev/null && echo up",
+                "nslookup localhost >/dev/null 2>&1; ping -c1 -W20 127.0.0.1 >/dev/null && echo up",
             ),
             "up\n",
         ),

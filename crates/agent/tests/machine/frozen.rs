@@ -62,7 +62,7 @@ fn a_frozen_process_makes_no_progress_and_goes_on() {
         .map(|pair| pair[1] - pair[0])
         .fold(0.0, f64::max);
     assert!(pause > 0.4, "longest pause {pause} s");
-    assert!(host.run(shell("date +%s")).text().starts_with("200000000"));
+    assert!(host.run(shell("date +%s")).text().starts_with("20000000"));
     assert_eq!(host.run(shell("echo alive")).text(), "alive\n");
     host.thaw();
     host.send(workload, &HostMessage::Signal { signal: 15 });
@@ -141,7 +141,7 @@ fn a_copy_goes_on_where_the_original_stood() {
     assert_eq!(
         copy.host
             .run(shell(
-                "until [ -e /dev/shm/mark ]; do usleep 1000; done; cat /dev/shm/mark"
+                "until [ -s /dev/shm/mark ]; do usleep 1000; done; cat /dev/shm/mark"
             ))
             .text(),
         "ended\n",

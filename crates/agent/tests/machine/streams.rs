@@ -125,9 +125,11 @@ fn a_session_ends_with_its_process_and_not_with_its_grandchildren() {
     let much = host.run(shell("head -c 700000 /dev/zero | cat; printf end"));
     assert!(much.stdout.len() == 700_003 && much.stdout.ends_with(b"end"));
     // Input that nobody takes costs nothing.
-    let closed = host.exec(reading(shell("exec <&-; echo closed; sleep 1")));
+    let script = "exec <&-; echo closed; until [ -e /tmp/sent ]; do usleep 1000; done";
+    let closed = host.exec(reading(shell(script)));
     host.until(closed, |outcome| !outcome.stdout.is_empty());
     host.send_data(closed, &[0; 1000], true);
+    host.run(shell("touch /tmp/sent"));
     assert_eq!(host.finish(closed).stdin_credit, 1000);
 }
 

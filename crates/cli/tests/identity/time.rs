@@ -91,7 +91,8 @@ fn armed(coffer: &Coffer) -> (Sleeper<'_>, Snapshot<'_>, i128, i128) {
             panic!("it says two numbers");
         };
         let snapshot = Snapshot::of(coffer, &parent.id, &[]);
-        if Times::of(&parent).monotonic < due {
+        // A fork needs a while too before its processes go on.
+        if Times::of(&parent).monotonic < due - i128::from(seconds) * NANOS_PER_SECOND / 2 {
             return (parent, snapshot, due, wall);
         }
     }

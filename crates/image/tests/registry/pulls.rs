@@ -187,12 +187,10 @@ fn a_name_of_two_platforms_goes_for_both_and_an_id_for_its_own() {
 #[test]
 fn nobody_there_is_a_registry_error_at_once() {
     let scene = Scene::new();
-    // A port that was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    // Nothing listens behind a connection's own end.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let connection = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let port = connection.local_addr().unwrap().port();
     let reference = format!("127.0.0.1:{port}/x:1").parse().unwrap();
     let platform = amd64();
     let pull = scene

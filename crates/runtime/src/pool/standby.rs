@@ -123,7 +123,7 @@ async fn prepare(
     let taken = || Error::new(ErrorKind::WrongState, "The standby is there already");
     let lock = lock.ok_or_else(taken)?;
     staging.publish()?;
-    fs::create_private_dir(&place.run).map_err(failed)?;
+    layout.make_sockets(&layout.sandbox(id))?;
     let manifest = &pool.manifest;
     let backend = crate::host::backend(layout, Some(&manifest.backend))?;
     let guest = guest::find(layout, manifest.kernel.as_deref())?;

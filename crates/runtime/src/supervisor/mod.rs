@@ -30,6 +30,7 @@ use cofferdam_types::{SandboxId, SandboxStatus};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::mpsc,
+    task::JoinHandle,
 };
 
 pub(crate) use self::handshake::{adopt, workload_limits};
@@ -49,6 +50,7 @@ use crate::{
     layout::{Layout, SandboxPaths},
     pool::Standby,
     store::{Entry, Store},
+    template::Touched,
 };
 
 /// The first client: the one whose socket is the supervisor's standard input.
@@ -212,19 +214,22 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Puts a sandbox's end on record, then tells everybody.
 ///
-/// The order matters: who is told that a sandbox has stopped may at once start or remove it.
+/// The order matters: who is told that a sandbox has stopped may at once start or remove it, and
+/// so its lock is given up first.
 async fn finish(mut board: Switchboard, end: End, queue: &mut mpsc::Receiver<Event>) {
     board.finished(&end);
     let id = board.entry.record.id;
+    let recorded;
     if board.entry.record.spec.auto_remove {
         if let Err(error) = board.store.remove(id) {
             log_line(&error.chain());
         }
+        board.lock = None;
         board.tell_all(&end);
-        record_start(&mut board).await;
+        recorded = look_at_short_life(&mut board).await;
         let _ = board.machine.kill().await;
     } else {
-        let recorded = tokio::spawn(record_start(&mut board));
+        recorded = look_at_short_life(&mut board).await;
         if matches!(end, End::Exited(_)) {
             board.shut_down();
             let ended = tokio::time::timeout(SHUTDOWN_TIMEOUT, board.machine.wait());
@@ -238,22 +243,32 @@ async fn finish(mut board: Switchboard, end: End, queue: &mut mpsc::Receiver<Eve
         }
         let layout = board.store.layout();
         layout.remove_sockets(&layout.sandbox(id));
+        board.lock = None;
         board.tell_all(&end);
-        let _ = recorded.await;
     }
-    board.lock = None;
     // Nobody waits for this, and it would slow what whoever waits does next.
     board.make_ready_for_the_next();
     board.linger(queue).await;
+    let _ = recorded.await;
 }
 
-/// Looks at what the start of a short-lived sandbox has touched.
-fn record_start(board: &mut Switchboard) -> impl Future<Output = ()> + use<> {
-    let record = tokio::time::timeout(RECORD_TIMEOUT, board.record_start());
-    async {
-        if record.await.is_err() {
-            log_line("The working set could not be read in time");
-        }
+/// Looks at what the start of a sandbox that has already ended has touched, while its machine is
+/// there. The record waits for the disk, and nobody for the record.
+async fn look_at_short_life(board: &mut Switchboard) -> JoinHandle<()> {
+    let look = tokio::time::timeout(RECORD_TIMEOUT, board.look_at_start());
+    let touched = look.await.unwrap_or_else(|_| {
+        log_line("The working set could not be read in time");
+        None
+    });
+    tokio::spawn(record_start(touched))
+}
+
+/// Tells a machine's template what its start has touched.
+async fn record_start(touched: Option<Touched>) {
+    if let Some(touched) = touched
+        && let Err(error) = touched.add().await
+    {
+        log_line(&format!("No working set: {}", error.chain()));
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) use self::{
     machine::machine_spec,
     plan::TemplatePlan,
     warm::warm_up,
-    working_set::Recording,
+    working_set::{Recording, Touched},
 };
 use crate::{
     error::{Error, ErrorKind, Result, io},

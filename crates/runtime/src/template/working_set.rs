@@ -49,6 +49,13 @@ pub(crate) struct Recording {
     of: u64,
 }
 
+/// What a start has touched, for its template's record.
+#[derive(Debug)]
+pub(crate) struct Touched {
+    recording: Recording,
+    ranges: Vec<Range<u64>>,
+}
+
 impl Template {
     /// What to read ahead; `None` where nothing is known yet.
     pub(crate) fn working_set(&self) -> Option<Vec<Range<u64>>> {
@@ -86,16 +93,29 @@ impl Template {
 }
 
 impl Recording {
-    /// Adds what a machine has touched until now to its template's record.
+    /// Looks at what a machine has touched until now, which takes milliseconds; `None` where its
+    /// backend cannot tell.
     ///
     /// # Errors
-    /// When the machine has ended or the record cannot be written.
-    pub(crate) async fn take(self, machine: &dyn Machine) -> Result<()> {
-        let Some(touched) = lift(machine.touched_memory().await)? else {
-            return Ok(());
-        };
-        // It waits for the disk: after a reboot is when the record is needed.
-        let add = move || self.template.add(self.of, &touched);
+    /// When the machine has ended.
+    pub(crate) async fn look(self, machine: &dyn Machine) -> Result<Option<Touched>> {
+        let touched = lift(machine.touched_memory().await)?;
+        Ok(touched.map(|ranges| Touched {
+            recording: self,
+            ranges,
+        }))
+    }
+}
+
+impl Touched {
+    /// Adds it to the template's record, and waits until it is on the disk: after a reboot is
+    /// when the record is needed.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub(crate) async fn add(self) -> Result<()> {
+        let Recording { template, of } = self.recording;
+        let add = move || template.add(of, &self.ranges);
         let added = tokio::task::spawn_blocking(add).await;
         added.map_err(|error| Error::new(ErrorKind::Bug, "A task was lost").because(error))?
     }

@@ -189,6 +189,8 @@ fn scratch() -> PathBuf {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let directory =
         std::env::temp_dir().join(format!("coffer-agent-{}-{number}", std::process::id()));
+    // A test that was killed leaves its own, and process ids come again.
+    let _ = fs::remove_dir_all(&directory);
     fs::create_dir_all(&directory).unwrap();
     directory
 }
@@ -297,8 +299,9 @@ fn start(directory: &Path, begin: &[String]) -> Child {
         ]);
     for (serial, name, read_only) in [("root", "root.erofs", "on"), ("upper", "upper.ext4", "off")]
     {
+        // The host's disk is not under test, and may take seconds for a flush.
         let node = format!(
-            "driver=raw,node-name={serial},read-only={read_only},file.driver=file,file.filename={}",
+            "driver=raw,node-name={serial},read-only={read_only},cache.no-flush=on,file.driver=file,file.filename={}",
             file(name)
         );
         let node = if read_only == "on" {

@@ -41,7 +41,7 @@ use crate::{
     layout::SandboxPaths,
     output_log::LogWriter,
     store::{Entry, Store},
-    template::Recording,
+    template::{Recording, Touched},
 };
 
 /// Most sessions at once; the agent has the same bound.
@@ -250,8 +250,8 @@ impl Switchboard {
                 self.give_workload_credit();
             }
             Event::TemplateTime => {
-                let record = self.record_start();
-                tokio::spawn(record);
+                let look = self.look_at_start();
+                tokio::spawn(async { super::record_start(look.await).await });
                 self.make_ready_for_the_next();
             }
             Event::Moment(result) => self.moment_over(result),
@@ -335,15 +335,18 @@ impl Switchboard {
         self.make_template();
     }
 
-    /// Tells the machine's template what its start has touched, once.
-    pub(in crate::supervisor) fn record_start(&mut self) -> impl Future<Output = ()> + use<> {
+    /// Looks at what the machine's start has touched, once, if its template still wants to know.
+    pub(in crate::supervisor) fn look_at_start(
+        &mut self,
+    ) -> impl Future<Output = Option<Touched>> + use<> {
         let recording = self.recording.take();
         let machine = Arc::clone(&self.machine);
         async move {
-            let Some(recording) = recording else { return };
-            if let Err(error) = recording.take(machine.as_ref()).await {
+            let touched = recording?.look(machine.as_ref()).await;
+            touched.unwrap_or_else(|error| {
                 super::log_line(&format!("No working set: {}", error.chain()));
-            }
+                None
+            })
         }
     }
 
