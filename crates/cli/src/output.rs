@@ -72,6 +72,14 @@ pub(crate) fn error(error: &Error) {
     }
 }
 
+/// Prints an error that does not keep a command from the rest of its work.
+pub(crate) fn warning(error: &Error) {
+    note(format_args!("warning: {}", printable(&error.chain())));
+    if let Some(hint) = error.hint_text() {
+        note(format_args!("  hint: {}", printable(hint)));
+    }
+}
+
 /// Text of a guest or registry without what a terminal would obey.
 pub(crate) fn printable(text: &str) -> String {
     text.chars()

@@ -174,6 +174,62 @@ fn an_unknown_sandbox_and_verb_are_told_with_their_codes() {
 }
 
 #[test]
+fn on_a_full_disk_sandboxes_are_listed_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
+        .arg(dir.path())
+        .output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        println!("SKIP on_a_full_disk_sandboxes_are_listed_and_removed: cannot mount");
+        return;
+    }
+    let coffer = Coffer::empty();
+    let archive = cofferdam_testkit::image::busybox().archive("full:test");
+    std::fs::write(coffer.home().join("image.tar"), archive).unwrap();
+    let run = |args: &[&str]| {
+        let mut command = coffer.command(args);
+        let output = command.env("COFFER_HOME", dir.path()).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    let archive = coffer.home().join("image.tar");
+    let loaded = run(&["load", "-q", "-i", archive.to_str().unwrap()]);
+    let made = run(&["create", "--name", "full", "full:test"]);
+    // It ends when nothing fits any more.
+    let filled = std::fs::write(dir.path().join("filler"), vec![1; 24 << 20]);
+    let listed = run(&["ps", "-a", "--format", "json"]);
+    let refused = run(&["create", "full:test"]);
+    let removed = run(&["rm", "full"]);
+    let empty = run(&["ps", "-aq"]);
+    std::process::Command::new("umount")
+        .arg(dir.path())
+        .status()
+        .unwrap();
+    assert_eq!(
+        (loaded.0, made.0),
+        (Some(0), Some(0)),
+        "{loaded:?} {made:?}"
+    );
+    assert!(filled.is_err());
+    assert!(listed.1.contains("full"), "{listed:?}");
+    assert!(
+        refused.2.contains("space") && refused.2.contains("hint: "),
+        "{refused:?}"
+    );
+    assert_eq!(
+        (removed.0, removed.1.as_str()),
+        (Some(0), "full"),
+        "{removed:?}"
+    );
+    assert_eq!((empty.0, empty.1.as_str()), (Some(0), ""), "{empty:?}");
+}
+
+#[test]
 fn a_full_disk_is_told_and_leaves_nothing_half_made() {
     let dir = tempfile::tempdir().unwrap();
     let mounted = std::process::Command::new("mount")

@@ -257,6 +257,14 @@ fn the_wall_clock_is_right_when_a_sandbox_goes_on() {
 }
 
 #[test]
+fn a_paused_sandbox_is_not_attached_to() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.sleeper();
+    coffer.ok(["pause", &sandbox.id]);
+    coffer.refused(&["attach", &sandbox.id], &["is paused", "coffer unpause"]);
+}
+
+#[test]
 fn an_attached_client_sees_the_output_go_on_after_a_pause() {
     let coffer = Coffer::shared();
     let sandbox = coffer.detached(&[

@@ -1,7 +1,7 @@
 //! `coffer pool`: the real program, real guests.
 #![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer},
@@ -156,13 +156,49 @@ fn a_standby_that_was_killed_is_not_counted_and_not_missed() {
     };
     kill(supervisor);
     until("its end", || !is_alive(supervisor));
-    assert_eq!(pool.ready(), 0);
     assert_eq!(
         run(&coffer, &[BUSYBOX, "echo", "hello"]),
         ("hello".to_owned(), false)
     );
     // Who found none has had the pool filled.
     until("a new standby", || pool.ready() == 1);
+    let [supervisor] = pool.standbys()[..] else {
+        panic!("{:?}", pool.standbys())
+    };
+    kill(supervisor);
+    until("its end", || !is_alive(supervisor));
+    // Who finds it dead on the list has, too.
+    assert_eq!(pool.ready(), 0);
+    until("a new standby", || pool.ready() == 1);
+}
+
+#[test]
+fn a_standby_whose_machine_was_killed_has_another_take_its_place() {
+    let coffer = Coffer::private();
+    let pool = Pool::create(&coffer, "unlucky", &["--size", "1", BUSYBOX]);
+    let [supervisor] = pool.standbys()[..] else {
+        panic!("{:?}", pool.standbys())
+    };
+    // The time itself: one that is lost as soon as it is there is not replaced.
+    std::thread::sleep(Duration::from_millis(1100));
+    kill(child_of(supervisor));
+    // Nobody else looks: neither a run nor a list.
+    until(
+        "another",
+        || matches!(pool.standbys()[..], [other] if other != supervisor),
+    );
+    until("a new standby", || pool.ready() == 1);
+}
+
+/// The process that another one has started and waits for; proc_pid_children(5).
+fn child_of(pid: i32) -> i32 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let children = tasks.map(|task| {
+        let path = task.unwrap().path().join("children");
+        std::fs::read_to_string(path).unwrap_or_default()
+    });
+    let children: String = children.collect();
+    children.trim().parse().unwrap()
 }
 
 #[test]

@@ -117,7 +117,13 @@ fn verify_finds_a_changed_byte_in_each_file() {
         for at in [0, length / 3, length - 1] {
             damage(&path, at);
             let verify = ["snapshot", "verify", &snapshot.id];
-            coffer.refused(&verify, &[&format!("`{file}`"), "changed"]);
+            let words = [&format!("`{file}`"), "changed"];
+            coffer.refused(&verify, &words);
+            // Nor does anything begin with it, or leave with it.
+            coffer.refused(&["fork", &snapshot.id], &words);
+            coffer.refused(&["restore", &snapshot.id], &words);
+            let nowhere = ["snapshot", "export", "-o", "/dev/null", &snapshot.id];
+            coffer.refused(&nowhere, &words);
             damage(&path, at);
             coffer.ok(verify);
         }
@@ -184,11 +190,43 @@ fn a_snapshot_with_a_file_cut_or_gone_or_without_manifest_is_refused_and_removed
         ] {
             coffer.refused(&[verb, &[snapshot.id.as_str()]].concat(), &[what]);
         }
-        assert_eq!(coffer.ok(["snapshot", "list", "-q"]), "");
+        let list = coffer.run(["snapshot", "list", "-q"]);
+        assert_eq!((list.code, list.text().as_str()), (0, ""), "{list:?}");
+        let warned = ["warning: ", what, "hint: "];
+        assert!(
+            warned.iter().all(|word| list.stderr.contains(word)),
+            "{list:?}"
+        );
         coffer.ok(["snapshot", "rm", &snapshot.id]);
         assert_eq!(coffer.entries("snapshots"), [""; 0]);
     }
     assert_eq!(coffer.ok(["ps", "-aq"]).lines().count(), 1);
+}
+
+#[test]
+fn a_damaged_snapshot_keeps_its_name_and_is_pruned() {
+    let coffer = Coffer::private();
+    let sandbox = coffer.sleeper();
+    let cut = |snapshot: &Snapshot<'_>| {
+        let file = fs::File::options()
+            .write(true)
+            .open(snapshot.file("memory"));
+        file.unwrap().set_len(4096).unwrap();
+    };
+    let named = Snapshot::of(&coffer, &sandbox.id, &["--name", "kept"]);
+    let nameless = Snapshot::of(&coffer, &sandbox.id, &[]);
+    cut(&named);
+    cut(&nameless);
+    let again = ["snapshot", "create", "--name", "kept", &sandbox.id];
+    coffer.refused(&again, &["taken"]);
+    coffer.refused(&["snapshot", "verify", "kept"], &["`memory`", "hint: "]);
+    let pruned = coffer.ok(["snapshot", "prune", "-f"]);
+    assert!(
+        pruned.contains(&nameless.id) && !pruned.contains(&named.id),
+        "{pruned}"
+    );
+    assert_eq!(coffer.ok(["snapshot", "rm", "kept"]), "kept");
+    assert_eq!(coffer.entries("snapshots"), [""; 0]);
 }
 
 #[test]

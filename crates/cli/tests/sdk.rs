@@ -8,6 +8,7 @@ use cofferdam::{
     SandboxStatus, SnapshotKind, SnapshotOptions, TemplateKind, WarmUp,
 };
 use cofferdam_testkit::coffer::{self, BUSYBOX};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Runs a test of this file in a process that is told where the program is: the SDK looks for it
 /// in the environment, and a test cannot change its own.
@@ -89,6 +90,34 @@ fn a_sandbox_is_paused_forked_and_goes_on() {
         }
         sandbox.remove(true).await.unwrap();
     });
+}
+
+#[test]
+fn a_command_that_had_not_started_when_its_machine_was_lost_is_told_so() {
+    with_program(
+        "a_command_that_had_not_started_when_its_machine_was_lost_is_told_so",
+        async |coffer| {
+            let sandbox = started(&coffer).await;
+            let pid = sandbox.info().unwrap().machine_pid.unwrap();
+            let machine = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+            kill_process(machine, Signal::STOP).unwrap();
+            let waiting = sandbox.clone();
+            let exec = tokio::spawn(async move {
+                let session = waiting.exec(ExecSpec::new(["true"])).await;
+                session.err().map(|error| error.kind())
+            });
+            // The guest has the request, and cannot answer.
+            while sandbox.stats().await.unwrap().sessions < 2 {
+                tokio::task::yield_now().await;
+            }
+            kill_process(machine, Signal::KILL).unwrap();
+            assert_eq!(exec.await.unwrap(), Some(ErrorKind::WrongState));
+            coffer
+                .remove(&sandbox.id().to_string(), true)
+                .await
+                .unwrap();
+        },
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use cofferdam_runtime::{Runtime, host::HostReport, image::Progress};
 use cofferdam_types::{Digest, SandboxSpec};
 
-use crate::{ErrorKind, Images, Pools, Result, Sandbox, SandboxInfo, Snapshots, Templates};
+use crate::{Error, ErrorKind, Images, Pools, Result, Sandbox, SandboxInfo, Snapshots, Templates};
 
 /// An open store of images and sandboxes. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -84,6 +84,14 @@ impl Coffer {
             .into_iter()
             .map(SandboxInfo::from_entry)
             .collect())
+    }
+
+    /// What keeps sandboxes of the store out of that list: files that cannot be read.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn damaged_sandboxes(&self) -> Result<Vec<Error>> {
+        self.runtime.damaged()
     }
 
     /// The images of the store.

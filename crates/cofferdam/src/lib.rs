@@ -38,8 +38,9 @@ mod snapshots;
 mod templates;
 
 pub use cofferdam_runtime::{
-    Channel, Error, ErrorKind, ForkOptions, ForkOrigin, LogRecord, PoolInfo, PoolOptions, Result,
-    SnapshotKind, SnapshotManifest, SnapshotOptions, Stage, TemplateInfo, TemplateKind, WarmUp,
+    Channel, DamagedSnapshot, Error, ErrorKind, ForkOptions, ForkOrigin, LogRecord, PoolInfo,
+    PoolOptions, Result, SnapshotKind, SnapshotManifest, SnapshotOptions, Stage, TemplateInfo,
+    TemplateKind, WarmUp,
     host::{BackendReport, HostReport},
     image::{
         HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, NoProgress,

@@ -155,8 +155,14 @@ impl Sandbox {
     /// Follows its workload from now on. Dropping the session detaches.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongState`] when it does not run.
+    /// [`ErrorKind::WrongState`] when it does not run or is paused.
     pub async fn attach(&self, stdin: bool) -> Result<Session> {
+        let now = self.now()?;
+        if now.state.status == SandboxStatus::Paused {
+            let what = format!("Sandbox `{}` is paused", self.name());
+            let hint = format!("Let it go on with `coffer unpause {}`", self.name());
+            return Err(Error::new(ErrorKind::WrongState, what).hint(hint));
+        }
         self.session(Request::Attach { stdin }).await
     }
 
@@ -298,8 +304,14 @@ impl Sandbox {
 
     async fn session(&self, request: Request) -> Result<Session> {
         let mut connection = self.coffer.runtime.connect(&self.now()?, request).await?;
-        connection.answer().await?;
-        Ok(Session::new(connection))
+        match connection.answer().await? {
+            // Its machine was lost, or it stopped, while the guest had the request.
+            SupervisorMessage::Exited { .. } => Err(Error::new(
+                ErrorKind::WrongState,
+                format!("Sandbox `{}` ended before the command started", self.name()),
+            )),
+            _ => Ok(Session::new(connection)),
+        }
     }
 
     /// The workload's process with what the caller changes.

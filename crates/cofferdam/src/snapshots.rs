@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 
 use cofferdam_runtime::{
-    Entry, Error, ForkOptions, ForkSource, Result, SnapshotKind, SnapshotManifest, SnapshotOptions,
-    image::Progress, rfc3339,
+    DamagedSnapshot, Entry, Error, ForkOptions, ForkSource, Result, SnapshotKind, SnapshotManifest,
+    SnapshotOptions, image::Progress, rfc3339,
 };
 use cofferdam_types::{Digest, SandboxId, SnapshotId};
 use serde::Serialize;
@@ -88,6 +88,14 @@ impl<'a> Snapshots<'a> {
     pub fn list(&self) -> Result<Vec<Snapshot>> {
         let all = self.coffer.runtime.snapshots()?;
         Ok(all.into_iter().map(|inner| self.snapshot(inner)).collect())
+    }
+
+    /// The others: those that can only be removed, and why.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn damaged(&self) -> Result<Vec<DamagedSnapshot>> {
+        self.coffer.runtime.damaged_snapshots()
     }
 
     /// Removes a snapshot, also a damaged one. Sandboxes that came from it go on.

@@ -202,11 +202,12 @@ fn block_node(node: &str, disk: &BlockDevice) -> Result<Value> {
 
 /// Discard and write-zeroes are off: both punch holes into files, and that call is a no-op in
 /// machines whose memory is copy-on-write (see `cofferdam-jail`). A guest sees the same features
-/// before and after a restore, so they are off in all.
+/// before and after a restore, so they are off in all. An error is the guest's to handle: by
+/// default QEMU would stop a machine whose host has a full disk, and nobody would start it again.
 fn block_device(node: &str, disk: &BlockDevice) -> Value {
     json!({
         "driver": "virtio-blk-device", "drive": node, "serial": disk.id,
-        "discard": false, "write-zeroes": false,
+        "discard": false, "write-zeroes": false, "werror": "report", "rerror": "report",
     })
 }
 

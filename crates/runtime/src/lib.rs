@@ -18,6 +18,7 @@ mod random;
 mod room;
 mod sandbox;
 mod snapshot;
+mod socket;
 mod staging;
 mod store;
 mod supervisor;
@@ -38,8 +39,8 @@ pub use pool::{PoolInfo, PoolOptions};
 pub use program::run_role;
 pub use sandbox::{Runtime, StartMode};
 pub use snapshot::{
-    ForkOptions, ForkSource, Forked, Snapshot, SnapshotFile, SnapshotFileName, SnapshotKind,
-    SnapshotManifest, SnapshotOptions,
+    DamagedSnapshot, ForkOptions, ForkSource, Forked, Snapshot, SnapshotFile, SnapshotFileName,
+    SnapshotKind, SnapshotManifest, SnapshotOptions,
 };
 pub use store::{Entry, Failure, ForkOrigin, RecordedImage, SandboxRecord, SandboxState, Store};
 pub use template::{TemplateInfo, TemplateKind, WarmUp};

@@ -180,6 +180,14 @@ impl Runtime {
         self.store.list()
     }
 
+    /// Why those that [`Self::list`] leaves out cannot be read.
+    ///
+    /// # Errors
+    /// The index's.
+    pub fn damaged(&self) -> Result<Vec<Error>> {
+        self.store.damaged()
+    }
+
     /// What sandbox or snapshot uses an image, for those who would remove it.
     #[must_use]
     pub fn image_user(&self, image: &Digest) -> Option<String> {

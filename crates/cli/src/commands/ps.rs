@@ -69,6 +69,11 @@ fn selected(coffer: &Coffer, args: &PsArgs) -> Result<Vec<SandboxInfo>> {
         .iter()
         .any(|filter| matches!(filter, Filter::Status(_)));
     let mut infos = coffer.sandboxes()?;
+    if args.all {
+        for error in coffer.damaged_sandboxes()? {
+            output::warning(&error);
+        }
+    }
     let newest = args.last.or_else(|| args.latest.then_some(1));
     let any_status = args.all || by_status || newest.is_some();
     infos.retain(|info| {

@@ -94,6 +94,9 @@ fn note_pause(verbose: bool, pause_us: Option<u64>) {
 
 fn list(coffer: &Coffer, args: &SnapshotListArgs) -> Result<()> {
     let snapshots = coffer.snapshots().list()?;
+    for damaged in coffer.snapshots().damaged()? {
+        output::warning(&damaged.error);
+    }
     let infos = snapshots
         .iter()
         .map(Snapshot::info)
@@ -216,6 +219,13 @@ fn prune(coffer: &Coffer, args: &SnapshotPruneArgs) -> Result<()> {
             coffer.snapshots().remove(&info.id.to_string())?;
             freed += info.disk_bytes;
             removed.push(info.id);
+        }
+    }
+    for damaged in coffer.snapshots().damaged()? {
+        if args.all || damaged.name.is_none() {
+            coffer.snapshots().remove(&damaged.id.to_string())?;
+            freed += damaged.disk_bytes;
+            removed.push(damaged.id);
         }
     }
     if args.json {

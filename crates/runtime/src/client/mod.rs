@@ -84,7 +84,7 @@ impl Connection {
     /// # Errors
     /// [`ErrorKind::SupervisorLost`] when nobody listens.
     pub async fn open(socket: &Path, request: Request) -> Result<Self> {
-        let stream = UnixStream::connect(socket).await.map_err(|error| {
+        let stream = crate::socket::connect(socket).await.map_err(|error| {
             Error::new(
                 ErrorKind::SupervisorLost,
                 "The sandbox's supervisor does not answer",

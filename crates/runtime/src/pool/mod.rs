@@ -10,7 +10,7 @@
 //! waits. Whoever starts a sandbox of the same shape and image connects to it; the standby takes
 //! that sandbox over as if it had been started for it, and orders a new standby later. There is
 //! no daemon: a pool that lost its standbys, to a reboot say, is filled again by the next start
-//! that would have claimed one.
+//! that would have claimed one, or the next who lists it.
 
 mod claim;
 mod fill;
@@ -167,7 +167,13 @@ impl Pool {
     }
 
     fn info(&self, layout: &Layout) -> PoolInfo {
+        let before = self.ids().len();
         let ids = self.standbys(layout);
+        if ids.len() < before
+            && let Err(error) = spawn_fill(layout, &self.manifest.name)
+        {
+            crate::supervisor::log_line(&error.chain());
+        }
         let ready = |id: &&SandboxId| Place::of(layout, self, **id).socket().exists();
         let PoolManifest { plan, .. } = &self.manifest;
         PoolInfo {

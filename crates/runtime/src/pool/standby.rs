@@ -3,8 +3,9 @@
 use std::{
     ffi::OsString,
     io::ErrorKind as IoErrorKind,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use cofferdam_backend::{Machine, MachineSpec};
@@ -13,17 +14,24 @@ use cofferdam_proto::{
     AgentMessage, CLIENT_GENERATION, CONTROL_STREAM, HostMessage, Request, SupervisorMessage,
 };
 use cofferdam_types::SandboxId;
-use tokio::{net::UnixListener, sync::mpsc};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::mpsc,
+};
 
-use super::{Place, Pool, Ready};
+use super::{Place, Pool, Ready, fill::spawn_fill};
 use crate::{
     error::{Error, ErrorKind, Result, io, lift, to_remote},
     guest,
     layout::{Layout, SandboxPaths},
+    socket,
     staging::StagingDir,
     supervisor::{self, AgentLink, Client, Duty, Event, FIRST_CLIENT},
     template::{self, BOOT_TIMEOUT, Template},
 };
+
+/// A standby that was lost sooner than this is not replaced at once: the next may fare no better.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
 
 /// A machine at the point before the workload.
 #[derive(Debug)]
@@ -103,7 +111,19 @@ async fn stand_by(layout: Layout, pool: String, id: SandboxId) -> Result<()> {
     starter.answer(&SupervisorMessage::Done);
     starter.close().await;
     supervisor::forward_signals(&events);
-    let result = wait(standby, listener, queue).await;
+    let begun = Instant::now();
+    let result = match wait(&standby, listener, queue).await {
+        Ok(Some(stream)) => serve(standby, stream).await,
+        Ok(None) => Ok(()),
+        Err(error) => {
+            // Its place is taken by another, unless that would end like this one.
+            if begun.elapsed() > SHORT_LIFE {
+                place.remove(&layout);
+                spawn_fill(&layout, &pool.manifest.name)?;
+            }
+            Err(error)
+        }
+    };
     // Whatever a claim has not taken along.
     place.remove(&layout);
     result
@@ -150,7 +170,7 @@ async fn prepare(
         generation: CLIENT_GENERATION,
     };
     fs::publish_json(&place.dir.join("standby.json"), &ready, false).map_err(failed)?;
-    let listener = UnixListener::bind(place.socket()).map_err(failed)?;
+    let listener = socket::bind(&place.socket()).map_err(failed)?;
     let standby = Standby {
         place: place.clone(),
         layout: layout.clone(),
@@ -179,29 +199,30 @@ async fn warm(agent: &mut AgentLink, pool: &Pool) -> Result<()> {
 
 /// Waits to be claimed, to be retired, or for the end of the machine or of the world.
 async fn wait(
-    standby: Standby,
+    standby: &Standby,
     listener: UnixListener,
     mut queue: mpsc::Receiver<Event>,
-) -> Result<()> {
-    let socket: PathBuf = standby.place.socket();
-    let machine = standby.machine.clone();
-    let stream = loop {
+) -> Result<Option<UnixStream>> {
+    loop {
         tokio::select! {
             accepted = listener.accept() => {
-                break accepted.map_err(|error| io("Could not be claimed", error))?.0;
+                let (stream, _) = accepted.map_err(|error| io("Could not be claimed", error))?;
+                return Ok(Some(stream));
             }
-            exit = machine.wait() => {
+            exit = standby.machine.wait() => {
                 let what = format!("The standby's machine ended with {exit:?}");
                 return Err(Error::new(ErrorKind::GuestFailed, what));
             }
             event = queue.recv() => if matches!(event, None | Some(Event::Terminated)) {
-                return Ok(());
+                return Ok(None);
             },
         }
-    };
-    // One client gets it. Others are refused, and look for another.
-    drop(listener);
-    let _ = fs::remove_file_if_present(&socket);
+    }
+}
+
+/// Does what the one client wants that gets it. Others find nobody, and look for another standby.
+async fn serve(standby: Standby, stream: UnixStream) -> Result<()> {
+    let _ = fs::remove_file_if_present(&standby.place.socket());
     let refused = || Error::new(ErrorKind::Permission, "The client is not the pool's owner");
     // A queue of its own: what is left in the other is about whoever started this process.
     let (events, mut queue) = supervisor::queue();

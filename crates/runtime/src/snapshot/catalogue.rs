@@ -1,9 +1,12 @@
 //! Finding, listing and removing snapshots.
 
+use std::path::Path;
+
 use cofferdam_base::{LockFile, fs};
 use cofferdam_types::{SnapshotId, valid_name};
+use serde::Deserialize;
 
-use super::{Snapshot, SnapshotManifest};
+use super::{MANIFEST, MAX_MANIFEST_BYTES, Snapshot, SnapshotManifest};
 use crate::{
     error::{Error, ErrorKind, Result, io},
     layout::Layout,
@@ -29,11 +32,30 @@ impl Runtime {
         let layout = self.store().layout();
         let mut all: Vec<_> = ids(layout)?
             .into_iter()
-            // A damaged one is reported when somebody asks for it.
             .filter_map(|id| Snapshot::load(layout, id).ok())
             .collect();
         all.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.manifest.created_ns));
         Ok(all)
+    }
+
+    /// The others: those that cannot be used.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn damaged_snapshots(&self) -> Result<Vec<DamagedSnapshot>> {
+        let layout = self.store().layout();
+        let damage = |id| {
+            let error = Snapshot::load(layout, id).err()?;
+            let dir = layout.snapshots().join(id.to_string());
+            // One that another process has removed since is not damaged.
+            dir.exists().then(|| DamagedSnapshot {
+                id,
+                name: name_of(layout, id),
+                disk_bytes: files_bytes(&dir),
+                error,
+            })
+        };
+        Ok(ids(layout)?.into_iter().filter_map(damage).collect())
     }
 
     /// Removes a snapshot, also a damaged one. Sandboxes that came from it go on: their machines
@@ -84,7 +106,7 @@ impl Runtime {
     ) -> Result<Snapshot> {
         let layout = self.store().layout();
         let failed = |error| io("Could not write a snapshot's manifest", error);
-        fs::publish_json(&staging.path().join("manifest.json"), manifest, true).map_err(failed)?;
+        fs::publish_json(&staging.path().join(MANIFEST), manifest, true).map_err(failed)?;
         // Held for the look and the rename, so that of two that want a name one gets it.
         let _lock = LockFile::exclusive(&layout.snapshots().join("lock"))
             .map_err(|error| io("Could not lock the snapshots", error))?;
@@ -92,6 +114,27 @@ impl Runtime {
         staging.publish()?;
         Snapshot::load(layout, manifest.id)
     }
+}
+
+/// A snapshot that cannot be used, only removed.
+#[derive(Debug)]
+pub struct DamagedSnapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Its name, as far as that can still be read.
+    pub name: Option<String>,
+    /// Bytes that it uses on the disk.
+    pub disk_bytes: u64,
+    /// What is wrong with it.
+    pub error: Error,
+}
+
+/// Bytes that the files of a directory use on the disk, as far as they can be looked at.
+fn files_bytes(dir: &Path) -> u64 {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    files
+        .filter_map(|file| cofferdam_disk::allocated_bytes(&file.path()).ok())
+        .sum()
 }
 
 fn ids(layout: &Layout) -> Result<Vec<SnapshotId>> {
@@ -104,10 +147,19 @@ fn ids(layout: &Layout) -> Result<Vec<SnapshotId>> {
 }
 
 fn find_by_name(layout: &Layout, name: &str) -> Result<Option<SnapshotId>> {
-    let named = |id: &SnapshotId| {
-        Snapshot::load(layout, *id).is_ok_and(|found| found.manifest.name.as_deref() == Some(name))
-    };
+    let named = |id: &SnapshotId| name_of(layout, *id).as_deref() == Some(name);
     Ok(ids(layout)?.into_iter().find(named))
+}
+
+/// The name of a snapshot, also of one that is damaged as long as its manifest says so much.
+fn name_of(layout: &Layout, id: SnapshotId) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        name: Option<String>,
+    }
+    let manifest = layout.snapshots().join(id.to_string()).join(MANIFEST);
+    let named: Named = fs::read_json(&manifest, MAX_MANIFEST_BYTES).ok()?;
+    named.name
 }
 
 fn find_id(layout: &Layout, name: &str) -> Result<SnapshotId> {

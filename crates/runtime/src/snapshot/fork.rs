@@ -66,6 +66,7 @@ impl Runtime {
         self.expect_free_names(options)?;
         match source {
             ForkSource::Snapshot(snapshot) => {
+                snapshot.verify_touched()?;
                 let moment = Moment {
                     dir: snapshot.dir().to_owned(),
                     machine: snapshot.machine_files(),

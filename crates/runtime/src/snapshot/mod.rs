@@ -19,7 +19,10 @@ mod restore;
 pub(crate) mod resume;
 mod transfer;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use cofferdam_backend::SnapshotFiles;
 use cofferdam_base::fs;
@@ -27,6 +30,7 @@ use cofferdam_types::{CpuCount, SnapshotId};
 
 use self::manifest::FORMAT_VERSION;
 pub use self::{
+    catalogue::DamagedSnapshot,
     create::SnapshotOptions,
     fork::{ForkOptions, ForkSource, Forked},
     manifest::{SnapshotFile, SnapshotFileName, SnapshotKind, SnapshotManifest},
@@ -40,6 +44,8 @@ use crate::{
 
 /// A manifest holds one sandbox's record and a few lines.
 const MAX_MANIFEST_BYTES: u64 = 8 << 20;
+
+const MANIFEST: &str = "manifest.json";
 
 /// A snapshot of this store.
 #[derive(Clone, Debug)]
@@ -58,9 +64,11 @@ impl Snapshot {
     /// [`ErrorKind::BadSnapshot`].
     pub(crate) fn load(layout: &Layout, id: SnapshotId) -> Result<Self> {
         let dir = layout.snapshots().join(id.to_string());
-        let manifest: SnapshotManifest =
-            fs::read_json(&dir.join("manifest.json"), MAX_MANIFEST_BYTES).map_err(|error| {
-                bad(&id.short(), "has no manifest that can be read").because(error)
+        let manifest: SnapshotManifest = fs::read_json(&dir.join(MANIFEST), MAX_MANIFEST_BYTES)
+            .map_err(|error| {
+                let hint = format!("Remove it with `coffer snapshot rm {}`", id.short());
+                let what = "has no manifest that can be read";
+                bad(&id.short(), what).because(error).hint(hint)
             })?;
         let snapshot = Self { dir, manifest };
         check_manifest(&snapshot.manifest)?;
@@ -74,7 +82,9 @@ impl Snapshot {
                     "has a file `{}` that is missing or of another size",
                     file.name.as_str()
                 );
-                return Err(bad(&snapshot.label(), &what));
+                let label = snapshot.label();
+                let hint = format!("Remove it with `coffer snapshot rm {label}`");
+                return Err(bad(&label, &what).hint(hint));
             }
         }
         Ok(snapshot)
@@ -124,6 +134,25 @@ impl Snapshot {
             .try_for_each(|file| self.verify_file(file))
     }
 
+    /// Reads those of its files that were written to after it was published, which nobody has a
+    /// reason to do, and compares them with what was written then.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BadSnapshot`] with the file that differs.
+    ///
+    /// # Blocking
+    /// Not for long, unless somebody has been at the files.
+    pub(crate) fn verify_touched(&self) -> Result<()> {
+        // The manifest is the last file of a snapshot that is written.
+        let published = modified(&self.dir.join(MANIFEST))?;
+        for file in &self.manifest.files {
+            if modified(&self.file(file.name))? > published {
+                self.verify_file(file)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads the device state alone, which is small, and compares it with what was written.
     pub(crate) fn verify_state(&self) -> Result<()> {
         let mut files = self.manifest.files.iter();
@@ -146,6 +175,12 @@ impl Snapshot {
     pub(crate) fn machine_files(&self) -> Option<SnapshotFiles> {
         (self.manifest.kind == SnapshotKind::Full).then(|| machine_files(&self.dir))
     }
+}
+
+fn modified(path: &Path) -> Result<SystemTime> {
+    std::fs::metadata(path)
+        .and_then(|meta| meta.modified())
+        .map_err(|error| io(format!("Could not look at `{}`", path.display()), error))
 }
 
 /// Memory and devices in a directory.

@@ -30,10 +30,11 @@ use crate::{
 };
 
 impl Runtime {
-    /// Writes a snapshot as one file.
+    /// Writes a snapshot as one file, after a look whether it is what it was: no import takes
+    /// another, and whoever exports may remove the original.
     ///
     /// # Errors
-    /// Of the snapshot's files or of `output`.
+    /// [`ErrorKind::BadSnapshot`], those of the snapshot's files or of `output`.
     ///
     /// # Blocking
     /// As long as compressing and writing take; use a blocking thread in a busy runtime.
@@ -46,6 +47,7 @@ impl Runtime {
         let manifest = serde_json::to_vec(&snapshot.manifest).map_err(|error| {
             Error::new(ErrorKind::Bug, "Could not write a manifest").because(error)
         })?;
+        snapshot.verify()?;
         progress.event(ProgressEvent::Phase {
             phase: Phase::Writing,
             total_bytes: Some(snapshot.disk_bytes()?),

@@ -16,7 +16,12 @@ const SCHEMA_VERSION: i64 = 1;
 
 /// An open index.
 #[derive(Debug)]
-pub(crate) struct Index(Connection);
+pub(crate) struct Index {
+    tables: Connection,
+    /// Whether it is in memory for want of space on the disk. Others do not see it, so that no
+    /// name can be claimed in it.
+    is_transient: bool,
+}
 
 /// One row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,39 +45,57 @@ impl Index {
                 }
                 Self::try_open(path).map_err(|error| failed("open", error))
             }
+            // What frees space needs to know what there is.
+            Err(error) if is_full(&error) => {
+                Self::transient().map_err(|error| failed("make", error))
+            }
             Err(error) => Err(failed("open", error)),
         }
     }
 
     fn try_open(path: &Path) -> rusqlite::Result<(Self, bool)> {
-        let connection = Connection::open(path)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if version == SCHEMA_VERSION {
-            return Ok((Self(connection), false));
+        let tables = Connection::open(path)?;
+        tables.busy_timeout(BUSY_TIMEOUT)?;
+        let version: i64 = tables.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let is_new = version != SCHEMA_VERSION;
+        if is_new {
+            // The directories are the truth: a row lost in a power cut is found there again.
+            tables.pragma_update(None, "journal_mode", "WAL")?;
+            make_tables(&tables)?;
         }
-        // The directories are the truth: a row lost in a power cut is found there again.
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.execute_batch(&format!(
-            "BEGIN IMMEDIATE;
-             DROP TABLE IF EXISTS sandboxes;
-             CREATE TABLE sandboxes (
-                 id TEXT PRIMARY KEY,
-                 name TEXT NOT NULL UNIQUE
-             ) WITHOUT ROWID;
-             PRAGMA user_version = {SCHEMA_VERSION};
-             COMMIT;"
-        ))?;
-        Ok((Self(connection), true))
+        let index = Self {
+            tables,
+            is_transient: false,
+        };
+        Ok((index, is_new))
+    }
+
+    /// An index that lasts as long as this process, and must be filled.
+    fn transient() -> rusqlite::Result<(Self, bool)> {
+        let tables = Connection::open_in_memory()?;
+        make_tables(&tables)?;
+        let index = Self {
+            tables,
+            is_transient: true,
+        };
+        Ok((index, true))
     }
 
     /// Claims a name for an id.
     pub(crate) fn insert(&self, entry: &IndexEntry) -> Result<()> {
+        if self.is_transient {
+            return Err(no_space("write"));
+        }
+        self.put(entry)
+    }
+
+    /// Enters what has its name already.
+    pub(crate) fn put(&self, entry: &IndexEntry) -> Result<()> {
         // WAL with `synchronous = OFF` writes no fsync; see above for what that may lose.
-        self.0
+        self.tables
             .pragma_update(None, "synchronous", "OFF")
             .and_then(|()| {
-                self.0.execute(
+                self.tables.execute(
                     "INSERT INTO sandboxes (id, name) VALUES (?1, ?2)",
                     params![entry.id.to_string(), entry.name],
                 )
@@ -93,7 +116,7 @@ impl Index {
 
     /// Forgets an id.
     pub(crate) fn remove(&self, id: SandboxId) -> Result<()> {
-        self.0
+        self.tables
             .execute("DELETE FROM sandboxes WHERE id = ?1", [id.to_string()])
             .map(drop)
             .map_err(|error| failed("write", error))
@@ -102,7 +125,7 @@ impl Index {
     /// The id of a name.
     pub(crate) fn by_name(&self, name: &str) -> Result<Option<SandboxId>> {
         let id: Option<String> = self
-            .0
+            .tables
             .query_row("SELECT id FROM sandboxes WHERE name = ?1", [name], |row| {
                 row.get(0)
             })
@@ -126,7 +149,7 @@ impl Index {
 
     fn ids(&self, query: &str, argument: &str) -> Result<Vec<SandboxId>> {
         let read = || -> rusqlite::Result<Vec<String>> {
-            self.0
+            self.tables
                 .prepare(query)?
                 .query_map([argument], |row| row.get(0))?
                 .collect()
@@ -143,9 +166,38 @@ fn is_corrupt(error: &rusqlite::Error) -> bool {
     )
 }
 
+/// Whether the disk is full. On a tmpfs it is the shared memory of the log that finds no room.
+fn is_full(error: &rusqlite::Error) -> bool {
+    let extended = error.sqlite_error().map(|error| error.extended_code);
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+        || extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
+}
+
+fn no_space(verb: &str) -> Error {
+    let what = format!("Could not {verb} the index of sandboxes: no space is left");
+    Error::new(ErrorKind::NoSpace, what).hint(
+        "Free some: `coffer rm`, `coffer prune`, `coffer snapshot prune` and `coffer template rm` need none",
+    )
+}
+
+fn make_tables(tables: &Connection) -> rusqlite::Result<()> {
+    tables.execute_batch(&format!(
+        "BEGIN IMMEDIATE;
+         DROP TABLE IF EXISTS sandboxes;
+         CREATE TABLE sandboxes (
+             id TEXT PRIMARY KEY,
+             name TEXT NOT NULL UNIQUE
+         ) WITHOUT ROWID;
+         PRAGMA user_version = {SCHEMA_VERSION};
+         COMMIT;"
+    ))
+}
+
 fn failed(verb: &str, error: rusqlite::Error) -> Error {
+    if is_full(&error) {
+        return no_space(verb).because(error);
+    }
     let kind = match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => ErrorKind::NoSpace,
         Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
             ErrorKind::Permission
         }
@@ -177,6 +229,18 @@ mod tests {
         );
         index.remove(entry(1, "web").id).unwrap();
         index.insert(&entry(2, "web")).unwrap();
+    }
+
+    #[test]
+    fn without_room_what_is_there_can_be_found_and_removed_and_no_name_claimed() {
+        let (index, must_be_filled) = Index::transient().unwrap();
+        assert!(must_be_filled);
+        index.put(&entry(1, "web")).unwrap();
+        assert_eq!(index.by_name("web").unwrap(), Some(entry(1, "web").id));
+        let error = index.insert(&entry(2, "other")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        index.remove(entry(1, "web").id).unwrap();
+        assert!(index.all().unwrap().is_empty());
     }
 
     #[test]

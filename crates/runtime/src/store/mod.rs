@@ -184,6 +184,16 @@ impl Store {
         Ok(entries)
     }
 
+    /// Why those that [`Self::list`] leaves out cannot be read.
+    ///
+    /// # Errors
+    /// The index's.
+    pub fn damaged(&self) -> Result<Vec<Error>> {
+        let ids = self.with_index(|index| index.all())?;
+        let damage = |id: SandboxId| self.load(id).err();
+        Ok(ids.into_iter().filter_map(damage).collect())
+    }
+
     /// A sandbox by id, its state reconciled with reality; `None` if it is gone.
     ///
     /// # Errors
@@ -244,7 +254,11 @@ impl Store {
                 ));
             }
         }
-        self.with_index(|index| index.remove(id))?;
+        match self.with_index(|index| index.remove(id)) {
+            // A row without a directory harms nobody, and space is what a removal makes.
+            Err(error) if error.kind() == ErrorKind::NoSpace => {}
+            other => other?,
+        }
         // From here on the sandbox is gone; what is left are files that any later call sweeps.
         let _ = fs::remove_dir_if_present(&doomed);
         self.layout.remove_sockets(&paths);
@@ -282,7 +296,7 @@ impl Store {
             let path = self.layout.sandbox(id).record();
             if let Ok(record) = fs::read_json::<SandboxRecord>(&path, MAX_RECORD_BYTES) {
                 self.with_index(|index| {
-                    index.insert(&IndexEntry {
+                    index.put(&IndexEntry {
                         id,
                         name: record.name,
                     })

@@ -60,7 +60,8 @@ pub(super) fn check(store: &Store, entry: Entry) -> Result<Option<Entry>> {
             entry.record.name
         )),
     });
-    store.set_state(id, &state)?;
+    // Where it cannot be put on record, as on a full disk, the next look finds the same.
+    let _ = store.set_state(id, &state);
     store.layout().remove_sockets(&paths);
     drop(lock);
     Ok(Some(Entry { state, ..entry }))

@@ -49,6 +49,7 @@ use crate::{
     error::{Error, ErrorKind, Result, io, to_remote},
     layout::{Layout, SandboxPaths},
     pool::Standby,
+    socket,
     store::{Entry, Store},
     template::Touched,
 };
@@ -340,7 +341,7 @@ fn listen(paths: &SandboxPaths) -> Result<UnixListener> {
         )
     };
     fs::remove_file_if_present(&paths.socket()).map_err(failed)?;
-    UnixListener::bind(paths.socket()).map_err(failed)
+    socket::bind(&paths.socket()).map_err(failed)
 }
 
 /// What a request on a connection that is not the first may not be.
