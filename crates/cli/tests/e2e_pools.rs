@@ -179,7 +179,7 @@ fn a_standby_whose_machine_was_killed_has_another_take_its_place() {
     let [supervisor] = pool.standbys()[..] else {
         panic!("{:?}", pool.standbys())
     };
-    // The time itself: one that is lost as soon as it is there is not replaced.
+    // Time, on purpose: one that is lost as soon as it is there is not replaced.
     std::thread::sleep(Duration::from_millis(1100));
     kill(child_of(supervisor));
     // Nobody else looks: neither a run nor a list.
