@@ -143,10 +143,11 @@ impl Snapshot {
     /// # Blocking
     /// Not for long, unless somebody has been at the files.
     pub(crate) fn verify_touched(&self) -> Result<()> {
-        // The manifest is the last file of a snapshot that is written.
+        // The manifest is the last file of a snapshot that is written, when all others have been
+        // read again for it; a file system's clock may stand still for some milliseconds.
         let published = modified(&self.dir.join(MANIFEST))?;
         for file in &self.manifest.files {
-            if modified(&self.file(file.name))? > published {
+            if modified(&self.file(file.name))? >= published {
                 self.verify_file(file)?;
             }
         }
