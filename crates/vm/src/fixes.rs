@@ -8,6 +8,9 @@ use crate::{
     host::{CpuVendor, HostFacts},
 };
 
+/// The module whose KVM has no hardware virtualisation behind it and runs only kernels built for it.
+const PVM: &str = "kvm_pvm";
+
 /// What working KVM brings over emulation.
 const GAIN: &str = "Sandboxes run at the processor's speed in place of emulation";
 
@@ -81,9 +84,14 @@ pub(crate) fn for_no_permission(facts: &HostFacts, group_kvm: bool) -> Vec<Fix> 
     fixes
 }
 
-/// Fixes for a KVM that answers and cannot run a kernel.
+/// Whether the host's KVM is of a kind that cannot run a stock kernel, whoever may open it.
+pub(crate) fn runs_no_stock_kernel(facts: &HostFacts) -> bool {
+    facts.flavour.as_deref() == Some(PVM)
+}
+
+/// Fixes for a KVM that cannot run a kernel.
 pub(crate) fn for_unfit(facts: &HostFacts) -> Vec<Fix> {
-    if facts.flavour.as_deref() == Some("kvm_pvm") {
+    if runs_no_stock_kernel(facts) {
         return vec![fix(
             "Use a host whose KVM has hardware virtualisation behind it: KVM-PVM runs only kernels \
              built for it",

@@ -62,9 +62,19 @@ pub fn probe_in_process() -> KvmFinding {
 
 #[cfg(target_arch = "x86_64")]
 fn check(view: &HostView) -> KvmFinding {
-    let outcome = crate::probe::try_kvm(&view.kvm_path());
+    let mut outcome = crate::probe::try_kvm(&view.kvm_path());
     let facts = view.facts();
+    let closed = matches!(
+        outcome.verdict,
+        KvmVerdict::Absent | KvmVerdict::NoPermission
+    );
+    // A device that was opened would bring none of the speed that the other fixes promise.
+    let in_vain = closed && fixes::runs_no_stock_kernel(&facts);
+    if in_vain {
+        outcome.reason += "; opened, it could not run a stock 64-bit kernel either";
+    }
     let mut fixes = match outcome.verdict {
+        _ if in_vain => fixes::for_unfit(&facts),
         KvmVerdict::Absent => fixes::for_absent(&facts),
         KvmVerdict::NoPermission => fixes::for_no_permission(&facts, view.has_group("kvm")),
         KvmVerdict::CannotRunKernel => fixes::for_unfit(&facts),

@@ -137,21 +137,44 @@ fn become_nobody() {
     let _ = code;
 }
 
+/// What nobody finds on a host whose device is root's alone.
+fn check_as_nobody(root: &Path) -> KvmFinding {
+    fs::set_permissions(root, fs::Permissions::from_mode(0o755)).unwrap();
+    put(root, "dev/kvm", "");
+    fs::set_permissions(root.join("dev/kvm"), fs::Permissions::from_mode(0o000)).unwrap();
+    put(root, "etc/group", "kvm:x:104:\n");
+    let probe = KvmProbe::new(view(root));
+    let check = thread::spawn(move || {
+        become_nobody();
+        probe.startup_check()
+    });
+    check.join().unwrap()
+}
+
+#[test]
+fn a_device_that_would_run_no_stock_kernel_is_not_worth_opening() {
+    let root = tempfile::tempdir().unwrap();
+    put(root.path(), "sys/class/misc/kvm/dev", "10:232\n");
+    put(root.path(), "sys/module/kvm_pvm/refcnt", "0\n");
+    let finding = check_as_nobody(root.path());
+    assert_eq!(finding.verdict, KvmVerdict::NoPermission);
+    assert!(
+        finding
+            .detail
+            .contains("could not run a stock 64-bit kernel"),
+        "{}",
+        finding.detail
+    );
+    let commands = finding.fixes.iter().filter_map(|fix| fix.command.as_ref());
+    assert_eq!(commands.count(), 0, "{:?}", finding.fixes);
+    assert!(finding.fixes[0].what.contains("KVM-PVM"));
+    assert_consistent(&finding);
+}
+
 #[test]
 fn a_device_that_is_closed_to_the_user_names_the_group_to_join() {
     let root = tempfile::tempdir().unwrap();
-    fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    put(root.path(), "dev/kvm", "");
-    let device = root.path().join("dev/kvm");
-    fs::set_permissions(&device, fs::Permissions::from_mode(0o000)).unwrap();
-    put(root.path(), "etc/group", "kvm:x:104:\n");
-    let probe = KvmProbe::new(view(root.path()));
-    let finding = thread::spawn(move || {
-        become_nobody();
-        probe.startup_check()
-    })
-    .join()
-    .unwrap();
+    let finding = check_as_nobody(root.path());
     assert_eq!(finding.verdict, KvmVerdict::NoPermission);
     assert!(
         finding.detail.contains("Permission denied"),
