@@ -45,6 +45,21 @@ fn exec_flags_change_user_directory_and_environment() {
 }
 
 #[test]
+fn only_the_workloads_working_directory_is_made() {
+    let coffer = Coffer::shared();
+    let script = "stat -c '%a %u' . && exec sleep 1000000";
+    let sandbox = coffer.detached(&["-w", "/made/here", BUSYBOX, "sh", "-c", script]);
+    let misspelt = coffer.run(["exec", "-w", "/made/hree", &sandbox.id, "pwd"]);
+    assert_ne!(misspelt.code, 0, "{misspelt:?}");
+    assert!(
+        misspelt.stderr.contains("`/made/hree`") && misspelt.stderr.contains("No such file"),
+        "{misspelt:?}"
+    );
+    assert_eq!(sandbox.sh("pwd; ls /made"), "/made/here\nhere");
+    assert_eq!(coffer.ok(["logs", &sandbox.id]), "755 0");
+}
+
+#[test]
 fn exec_input_is_exact_and_ends() {
     let coffer = Coffer::shared();
     let sandbox = coffer.sleeper();

@@ -10,7 +10,8 @@ pub struct ProcessSpec {
     pub argv: Vec<String>,
     /// `KEY=VALUE`; `HOME`, `TERM` and `PATH` are added by the agent where absent.
     pub env: Vec<String>,
-    /// Absolute working directory; made when absent from the root, as Docker does. Empty is `/`.
+    /// Absolute working directory; made when absent from the root, as Docker does, but for a
+    /// process beside the workload, which must find it there. Empty is `/`.
     pub workdir: String,
     /// `uid`, `uid:gid`, `user` or `user:group`; empty is root.
     pub user: String,

@@ -89,7 +89,7 @@ pub(crate) fn spawn(
 ) -> Result<(Process, Stdio)> {
     let (stage, root) = (context.stage, context.root);
     let user = nursery.accounts(root)?.resolve(&spec.user)?;
-    let workdir = make_workdir(root, &spec.workdir)?;
+    let workdir = workdir(root, &spec.workdir, context.place)?;
     let Some(program) = spec.argv.first().filter(|program| !program.is_empty()) else {
         return Err(failure(
             FailureKind::ProgramNotFound,
@@ -169,7 +169,7 @@ fn at_step(step: Step, errno: Errno, workdir: &str) -> Failure {
     let (kind, what) = match step {
         Step::Workdir => (
             FailureKind::BadWorkdir,
-            format!("Could not enter `{workdir}`"),
+            format!("Could not enter the working directory `{workdir}`"),
         ),
         Step::Limits => (
             FailureKind::Limits,
@@ -217,17 +217,19 @@ fn rlimits(general: &[Rlimit], own: &[Rlimit]) -> Vec<(u32, libc::rlimit64)> {
     limits
 }
 
-/// The working directory; made when absent, as Docker does.
-fn make_workdir<'a>(root: &Root, workdir: &'a str) -> Result<&'a str> {
-    match workdir {
+/// The working directory. As in Docker, the workload's is made when absent, and so is that of what
+/// runs before it; that of a process beside it is not: whoever misspells one is told.
+fn workdir<'a>(root: &Root, path: &'a str, place: Place) -> Result<&'a str> {
+    match path {
         "" | "/" => Ok("/"),
-        path if path.starts_with('/') => {
+        path if path.starts_with('/') && place != Place::Beside => {
             resolve::ensure(&root.directory, path, resolve::Kind::Directory)
                 .map(|_| path)
                 .or_fail(FailureKind::BadWorkdir, || {
                     format!("Could not make the working directory `{path}`")
                 })
         }
+        path if path.starts_with('/') => Ok(path),
         path => {
             let message = format!("Working directory `{path}` is not an absolute path");
             Err(failure(FailureKind::BadWorkdir, message))

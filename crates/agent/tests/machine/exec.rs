@@ -112,6 +112,12 @@ fn processes_end_as_they_should() {
             BadWorkdir,
             "/etc/passwd",
         ),
+        (
+            // Only the workload's is made.
+            in_directory("/made/for/this", process(&["true"])),
+            BadWorkdir,
+            "/made/for/this",
+        ),
     ] {
         let failure = host
             .run(spec.clone())
@@ -165,8 +171,8 @@ fn processes_see_what_was_asked_for() {
             "SigBlk:\t\nSigIgn:\t\n",
         ),
         (
-            in_directory("/made/for/this", shell("pwd; stat -c '%a %u' .")),
-            "/made/for/this\n755 0\n",
+            in_directory("/opt/bin/", shell("pwd; ls -d /made || echo unmade")),
+            "/opt/bin\nunmade\n",
         ),
         (
             with_env(&["PATH=/nowhere:/opt/bin:/bin"], process(&["hello"])),
