@@ -43,10 +43,7 @@ pub(super) fn of_program(
         }
         (Errno::NOENT | Errno::NOTDIR, Some((path, file))) => {
             let interpreter = head(file).and_then(|head| interpreter(&head));
-            let interpreter = interpreter.unwrap_or_else(|| "its interpreter".to_owned());
-            not_found(format!(
-                "`{path}` needs `{interpreter}`: no such file or directory"
-            ))
+            not_found(missing_interpreter(path, interpreter.as_deref()))
         }
         (Errno::ACCESS, Some((path, file))) if is_directory(&file) => {
             not_executable(format!("`{path}`: is a directory"))
@@ -59,6 +56,25 @@ pub(super) fn of_program(
         }
         (errno, _) => not_executable(format!("`{program}`: {errno}")),
     }
+}
+
+/// A name may end in a carriage return, which the kernel takes for a part of it and nobody sees.
+fn missing_interpreter(path: &str, interpreter: Option<&str>) -> String {
+    let interpreter = interpreter.unwrap_or("its interpreter");
+    let mut shown = String::new();
+    for character in interpreter.chars() {
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    let cause = if interpreter.ends_with('\r') {
+        "; the script's lines end as on Windows"
+    } else {
+        ""
+    };
+    format!("`{path}` needs `{shown}`: no such file or directory{cause}")
 }
 
 fn not_found(message: String) -> Failure {
@@ -155,6 +171,20 @@ mod tests {
         }
         assert_eq!(interpreter(b"#!\n"), None);
         assert_eq!(interpreter(b"plain text"), None);
+    }
+
+    #[test]
+    fn a_carriage_return_at_the_end_of_an_interpreter_is_shown() {
+        let name = interpreter(b"#!/bin/sh\r\necho\r\n");
+        assert_eq!(
+            missing_interpreter("/crlf", name.as_deref()),
+            "`/crlf` needs `/bin/sh\\r`: no such file or directory; the script's lines end as on \
+             Windows"
+        );
+        assert_eq!(
+            missing_interpreter("/x", Some("/bin/\u{1b}é")),
+            "`/x` needs `/bin/\\u{1b}é`: no such file or directory"
+        );
     }
 
     #[test]
