@@ -28,7 +28,7 @@ const HUP: u8 = 1;
 const PIPE: u8 = 13;
 
 /// How a session is joined.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Join {
     /// Send our standard input.
     pub(crate) stdin: bool,
@@ -97,6 +97,10 @@ pub(crate) async fn join(mut session: Session, join: Join) -> Result<Ended> {
         if let Ok(pipe) = Signal::try_from(PIPE) {
             let _ = input.signal(pipe).await;
         }
+    }
+    if matches!(ended, Ok(Ended::Detached)) {
+        // The session may have ended in this moment.
+        let _ = input.leave().await;
     }
     tasks.iter().for_each(JoinHandle::abort);
     drop(raw);

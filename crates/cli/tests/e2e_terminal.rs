@@ -7,7 +7,10 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
-use cofferdam_testkit::coffer::{BUSYBOX, Coffer};
+use cofferdam_testkit::{
+    coffer::{BUSYBOX, Coffer},
+    sandboxes::until,
+};
 
 /// The program on a terminal of its own.
 struct Terminal {
@@ -150,6 +153,38 @@ fn the_detach_keys_leave_a_sandbox_running() {
     assert_eq!(code, 0, "{after}");
     assert!(coffer.ok(["ps", "-q", "--no-trunc"]).contains(&id));
     coffer.ok(["rm", "-f", &id]);
+}
+
+#[test]
+fn the_detach_keys_leave_a_sandbox_that_was_started_for_a_terminal_running() {
+    let coffer = Coffer::private();
+    let args = format!("run --rm --name left -it {BUSYBOX} sh");
+    let mut terminal = Terminal::start(&coffer, &args);
+    terminal.shows("# ");
+    terminal.press(b"\x10\x11");
+    let (code, after) = terminal.end();
+    assert_eq!(code, 0, "{after}");
+    assert_eq!(coffer.status("left"), "running");
+
+    // A command goes on too: it ends only when it is told to.
+    let wait = "exec -it left sh -c 'echo up; until test -e /go; do sleep 0.1; done; touch /gone'";
+    let mut terminal = Terminal::start(&coffer, &wait.replace('\'', "\""));
+    terminal.shows("up");
+    terminal.press(b"\x10\x11");
+    assert_eq!(terminal.end().0, 0);
+    let told = "touch /go; until test -e /gone; do sleep 0.1; done; echo ended";
+    assert_eq!(coffer.ok(["exec", "left", "sh", "-c", told]), "ended");
+    coffer.ok(["kill", "left"]);
+    until("its removal", || coffer.ok(["ps", "-aq"]).is_empty());
+
+    coffer.ok(["create", "-it", "--name", "again", BUSYBOX, "sh"]);
+    let args = "start -ai --detach-keys ctrl-x,q again";
+    let mut terminal = Terminal::start(&coffer, args);
+    terminal.press(b"echo here''I am\n");
+    terminal.shows("hereI am");
+    terminal.press(b"\x18q");
+    assert_eq!(terminal.end().0, 0);
+    assert_eq!(coffer.status("again"), "running");
 }
 
 #[test]

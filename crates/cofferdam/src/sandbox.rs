@@ -138,7 +138,7 @@ impl Sandbox {
     }
 
     /// Starts it and stays attached to its workload. When the session is dropped, or this process
-    /// dies, the sandbox ends.
+    /// dies, the sandbox ends, unless [`crate::SessionInput::leave`] came before.
     ///
     /// # Errors
     /// Why it did not start.

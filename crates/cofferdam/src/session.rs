@@ -104,6 +104,15 @@ impl SessionInput {
             .await
     }
 
+    /// Leaves: when the session is dropped now, the sandbox goes on, also one that was started for
+    /// it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::SupervisorLost`] when the session has ended.
+    pub async fn leave(&self) -> Result<()> {
+        self.0.message(ClientMessage::Leave).await
+    }
+
     /// Tells the process's terminal its new size in character cells.
     ///
     /// # Errors

@@ -103,6 +103,8 @@ pub enum ClientMessage {
     },
     /// The client's terminal has a new size.
     Resize(TerminalSize),
+    /// The client leaves and the sandbox goes on, also one that was to end with it.
+    Leave,
 }
 
 /// What a supervisor answers.

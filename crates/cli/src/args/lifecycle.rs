@@ -5,6 +5,24 @@ use cofferdam::Signal;
 
 use crate::detach_keys::DetachKeys;
 
+/// How a session is left.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DetachArgs {
+    /// Keys that leave a terminal's session
+    #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT)]
+    detach_keys: String,
+}
+
+impl DetachArgs {
+    /// The keys.
+    ///
+    /// # Errors
+    /// When they are none.
+    pub(crate) fn keys(&self) -> cofferdam::Result<DetachKeys> {
+        DetachKeys::parse(&self.detach_keys)
+    }
+}
+
 /// Start stopped sandboxes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StartArgs {
@@ -14,6 +32,8 @@ pub(crate) struct StartArgs {
     /// Send standard input to it
     #[arg(short, long)]
     pub(crate) interactive: bool,
+    #[command(flatten)]
+    pub(crate) detaching: DetachArgs,
     #[arg(required = true)]
     pub(crate) sandboxes: Vec<String>,
 }
@@ -90,9 +110,8 @@ pub(crate) struct AttachArgs {
     /// Do not send standard input
     #[arg(long)]
     pub(crate) no_stdin: bool,
-    /// Keys that leave a terminal's session
-    #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT)]
-    pub(crate) detach_keys: String,
+    #[command(flatten)]
+    pub(crate) detaching: DetachArgs,
     pub(crate) sandbox: String,
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ArgAction;
 use cofferdam::{ByteSize, CpuCount, Platform, PullPolicy, Signal};
 
-use super::LaterArgs;
+use super::{LaterArgs, lifecycle::DetachArgs};
 
 /// A process of a sandbox.
 #[derive(Debug, Default, clap::Args)]
@@ -133,6 +133,8 @@ pub(crate) struct RunArgs {
     #[arg(short, long)]
     pub(crate) detach: bool,
     #[command(flatten)]
+    pub(crate) detaching: DetachArgs,
+    #[command(flatten)]
     pub(crate) sandbox: SandboxArgs,
 }
 
@@ -159,6 +161,8 @@ pub(crate) struct ExecArgs {
     /// Run in the background
     #[arg(short, long)]
     pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) detaching: DetachArgs,
     /// Sandbox, then the command and its arguments
     #[arg(required = true, num_args = 2.., trailing_var_arg = true)]
     #[arg(value_names = ["SANDBOX", "COMMAND"])]

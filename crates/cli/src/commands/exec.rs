@@ -5,7 +5,6 @@ use cofferdam::{Coffer, ExecSpec, Result};
 use super::env;
 use crate::{
     args::{AttachArgs, ExecArgs},
-    detach_keys::DetachKeys,
     exit_status::ExitStatus,
     streams::{self, Join},
     terminal,
@@ -18,6 +17,7 @@ const DEFAULT_SIZE: (u16, u16) = (24, 80);
 pub(crate) async fn exec(coffer: &Coffer, args: &ExecArgs) -> ExitStatus {
     let process = &args.process;
     let start = async || -> Result<_> {
+        let keys = args.detaching.keys()?;
         if !args.detach {
             streams::check_terminal(process.interactive, process.tty)?;
         }
@@ -41,7 +41,7 @@ pub(crate) async fn exec(coffer: &Coffer, args: &ExecArgs) -> ExitStatus {
             stdin: process.interactive,
             tty: process.tty,
             owned: true,
-            detach_keys: None,
+            detach_keys: Some(keys),
         };
         streams::join(session, join).await.map(Some)
     };
@@ -55,7 +55,7 @@ pub(crate) async fn exec(coffer: &Coffer, args: &ExecArgs) -> ExitStatus {
 /// Follows a running sandbox.
 pub(crate) async fn attach(coffer: &Coffer, args: &AttachArgs) -> ExitStatus {
     let follow = async || -> Result<_> {
-        let keys = DetachKeys::parse(&args.detach_keys)?;
+        let keys = args.detaching.keys()?;
         let sandbox = coffer.sandbox(&args.sandbox)?;
         let spec = sandbox.info()?.spec;
         let stdin = spec.stdin && !args.no_stdin;

@@ -19,7 +19,7 @@ pub(crate) async fn start(coffer: &Coffer, args: &StartArgs, verbose: bool) -> E
             output::error_line("Only one sandbox can be attached to at once");
             return ExitStatus::Failure;
         };
-        return start_attached(coffer, name, args.interactive, verbose).await;
+        return start_attached(coffer, name, args, verbose).await;
     }
     for_each(&args.sandboxes, async |name| {
         let sandbox = coffer.sandbox(name)?;
@@ -33,8 +33,15 @@ pub(crate) async fn start(coffer: &Coffer, args: &StartArgs, verbose: bool) -> E
     .await
 }
 
-async fn start_attached(coffer: &Coffer, name: &str, stdin: bool, verbose: bool) -> ExitStatus {
+async fn start_attached(
+    coffer: &Coffer,
+    name: &str,
+    args: &StartArgs,
+    verbose: bool,
+) -> ExitStatus {
+    let stdin = args.interactive;
     let follow = async || -> Result<_> {
+        let keys = args.detaching.keys()?;
         let sandbox = coffer.sandbox(name)?;
         let tty = sandbox.info()?.spec.tty;
         streams::check_terminal(stdin, tty)?;
@@ -43,7 +50,8 @@ async fn start_attached(coffer: &Coffer, name: &str, stdin: bool, verbose: bool)
         let join = Join {
             stdin,
             tty,
-            ..Join::default()
+            owned: false,
+            detach_keys: Some(keys),
         };
         streams::join(session, join).await
     };

@@ -17,6 +17,7 @@ use crate::{
 pub(crate) async fn run(coffer: &Coffer, args: &RunArgs, verbose: bool) -> ExitStatus {
     let process = &args.sandbox.process;
     let run = async || -> Result<ExitStatus> {
+        let keys = args.detaching.keys()?;
         if !args.detach {
             streams::check_terminal(process.interactive, process.tty)?;
         }
@@ -31,7 +32,8 @@ pub(crate) async fn run(coffer: &Coffer, args: &RunArgs, verbose: bool) -> ExitS
         let join = Join {
             stdin: process.interactive,
             tty: process.tty,
-            ..Join::default()
+            owned: false,
+            detach_keys: Some(keys),
         };
         Ok(streams::join(session, join).await?.into())
     };

@@ -82,6 +82,13 @@ impl Workload {
         tied
     }
 
+    /// Lets the sandbox go on without a client that it was tied to.
+    pub(crate) fn untie(&mut self, client: ClientId) {
+        for attached in &mut self.attached {
+            attached.tied &= attached.client != client;
+        }
+    }
+
     /// The clients that get output.
     pub(crate) fn clients(&self) -> impl Iterator<Item = ClientId> + '_ {
         self.attached.iter().map(|attached| attached.client)

@@ -43,6 +43,7 @@ impl Switchboard {
                     self.answer(id, &SupervisorMessage::Failed(to_remote(&error)));
                 }
             }
+            ClientEvent::Message(ClientMessage::Leave) => self.workload.untie(id),
             ClientEvent::Message(message) => self.session_message(role, &message),
             ClientEvent::Input { bytes, eof } => self.client_input(id, role, &bytes, eof),
             ClientEvent::Credit { channel, bytes } => self.client_credit(id, role, channel, bytes),
@@ -162,6 +163,8 @@ impl Switchboard {
         let message = match message {
             ClientMessage::Signal { signal } => HostMessage::Signal { signal: *signal },
             ClientMessage::Resize(size) => HostMessage::Resize(*size),
+            // Of the client, not of the process.
+            ClientMessage::Leave => return,
         };
         // A message this small always encodes.
         let _ = self.send(stream, &message);
