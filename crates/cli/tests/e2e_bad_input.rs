@@ -108,6 +108,8 @@ fn sizes_and_numbers_out_of_range_are_refused() {
         ["--cpus", "1000"],
         ["--stop-signal", "NOPE"],
         ["--tmpfs", "relative"],
+        ["--tmpfs", "/"],
+        ["--tmpfs", "/proc/sys:size=1m"],
         ["--platform", "linux/riscv64"],
         ["--platform", "nonsense"],
         ["--name", "a b"],

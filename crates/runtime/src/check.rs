@@ -40,6 +40,10 @@ pub(crate) fn spec(spec: &SandboxSpec) -> Result<()> {
     if let Some(mount) = spec.tmpfs.iter().find(|mount| !path(&mount.target)) {
         return invalid(format!("`{}` is not an absolute path", mount.target));
     }
+    if let Some(mount) = spec.tmpfs.iter().find(|mount| is_taken(&mount.target)) {
+        return invalid(format!("`{}` cannot be a tmpfs", mount.target))
+            .map_err(|error| error.hint("A sandbox needs what is at /, /dev, /proc and /sys"));
+    }
     if let Some(workdir) = spec.workdir.as_deref().filter(|workdir| !path(workdir)) {
         return invalid(format!("`{workdir}` is not an absolute path"));
     }
@@ -53,11 +57,47 @@ pub(crate) fn spec(spec: &SandboxSpec) -> Result<()> {
     Ok(())
 }
 
+/// Whether a path is, by its words alone, one over which nothing may be mounted: the root, what
+/// the agent mounts, and what is below the file systems of the kernel.
+fn is_taken(path: &str) -> bool {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    matches!(parts.as_slice(), [] | ["dev"] | ["proc" | "sys", ..])
+}
+
 #[cfg(test)]
 mod tests {
     use cofferdam_types::ByteSize;
 
     use super::*;
+
+    #[test]
+    fn what_a_sandbox_needs_cannot_be_covered() {
+        for path in [
+            "/",
+            "//",
+            "/.",
+            "/dev",
+            "/dev/",
+            "/a/../proc",
+            "/proc/sys",
+            "/sys/fs/cgroup",
+            "/../",
+        ] {
+            assert!(is_taken(path), "{path}");
+        }
+        for path in ["/dev/shm", "/run", "/procs", "/proc/../tmp", "/tmp/proc"] {
+            assert!(!is_taken(path), "{path}");
+        }
+    }
 
     #[test]
     fn specs_that_cannot_work_are_refused_before_anything_is_made() {

@@ -47,7 +47,11 @@ pub(crate) fn spec(args: &SandboxArgs, verbose: bool) -> Result<SandboxSpec> {
         memory: args.memory.unwrap_or(default.memory),
         upper,
         tmpfs: tmpfs.collect::<Result<_>>()?,
-        shm_size: args.shm_size.unwrap_or(default.shm_size),
+        // Docker takes 0 for the default.
+        shm_size: args
+            .shm_size
+            .filter(|size| size.bytes() != 0)
+            .unwrap_or(default.shm_size),
         stop_signal: args.stop_signal,
         stop_timeout_s: args.stop_timeout.unwrap_or(default.stop_timeout_s),
         platform: args.platform.clone(),
@@ -234,6 +238,14 @@ mod tests {
         ] {
             assert_eq!(limit(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_shared_memory_of_no_size_has_the_default_one() {
+        let spec = parsed("coffer run --shm-size 0 x").unwrap();
+        assert_eq!(spec.shm_size, SandboxSpec::default().shm_size);
+        let spec = parsed("coffer run --shm-size 1m x").unwrap();
+        assert_eq!(spec.shm_size, ByteSize::from_mib(1));
     }
 
     #[test]
