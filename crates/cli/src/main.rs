@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod destination;
 mod detach_keys;
 mod exit_status;
 mod output;

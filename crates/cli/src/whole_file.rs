@@ -24,12 +24,34 @@ const MAX_NAMES: usize = 16;
 /// Bits of a mode that are rights; an older file's set-user-id is not for what is written here.
 const RIGHTS: u32 = 0o777;
 
+/// Who may do what with a file that was not there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rights {
+    /// As for any new file: the umask takes away what the user does not want.
+    Common,
+    /// Nobody but the user: it holds a guest's memory.
+    Private,
+}
+
+impl Rights {
+    const fn mode(self) -> u32 {
+        match self {
+            Self::Common => 0o666,
+            Self::Private => 0o600,
+        }
+    }
+}
+
 /// Writes a file, in place of one that is there, with its rights. A link is followed, as by a
 /// shell's redirection. What is no plain file, such as a pipe, is written as it is.
 ///
 /// # Errors
 /// What `write` fails with, and the file system's; then an older file is as it was.
-pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+pub(crate) fn write_whole(
+    path: &Path,
+    rights: Rights,
+    write: impl FnOnce(&File) -> Result<()>,
+) -> Result<()> {
     let failed = |error| unwritable(path, error);
     let old = match fs::metadata(path) {
         Ok(old) => Some(old),
@@ -41,7 +63,7 @@ pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&File) -> Result<()>) 
         return write(&file);
     }
     let unfinished = follow(path)
-        .and_then(|target| Unfinished::beside(target, old.as_ref()))
+        .and_then(|target| Unfinished::beside(target, old.as_ref(), rights))
         .map_err(failed)?;
     write(&unfinished.file)?;
     // Whoever deletes what was written here relies on it.
@@ -87,17 +109,21 @@ struct Unfinished {
 }
 
 impl Unfinished {
-    fn beside(target: PathBuf, old: Option<&Metadata>) -> io::Result<Self> {
+    fn beside(target: PathBuf, old: Option<&Metadata>, rights: Rights) -> io::Result<Self> {
         // By this path a nameless file gets its name.
         let nameless =
-            nameless(&target).and_then(|file| fs::metadata(own_path(&file)).map(|_| file));
+            nameless(&target, rights).and_then(|file| fs::metadata(own_path(&file)).map(|_| file));
         let unfinished = match nameless {
             Ok(file) => Self {
                 file,
                 target,
                 staging: None,
             },
-            Err(error) if is_missing_feature(&error) => Self::named(target, old.is_some())?,
+            Err(error) if is_missing_feature(&error) => {
+                // Secret until it has the rights of the file that it replaces.
+                let secret = old.map_or(rights, |_| Rights::Private);
+                Self::named(target, secret)?
+            }
             Err(error) => return Err(error),
         };
         if let Some(old) = old {
@@ -109,11 +135,10 @@ impl Unfinished {
         Ok(unfinished)
     }
 
-    /// One with another name; `secret` until it has the rights of the file that it replaces.
-    fn named(target: PathBuf, secret: bool) -> io::Result<Self> {
-        let mode = if secret { 0o600 } else { 0o666 };
+    /// One with another name.
+    fn named(target: PathBuf, rights: Rights) -> io::Result<Self> {
         let mut options = File::options();
-        options.write(true).create_new(true).mode(mode);
+        options.write(true).create_new(true).mode(rights.mode());
         let (staging, file) = first_free(&target, |name| options.open(name))?;
         Ok(Self {
             file,
@@ -155,10 +180,9 @@ impl Drop for Unfinished {
     }
 }
 
-fn nameless(target: &Path) -> io::Result<File> {
+fn nameless(target: &Path, rights: Rights) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
-    // As for any new file: the umask takes away what the user does not want.
-    let mode = Mode::from_raw_mode(0o666);
+    let mode = Mode::from_raw_mode(rights.mode());
     Ok(open(directory(target), flags, mode)?.into())
 }
 
@@ -234,7 +258,7 @@ mod tests {
     fn a_file_has_no_name_until_it_is_whole() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        write_whole(&path, |file| {
+        write_whole(&path, Rights::Common, |file| {
             text(file, "half")?;
             assert_eq!(names(dir.path()), [""; 0]);
             text(file, " and half")
@@ -250,7 +274,7 @@ mod tests {
         let path = dir.path().join("file");
         fs::write(&path, "old").unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o4640)).unwrap();
-        write_whole(&path, |file| {
+        write_whole(&path, Rights::Common, |file| {
             assert_eq!(mode(&own_path(file)), 0o640);
             assert_eq!(fs::read_to_string(&path).unwrap(), "old");
             text(file, "new")
@@ -264,6 +288,19 @@ mod tests {
     }
 
     #[test]
+    fn a_private_file_is_nobody_elses_and_keeps_the_rights_of_an_older_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for expected in [0o600, 0o640] {
+            write_whole(&path, Rights::Private, |file| text(file, "x")).unwrap();
+            assert_eq!(mode(&path), expected);
+            fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        }
+        let named = Unfinished::named(dir.path().join("other"), Rights::Private).unwrap();
+        assert_eq!(mode(named.staging.as_ref().unwrap()), 0o600);
+    }
+
+    #[test]
     fn a_failure_leaves_the_older_file_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
@@ -272,7 +309,7 @@ mod tests {
             text(file, "new")?;
             Err(Error::new(ErrorKind::Io, "It failed"))
         };
-        assert!(write_whole(&path, failing).is_err());
+        assert!(write_whole(&path, Rights::Common, failing).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         assert_eq!(names(dir.path()), ["file"]);
     }
@@ -284,7 +321,7 @@ mod tests {
         symlink("file", &link).unwrap();
         symlink(&link, &far).unwrap();
         for content in ["made", "replaced"] {
-            write_whole(&far, |file| text(file, content)).unwrap();
+            write_whole(&far, Rights::Common, |file| text(file, content)).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
         }
         assert_eq!(names(dir.path()), ["far", "file", "link"]);
@@ -296,7 +333,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("link");
         symlink("link", &link).unwrap();
-        assert!(write_whole(&link, |_| Ok(())).is_err());
+        assert!(write_whole(&link, Rights::Common, |_| Ok(())).is_err());
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     }
 
@@ -308,7 +345,7 @@ mod tests {
             .path()
             .join(format!("file.{}.0.part", std::process::id()));
         fs::write(&left, "by a process of our number").unwrap();
-        let named = || Unfinished::named(target.clone(), true).unwrap();
+        let named = || Unfinished::named(target.clone(), Rights::Private).unwrap();
         let dropped = named();
         assert_eq!(mode(dropped.staging.as_ref().unwrap()), 0o600);
         drop(dropped);
@@ -324,13 +361,17 @@ mod tests {
 
     #[test]
     fn a_device_is_written_and_not_replaced() {
-        write_whole(Path::new("/dev/null"), |file| text(file, "x")).unwrap();
+        write_whole(Path::new("/dev/null"), Rights::Common, |file| {
+            text(file, "x")
+        })
+        .unwrap();
         assert!(!fs::metadata("/dev/null").unwrap().is_file());
     }
 
     #[test]
     fn a_missing_directory_is_an_error_that_names_the_file() {
-        let error = write_whole(Path::new("/no/such/dir/file"), |_| Ok(())).unwrap_err();
+        let error =
+            write_whole(Path::new("/no/such/dir/file"), Rights::Common, |_| Ok(())).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io);
         assert!(error.to_string().contains("/no/such/dir/file"));
     }

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     process::{Command, Stdio},
 };
 
@@ -66,6 +67,20 @@ fn a_snapshot_moves_in_a_file_and_takes_another_name() {
         here.ok(["snapshot", "export", "-o", path, &snapshot.id]),
         ""
     );
+    let fresh = dir.path().join("fresh");
+    here.ok([
+        "snapshot",
+        "export",
+        "-o",
+        fresh.to_str().unwrap(),
+        &snapshot.id,
+    ]);
+    let mode = fs::metadata(&fresh).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let mut command = here.command(["snapshot", "export", "-o", "-", &snapshot.id]);
+    let output = command.current_dir(dir.path()).output().unwrap();
+    assert!(output.stdout == fs::read(&fresh).unwrap());
+    fs::remove_file(fresh).unwrap();
     // Nothing else appears beside it.
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     let first = there.json(["snapshot", "import", "--json", "--name", "mine", path]);

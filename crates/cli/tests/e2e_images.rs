@@ -1,7 +1,10 @@
 //! Images from archives to guests: the real program, a real guest.
 #![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
-use std::process::Command;
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
 
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer},
@@ -130,6 +133,29 @@ fn images_are_listed_tagged_inspected_saved_and_removed() {
     coffer.ok(["load", "-i", archive.to_str().unwrap()]);
     assert_eq!(coffer.ok(["images", "-q"]), id);
     assert_eq!(coffer.ok(["run", "--rm", BUSYBOX, "echo", "back"]), "back");
+}
+
+#[test]
+fn an_archive_goes_to_standard_output_whose_reader_may_go_away() {
+    let coffer = Coffer::shared();
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = coffer.command(["save", "-o", "-", BUSYBOX]);
+    let saved = command.current_dir(dir.path()).output().unwrap();
+    assert_eq!(saved.status.code(), Some(0), "{:?}", saved.stderr);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    let loaded = Coffer::empty().run_with_input(["load"], &saved.stdout);
+    assert_eq!(loaded.code, 0, "{loaded:?}");
+
+    let mut child = coffer
+        .command(["save", BUSYBOX])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!((ended.status.code(), &*stderr), (Some(141), ""));
 }
 
 #[test]

@@ -64,7 +64,7 @@ pub(crate) struct LoadArgs {
 /// Save images.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SaveArgs {
-    /// File; standard output when absent
+    /// File; standard output when absent or `-`
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Form: docker or oci

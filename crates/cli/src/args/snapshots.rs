@@ -115,7 +115,7 @@ pub(crate) struct SnapshotPruneArgs {
 /// Write a snapshot as one file.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SnapshotExportArgs {
-    /// File to write; standard output by default
+    /// File to write; standard output by default and for `-`
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// No progress

@@ -10,11 +10,12 @@ use serde_json::json;
 
 use crate::{
     args::{HistoryArgs, ImagesArgs, LoadArgs, PullArgs, RmiArgs, SaveArgs, TagArgs},
+    destination::write_to,
     exit_status::ExitStatus,
     output,
     progress::Bars,
     time,
-    whole_file::write_whole,
+    whole_file::Rights,
 };
 
 fn status(result: Result<()>) -> ExitStatus {
@@ -197,30 +198,15 @@ fn read(coffer: &Coffer, args: LoadArgs, verbose: bool) -> Result<()> {
 
 /// Saves images.
 pub(crate) fn save(coffer: &Coffer, args: &SaveArgs) -> ExitStatus {
-    status(write(coffer, args))
-}
-
-fn write(coffer: &Coffer, args: &SaveArgs) -> Result<()> {
     let format = if args.format == "oci" {
         SaveFormat::Oci
     } else {
         SaveFormat::Docker
     };
-    let Some(path) = &args.output else {
-        if io::stdout().is_terminal() {
-            return Err(Error::new(
-                ErrorKind::InvalidSpec,
-                "Standard output is a terminal, not a file",
-            )
-            .hint("Name a file with `-o`, or redirect the output"));
-        }
-        return coffer
-            .images()
-            .save(&args.images, format, &mut io::stdout().lock());
-    };
-    write_whole(path, |mut file| {
-        coffer.images().save(&args.images, format, &mut file)
+    write_to(args.output.as_deref(), Rights::Common, |mut output| {
+        coffer.images().save(&args.images, format, &mut output)
     })
+    .unwrap_or_else(ExitStatus::Error)
 }
 
 /// Gives an image one more name.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, IsTerminal},
+    io::{self, BufReader, BufWriter, IsTerminal},
     path::Path,
 };
 
@@ -18,11 +18,12 @@ use crate::{
         ForkArgs, PauseArgs, RestoreArgs, SnapshotCreateArgs, SnapshotExportArgs,
         SnapshotImportArgs, SnapshotListArgs, SnapshotNamesArgs, SnapshotPruneArgs, SnapshotVerb,
     },
+    destination::write_to,
     exit_status::ExitStatus,
     output,
     progress::Bars,
     time,
-    whole_file::write_whole,
+    whole_file::Rights,
 };
 
 fn status(result: Result<()>) -> ExitStatus {
@@ -58,7 +59,9 @@ pub(crate) async fn snapshot(coffer: &Coffer, verb: &SnapshotVerb, verbose: bool
         SnapshotVerb::Verify(args) => verify(coffer, args).await,
         SnapshotVerb::Rm(args) => rm(coffer, args).await,
         SnapshotVerb::Prune(args) => status(prune(coffer, args)),
-        SnapshotVerb::Export(args) => status(export(coffer, args, verbose)),
+        SnapshotVerb::Export(args) => {
+            export(coffer, args, verbose).unwrap_or_else(ExitStatus::Error)
+        }
         SnapshotVerb::Import(args) => status(import(coffer, args, verbose)),
     }
 }
@@ -242,24 +245,14 @@ fn prune(coffer: &Coffer, args: &SnapshotPruneArgs) -> Result<()> {
     Ok(())
 }
 
-fn export(coffer: &Coffer, args: &SnapshotExportArgs, verbose: bool) -> Result<()> {
+fn export(coffer: &Coffer, args: &SnapshotExportArgs, verbose: bool) -> Result<ExitStatus> {
     let snapshot = coffer.snapshots().get(&args.snapshot)?;
     let bars = Bars::new(args.quiet, verbose);
-    match &args.output {
-        Some(path) => {
-            write_whole(path, |file| {
-                snapshot.export(io::BufWriter::with_capacity(1 << 20, file), &bars)
-            })?;
-        }
-        None if io::stdout().is_terminal() => {
-            let what = "A snapshot is not for a terminal";
-            return Err(Error::new(ErrorKind::InvalidSpec, what)
-                .hint("Name a file with `-o`, or redirect the output"));
-        }
-        None => snapshot.export(io::stdout().lock(), &bars)?,
-    }
+    let status = write_to(args.output.as_deref(), Rights::Private, |output| {
+        snapshot.export(BufWriter::with_capacity(1 << 20, output), &bars)
+    })?;
     bars.finish();
-    Ok(())
+    Ok(status)
 }
 
 fn import(coffer: &Coffer, args: &SnapshotImportArgs, verbose: bool) -> Result<()> {
