@@ -210,6 +210,25 @@ fn what_is_no_image_archive_is_corrupt() {
 }
 
 #[test]
+fn a_short_text_is_no_archive_and_not_a_cut_one() {
+    let error = TestStore::new().load(b"hello\n".to_vec()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("no docker archive"), "{error}");
+    assert!(error.hint_text().is_some());
+}
+
+#[test]
+fn a_compression_that_is_not_supported_is_named_with_its_program() {
+    for (start, program) in [(&b"\xfd7zXZ\x00\x00"[..], "xz"), (b"BZh91AY&SY", "bzip2")] {
+        let error = TestStore::new().load(start.to_vec()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains(program), "{error}");
+        let hint = error.hint_text().unwrap_or_default();
+        assert!(hint.contains(&format!("{program} -dc")), "{hint}");
+    }
+}
+
+#[test]
 fn a_blob_that_is_not_what_its_name_says_is_a_digest_mismatch() {
     let sample = Sample::new("x");
     let mut files = sample.layout("");

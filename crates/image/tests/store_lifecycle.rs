@@ -372,6 +372,25 @@ fn an_index_of_another_version_is_refused() {
     );
 }
 
+#[test]
+fn a_damaged_index_is_named_with_what_to_do() {
+    let test = TestStore::new();
+    for content in ["", "{", "no json", r#"{"version":1}"#, "\u{0}"] {
+        fs::write(test.dir.path().join("index.json"), content).unwrap();
+        let error = test.store.list().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{content:?}");
+        assert!(
+            error.to_string().contains("index.json` is damaged"),
+            "{error}"
+        );
+        assert!(
+            error
+                .hint_text()
+                .is_some_and(|hint| hint.contains("Remove"))
+        );
+    }
+}
+
 /// A tmpfs, gone with the value.
 struct Tmpfs(tempfile::TempDir);
 

@@ -60,7 +60,8 @@ impl Spool {
         let mut spool = Self::default();
         let mut extension = Extension::default();
         let mut done_bytes = 0;
-        while let Some(header) = next_header(&mut *source)? {
+        let mut first = true;
+        while let Some(header) = next_header(&mut *source, std::mem::take(&mut first))? {
             let kind = header.entry_type();
             let size = header
                 .entry_size()
@@ -185,7 +186,8 @@ impl Extension {
 
 fn decompressed(source: Box<dyn Read + Send>) -> Result<(Box<dyn Read>, Compression)> {
     let mut source = BufReader::with_capacity(READ_AHEAD_BYTES, source);
-    let start = fill_to(&mut source, 4)?;
+    let start = fill_to(&mut source, MAGIC_BYTES)?;
+    refuse_unknown(&start)?;
     let source = io::Cursor::new(start.clone()).chain(source);
     let compression = Compression::sniff(&start);
     let source: Box<dyn Read> = match compression {
@@ -198,6 +200,24 @@ fn decompressed(source: Box<dyn Read + Send>) -> Result<(Box<dyn Read>, Compress
     Ok((source, compression))
 }
 
+/// Longest mark of a compression, xz's.
+const MAGIC_BYTES: u64 = 6;
+
+/// Refuses compressions that are known and not supported, by their first bytes.
+/// *Source:* The .xz File Format §2.1.1.1; bzip2's `decompress.c`.
+fn refuse_unknown(start: &[u8]) -> Result<()> {
+    let program = match start {
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => "xz",
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => "bzip2",
+        _ => return Ok(()),
+    };
+    let what = format!(
+        "Compression by {program} is not supported; gzip, zstd and plain archives can be read"
+    );
+    let hint = format!("Unpack it on the way: `{program} -dc FILE | coffer load`");
+    Err(Error::new(ErrorKind::Unsupported, what).hint(hint))
+}
+
 /// The first `count` bytes, or all if there are fewer.
 fn fill_to(source: &mut dyn Read, count: u64) -> Result<Vec<u8>> {
     let mut start = Vec::new();
@@ -208,12 +228,16 @@ fn fill_to(source: &mut dyn Read, count: u64) -> Result<Vec<u8>> {
     Ok(start)
 }
 
-/// The next header; `None` at the end blocks or the end of the stream.
-fn next_header(source: &mut dyn Read) -> Result<Option<Header>> {
+/// The next header; `None` at the end blocks or the end of the stream. What has no `first` one is
+/// no archive.
+fn next_header(source: &mut dyn Read, first: bool) -> Result<Option<Header>> {
     let mut header = Header::new_old();
     let start = fill_to(source, BLOCK_BYTES as u64)?;
     if start.is_empty() || start.iter().all(|b| *b == 0) && start.len() == BLOCK_BYTES {
         return Ok(None);
+    }
+    if start.len() < BLOCK_BYTES && first {
+        return Err(no_archive());
     }
     if start.len() < BLOCK_BYTES {
         return Err(corrupt("The archive ends within an entry"));
@@ -232,10 +256,7 @@ fn next_header(source: &mut dyn Read) -> Result<Option<Header>> {
         })
         .sum();
     if header.cksum().ok() != Some(sum) {
-        return Err(
-            corrupt("The file is no docker archive and no OCI layout: it is not a tar")
-                .hint("Write one with `docker save`, `podman save` or `skopeo copy`"),
-        );
+        return Err(no_archive());
     }
     Ok(Some(header))
 }
@@ -333,6 +354,11 @@ fn stream_error(error: io::Error) -> Error {
         }
         _ => host_error("Could not read the archive", error),
     }
+}
+
+fn no_archive() -> Error {
+    corrupt("The file is no docker archive and no OCI layout: it is not a tar")
+        .hint("Write one with `docker save`, `podman save` or `skopeo copy`")
 }
 
 fn corrupt(what: &str) -> Error {

@@ -72,6 +72,14 @@ pub(crate) struct Index {
     pub(crate) references: BTreeMap<String, Vec<Digest>>,
 }
 
+/// Whether a file could be read, and what it says not.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+    )
+}
+
 /// How a name found its images.
 #[derive(Debug)]
 pub(crate) enum Found<'a> {
@@ -101,6 +109,12 @@ impl Index {
                     images: Vec::new(),
                     references: BTreeMap::new(),
                 });
+            }
+            Err(error) if is_damage(&error) => {
+                let what = format!("The index of images `{}` is damaged", path.display());
+                return Err(Error::new(ErrorKind::Corrupt, what).because(error).hint(
+                    "Remove the file, then pull or load the images again; sandboxes need theirs",
+                ));
             }
             Err(error) => return Err(path_error("read the image index", &path)(error)),
         };
