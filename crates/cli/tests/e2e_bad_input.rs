@@ -146,6 +146,27 @@ fn a_failed_start_leaves_no_machine_and_no_sandbox_behind() {
 }
 
 #[test]
+fn a_sandbox_that_could_not_even_begin_is_removed_if_it_would_be_at_its_end() {
+    let coffer = Coffer::private();
+    let probe = coffer.command(["version"]);
+    let program = probe.get_program().to_str().unwrap();
+    // Enough to make a sandbox, too few for its supervisor's socket and log.
+    let starves = |limit: u32, flags: &str| {
+        let script = format!("ulimit -n {limit}; '{program}' run {flags} {BUSYBOX} true");
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .env("COFFER_HOME", coffer.home())
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stderr).contains("supervisor")
+    };
+    let limit = (3..40).find(|limit| starves(*limit, "--rm")).unwrap();
+    assert_eq!(coffer.ok(["ps", "-aq"]), "");
+    assert!(starves(limit, "--name kept"));
+    assert_eq!(coffer.status("kept"), "created");
+}
+
+#[test]
 fn a_store_that_cannot_be_written_is_a_clear_error() {
     let coffer = Coffer::empty();
     let mut command = coffer.command(["ps"]);

@@ -226,7 +226,12 @@ impl Runtime {
             stdin,
             tied,
         };
-        let mut connection = launch(self.store.layout(), entry.record.id, request).await?;
+        let launched = launch(self.store.layout(), entry.record.id, request).await;
+        if launched.is_err() && entry.record.spec.auto_remove {
+            // No supervisor will do it. The first error is the one to report.
+            let _ = self.remove_files(entry.record.id, &entry.record.name);
+        }
+        let mut connection = launched?;
         let started = connection.answer().await?;
         Ok((connection, started))
     }
