@@ -181,6 +181,29 @@ fn a_store_that_cannot_be_written_is_a_clear_error() {
 }
 
 #[test]
+fn the_doctor_looks_at_the_host_also_without_a_store() {
+    let coffer = Coffer::empty();
+    let mut command = coffer.command(["doctor"]);
+    let output = command
+        .env("COFFER_HOME", "/proc/no-such-place")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stdout);
+    for part in [
+        "--   store: Could not make `/proc/no-such-place`",
+        "mend it: export COFFER_HOME=",
+        "KVM",
+        "qemu-tcg",
+        "guest kernel",
+    ] {
+        assert!(said.contains(part), "`{part}` in {said}");
+    }
+    let well = coffer.run(["doctor"]);
+    assert!(well.text().contains("ok   store: "), "{well:?}");
+}
+
+#[test]
 fn an_unknown_sandbox_and_verb_are_told_with_their_codes() {
     let coffer = Coffer::shared();
     for args in [

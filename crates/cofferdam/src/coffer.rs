@@ -127,6 +127,19 @@ impl Coffer {
         cofferdam_runtime::host::report(self.runtime.store().layout())
     }
 
+    /// [`Self::host_report`] of the user's store, also when that cannot be opened: the report says
+    /// why.
+    ///
+    /// # Blocking
+    /// As [`Self::host_report`].
+    #[must_use]
+    pub fn host_report_at_any_rate() -> HostReport {
+        match Self::open() {
+            Ok(coffer) => coffer.host_report(),
+            Err(error) => cofferdam_runtime::host::report_without_store(&error),
+        }
+    }
+
     /// The name of a sandbox that uses an image.
     pub(crate) fn image_user(&self, image: &Digest) -> Option<String> {
         self.runtime.image_user(image)

@@ -38,6 +38,10 @@ impl Layout {
     /// # Errors
     /// When no home can be told or made.
     pub fn from_environment() -> Result<Self> {
+        Self::at(&Self::home_from_environment()?)
+    }
+
+    fn home_from_environment() -> Result<PathBuf> {
         let root = rustix::process::geteuid().is_root();
         let home = match env_vars::var_os(env_vars::HOME) {
             Some(home) => std::path::absolute(PathBuf::from(home))
@@ -51,7 +55,18 @@ impl Layout {
                 })?
                 .join("cofferdam"),
         };
-        Self::at(&home)
+        Ok(home)
+    }
+
+    /// The layout by environment, for looks at a host whose store may not be there: nothing is
+    /// made, and what is written for later is lost.
+    pub(crate) fn of_lost_store() -> Self {
+        // Below a device nothing can be.
+        let home = Self::home_from_environment().unwrap_or_else(|_| PathBuf::from("/dev/null"));
+        Self {
+            run: run_dir(&home),
+            home,
+        }
     }
 
     /// The layout with its home at `home`, which is made if needed.
@@ -72,10 +87,7 @@ impl Layout {
             layout.cache(),
         ] {
             if !path.is_dir() {
-                fs::create_private_dir(&path).map_err(|error| {
-                    io(format!("Could not make `{}`", path.display()), error)
-                        .hint("Set `COFFER_HOME` to a directory that you may write")
-                })?;
+                fs::create_private_dir(&path).map_err(|error| not_made(&path, error))?;
             }
         }
         Ok(layout)
@@ -163,6 +175,22 @@ impl Layout {
     #[must_use]
     pub fn run(&self) -> &Path {
         &self.run
+    }
+}
+
+fn not_made(path: &Path, error: std::io::Error) -> Error {
+    match std::fs::read_link(path) {
+        Ok(target) => {
+            let what = format!(
+                "`{}` is a link to `{}`, which is no directory",
+                path.display(),
+                target.display()
+            );
+            Error::new(ErrorKind::InvalidSpec, what)
+                .hint("Make that directory, or set `COFFER_HOME` to another one")
+        }
+        Err(_) => io(format!("Could not make `{}`", path.display()), error)
+            .hint("Set `COFFER_HOME` to a directory that you may write"),
     }
 }
 
@@ -264,6 +292,15 @@ fn run_dir(home: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_home_that_is_a_link_to_nowhere_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("home");
+        std::os::unix::fs::symlink("/no/such/place", &home).unwrap();
+        let error = Layout::at(&home).unwrap_err().to_string();
+        assert!(error.contains("is a link to `/no/such/place`"), "{error}");
+    }
 
     #[test]
     fn directories_are_private_and_two_homes_have_two_run_directories() {

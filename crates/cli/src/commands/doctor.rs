@@ -6,8 +6,8 @@ use serde_json::json;
 use crate::{args::DataArgs, exit_status::ExitStatus, output};
 
 /// Says what the host can do, what is missing, what that costs and what mends it.
-pub(crate) fn doctor(coffer: &Coffer, args: &DataArgs) -> ExitStatus {
-    let report = coffer.host_report();
+pub(crate) fn doctor(args: &DataArgs) -> ExitStatus {
+    let report = Coffer::host_report_at_any_rate();
     let works = report.backends.iter().any(|backend| backend.usable)
         && report
             .checks

@@ -3,17 +3,31 @@
 use std::path::PathBuf;
 
 use super::Check;
-use crate::{error::Result, layout::Layout};
+use crate::{
+    error::{Error, Result},
+    layout::Layout,
+};
 
 /// Every check, in the order of `doctor`'s answer.
-pub(super) fn all(layout: &Layout, kernel: &Result<PathBuf>) -> Vec<Check> {
+pub(super) fn all(layout: &Layout, kernel: &Result<PathBuf>, lost: Option<&Error>) -> Vec<Check> {
     vec![
+        store_check(layout, lost),
         kernel_check(kernel),
         agent_check(),
         space_check(layout),
         memory_check(),
         capture_check(),
     ]
+}
+
+fn store_check(layout: &Layout, lost: Option<&Error>) -> Check {
+    Check {
+        name: "store".to_owned(),
+        ok: lost.is_none(),
+        detail: lost.map_or_else(|| layout.home().display().to_string(), Error::chain),
+        cost: lost.map(|_| "Nothing works without a store of images and sandboxes".to_owned()),
+        command: lost.map(|_| "export COFFER_HOME=/path/that/you/may/write".to_owned()),
+    }
 }
 
 fn kernel_check(kernel: &Result<PathBuf>) -> Check {
@@ -91,7 +105,9 @@ fn reads_memory(scope: &str, status: &str) -> bool {
 const COMFORTABLE_BYTES: u64 = 2 << 30;
 
 fn space_check(layout: &Layout) -> Check {
-    let free = rustix::fs::statvfs(layout.home())
+    // A store that is still to be made takes the space of what it is made in.
+    let there = layout.home().ancestors().find(|path| path.exists());
+    let free = rustix::fs::statvfs(there.unwrap_or_else(|| layout.home()))
         .map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
     let ok = free >= COMFORTABLE_BYTES;
     let free = cofferdam_types::ByteSize::from_bytes(free);

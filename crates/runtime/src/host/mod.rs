@@ -78,9 +78,19 @@ pub struct Check {
     pub command: Option<String>,
 }
 
-/// Looks at the host.
+/// Looks at the host of an open store.
 #[must_use]
 pub fn report(layout: &Layout) -> HostReport {
+    look(layout, None)
+}
+
+/// Looks at a host whose store could not be opened, for this reason.
+#[must_use]
+pub fn report_without_store(reason: &Error) -> HostReport {
+    look(&Layout::of_lost_store(), Some(reason))
+}
+
+fn look(layout: &Layout, lost: Option<&Error>) -> HostReport {
     let kvm = kvm_finding(layout);
     let mut backends = Vec::new();
     for backend in all(layout, &kvm) {
@@ -104,7 +114,7 @@ pub fn report(layout: &Layout) -> HostReport {
         });
     }
     let kernel = crate::guest::find_kernel(None);
-    let checks = checks::all(layout, &kernel);
+    let checks = checks::all(layout, &kernel, lost);
     HostReport {
         capabilities: PlatformCapabilities::current(),
         kvm,
