@@ -54,7 +54,10 @@ fn a_name_that_is_taken_is_refused_before_anything_is_made() {
     let parent = coffer.sleeper();
     let named = |name: &str| coffer.keep(coffer.ok(["create", "--name", name, BUSYBOX, "true"]));
     let _taken = (named("one"), named("many-3"));
-    coffer.refused(&["fork", "-n", "one", &parent.id], &["`one` is taken"]);
+    coffer.refused(
+        &["fork", "-n", "one", &parent.id],
+        &["`one` is taken", "coffer rm one"],
+    );
     let many = ["fork", "-n", "many", "--count", "4", &parent.id];
     coffer.refused(&many, &["`many-3` is taken"]);
     assert_eq!(coffer.ok(["ps", "-aq"]).lines().count(), 3);
@@ -83,7 +86,10 @@ fn what_cannot_be_forked_is_refused_with_the_reason() {
 fn a_sandbox_that_never_ran_or_failed_cannot_be_forked() {
     let coffer = Coffer::shared();
     let created = coffer.keep(coffer.ok(["create", BUSYBOX, "true"]));
-    coffer.refused(&["fork", &created.id], &["is created", "nothing of it"]);
+    coffer.refused(
+        &["fork", &created.id],
+        &["is created", "nothing of it", "coffer start"],
+    );
     let failed = coffer.keep(coffer.ok(["create", BUSYBOX, "no-such-program"]));
     assert_ne!(coffer.run(["start", &failed.id]).code, 0);
     assert_eq!(failed.status(), "failed");

@@ -107,9 +107,14 @@ fn ps_and_inspect_say_that_it_is_paused() {
 fn only_what_runs_is_paused_and_only_what_is_paused_goes_on() {
     let coffer = Coffer::shared();
     let sandbox = coffer.sleeper();
-    coffer.refused(&["unpause", &sandbox.id], &["is not paused"]);
+    coffer.refused(
+        &["unpause", &sandbox.id],
+        &["is not paused", "coffer pause"],
+    );
+    coffer.ok(["start", &sandbox.id]);
     coffer.ok(["pause", &sandbox.id]);
     coffer.refused(&["pause", &sandbox.id], &["is paused already"]);
+    coffer.refused(&["start", &sandbox.id], &["is paused", "coffer unpause"]);
     assert_eq!(sandbox.status(), "paused");
     coffer.ok(["kill", &sandbox.id]);
     coffer.refused(&["pause", &sandbox.id], &["is stopped", "hint: "]);

@@ -1,6 +1,6 @@
 //! What can be known to be wrong with a spec before anything is made.
 
-use cofferdam_types::{SandboxSpec, UpperSpec, valid_name};
+use cofferdam_types::{ByteSize, SandboxSpec, UpperSpec, valid_name};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -21,12 +21,16 @@ pub(crate) fn spec(spec: &SandboxSpec) -> Result<()> {
         .hint("Use letters, digits, `_`, `.` and `-`; start with a letter or digit; at most 63"));
     }
     if let Some(bad) = spec.hostname.as_deref().filter(|name| !valid_name(name)) {
-        return invalid(format!("`{bad}` is not a host name"));
+        return invalid(format!("`{bad}` is not a host name")).map_err(|error| {
+            error.hint("Use letters, digits, `.` and `-`; start with a letter or digit; at most 63")
+        });
     }
     if let UpperSpec::Disk(size) = spec.upper
         && size.bytes() < cofferdam_disk::MIN_UPPER_BYTES
     {
-        return invalid(format!("A disk of {size} is too small"));
+        let least = ByteSize::from_bytes(cofferdam_disk::MIN_UPPER_BYTES);
+        return invalid(format!("A disk of {size} is too small"))
+            .map_err(|error| error.hint(format!("Give it at least {least}")));
     }
     if spec.memory.mib_rounded_up() < MIN_MEMORY_MIB {
         return Err(Error::new(
@@ -47,6 +51,9 @@ pub(crate) fn spec(spec: &SandboxSpec) -> Result<()> {
     if let Some(workdir) = spec.workdir.as_deref().filter(|workdir| !path(workdir)) {
         return invalid(format!("`{workdir}` is not an absolute path"));
     }
+    if let Some(list) = &spec.limits.cpuset {
+        cpuset(list, spec.cpus.vcpus())?;
+    }
     if let Some(bad) = spec
         .env
         .iter()
@@ -55,6 +62,28 @@ pub(crate) fn spec(spec: &SandboxSpec) -> Result<()> {
         return invalid(format!("`{bad}` is not `KEY=VALUE`"));
     }
     Ok(())
+}
+
+/// Refuses a list of processors, such as `0-1,3`, that a sandbox with `vcpus` has not.
+fn cpuset(list: &str, vcpus: u8) -> Result<()> {
+    let number = |text: &str| text.parse::<u32>().ok();
+    let bounds = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some((number(first)?, number(last)?)).filter(|(first, last)| first <= last)
+    };
+    let parts: Option<Vec<(u32, u32)>> = list.split(',').map(bounds).collect();
+    let Some(parts) = parts else {
+        let what = format!("`{list}` is not a list of processors");
+        return Err(Error::new(ErrorKind::InvalidSpec, what).hint("Write one as `0-1,3`"));
+    };
+    if parts.iter().all(|(_, last)| *last < u32::from(vcpus)) {
+        return Ok(());
+    }
+    let what = format!(
+        "`{list}` names a processor that is not there: the sandbox has 0 to {}",
+        vcpus.saturating_sub(1)
+    );
+    Err(Error::new(ErrorKind::InvalidSpec, what).hint("Give it more with `--cpus`"))
 }
 
 /// Whether a path is, by its words alone, one over which nothing may be mounted: the root, what
@@ -75,9 +104,18 @@ fn is_taken(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use cofferdam_types::ByteSize;
-
     use super::*;
+
+    #[test]
+    fn only_processors_that_are_there_can_be_named() {
+        for list in ["0", "1", "0-1", "0,1"] {
+            assert!(cpuset(list, 2).is_ok(), "{list}");
+        }
+        for list in ["5", "0-2", "", "1-0", "a", "0,", "-1", "0-"] {
+            let error = cpuset(list, 2).unwrap_err();
+            assert!(error.hint_text().is_some(), "{list}: {error}");
+        }
+    }
 
     #[test]
     fn what_a_sandbox_needs_cannot_be_covered() {

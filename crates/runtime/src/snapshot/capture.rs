@@ -43,7 +43,8 @@ impl Runtime {
                 Err(refused("it has no memory to capture").hint("Ask for its disk with `--disk`"))
             }
             SandboxStatus::Stopped => self.capture_stopped(entry, dir),
-            SandboxStatus::Created => Err(refused("there is nothing of it to capture yet")),
+            SandboxStatus::Created => Err(refused("there is nothing of it to capture yet")
+                .hint(format!("Start it with `coffer start {name}`"))),
             SandboxStatus::Failed => Err(refused("what it left is of no known moment").hint(
                 format!("Look at it with `coffer logs {name}`, start it again, or remove it"),
             )),

@@ -203,7 +203,9 @@ impl Runtime {
         for name in names {
             if self.store().is_taken(&name)? {
                 let what = format!("The name `{name}` is taken by another sandbox");
-                return Err(Error::new(ErrorKind::NameTaken, what));
+                let hint =
+                    format!("Remove it with `coffer rm {name}`, or choose another name with `-n`");
+                return Err(Error::new(ErrorKind::NameTaken, what).hint(hint));
             }
         }
         Ok(())

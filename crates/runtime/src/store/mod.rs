@@ -354,10 +354,19 @@ impl Entry {
         if self.state.status.can_become(next) {
             return Ok(());
         }
-        Err(Error::new(
+        let name = &self.record.name;
+        let error = Error::new(
             ErrorKind::WrongState,
-            format!("Sandbox `{}` is {}", self.record.name, self.state.status),
-        ))
+            format!("Sandbox `{name}` is {}", self.state.status),
+        );
+        Err(match self.state.status {
+            SandboxStatus::Paused => error.hint(format!("Let it go on with `coffer unpause {name}`")),
+            SandboxStatus::Running => error.hint(format!("Follow it with `coffer attach {name}`")),
+            SandboxStatus::Starting | SandboxStatus::Stopping => error.hint(format!(
+                "Another command is about it: see `coffer ps -a --filter name={name}`"
+            )),
+            _ => error,
+        })
     }
 }
 

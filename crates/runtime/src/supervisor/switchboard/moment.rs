@@ -112,7 +112,8 @@ impl Switchboard {
         match request {
             _ if self.entry.state.status == SandboxStatus::Stopping => wrong("stopping"),
             Request::Pause if paused => wrong("paused already"),
-            Request::Unpause if !paused => wrong("not paused"),
+            Request::Unpause if !paused => wrong("not paused")
+                .map_err(|error| error.hint(format!("Pause it with `coffer pause {name}`"))),
             Request::Pause => {
                 self.begin(Some(client), Purpose::Pause, pause);
                 Ok(())
