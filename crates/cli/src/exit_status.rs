@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, process::ExitCode};
 
-use clap::error::ErrorKind as UsageError;
+use clap::error::{ContextKind, ErrorKind as UsageError};
 use cofferdam::{Error, ErrorKind};
 
 use crate::output;
@@ -61,10 +61,22 @@ impl ExitStatus {
 ///
 /// As in Docker, a flag that is wrong is 125 whatever the verb; no such verb, or a missing argument
 /// of a verb that runs nothing, is 1.
-pub(crate) fn of_usage(error: &clap::Error, argv: &[OsString]) -> ExitCode {
-    // Nothing can be done about a terminal that is gone.
-    let _ = error.print();
-    ExitCode::from(usage_code(error.kind(), argv))
+pub(crate) fn of_usage(mut error: clap::Error, argv: &[OsString]) -> ExitCode {
+    remove_dashes_tip(&mut error);
+    let printed = error.print();
+    match usage_code(error.kind(), argv) {
+        0 => {
+            output::note_written(&printed);
+            ExitStatus::Success.into_code()
+        }
+        // Nothing can be done about a standard error that is gone.
+        code => ExitCode::from(code),
+    }
+}
+
+/// Takes away the tip to put `--` before what looks like a flag: what follows it is the image.
+fn remove_dashes_tip(error: &mut clap::Error) {
+    error.remove(ContextKind::Suggested);
 }
 
 fn usage_code(kind: UsageError, argv: &[OsString]) -> u8 {
@@ -91,10 +103,23 @@ mod tests {
     use crate::args::Cli;
 
     #[test]
+    fn nobody_is_told_to_put_dashes_before_a_value() {
+        for line in ["run --cpus -5 x", "run --nope x", "logs --tail -5 x"] {
+            let argv = std::iter::once("coffer").chain(line.split(' '));
+            let mut error = Cli::try_parse_from(argv).unwrap_err();
+            remove_dashes_tip(&mut error);
+            assert!(!error.to_string().contains("'-- "), "{error}");
+        }
+    }
+
+    #[test]
     fn usage_errors_have_dockers_codes() {
         for (line, code) in [
             ("--help", 0),
             ("--version", 0),
+            ("help", 0),
+            ("help run", 0),
+            ("help nope", 1),
             ("run --help", 0),
             ("run", 125),
             ("exec sandbox", 125),

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     }
     let cli = match Cli::try_parse_from(&argv) {
         Ok(cli) => cli,
-        Err(error) => return exit_status::of_usage(&error, &argv),
+        Err(error) => return exit_status::of_usage(error, &argv),
     };
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -24,6 +24,11 @@ pub(crate) fn bytes(bytes: &[u8]) -> bool {
     written(&stdout.write_all(bytes).and_then(|()| stdout.flush()))
 }
 
+/// Notes whether others could write to standard output, for [`failure`].
+pub(crate) fn note_written(result: &io::Result<()>) {
+    written(result);
+}
+
 fn written(result: &io::Result<()>) -> bool {
     if let Err(error) = result
         && error.kind() != io::ErrorKind::BrokenPipe

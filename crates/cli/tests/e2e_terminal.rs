@@ -238,6 +238,8 @@ fn output_that_cannot_be_written_is_told() {
     let coffer = Coffer::shared();
     for (args, code) in [
         (&["ps", "-a"][..], 1),
+        (&["--help"], 1),
+        (&["help", "run"], 1),
         (&["run", "--rm", BUSYBOX, "echo", "x"], 125),
     ] {
         let full = std::fs::File::options()

@@ -34,7 +34,6 @@ pub(crate) use self::templates::{
 #[command(
     name = "coffer",
     version,
-    disable_help_subcommand = true,
     // As in Docker, the last of a repeated flag counts.
     args_override_self = true
 )]
@@ -235,6 +234,22 @@ mod tests {
             command.get_subcommands().for_each(check);
         }
         check(&Cli::command());
+    }
+
+    #[test]
+    fn help_is_a_verb_too() {
+        for (words, part) in [
+            ("coffer help", "Usage: coffer"),
+            ("coffer help run", "Usage: coffer run"),
+            (
+                "coffer help snapshot export",
+                "Usage: coffer snapshot export",
+            ),
+        ] {
+            let error = Cli::try_parse_from(words.split(' ')).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::DisplayHelp, "{words}");
+            assert!(error.to_string().contains(part), "{words}: {error}");
+        }
     }
 
     #[test]

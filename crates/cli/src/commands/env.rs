@@ -16,16 +16,20 @@ const MAX_FILE_BYTES: u64 = 2 << 20;
 pub(crate) fn collect(flags: &[String], files: &[PathBuf]) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for path in files {
-        for line in read(path)?.lines().map(str::trim_start) {
+        for (number, line) in (1..).zip(read(path)?.lines().map(str::trim_start)) {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
+            let bad_line = |error: Error| {
+                let what = format!("Line {number} of `{}` is wrong", path.display());
+                Error::new(ErrorKind::InvalidSpec, what).because(error)
+            };
             let key = line.split('=').next().unwrap_or_default();
             if key.contains(char::is_whitespace) {
-                let what = format!("`{key}` in `{}` is no name of a variable", path.display());
-                return Err(Error::new(ErrorKind::InvalidSpec, what));
+                let what = format!("`{key}` is no name of a variable");
+                return Err(bad_line(Error::new(ErrorKind::InvalidSpec, what)));
             }
-            all.extend(variable(line)?);
+            all.extend(variable(line).map_err(bad_line)?);
         }
     }
     for flag in flags {
@@ -90,7 +94,13 @@ mod tests {
         assert!(collect(&["=x".to_owned()], &[]).is_err());
         std::fs::write(&path, "A B=1\n").unwrap();
         let error = collect(&[], std::slice::from_ref(&path)).unwrap_err();
-        assert!(error.to_string().contains("`A B`"), "{error}");
+        assert!(error.chain().contains("`A B`"), "{}", error.chain());
+        for bad in ["=x", "A B=1", "A B"] {
+            std::fs::write(&path, format!("A=1\n\n{bad}\n")).unwrap();
+            let error = collect(&[], std::slice::from_ref(&path)).unwrap_err();
+            let place = format!("Line 3 of `{}`", path.display());
+            assert!(error.to_string().contains(&place), "{error}");
+        }
         assert!(collect(&[], &["/no/such".into()]).is_err());
     }
 }

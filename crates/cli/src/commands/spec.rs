@@ -135,6 +135,21 @@ const RLIMITS: [&str; 16] = [
     "rttime",
 ];
 
+/// Number of `nofile`.
+const NOFILE: u8 = 7;
+
+/// The most descriptors that a process may be given: the default of `fs.nr_open`, which a guest
+/// begins with. Source: Linux fs/file.c, `sysctl_nr_open`.
+const MAX_OPEN_FILES: u64 = 1 << 20;
+
+/// No limit of open files is what the kernel allows; it has no other.
+fn open_files(asked: u64) -> u64 {
+    match asked {
+        u64::MAX => MAX_OPEN_FILES,
+        number => number,
+    }
+}
+
 /// Reads `NAME=SOFT[:HARD]`; -1 and `unlimited` are no limit, and HARD is SOFT when absent.
 fn ulimit(text: &str) -> Result<Rlimit> {
     let error = || {
@@ -150,6 +165,18 @@ fn ulimit(text: &str) -> Result<Rlimit> {
     let (soft, hard) = values.split_once(':').unwrap_or((values, values));
     let resource = (0..).zip(RLIMITS).find(|(_, known)| *known == name);
     match (resource, value(soft), value(hard)) {
+        (Some((NOFILE, _)), Some(soft), Some(hard)) if soft <= hard => {
+            let (soft, hard) = (open_files(soft), open_files(hard));
+            if hard > MAX_OPEN_FILES {
+                let what = format!("`--ulimit {text}`: a guest's kernel allows {MAX_OPEN_FILES}");
+                return Err(invalid(what).hint("-1 is as many as it allows"));
+            }
+            Ok(Rlimit {
+                resource: NOFILE,
+                soft,
+                hard,
+            })
+        }
         (Some((resource, _)), Some(soft), Some(hard)) if soft <= hard => Ok(Rlimit {
             resource,
             soft,
@@ -226,6 +253,9 @@ mod tests {
         let limit = |text: &str| ulimit(text).map(|l| (l.resource, l.soft, l.hard)).ok();
         assert_eq!(limit("nofile=1024:4096"), Some((7, 1024, 4096)));
         assert_eq!(limit("core=0"), Some((4, 0, 0)));
+        let most = 1_048_576;
+        assert_eq!(limit("nofile=-1"), Some((7, most, most)));
+        assert_eq!(limit("nofile=9:-1"), Some((7, 9, most)));
         assert_eq!(limit("memlock=-1:-1"), Some((8, u64::MAX, u64::MAX)));
         assert_eq!(limit("nproc=5:unlimited"), Some((6, 5, u64::MAX)));
         for bad in [
@@ -235,6 +265,7 @@ mod tests {
             "nope=1",
             "nofile=x",
             "nofile=1:2:3",
+            "nofile=1:1048577",
         ] {
             assert_eq!(limit(bad), None, "{bad}");
         }

@@ -360,7 +360,9 @@ impl Entry {
             format!("Sandbox `{name}` is {}", self.state.status),
         );
         Err(match self.state.status {
-            SandboxStatus::Paused => error.hint(format!("Let it go on with `coffer unpause {name}`")),
+            SandboxStatus::Paused => {
+                error.hint(format!("Let it go on with `coffer unpause {name}`"))
+            }
             SandboxStatus::Running => error.hint(format!("Follow it with `coffer attach {name}`")),
             SandboxStatus::Starting | SandboxStatus::Stopping => error.hint(format!(
                 "Another command is about it: see `coffer ps -a --filter name={name}`"
