@@ -1,7 +1,11 @@
 //! What is wrong is said in one sentence, with the right exit code, and leaves nothing behind.
 #![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
-use std::time::{Duration, Instant};
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer, Finished},
@@ -181,6 +185,28 @@ fn a_store_that_cannot_be_written_is_a_clear_error() {
         stderr.contains("/proc/no-such-place") && stderr.contains("COFFER_HOME"),
         "{stderr}"
     );
+}
+
+#[test]
+fn a_list_that_may_not_be_read_is_not_an_empty_one() {
+    let coffer = Coffer::empty();
+    coffer.ok(["ps"]);
+    let closed = coffer.home().join("sandboxes");
+    let probe = coffer.command(["ps"]);
+    // Root has the capabilities to read what the mode forbids.
+    let script = "chmod 000 \"$1\"; shift
+        if test $(id -u) = 0; then set -- setpriv --bounding-set=-dac_override,-dac_read_search \"$@\"; fi
+        exec \"$@\" ps -a";
+    let output = std::process::Command::new("sh")
+        .args(["-c", script, "sh"])
+        .args([&closed, Path::new(probe.get_program())])
+        .env("COFFER_HOME", coffer.home())
+        .output()
+        .unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("sandboxes`: Permission denied"), "{stderr}");
 }
 
 #[test]

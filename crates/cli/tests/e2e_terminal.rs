@@ -333,6 +333,9 @@ fn lists_are_cut_and_printed_in_the_form_asked_for() {
             .collect::<Vec<_>>()
     };
     assert_eq!(names(&["ps", "-n", "2", "--json"]), ["three", "two"]);
+    let newest = coffer.json(["ps", "-l", "--json"])[0].take();
+    assert_eq!(newest["directory"], coffer.inspect("three")["directory"]);
+    assert_ne!(newest["directory"], "");
     assert_eq!(names(&["ps", "-l", "--format", "json"]), ["three"]);
     let template = coffer.run(["ps", "--format", "{{.ID}}"]);
     assert_eq!(template.code, 1, "{template:?}");

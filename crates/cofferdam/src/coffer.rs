@@ -78,11 +78,10 @@ impl Coffer {
     /// # Errors
     /// When the store cannot be read.
     pub fn sandboxes(&self) -> Result<Vec<SandboxInfo>> {
-        Ok(self
-            .runtime
-            .list()?
-            .into_iter()
-            .map(SandboxInfo::from_entry)
+        let layout = self.runtime.store().layout();
+        let entries = self.runtime.list()?.into_iter();
+        Ok(entries
+            .map(|entry| SandboxInfo::from_entry(entry, layout))
             .collect())
     }
 

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use cofferdam_runtime::{
-    Channel, Entry, Error, ErrorKind, ForkOrigin, ProcessSpec, Request, Result, Stage, StartMode,
-    SupervisorMessage, TerminalSize,
+    Channel, Entry, Error, ErrorKind, ForkOrigin, Layout, ProcessSpec, Request, Result, Stage,
+    StartMode, SupervisorMessage, TerminalSize,
 };
 use cofferdam_types::{Digest, ExitStatus, SandboxId, SandboxSpec, SandboxStatus, Signal};
 use serde::Serialize;
@@ -118,9 +118,8 @@ impl Sandbox {
     /// # Errors
     /// [`ErrorKind::NotFound`] when it was removed.
     pub fn info(&self) -> Result<SandboxInfo> {
-        let mut info = SandboxInfo::from_entry(self.now()?);
-        info.directory = self.coffer.runtime.store().layout().sandbox(self.id()).dir;
-        Ok(info)
+        let layout = self.coffer.runtime.store().layout();
+        Ok(SandboxInfo::from_entry(self.now()?, layout))
     }
 
     /// Starts it; returns when its workload runs, with how long each stage took. It outlives this
@@ -344,7 +343,7 @@ impl Sandbox {
 }
 
 impl SandboxInfo {
-    pub(crate) fn from_entry(entry: Entry) -> Self {
+    pub(crate) fn from_entry(entry: Entry, layout: &Layout) -> Self {
         let Entry { record, state } = entry;
         let time = cofferdam_runtime::rfc3339;
         Self {
@@ -371,7 +370,7 @@ impl SandboxInfo {
             forked_from: record.forked_from,
             supervisor_pid: state.supervisor_pid,
             machine_pid: state.machine_pid,
-            directory: PathBuf::new(),
+            directory: layout.sandbox(record.id).dir,
             spec: record.spec,
         }
     }

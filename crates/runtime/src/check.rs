@@ -12,56 +12,63 @@ const MIN_MEMORY_MIB: u64 = 64;
 /// # Errors
 /// [`ErrorKind::InvalidSpec`].
 pub(crate) fn spec(spec: &SandboxSpec) -> Result<()> {
-    let invalid = |what: String| Err(Error::new(ErrorKind::InvalidSpec, what));
-    if let Some(name) = spec.name.as_deref().filter(|name| !valid_name(name)) {
-        return Err(Error::new(
-            ErrorKind::InvalidSpec,
-            format!("`{name}` is not a sandbox name"),
-        )
-        .hint("Use letters, digits, `_`, `.` and `-`; start with a letter or digit; at most 63"));
+    names(spec)?;
+    sizes(spec)?;
+    paths(spec)?;
+    if let Some(list) = &spec.limits.cpuset {
+        cpuset(list, spec.cpus.vcpus())?;
     }
-    if let Some(bad) = spec.hostname.as_deref().filter(|name| !valid_name(name)) {
-        return invalid(format!("`{bad}` is not a host name")).map_err(|error| {
-            error.hint("Use letters, digits, `.` and `-`; start with a letter or digit; at most 63")
-        });
+    let is_bad = |entry: &&String| !entry.contains('=') || entry.starts_with('=');
+    match spec.env.iter().find(is_bad) {
+        Some(bad) => Err(invalid(format!("`{bad}` is not `KEY=VALUE`"))),
+        None => Ok(()),
     }
+}
+
+fn invalid(what: String) -> Error {
+    Error::new(ErrorKind::InvalidSpec, what)
+}
+
+fn names(spec: &SandboxSpec) -> Result<()> {
+    let form = "Use letters, digits, `_`, `.` and `-`; start with a letter or digit; at most 63";
+    for (name, what) in [
+        (&spec.name, "a sandbox name"),
+        (&spec.hostname, "a host name"),
+    ] {
+        if let Some(bad) = name.as_deref().filter(|name| !valid_name(name)) {
+            return Err(invalid(format!("`{bad}` is not {what}")).hint(form));
+        }
+    }
+    Ok(())
+}
+
+fn sizes(spec: &SandboxSpec) -> Result<()> {
     if let UpperSpec::Disk(size) = spec.upper
         && size.bytes() < cofferdam_disk::MIN_UPPER_BYTES
     {
         let least = ByteSize::from_bytes(cofferdam_disk::MIN_UPPER_BYTES);
-        return invalid(format!("A disk of {size} is too small"))
-            .map_err(|error| error.hint(format!("Give it at least {least}")));
+        return Err(invalid(format!("A disk of {size} is too small"))
+            .hint(format!("Give it at least {least}")));
     }
     if spec.memory.mib_rounded_up() < MIN_MEMORY_MIB {
-        return Err(Error::new(
-            ErrorKind::InvalidSpec,
-            format!("{} of memory is too little for a guest", spec.memory),
-        )
-        .hint(format!("Give it at least {MIN_MEMORY_MIB} MiB")));
+        let what = format!("{} of memory is too little for a guest", spec.memory);
+        return Err(invalid(what).hint(format!("Give it at least {MIN_MEMORY_MIB} MiB")));
     }
-    crate::room::check_memory(u32::try_from(spec.memory.mib_rounded_up()).unwrap_or(u32::MAX))?;
-    let path = |path: &str| path.starts_with('/') && !path.contains('\0');
-    if let Some(mount) = spec.tmpfs.iter().find(|mount| !path(&mount.target)) {
-        return invalid(format!("`{}` is not an absolute path", mount.target));
+    crate::room::check_memory(u32::try_from(spec.memory.mib_rounded_up()).unwrap_or(u32::MAX))
+}
+
+fn paths(spec: &SandboxSpec) -> Result<()> {
+    let is_absolute = |path: &str| path.starts_with('/') && !path.contains('\0');
+    let targets = spec.tmpfs.iter().map(|mount| mount.target.as_str());
+    let mut all = targets.clone().chain(spec.workdir.as_deref());
+    if let Some(path) = all.find(|path| !is_absolute(path)) {
+        return Err(invalid(format!("`{path}` is not an absolute path")));
     }
-    if let Some(mount) = spec.tmpfs.iter().find(|mount| is_taken(&mount.target)) {
-        return invalid(format!("`{}` cannot be a tmpfs", mount.target))
-            .map_err(|error| error.hint("A sandbox needs what is at /, /dev, /proc and /sys"));
+    match targets.clone().find(|target| is_taken(target)) {
+        Some(target) => Err(invalid(format!("`{target}` cannot be a tmpfs"))
+            .hint("A sandbox needs what is at /, /dev, /proc and /sys")),
+        None => Ok(()),
     }
-    if let Some(workdir) = spec.workdir.as_deref().filter(|workdir| !path(workdir)) {
-        return invalid(format!("`{workdir}` is not an absolute path"));
-    }
-    if let Some(list) = &spec.limits.cpuset {
-        cpuset(list, spec.cpus.vcpus())?;
-    }
-    if let Some(bad) = spec
-        .env
-        .iter()
-        .find(|entry| !entry.contains('=') || entry.starts_with('='))
-    {
-        return invalid(format!("`{bad}` is not `KEY=VALUE`"));
-    }
-    Ok(())
 }
 
 /// Refuses a list of processors, such as `0-1,3`, that a sandbox with `vcpus` has not.

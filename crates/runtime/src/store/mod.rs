@@ -18,6 +18,7 @@ use std::{
 
 use cofferdam_base::{LockFile, fs};
 use cofferdam_types::{SandboxId, SandboxStatus};
+use rustix::fs::Access;
 
 use self::index::{Index, IndexEntry};
 pub(crate) use self::names::random_name;
@@ -173,8 +174,12 @@ impl Store {
     /// Every sandbox, newest first.
     ///
     /// # Errors
-    /// The index's; a damaged sandbox is left out.
+    /// The index's, or that of their directory; a damaged sandbox is left out.
     pub fn list(&self) -> Result<Vec<Entry>> {
+        // Without this right all would look damaged.
+        let dir = self.layout.sandboxes();
+        rustix::fs::access(&dir, Access::READ_OK | Access::EXEC_OK)
+            .map_err(|error| io(format!("Could not read `{}`", dir.display()), error.into()))?;
         let ids = self.with_index(|index| index.all())?;
         let mut entries: Vec<Entry> = ids
             .into_iter()
