@@ -249,6 +249,27 @@ fn an_unknown_sandbox_and_verb_are_told_with_their_codes() {
 }
 
 #[test]
+fn a_damaged_sandbox_is_told_of_and_removed() {
+    let coffer = Coffer::private();
+    let id = coffer.ok(["create", "--name", "hurt", BUSYBOX]);
+    let record = coffer
+        .home()
+        .join("sandboxes")
+        .join(&id)
+        .join("sandbox.json");
+    std::fs::write(record, "{").unwrap();
+    let list = coffer.run(["ps", "-aq"]);
+    assert_eq!((list.code, list.text().as_str()), (0, ""), "{list:?}");
+    let warned = ["warning: ", "damaged", "coffer rm -f"];
+    assert!(
+        warned.iter().all(|word| list.stderr.contains(word)),
+        "{list:?}"
+    );
+    coffer.ok(["rm", "-f", "hurt"]);
+    assert_eq!(coffer.run(["ps", "-aq"]).stderr, "");
+}
+
+#[test]
 fn on_a_full_disk_sandboxes_are_listed_and_removed() {
     let dir = tempfile::tempdir().unwrap();
     let mounted = std::process::Command::new("mount")

@@ -199,6 +199,20 @@ fn a_killed_supervisor_takes_its_machine_along_and_is_noticed() {
 }
 
 #[test]
+fn a_sandbox_whose_supervisor_is_stopped_is_removed_by_force() {
+    let coffer = Coffer::shared();
+    let id = coffer.ok(["run", "-d", BUSYBOX, "sleep", "100000"]);
+    let info = inspect(&coffer, &id);
+    let pid = |key: &str| i32::try_from(info[key].as_i64().unwrap()).unwrap();
+    let (machine, supervisor) = (pid("machine_pid"), pid("supervisor_pid"));
+    let process = rustix::process::Pid::from_raw(supervisor).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
+    assert_eq!(coffer.ok(["rm", "-f", &id]), id);
+    while is_alive(machine) || is_alive(supervisor) {}
+    assert_ne!(coffer.run(["inspect", &id]).code, 0);
+}
+
+#[test]
 fn a_foreground_sandbox_ends_with_its_client() {
     let coffer = Coffer::private();
     let mut child = coffer

@@ -15,6 +15,7 @@ mod pool;
 mod process;
 mod program;
 mod random;
+mod removal;
 mod room;
 mod sandbox;
 mod snapshot;

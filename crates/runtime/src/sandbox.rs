@@ -188,19 +188,20 @@ impl Runtime {
         self.store.damaged()
     }
 
-    /// What sandbox or snapshot uses an image, for those who would remove it.
+    /// What sandbox or snapshot uses an image, for those who would remove it. Where that cannot be
+    /// told, something does.
     #[must_use]
     pub fn image_user(&self, image: &Digest) -> Option<String> {
-        let sandbox = self.store.list().ok().and_then(|entries| {
-            let mut entries = entries.into_iter();
-            let user = entries.find(|entry| entry.record.image.id == *image)?;
-            Some(format!("the sandbox `{}`", user.record.name))
-        });
-        sandbox.or_else(|| {
-            let mut snapshots = self.snapshots().ok()?.into_iter();
-            let user = snapshots.find(|found| found.manifest.sandbox.image.id == *image)?;
-            Some(format!("the snapshot `{}`", user.label()))
-        })
+        let (Ok(sandboxes), Ok(snapshots)) = (self.store.list(), self.snapshots()) else {
+            return Some("a sandbox or snapshot that cannot be read".to_owned());
+        };
+        let mut records = sandboxes.iter().map(|entry| &entry.record);
+        if let Some(user) = records.find(|record| record.image.id == *image) {
+            return Some(format!("the sandbox `{}`", user.name));
+        }
+        let mut snapshots = snapshots.iter();
+        let user = snapshots.find(|found| found.manifest.sandbox.image.id == *image)?;
+        Some(format!("the snapshot `{}`", user.label()))
     }
 
     /// Starts a sandbox and waits until its workload runs.
@@ -348,42 +349,5 @@ impl Runtime {
                 format!("Sandbox `{}` is {}", entry.record.name, state.status),
             )),
         }
-    }
-
-    /// Removes a sandbox; with `force` it is killed first, and a damaged one goes too.
-    ///
-    /// # Errors
-    /// [`ErrorKind::WrongState`] when it runs and `force` is not set.
-    pub async fn remove(&self, entry: &Entry, force: bool) -> Result<()> {
-        let id = entry.record.id;
-        if entry.state.status.is_live() {
-            if !force {
-                return Err(Error::new(
-                    ErrorKind::WrongState,
-                    format!("Sandbox `{}` is {}", entry.record.name, entry.state.status),
-                )
-                .hint("Stop it first, or force it with `-f`"));
-            }
-            self.kill(entry, Signal::KILL).await?;
-        }
-        self.remove_files(id, &entry.record.name)
-    }
-
-    /// Removes a sandbox whose files are damaged.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`]; [`ErrorKind::WrongState`] when a supervisor still holds it.
-    pub fn remove_damaged(&self, name: &str) -> Result<()> {
-        self.remove_files(self.store.find_id(name)?, name)
-    }
-
-    fn remove_files(&self, id: SandboxId, name: &str) -> Result<()> {
-        let Some(_lock) = self.store.try_lock_existing(id)? else {
-            return Err(Error::new(
-                ErrorKind::WrongState,
-                format!("Sandbox `{name}` is being used by another command"),
-            ));
-        };
-        self.store.remove(id)
     }
 }

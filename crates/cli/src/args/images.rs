@@ -94,7 +94,7 @@ pub(crate) struct RmiArgs {
 /// Remove stopped sandboxes and unnamed images, or such images alone.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PruneArgs {
-    /// Also images with a name that no sandbox uses
+    /// Also images with a name that no sandbox uses; `coffer prune` all templates too
     #[arg(short, long)]
     pub(crate) all: bool,
     /// Do not ask

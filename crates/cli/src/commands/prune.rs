@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{args::PruneArgs, exit_status::ExitStatus, output};
 
-/// Removes stopped sandboxes, then images.
+/// Removes stopped sandboxes, then images and, with `--all`, templates.
 pub(crate) async fn everything(coffer: &Coffer, args: &PruneArgs) -> ExitStatus {
     prune(coffer, args, true)
         .await
@@ -27,15 +27,18 @@ async fn prune(coffer: &Coffer, args: &PruneArgs, sandboxes: bool) -> Result<()>
     } else {
         "all images without a name"
     };
-    let stopped = if sandboxes {
-        "all stopped sandboxes and "
-    } else {
-        ""
+    let what = match (sandboxes, args.all) {
+        (true, true) => format!("all stopped sandboxes, all templates and {images}"),
+        (true, false) => format!("all stopped sandboxes and {images}"),
+        (false, _) => images.to_owned(),
     };
-    if !args.force && !confirmed(&format!("{stopped}{images}"))? {
+    if !args.force && !confirmed(&what)? {
         return Ok(());
     }
-    let mut gone = Vec::new();
+    let (mut gone, mut templates) = (Vec::new(), Templates::default());
+    if sandboxes && args.all {
+        templates = remove_templates(coffer)?;
+    }
     if sandboxes {
         for info in coffer.sandboxes()? {
             // One that was just created is about to be started.
@@ -48,16 +51,47 @@ async fn prune(coffer: &Coffer, args: &PruneArgs, sandboxes: bool) -> Result<()>
     }
     let removed = coffer.images().prune(args.all)?;
     if args.json {
-        output::json(&json!({"sandboxes": gone, "images": removed}));
+        output::json(&json!({"sandboxes": gone, "templates": templates.keys, "images": removed}));
         return Ok(());
     }
     for id in gone {
         output::line(format_args!("Deleted sandbox: {id}"));
     }
+    for key in &templates.keys {
+        output::line(format_args!("Deleted template: {key}"));
+    }
     super::images::print_removed(&removed);
     let freed = output::size(removed.freed_bytes);
     output::line(format_args!("Total reclaimed space of images: {freed}"));
+    if !templates.keys.is_empty() {
+        let freed = output::size(templates.freed_bytes);
+        output::line(format_args!("Total reclaimed space of templates: {freed}"));
+    }
     Ok(())
+}
+
+/// Templates that were removed.
+#[derive(Default)]
+struct Templates {
+    keys: Vec<String>,
+    freed_bytes: u64,
+}
+
+/// Removes all templates: the next start of a kind makes its own again.
+fn remove_templates(coffer: &Coffer) -> Result<Templates> {
+    let mut removed = Templates::default();
+    for info in coffer.templates().list()? {
+        match coffer.templates().remove(&info.key) {
+            Ok(keys) => {
+                removed.keys.extend(keys);
+                removed.freed_bytes += info.disk_bytes;
+            }
+            // Another was faster.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(removed)
 }
 
 /// Asks, on a terminal; elsewhere nobody can answer.

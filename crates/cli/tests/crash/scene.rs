@@ -137,19 +137,29 @@ impl Scene {
 
     /// Waits until no sandbox is on its way to somewhere, and nobody is making a template.
     fn settle(&self) {
-        let rests = || {
+        // How many live, if none is about to change that.
+        let at_rest = || {
             let all = self.coffer.json(["ps", "-a", "--json"]);
             let status = |one: &serde_json::Value| one["status"].as_str().unwrap().to_owned();
-            let mut all = all.as_array().unwrap().iter().map(status);
-            all.all(|status| !["starting", "stopping"].contains(&status.as_str()))
+            let all: Vec<_> = all.as_array().unwrap().iter().map(status).collect();
+            let is = |status: &String, any: [&str; 2]| any.contains(&status.as_str());
+            let on_its_way = all
+                .iter()
+                .any(|status| is(status, ["starting", "stopping"]));
+            let live = all
+                .iter()
+                .filter(|status| is(status, ["running", "paused"]));
+            (!on_its_way).then(|| live.count())
         };
         until("all at rest", || {
             let before = processes::of_store(self.coffer.home());
             let supervisors = before.iter().filter(|pid| processes::supervises(**pid));
-            // Each has a machine; whoever else there is has something to do. The last look is for
-            // one that was born during the others.
-            before.len() == 2 * supervisors.count()
-                && rests()
+            let supervisors = supervisors.count();
+            // Each has a sandbox, unless it has just removed that, and a machine; whoever else
+            // there is has something to do. The last look is for one that was born during the
+            // others.
+            before.len() == 2 * supervisors
+                && at_rest() == Some(supervisors)
                 && before == processes::of_store(self.coffer.home())
         });
     }

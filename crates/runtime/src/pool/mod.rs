@@ -12,6 +12,7 @@
 //! no daemon: a pool that lost its standbys, to a reboot say, is filled again by the next start
 //! that would have claimed one, or the next who lists it.
 
+mod catalogue;
 mod claim;
 mod fill;
 mod standby;
@@ -19,10 +20,9 @@ mod standby;
 use std::path::{Path, PathBuf};
 
 use cofferdam_backend::Backend;
-use cofferdam_base::{LockFile, fs, time::unix_time_ns};
-use cofferdam_image::Progress;
-use cofferdam_proto::{ProcessSpec, Request};
-use cofferdam_types::{SandboxId, SandboxSpec, valid_name};
+use cofferdam_base::{LockFile, fs};
+use cofferdam_proto::ProcessSpec;
+use cofferdam_types::{SandboxId, valid_name};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{
@@ -30,14 +30,10 @@ pub(crate) use self::{
     standby::{Standby, standby_main},
 };
 use crate::{
-    client::Connection,
     error::{Error, ErrorKind, Result, io, lift},
     guest::GuestFiles,
     layout::Layout,
-    process,
-    sandbox::Runtime,
-    staging::StagingDir,
-    template::{self, MachineShape, RootShape, TemplatePlan},
+    template::{self, TemplatePlan},
 };
 
 /// Version of the files' form.
@@ -238,133 +234,6 @@ impl Place {
     }
 }
 
-impl Runtime {
-    /// Makes a pool of standbys for `spec`'s image and shape, and fills it.
-    ///
-    /// # Errors
-    /// Of the image, the spec, the commands or the host; [`ErrorKind::NameTaken`].
-    pub async fn create_pool(
-        &self,
-        spec: SandboxSpec,
-        options: &PoolOptions,
-        progress: &dyn Progress,
-    ) -> Result<PoolInfo> {
-        crate::check::spec(&spec)?;
-        let name = pool_name(&spec, options)?;
-        let layout = self.store().layout();
-        let target = layout.pools().join(&name);
-        if target.exists() {
-            let what = format!("The name `{name}` is taken by another pool");
-            return Err(Error::new(ErrorKind::NameTaken, what).hint(format!(
-                "Remove it with `coffer pool rm {name}`, or name this one"
-            )));
-        }
-        let image = self.find_image(&spec, progress).await?;
-        let rootfs = lift(self.images().rootfs(&image, progress))?;
-        let Some(root) = RootShape::of(&spec, image.manifest) else {
-            let what = "Standbys cannot have tmpfs mounts of their own";
-            return Err(Error::new(ErrorKind::Unsupported, what).hint("Leave out `--tmpfs`"));
-        };
-        let backend = crate::host::backend(layout, spec.backend.as_deref())?;
-        let command = |argv: &Vec<String>| {
-            let spec = SandboxSpec {
-                entrypoint: Some(Vec::new()),
-                command: argv.clone(),
-                ..spec.clone()
-            };
-            process::merge(&spec, &image.config, SandboxId::from_random([0; 32]))
-        };
-        let manifest = PoolManifest {
-            format: FORMAT_VERSION,
-            name: name.clone(),
-            size: options.size,
-            created_ns: unix_time_ns(),
-            backend: backend.name().to_owned(),
-            kernel: spec.kernel.clone(),
-            plan: TemplatePlan {
-                shape: MachineShape::of(&spec, rootfs.disk_bytes),
-                root,
-                rootfs: rootfs.path,
-                image_name: spec.image.clone(),
-                warm_ups: Vec::new(),
-                workload: None,
-            },
-            warm_ups: options
-                .warm_ups
-                .iter()
-                .map(command)
-                .collect::<Result<_>>()?,
-        };
-        let staging = StagingDir::new(target)?;
-        fs::publish_json(&staging.path().join("pool.json"), &manifest, false)
-            .map_err(|error| io("Could not write a pool", error))?;
-        let dir = staging.publish()?;
-        let pool = Pool { dir, manifest };
-        if let Err(error) = fill::fill(layout, &pool).await {
-            // A pool that cannot be filled is none.
-            self.remove_pool(&name).await?;
-            return Err(error);
-        }
-        Ok(pool.info(layout))
-    }
-
-    /// Every pool.
-    #[must_use]
-    pub fn pools(&self) -> Vec<PoolInfo> {
-        let layout = self.store().layout();
-        let mut all: Vec<_> = Pool::all(layout)
-            .iter()
-            .map(|pool| pool.info(layout))
-            .collect();
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        all
-    }
-
-    /// Ends a pool's standbys and removes it. Sandboxes that claimed one go on.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`].
-    pub async fn remove_pool(&self, name: &str) -> Result<()> {
-        let layout = self.store().layout();
-        let pool = Pool::load(layout, name)?;
-        // Without its manifest nobody fills it again.
-        fs::remove_file_if_present(&pool.dir.join("pool.json"))
-            .map_err(|error| io(format!("Could not remove pool `{name}`"), error))?;
-        // Whoever fills it now stops before the next standby.
-        let _lock = fill::lock(&pool).await?;
-        for id in pool.standbys(layout) {
-            let socket = Place::of(layout, &pool, id).socket();
-            if let Ok(mut standby) = Connection::open(&socket, Request::Retire).await {
-                // One that was claimed at this moment lives on as somebody's sandbox.
-                let _ = standby.answer().await;
-            }
-        }
-        fs::remove_dir_if_present(&pool.dir)
-            .map_err(|error| io(format!("Could not remove pool `{name}`"), error))
-    }
-}
-
-/// The name asked for, or the last part of the image's.
-fn pool_name(spec: &SandboxSpec, options: &PoolOptions) -> Result<String> {
-    if !(1..=MAX_SIZE).contains(&options.size) {
-        let what = format!(
-            "`{}` standbys are not between 1 and {MAX_SIZE}",
-            options.size
-        );
-        return Err(Error::new(ErrorKind::InvalidSpec, what));
-    }
-    let of_image = || {
-        let last = spec.image.rsplit('/').next().unwrap_or_default();
-        last.split(['@', ':']).next().unwrap_or_default().to_owned()
-    };
-    let name = options.name.clone().unwrap_or_else(of_image);
-    if !valid_name(&name) {
-        let what = format!("`{name}` is not a name for a pool");
-        return Err(Error::new(ErrorKind::InvalidSpec, what).hint("Give one with `--name`"));
-    }
-    Ok(name)
-}
-
 /// What a ready standby says of itself.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -378,46 +247,5 @@ struct Ready {
 impl Ready {
     fn read(dir: &Path) -> Option<Self> {
         fs::read_json(&dir.join("standby.json"), MAX_MANIFEST_BYTES).ok()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn named(image: &str, name: Option<&str>, size: u32) -> Result<String> {
-        let spec = SandboxSpec {
-            image: image.to_owned(),
-            ..SandboxSpec::default()
-        };
-        let options = PoolOptions {
-            name: name.map(str::to_owned),
-            size,
-            warm_ups: Vec::new(),
-        };
-        pool_name(&spec, &options)
-    }
-
-    #[test]
-    fn a_pool_is_named_after_its_image_unless_it_has_a_name() {
-        for (image, name) in [
-            ("debian", "debian"),
-            ("example.com:5000/team/app:1.2", "app"),
-            ("app@sha256:00", "app"),
-        ] {
-            assert_eq!(named(image, None, 1).unwrap(), name);
-        }
-        assert_eq!(named("debian", Some("web"), 1).unwrap(), "web");
-        assert!(named("debian", Some("../web"), 1).is_err());
-    }
-
-    #[test]
-    fn sizes_out_of_range_are_refused() {
-        for size in [0, MAX_SIZE + 1] {
-            assert_eq!(
-                named("x", None, size).unwrap_err().kind(),
-                ErrorKind::InvalidSpec
-            );
-        }
     }
 }

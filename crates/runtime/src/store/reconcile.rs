@@ -17,6 +17,7 @@ use rustix::{
 use super::{Entry, Failure, Store, read_state, staging_dirs};
 use crate::{
     error::{ErrorKind, Result},
+    program,
     snapshot::resume::Resume,
 };
 
@@ -136,6 +137,21 @@ pub(super) fn sweep(store: &Store) -> Result<()> {
     Ok(())
 }
 
+/// Ends the supervisor of a sandbox whose lock is held: it is the process that its state names.
+pub(crate) fn end_supervisor(entry: &Entry) {
+    let Some(number) = entry.state.supervisor_pid else {
+        return;
+    };
+    // The number may be another's since the state was read. A supervisor may have been a standby.
+    let arguments = std_fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
+    let role = arguments.split(|byte| *byte == 0).nth(1);
+    let roles = [program::SUPERVISE, program::STAND_BY].map(str::as_bytes);
+    let pid = i32::try_from(number).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid.filter(|_| role.is_some_and(|role| roles.contains(&role))) {
+        end(pid);
+    }
+}
+
 /// Ends the machine whose record lies in `run_dir`, if that very process still lives.
 pub(crate) fn end_machine(run_dir: &std::path::Path) {
     #[derive(serde::Deserialize)]
@@ -152,10 +168,15 @@ pub(crate) fn end_machine(run_dir: &std::path::Path) {
     let Some(pid) = pid.filter(|_| start_time(record.pid) == Some(record.start_ticks)) else {
         return;
     };
+    end(pid);
+}
+
+/// Kills a process and waits for its end.
+fn end(pid: Pid) {
     // It may die by itself at this moment.
     let _ = kill_process(pid, Signal::KILL);
-    // While one of its threads still dies, its disks are locked and the next machine would find
-    // them so. A stopped or stuck one is left to the next who looks.
+    // While one of its threads still dies, its files are locked and whoever comes next would find
+    // them so. A stuck one is left to the next who looks.
     if let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) {
         let mut ends = [PollFd::new(&process, PollFlags::IN)];
         let _ = poll(&mut ends, Some(&DEATH_TIMEOUT));

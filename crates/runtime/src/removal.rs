@@ -1,0 +1,63 @@
+//! Removal of sandboxes, those that do not answer among them.
+
+use std::time::Duration;
+
+use cofferdam_types::{SandboxId, Signal};
+
+use crate::{
+    error::{Error, ErrorKind, Result},
+    sandbox::Runtime,
+    store::{Entry, end_supervisor},
+};
+
+/// How long a supervisor may take to kill its machine when it is to be removed by force: longer
+/// than one whose guest has stopped answering takes.
+const KILL_TIMEOUT: Duration = Duration::from_secs(20);
+
+impl Runtime {
+    /// Removes a sandbox; with `force` it is killed first, and a damaged one goes too.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when it runs and `force` is not set.
+    pub async fn remove(&self, entry: &Entry, force: bool) -> Result<()> {
+        let id = entry.record.id;
+        if entry.state.status.is_live() {
+            if !force {
+                return Err(Error::new(
+                    ErrorKind::WrongState,
+                    format!("Sandbox `{}` is {}", entry.record.name, entry.state.status),
+                )
+                .hint("Stop it first, or force it with `-f`"));
+            }
+            let killed = tokio::time::timeout(KILL_TIMEOUT, self.kill(entry, Signal::KILL)).await;
+            match killed {
+                Ok(killed) => killed?,
+                // Stopped or stuck. Its machine goes with it, and the look puts right what it left.
+                Err(_) => {
+                    end_supervisor(entry);
+                    self.store().load(id)?;
+                }
+            }
+        }
+        self.remove_files(id, &entry.record.name)
+    }
+
+    /// Removes a sandbox whose files are damaged.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::WrongState`] when a supervisor still holds it.
+    pub fn remove_damaged(&self, name: &str) -> Result<()> {
+        self.remove_files(self.store().find_id(name)?, name)
+    }
+
+    /// Removes what a sandbox that nobody uses has.
+    pub(crate) fn remove_files(&self, id: SandboxId, name: &str) -> Result<()> {
+        let Some(_lock) = self.store().try_lock_existing(id)? else {
+            return Err(Error::new(
+                ErrorKind::WrongState,
+                format!("Sandbox `{name}` is being used by another command"),
+            ));
+        };
+        self.store().remove(id)
+    }
+}
