@@ -131,6 +131,11 @@ fn damaged_device_state_is_never_run() {
     for at in [0, 200, length / 2, length - 1] {
         damage(&path, at);
         let name = unique_name("never");
+        coffer.refused(&["fork", "-n", &name, &snapshot.id], &["changed"]);
+        // Nor where nothing shows from outside that it was.
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+            .unwrap();
         coffer.refused(&["fork", "-n", &name, &snapshot.id], &["damaged"]);
         until("its end", || coffer.run(["inspect", &name]).code == 1);
         damage(&path, at);
