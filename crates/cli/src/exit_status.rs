@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, process::ExitCode};
 
-use clap::error::{ContextKind, ErrorKind as UsageError};
+use clap::error::{ContextKind, ContextValue, ErrorKind as UsageError};
 use cofferdam::{Error, ErrorKind};
 
 use crate::output;
@@ -76,7 +76,12 @@ pub(crate) fn of_usage(mut error: clap::Error, argv: &[OsString]) -> ExitCode {
 
 /// Takes away the tip to put `--` before what looks like a flag: what follows it is the image.
 fn remove_dashes_tip(error: &mut clap::Error) {
-    error.remove(ContextKind::Suggested);
+    let Some(ContextValue::StyledStrs(tips)) = error.get(ContextKind::Suggested) else {
+        return;
+    };
+    if tips.iter().any(|tip| tip.to_string().contains("'-- ")) {
+        error.remove(ContextKind::Suggested);
+    }
 }
 
 fn usage_code(kind: UsageError, argv: &[OsString]) -> u8 {

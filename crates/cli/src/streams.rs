@@ -1,6 +1,6 @@
 //! A session joined to this process: its output to ours, our input and signals to it.
 
-use std::io;
+use std::{io, time::Duration};
 
 use cofferdam::{Channel, Error, ErrorKind, Result, Session, SessionEvent, SessionInput, Signal};
 use tokio::{
@@ -26,6 +26,9 @@ const HUP: u8 = 1;
 
 /// SIGPIPE.
 const PIPE: u8 = 13;
+
+/// How long a supervisor may take to hear that we leave.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a session is joined.
 #[derive(Clone, Debug)]
@@ -98,12 +101,12 @@ pub(crate) async fn join(mut session: Session, join: Join) -> Result<Ended> {
             let _ = input.signal(pipe).await;
         }
     }
+    drop(raw);
     if matches!(ended, Ok(Ended::Detached)) {
-        // The session may have ended in this moment.
-        let _ = input.leave().await;
+        // The session may have ended in this moment, or nobody may read on its other end.
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, input.leave()).await;
     }
     tasks.iter().for_each(JoinHandle::abort);
-    drop(raw);
     ended
 }
 

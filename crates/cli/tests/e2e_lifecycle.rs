@@ -4,7 +4,10 @@
 
 use std::process::Stdio;
 
-use cofferdam_testkit::coffer::{BUSYBOX, Coffer};
+use cofferdam_testkit::{
+    coffer::{BUSYBOX, Coffer},
+    sandboxes::until,
+};
 
 fn inspect(coffer: &Coffer, id: &str) -> serde_json::Value {
     serde_json::from_str::<serde_json::Value>(&coffer.ok(["inspect", id])).unwrap()[0].clone()
@@ -208,7 +211,7 @@ fn a_sandbox_whose_supervisor_is_stopped_is_removed_by_force() {
     let process = rustix::process::Pid::from_raw(supervisor).unwrap();
     rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
     assert_eq!(coffer.ok(["rm", "-f", &id]), id);
-    while is_alive(machine) || is_alive(supervisor) {}
+    until("their end", || !is_alive(machine) && !is_alive(supervisor));
     assert_ne!(coffer.run(["inspect", &id]).code, 0);
 }
 

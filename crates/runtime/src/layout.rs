@@ -59,7 +59,7 @@ impl Layout {
     }
 
     /// The layout by environment, for looks at a host whose store may not be there: nothing is
-    /// made, and what is written for later is lost.
+    /// made.
     pub(crate) fn of_lost_store() -> Self {
         // Below a device nothing can be.
         let home = Self::home_from_environment().unwrap_or_else(|_| PathBuf::from("/dev/null"));

@@ -19,6 +19,9 @@ impl Runtime {
     ///
     /// # Errors
     /// [`ErrorKind::WrongState`] when it runs and `force` is not set.
+    ///
+    /// # Blocking
+    /// Up to five seconds when a supervisor does not answer and is slow to die.
     pub async fn remove(&self, entry: &Entry, force: bool) -> Result<()> {
         let id = entry.record.id;
         if entry.state.status.is_live() {
@@ -32,9 +35,12 @@ impl Runtime {
             let killed = tokio::time::timeout(KILL_TIMEOUT, self.kill(entry, Signal::KILL)).await;
             match killed {
                 Ok(killed) => killed?,
-                // Stopped or stuck. Its machine goes with it, and the look puts right what it left.
+                // Stopped or stuck. Its machine goes with it.
                 Err(_) => {
-                    end_supervisor(entry);
+                    if let Some(now) = self.store().load(id)? {
+                        end_supervisor(self.store(), &now);
+                    }
+                    // Puts right what it left.
                     self.store().load(id)?;
                 }
             }

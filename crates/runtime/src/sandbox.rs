@@ -192,16 +192,24 @@ impl Runtime {
     /// told, something does.
     #[must_use]
     pub fn image_user(&self, image: &Digest) -> Option<String> {
+        let unknown = || Some("a sandbox or snapshot that cannot be read".to_owned());
         let (Ok(sandboxes), Ok(snapshots)) = (self.store.list(), self.snapshots()) else {
-            return Some("a sandbox or snapshot that cannot be read".to_owned());
+            return unknown();
         };
         let mut records = sandboxes.iter().map(|entry| &entry.record);
         if let Some(user) = records.find(|record| record.image.id == *image) {
             return Some(format!("the sandbox `{}`", user.name));
         }
         let mut snapshots = snapshots.iter();
-        let user = snapshots.find(|found| found.manifest.sandbox.image.id == *image)?;
-        Some(format!("the snapshot `{}`", user.label()))
+        if let Some(user) = snapshots.find(|found| found.manifest.sandbox.image.id == *image) {
+            return Some(format!("the snapshot `{}`", user.label()));
+        }
+        // One of another version of this program is sound.
+        let foreign = |error: &Error| error.kind() == ErrorKind::Unsupported;
+        match self.store.damaged() {
+            Ok(damaged) if !damaged.iter().any(foreign) => None,
+            _ => unknown(),
+        }
     }
 
     /// Starts a sandbox and waits until its workload runs.

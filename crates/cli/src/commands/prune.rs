@@ -28,17 +28,16 @@ async fn prune(coffer: &Coffer, args: &PruneArgs, sandboxes: bool) -> Result<()>
         "all images without a name"
     };
     let what = match (sandboxes, args.all) {
-        (true, true) => format!("all stopped sandboxes, all templates and {images}"),
+        (true, true) => {
+            format!("all stopped sandboxes, {images}, and all templates that starts make")
+        }
         (true, false) => format!("all stopped sandboxes and {images}"),
         (false, _) => images.to_owned(),
     };
     if !args.force && !confirmed(&what)? {
         return Ok(());
     }
-    let (mut gone, mut templates) = (Vec::new(), Templates::default());
-    if sandboxes && args.all {
-        templates = remove_templates(coffer)?;
-    }
+    let mut gone = Vec::new();
     if sandboxes {
         for info in coffer.sandboxes()? {
             // One that was just created is about to be started.
@@ -50,6 +49,11 @@ async fn prune(coffer: &Coffer, args: &PruneArgs, sandboxes: bool) -> Result<()>
         }
     }
     let removed = coffer.images().prune(args.all)?;
+    let templates = if sandboxes && args.all {
+        remove_templates(coffer)?
+    } else {
+        Templates::default()
+    };
     if args.json {
         output::json(&json!({"sandboxes": gone, "templates": templates.keys, "images": removed}));
         return Ok(());
@@ -77,10 +81,12 @@ struct Templates {
     freed_bytes: u64,
 }
 
-/// Removes all templates: the next start of a kind makes its own again.
+/// Removes the templates that the next start of a kind makes again. Those that somebody has built
+/// with commands stay.
 fn remove_templates(coffer: &Coffer) -> Result<Templates> {
     let mut removed = Templates::default();
-    for info in coffer.templates().list()? {
+    let all = coffer.templates().list()?.into_iter();
+    for info in all.filter(|info| info.commands.is_empty()) {
         match coffer.templates().remove(&info.key) {
             Ok(keys) => {
                 removed.keys.extend(keys);

@@ -97,13 +97,10 @@ fn note_pause(verbose: bool, pause_us: Option<u64>) {
 
 fn list(coffer: &Coffer, args: &SnapshotListArgs) -> Result<()> {
     let snapshots = coffer.snapshots().list()?;
-    for damaged in coffer.snapshots().damaged()? {
-        output::warning(&damaged.error);
-    }
-    let infos = snapshots
-        .iter()
-        .map(Snapshot::info)
-        .collect::<Result<Vec<_>>>()?;
+    let damaged = coffer.snapshots().damaged()?;
+    damaged.iter().for_each(|one| output::warning(&one.error));
+    let infos: Result<Vec<_>> = snapshots.iter().map(Snapshot::info).collect();
+    let infos = infos?;
     if args.json {
         output::json(&infos);
         return Ok(());
@@ -225,7 +222,7 @@ fn prune(coffer: &Coffer, args: &SnapshotPruneArgs) -> Result<()> {
         }
     }
     for damaged in coffer.snapshots().damaged()? {
-        if args.all || damaged.name.is_none() {
+        if args.all || damaged.is_nameless {
             coffer.snapshots().remove(&damaged.id.to_string())?;
             freed += damaged.disk_bytes;
             removed.push(damaged.id);

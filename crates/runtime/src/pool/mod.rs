@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! pools/<name>/pool.json        what the standbys are for, and how many there are to be
+//! pools/<name>/replaced         made when a lost standby was last replaced at once
 //! pools/<name>/standby.log      what supervisors of standbys printed
 //! pools/<name>/<id>/            one standby: lock, upper.ext4, logs, and standby.json once ready
 //! run/<short id>/standby.sock   where a ready standby waits for the one client that claims it

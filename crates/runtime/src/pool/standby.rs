@@ -1,12 +1,6 @@
 //! One standby: a supervisor without a sandbox yet.
 
-use std::{
-    ffi::OsString,
-    io::ErrorKind as IoErrorKind,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{ffi::OsString, io::ErrorKind as IoErrorKind, path::Path, sync::Arc, time::Duration};
 
 use cofferdam_backend::{Machine, MachineSpec};
 use cofferdam_base::{LockFile, fs};
@@ -30,8 +24,9 @@ use crate::{
     template::{self, BOOT_TIMEOUT, Template},
 };
 
-/// A standby that was lost sooner than this is not replaced at once: the next may fare no better.
-const SHORT_LIFE: Duration = Duration::from_secs(1);
+/// How long after one lost standby the next is left to whoever wants one: what killed the one, as
+/// a host without memory, may kill all that follow.
+const REPLACEMENT_PAUSE: Duration = Duration::from_secs(60);
 
 /// A machine at the point before the workload.
 #[derive(Debug)]
@@ -111,15 +106,15 @@ async fn stand_by(layout: Layout, pool: String, id: SandboxId) -> Result<()> {
     starter.answer(&SupervisorMessage::Done);
     starter.close().await;
     supervisor::forward_signals(&events);
-    let begun = Instant::now();
     let result = match wait(&standby, listener, queue).await {
         Ok(Some(stream)) => serve(standby, stream).await,
         Ok(None) => Ok(()),
         Err(error) => {
-            // Its place is taken by another, unless that would end like this one.
-            if begun.elapsed() > SHORT_LIFE {
-                place.remove(&layout);
-                spawn_fill(&layout, &pool.manifest.name)?;
+            place.remove(&layout);
+            if may_replace(&pool)
+                && let Err(error) = spawn_fill(&layout, &pool.manifest.name)
+            {
+                supervisor::log_line(&error.chain());
             }
             Err(error)
         }
@@ -181,6 +176,16 @@ async fn prepare(
         _lock: lock,
     };
     Ok((standby, listener))
+}
+
+/// Whether a lost standby may be replaced at once; notes that it was.
+fn may_replace(pool: &Pool) -> bool {
+    let note = pool.dir.join("replaced");
+    let last = std::fs::metadata(&note).and_then(|meta| meta.modified());
+    // A clock that was set back is as good as a minute.
+    let age = last.ok().and_then(|last| last.elapsed().ok());
+    let may = age.is_none_or(|age| age > REPLACEMENT_PAUSE);
+    may && std::fs::write(note, b"").is_ok()
 }
 
 /// Runs what makes a standby quicker than a fresh machine: under emulation code that has run

@@ -50,7 +50,7 @@ impl Runtime {
             // One that another process has removed since is not damaged.
             dir.exists().then(|| DamagedSnapshot {
                 id,
-                name: name_of(layout, id),
+                is_nameless: name_of(layout, id) == Some(None),
                 disk_bytes: files_bytes(&dir),
                 error,
             })
@@ -121,8 +121,8 @@ impl Runtime {
 pub struct DamagedSnapshot {
     /// Its id.
     pub id: SnapshotId,
-    /// Its name, as far as that can still be read.
-    pub name: Option<String>,
+    /// Whether it is known to have no name.
+    pub is_nameless: bool,
     /// Bytes that it uses on the disk.
     pub disk_bytes: u64,
     /// What is wrong with it.
@@ -147,19 +147,20 @@ fn ids(layout: &Layout) -> Result<Vec<SnapshotId>> {
 }
 
 fn find_by_name(layout: &Layout, name: &str) -> Result<Option<SnapshotId>> {
-    let named = |id: &SnapshotId| name_of(layout, *id).as_deref() == Some(name);
+    let named = |id: &SnapshotId| name_of(layout, *id).flatten().as_deref() == Some(name);
     Ok(ids(layout)?.into_iter().find(named))
 }
 
-/// The name of a snapshot, also of one that is damaged as long as its manifest says so much.
-fn name_of(layout: &Layout, id: SnapshotId) -> Option<String> {
+/// The name of a snapshot, if it has one, also of one that is damaged; `None` where that cannot be
+/// told.
+fn name_of(layout: &Layout, id: SnapshotId) -> Option<Option<String>> {
     #[derive(Deserialize)]
     struct Named {
         name: Option<String>,
     }
     let manifest = layout.snapshots().join(id.to_string()).join(MANIFEST);
     let named: Named = fs::read_json(&manifest, MAX_MANIFEST_BYTES).ok()?;
-    named.name
+    Some(named.name)
 }
 
 fn find_id(layout: &Layout, name: &str) -> Result<SnapshotId> {

@@ -66,7 +66,7 @@ impl Runtime {
         self.expect_free_names(options)?;
         match source {
             ForkSource::Snapshot(snapshot) => {
-                snapshot.verify_touched()?;
+                snapshot.expect_untouched().await?;
                 let moment = Moment {
                     dir: snapshot.dir().to_owned(),
                     machine: snapshot.machine_files(),

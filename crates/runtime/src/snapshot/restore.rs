@@ -23,7 +23,7 @@ impl Runtime {
     /// another has its name; [`ErrorKind::BadSnapshot`] and those of a start.
     pub async fn restore(&self, snapshot: &Snapshot) -> Result<Entry> {
         let record = self.repin(&snapshot.manifest.sandbox)?;
-        snapshot.verify_touched()?;
+        snapshot.expect_untouched().await?;
         // What the sandbox has now is lost with the swap, so a machine that cannot go on is
         // refused before.
         if snapshot.manifest.kind == SnapshotKind::Full {

@@ -47,6 +47,10 @@ impl Runtime {
         let manifest = serde_json::to_vec(&snapshot.manifest).map_err(|error| {
             Error::new(ErrorKind::Bug, "Could not write a manifest").because(error)
         })?;
+        progress.event(ProgressEvent::Phase {
+            phase: Phase::Reading,
+            total_bytes: None,
+        });
         snapshot.verify()?;
         progress.event(ProgressEvent::Phase {
             phase: Phase::Writing,

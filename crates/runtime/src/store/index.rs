@@ -81,6 +81,11 @@ impl Index {
         Ok((index, true))
     }
 
+    /// Whether it lasts no longer than this process.
+    pub(crate) const fn is_transient(&self) -> bool {
+        self.is_transient
+    }
+
     /// Claims a name for an id.
     pub(crate) fn insert(&self, entry: &IndexEntry) -> Result<()> {
         if self.is_transient {

@@ -63,7 +63,7 @@ impl Store {
             index: Mutex::new(index),
         };
         if must_fill {
-            store.fill_index()?;
+            store.with_index(|index| reconcile::fill(&store.layout, index))?;
         }
         reconcile::sweep(&store)?;
         Ok(store)
@@ -118,12 +118,24 @@ impl Store {
         let claim = || self.with_index(|index| index.insert(&entry));
         match claim() {
             Err(error)
-                if error.kind() == ErrorKind::NameTaken && !self.is_taken(&record.name)? =>
+                if error.kind() == ErrorKind::NameTaken
+                    && (self.is_left_over(record)? || !self.is_taken(&record.name)?) =>
             {
                 claim()
             }
             other => other,
         }
+    }
+
+    /// Whether the name was this very sandbox's, which was removed when no row could be. Then it
+    /// is forgotten.
+    fn is_left_over(&self, record: &SandboxRecord) -> Result<bool> {
+        let ours = self.with_index(|index| index.by_name(&record.name))? == Some(record.id);
+        if !ours || reconcile::is_there_beside_us(self, record.id) {
+            return Ok(false);
+        }
+        self.with_index(|index| index.remove(record.id))
+            .map(|()| true)
     }
 
     /// Whether a sandbox has this very name, or is being made with it. A claim that nobody will
@@ -220,7 +232,12 @@ impl Store {
             )
             .hint("Use that version, or remove its directory"));
         }
-        let state = read_state(&paths).map_err(|error| damaged(id, error))?;
+        let state = match read_state(&paths) {
+            Ok(state) => state,
+            // Another command has removed it since.
+            Err(_) if !paths.dir.exists() => return Ok(None),
+            Err(error) => return Err(damaged(id, error)),
+        };
         let entry = Entry { record, state };
         if entry.state.status.is_live() {
             reconcile::check(self, entry)
@@ -290,35 +307,22 @@ impl Store {
         Ok(self.try_lock(id)?.map(Some))
     }
 
-    fn fill_index(&self) -> Result<()> {
-        let dir = self.layout.sandboxes();
-        let entries = std_fs::read_dir(&dir)
-            .map_err(|error| io(format!("Could not read `{}`", dir.display()), error))?;
-        for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
-            let Ok(id) = name.parse::<SandboxId>() else {
-                continue;
-            };
-            let path = self.layout.sandbox(id).record();
-            if let Ok(record) = fs::read_json::<SandboxRecord>(&path, MAX_RECORD_BYTES) {
-                self.with_index(|index| {
-                    index.put(&IndexEntry {
-                        id,
-                        name: record.name,
-                    })
-                })?;
-            }
-        }
-        Ok(())
-    }
-
     fn with_index<T>(&self, query: impl FnOnce(&Index) -> Result<T>) -> Result<T> {
         // A panic in a query leaves nothing half-done in memory: the connection rolls back.
-        query(
-            &self
-                .index
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
-        )
+        let mut index = self
+            .index
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        // There may be room by now; until then others do not see this one, nor it what they do.
+        if index.is_transient()
+            && let Ok((lasting, must_fill)) = Index::open(&self.layout.index())
+        {
+            *index = lasting;
+            if must_fill {
+                reconcile::fill(&self.layout, &index)?;
+            }
+        }
+        query(&index)
     }
 }
 

@@ -5,18 +5,26 @@
 //! its supervisor, unless the kernel was slow), the state becomes `Failed`, or the sandbox goes
 //! when it was asked to.
 
-use std::fs as std_fs;
+use std::{
+    fs as std_fs,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+};
 
 use cofferdam_base::fs;
 use cofferdam_types::{SandboxId, SandboxStatus};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-use super::{Entry, Failure, Store, read_state, staging_dirs};
+use super::{
+    Entry, Failure, MAX_RECORD_BYTES, SandboxRecord, Store,
+    index::{Index, IndexEntry},
+    read_state, staging_dirs,
+};
 use crate::{
-    error::{ErrorKind, Result},
+    error::{ErrorKind, Result, io},
+    layout::Layout,
     program,
     snapshot::resume::Resume,
 };
@@ -92,11 +100,38 @@ pub(super) fn check_resume(store: &Store, entry: Entry) -> Result<Option<Entry>>
     Ok(Some(entry))
 }
 
+/// Enters every sandbox that has a directory.
+pub(super) fn fill(layout: &Layout, index: &Index) -> Result<()> {
+    let dir = layout.sandboxes();
+    let entries = std_fs::read_dir(&dir)
+        .map_err(|error| io(format!("Could not read `{}`", dir.display()), error))?;
+    for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+        let Ok(id) = name.parse::<SandboxId>() else {
+            continue;
+        };
+        let path = layout.sandbox(id).record();
+        if let Ok(record) = fs::read_json::<SandboxRecord>(&path, MAX_RECORD_BYTES) {
+            let name = record.name;
+            index.put(&IndexEntry { id, name })?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether anything is, or is about to be, at a sandbox's place. A claim of a name whose process
 /// was killed before it made the sandbox has nothing there.
 pub(super) fn is_there(store: &Store, id: SandboxId) -> bool {
+    is_made(store, id, is_alive)
+}
+
+/// The same, but for what this process is about to put there.
+pub(super) fn is_there_beside_us(store: &Store, id: SandboxId) -> bool {
+    is_made(store, id, |pid| pid != std::process::id() && is_alive(pid))
+}
+
+fn is_made(store: &Store, id: SandboxId, counts: impl Fn(u32) -> bool) -> bool {
     let of_live_process = |name: &str| {
-        name.ends_with(&id.to_string()) && fs::staging_owner(name).is_some_and(is_alive)
+        name.ends_with(&id.to_string()) && fs::staging_owner(name).is_some_and(&counts)
     };
     let entries = std_fs::read_dir(store.layout().sandboxes()).into_iter();
     // In this order, which is that of the rename from the one to the other.
@@ -138,17 +173,34 @@ pub(super) fn sweep(store: &Store) -> Result<()> {
 }
 
 /// Ends the supervisor of a sandbox whose lock is held: it is the process that its state names.
-pub(crate) fn end_supervisor(entry: &Entry) {
-    let Some(number) = entry.state.supervisor_pid else {
+pub(crate) fn end_supervisor(store: &Store, entry: &Entry) {
+    let number = entry
+        .state
+        .supervisor_pid
+        .and_then(|pid| i32::try_from(pid).ok());
+    let Some(pid) = number.and_then(Pid::from_raw) else {
         return;
     };
-    // The number may be another's since the state was read. A supervisor may have been a standby.
-    let arguments = std_fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
-    let role = arguments.split(|byte| *byte == 0).nth(1);
-    let roles = [program::SUPERVISE, program::STAND_BY].map(str::as_bytes);
-    let pid = i32::try_from(number).ok().and_then(Pid::from_raw);
-    if let Some(pid) = pid.filter(|_| role.is_some_and(|role| roles.contains(&role))) {
-        end(pid);
+    // What is looked at is what is killed, whoever has the number by then.
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return;
+    };
+    let line = std_fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+    let (home, id) = (
+        store.layout().home().as_os_str().as_bytes(),
+        entry.record.id.to_string(),
+    );
+    let is_it = match words.as_slice() {
+        [_, role, of, which, ..] if *role == program::SUPERVISE.as_bytes() => {
+            *of == home && *which == id.as_bytes()
+        }
+        // Claimed for the sandbox, it has another id on its command line.
+        [_, role, of, ..] => *role == program::STAND_BY.as_bytes() && *of == home,
+        _ => false,
+    };
+    if is_it {
+        end(&process);
     }
 }
 
@@ -165,22 +217,22 @@ pub(crate) fn end_machine(run_dir: &std::path::Path) {
         return;
     };
     let pid = i32::try_from(record.pid).ok().and_then(Pid::from_raw);
-    let Some(pid) = pid.filter(|_| start_time(record.pid) == Some(record.start_ticks)) else {
-        return;
-    };
-    end(pid);
+    let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    if let Some(process) = process
+        && start_time(record.pid) == Some(record.start_ticks)
+    {
+        end(&process);
+    }
 }
 
 /// Kills a process and waits for its end.
-fn end(pid: Pid) {
+fn end(process: &OwnedFd) {
     // It may die by itself at this moment.
-    let _ = kill_process(pid, Signal::KILL);
+    let _ = pidfd_send_signal(process, Signal::KILL);
     // While one of its threads still dies, its files are locked and whoever comes next would find
     // them so. A stuck one is left to the next who looks.
-    if let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) {
-        let mut ends = [PollFd::new(&process, PollFlags::IN)];
-        let _ = poll(&mut ends, Some(&DEATH_TIMEOUT));
-    }
+    let mut ends = [PollFd::new(process, PollFlags::IN)];
+    let _ = poll(&mut ends, Some(&DEATH_TIMEOUT));
 }
 
 /// When a process started, in clock ticks since boot. Source: proc_pid_stat(5), field 22.

@@ -189,6 +189,21 @@ fn a_name_that_a_killed_process_had_claimed_is_free() {
 }
 
 #[test]
+fn a_sandbox_that_went_without_its_row_can_come_back() {
+    let home = Home::new();
+    let store = home.open();
+    let paths = store.insert(&record(1, "web"), |_| Ok(())).unwrap();
+    // As a removal on a full disk leaves it.
+    std::fs::remove_dir_all(paths.dir).unwrap();
+    store.insert(&record(1, "web"), |_| Ok(())).unwrap();
+    assert_eq!(store.find("web").unwrap().record.id, record(1, "web").id);
+    // One that is there does not come a second time.
+    let twice = store.insert(&record(1, "web"), |_| Ok(())).unwrap_err();
+    assert_eq!(twice.kind(), ErrorKind::NameTaken);
+    assert_eq!(store.list().unwrap().len(), 1);
+}
+
+#[test]
 fn a_name_is_taken_while_its_sandbox_is_being_made() {
     let home = Home::new();
     let store = home.open();
