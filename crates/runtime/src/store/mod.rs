@@ -58,13 +58,13 @@ impl Store {
     /// When the home cannot be read or written.
     pub fn open(layout: Layout) -> Result<Self> {
         let (index, must_fill) = Index::open(&layout.index())?;
+        if must_fill {
+            reconcile::fill(&layout, &index)?;
+        }
         let store = Self {
             layout,
             index: Mutex::new(index),
         };
-        if must_fill {
-            store.with_index(|index| reconcile::fill(&store.layout, index))?;
-        }
         reconcile::sweep(&store)?;
         Ok(store)
     }
