@@ -33,19 +33,23 @@ impl Runtime {
                 .hint("Stop it first, or force it with `-f`"));
             }
             let killed = tokio::time::timeout(KILL_TIMEOUT, self.kill(entry, Signal::KILL)).await;
+            let other_version = |error: &Error| error.kind() == ErrorKind::Unsupported;
             match killed {
+                // It does not understand us, is stopped, or stuck. Its machine goes with it.
+                Ok(Err(error)) if other_version(&error) => self.end_supervisor(id)?,
+                Err(_) => self.end_supervisor(id)?,
                 Ok(killed) => killed?,
-                // Stopped or stuck. Its machine goes with it.
-                Err(_) => {
-                    if let Some(now) = self.store().load(id)? {
-                        end_supervisor(self.store(), &now);
-                    }
-                    // Puts right what it left.
-                    self.store().load(id)?;
-                }
             }
         }
         self.remove_files(id, &entry.record.name)
+    }
+
+    fn end_supervisor(&self, id: SandboxId) -> Result<()> {
+        if let Some(now) = self.store().load(id)? {
+            end_supervisor(self.store(), &now);
+        }
+        // Puts right what it left.
+        self.store().load(id).map(drop)
     }
 
     /// Removes a sandbox whose files are damaged.

@@ -72,7 +72,7 @@ pub(crate) fn other_generation() -> Error {
         ErrorKind::Unsupported,
         "The sandbox was started by another version of Cofferdam",
     )
-    .hint("Stop and start it again with this version")
+    .hint("Stop it with that version, or remove it with `coffer rm -f`")
 }
 
 /// A sandbox that runs.
