@@ -38,6 +38,8 @@ const DOWNTIME_MS: u32 = 1;
 /// Made for Xen, whose machines' memory QEMU does not hold either; it is in every build.
 const SAVE_DEVICES: &str = "xen-save-devices-state";
 
+const ACTIVATE_DISKS: &str = "blockdev-set-active";
+
 const CAPTURE_FD_NAME: &str = "state";
 
 /// Waits until QEMU has built the machine.
@@ -116,13 +118,26 @@ impl Migration {
 
 /// Whether QEMU has the command of [`save_devices`].
 pub(crate) async fn can_save_devices(qmp: &Qmp) -> Result<bool> {
+    has_command(qmp, SAVE_DEVICES).await
+}
+
+async fn has_command(qmp: &Qmp, name: &str) -> Result<bool> {
     let commands = qmp
         .run("query-commands", Value::Null, COMMAND_TIMEOUT)
         .await?;
-    let name = |command: &Value| command.get("name").and_then(Value::as_str) == Some(SAVE_DEVICES);
+    let is_it = |command: &Value| command.get("name").and_then(Value::as_str) == Some(name);
     Ok(commands
         .as_array()
-        .is_some_and(|commands| commands.iter().any(name)))
+        .is_some_and(|commands| commands.iter().any(is_it)))
+}
+
+/// Has a paused machine take back the disks that it let go of at the end of a migration. QEMU
+/// without the command, which is older than 10.0, does so by itself when a disk is used.
+pub(crate) async fn activate_disks(qmp: &Qmp) -> Result<()> {
+    if !has_command(qmp, ACTIVATE_DISKS).await? {
+        return Ok(());
+    }
+    run(qmp, ACTIVATE_DISKS, json!({ "active": true })).await
 }
 
 /// Has a paused machine write its vCPUs and devices, without memory, into the pipe at `path`;

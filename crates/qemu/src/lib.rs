@@ -27,6 +27,7 @@ mod backend;
 mod capture;
 mod control;
 mod controlled;
+mod firmware;
 mod kernel;
 mod logs;
 mod machine;

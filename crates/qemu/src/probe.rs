@@ -14,6 +14,8 @@ use cofferdam_backend::{Error, ErrorKind, Result};
 use cofferdam_base::{env_vars, fs as files};
 use serde::{Deserialize, Serialize};
 
+use crate::firmware;
+
 /// The program's name; its directories are those of `PATH`, then the usual ones.
 const PROGRAM: &str = "qemu-system-x86_64";
 const USUAL_DIRECTORIES: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/usr/libexec"];
@@ -40,6 +42,8 @@ pub(crate) struct Program {
     pub(crate) version_text: String,
     /// Device, inode, size, modification time: another program has another one.
     pub(crate) identity: String,
+    /// Where its firmware is, if it has to be named.
+    pub(crate) firmware: Option<PathBuf>,
 }
 
 impl Program {
@@ -70,7 +74,9 @@ fn missing() -> Error {
         ErrorKind::Unavailable,
         format!("`{PROGRAM}` is not installed"),
     )
-    .hint(format!("Install it: `{INSTALL}`"))
+    .hint(format!(
+        "Install it: `{INSTALL}`, or name one with `COFFER_QEMU`"
+    ))
 }
 
 fn look_up() -> Option<PathBuf> {
@@ -89,6 +95,7 @@ fn identity(path: &Path) -> Result<String> {
             format!("`{}` cannot be examined", path.display()),
         )
         .because(error)
+        .hint("`COFFER_QEMU` names the QEMU program to use")
     })?;
     Ok(format!(
         "{}-{}-{}-{}.{:09}",
@@ -134,6 +141,7 @@ fn ask(path: PathBuf, identity: String) -> Result<Program> {
         .hint(format!("Install a newer one: `{INSTALL}`")));
     }
     Ok(Program {
+        firmware: firmware::directory(&path),
         path,
         version,
         version_text,
@@ -161,7 +169,7 @@ mod tests {
     fn program(dir: &Path, version: &str) -> PathBuf {
         let path = dir.join("qemu");
         let script = format!(
-            "#!/bin/sh\necho run >>{}/runs\necho '{version}'\n",
+            "#!/bin/sh\ncase $* in *-version) echo run >>{}/runs; echo '{version}';; esac\n",
             dir.display()
         );
         fs::write(&path, script).unwrap();

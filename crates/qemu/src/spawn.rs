@@ -1,6 +1,7 @@
 //! From arguments to a process with its channels.
 
 use std::{
+    ffi::OsString,
     os::{fd::OwnedFd, unix::net::UnixStream},
     time::Instant,
 };
@@ -52,7 +53,7 @@ pub(crate) async fn spawn(
     fds.extend(state.map(|state| (state, fd::STATE)));
     let launch = Launch {
         program: program.path.clone(),
-        args: argv(plan)?,
+        args: args(program, plan)?,
         fds,
         output: output_child.into(),
         keep_files_whole: matches!(plan.memory, Memory::CopyOnWrite(_)),
@@ -89,6 +90,14 @@ pub(crate) async fn spawn(
         agent,
         started,
     })
+}
+
+fn args(program: &Program, plan: &Plan) -> Result<Vec<OsString>> {
+    let mut args = argv(plan)?;
+    if let Some(firmware) = &program.firmware {
+        args.extend(["-L".into(), firmware.into()]);
+    }
+    Ok(args)
 }
 
 fn record(spec: &MachineSpec, backend: &str, pid: u32, stat: ProcessStat) -> Result<()> {

@@ -10,15 +10,24 @@
 //! 0x07 configuration: machine name, subsections 0x05
 //! 0x01 start  "ram": blocks and their lengths   footer 0x7e
 //! 0x02 part   "ram": pages                      footer
+//! 0x08 command, from QEMU 10 on: the end begins
 //! 0x03 end    "ram": pages                      footer
 //! 0x04 full   one per device, and on to the end: copied as it is
 //! 0x00        end
 //! 0x06 description: be32 length, JSON; for people
 //! ```
-//! Source: QEMU 7.2 `migration/savevm.c`, `migration/ram.c`, `docs/devel/migration.rst`; the same
-//! up to 10.0 without the capabilities that are not used here.
+//! Source: QEMU 7.2 and 10.0 `migration/savevm.c`, `migration/ram.c`, `docs/devel/migration.rst`.
+//!
+//! Invariant: what is neither memory nor a device is passed through as it is, if it tells its length.
+//! A stream of which it is not sure where its memory is, or where its devices begin, is refused.
+
+mod preamble;
+mod tape;
 
 use std::io::{self, Read, Write};
+
+use preamble::{Commands, copy_configuration};
+use tape::Tape;
 
 const MAGIC: u32 = 0x5145_564d;
 const VERSION: u32 = 3;
@@ -28,6 +37,7 @@ const SECTION_START: u8 = 0x01;
 const SECTION_PART: u8 = 0x02;
 const SECTION_END: u8 = 0x03;
 const SECTION_FULL: u8 = 0x04;
+const COMMAND: u8 = 0x08;
 const FOOTER: u8 = 0x7e;
 const END: u8 = 0x00;
 const DESCRIPTION: u8 = 0x06;
@@ -121,15 +131,19 @@ fn head(
     let mut ram = Ram {
         memory_bytes,
         section: None,
+        ended: false,
         memory_block: None,
         in_memory: false,
     };
-    let mut kind = tape.copy_configuration()?;
+    let mut commands = Commands::default();
+    let mut kind = copy_configuration(tape)?;
     loop {
         match kind {
             SECTION_START | SECTION_PART | SECTION_END => ram.section(tape, kind, pages)?,
+            COMMAND => commands.copy(kind, tape)?,
             // Memory comes before all devices.
-            SECTION_FULL => return Ok(()),
+            SECTION_FULL if ram.ended => return Ok(()),
+            SECTION_FULL => return Err(malformed("devices come before the end of memory")),
             other => return Err(unknown("section", u64::from(other))),
         }
         kind = tape.read_u8()?;
@@ -139,6 +153,8 @@ fn head(
 struct Ram {
     memory_bytes: u64,
     section: Option<u32>,
+    /// Whether its last section was read.
+    ended: bool,
     /// Name of the block that is guest memory; `None` if it is not in the stream.
     memory_block: Option<Vec<u8>>,
     /// Whether the last page was of it; a page of the same block has no name, not even if it is
@@ -164,9 +180,10 @@ impl Ram {
             if tape.copy_u32()? != 4 {
                 return Err(malformed("the memory section has an unknown version"));
             }
-        } else if self.section != Some(id) {
+        } else if self.section != Some(id) || self.ended {
             return Err(malformed("a section continues that did not start"));
         }
+        self.ended = kind == SECTION_END;
         self.records(tape, pages)?;
         if tape.copy_u8()? != FOOTER || tape.copy_u32()? != id {
             return Err(malformed("a section has no end"));
@@ -249,126 +266,6 @@ impl Ram {
             }
         }
         Err(malformed("there are too many memory blocks"))
-    }
-}
-
-/// The two streams: what is read and not written is taken out.
-struct Tape<R, W> {
-    input: R,
-    output: W,
-}
-
-impl<R: Read, W: Write> Tape<R, W> {
-    /// Copies the configuration section; returns the kind of the next one.
-    fn copy_configuration(&mut self) -> io::Result<u8> {
-        let kind = self.read_u8()?;
-        if kind != CONFIGURATION {
-            return Ok(kind);
-        }
-        self.output.write_all(&[kind])?;
-        let length = self.copy_u32()?;
-        if length > 256 {
-            return Err(malformed("the machine's name is too long"));
-        }
-        self.copy(usize::try_from(length).map_err(io::Error::other)?)?;
-        loop {
-            let kind = self.read_u8()?;
-            if kind != SUBSECTION {
-                return Ok(kind);
-            }
-            self.output.write_all(&[kind])?;
-            self.copy_subsection()?;
-        }
-    }
-
-    fn copy_subsection(&mut self) -> io::Result<()> {
-        let name = self.copy_name()?;
-        // Version.
-        self.copy_u32()?;
-        match name.as_slice() {
-            b"configuration/capabilities" => {
-                for _ in 0..self.copy_u32()? {
-                    self.copy_name()?;
-                }
-            }
-            b"configuration/target-page-bits" => drop(self.copy_u32()?),
-            _ => return Err(malformed("the configuration has an unknown part")),
-        }
-        Ok(())
-    }
-
-    fn read<const N: usize>(&mut self) -> io::Result<[u8; N]> {
-        let mut bytes = [0; N];
-        self.input.read_exact(&mut bytes)?;
-        Ok(bytes)
-    }
-
-    fn read_u8(&mut self) -> io::Result<u8> {
-        self.read::<1>().map(|[byte]| byte)
-    }
-
-    fn read_u64(&mut self) -> io::Result<u64> {
-        self.read().map(u64::from_be_bytes)
-    }
-
-    fn write_u64(&mut self, word: u64) -> io::Result<()> {
-        self.output.write_all(&word.to_be_bytes())
-    }
-
-    fn read_name(&mut self) -> io::Result<Vec<u8>> {
-        let length = self.read_u8()?;
-        let mut name = vec![0; usize::from(length)];
-        self.input.read_exact(&mut name)?;
-        Ok(name)
-    }
-
-    fn write_name(&mut self, name: &[u8]) -> io::Result<()> {
-        let length = u8::try_from(name.len()).map_err(io::Error::other)?;
-        self.output.write_all(&[length])?;
-        self.output.write_all(name)
-    }
-
-    fn copy(&mut self, mut count: usize) -> io::Result<()> {
-        let mut buffer = [0; PAGE_BYTES];
-        while count > 0 {
-            let part = count.min(buffer.len());
-            self.input.read_exact(&mut buffer[..part])?;
-            self.output.write_all(&buffer[..part])?;
-            count -= part;
-        }
-        Ok(())
-    }
-
-    fn copy_u8(&mut self) -> io::Result<u8> {
-        let byte = self.read_u8()?;
-        self.output.write_all(&[byte])?;
-        Ok(byte)
-    }
-
-    fn copy_u32(&mut self) -> io::Result<u32> {
-        let bytes = self.read()?;
-        self.output.write_all(&bytes)?;
-        Ok(u32::from_be_bytes(bytes))
-    }
-
-    fn copy_u64(&mut self) -> io::Result<u64> {
-        let word = self.read_u64()?;
-        self.write_u64(word)?;
-        Ok(word)
-    }
-
-    fn copy_name(&mut self) -> io::Result<Vec<u8>> {
-        let name = self.read_name()?;
-        self.write_name(&name)?;
-        Ok(name)
-    }
-
-    fn expect_u32(&mut self, expected: u32) -> io::Result<()> {
-        if self.copy_u32()? == expected {
-            Ok(())
-        } else {
-            Err(malformed("it is not a version 3 migration stream"))
-        }
     }
 }
 

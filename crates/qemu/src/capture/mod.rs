@@ -25,7 +25,7 @@ pub(crate) use disks::WritableDisk;
 pub(crate) use memory::{Origin, touched};
 pub(crate) use turn::{Turn, Turns};
 
-use crate::controlled::Controlled;
+use crate::{control, controlled::Controlled};
 use disks::DiskCopy;
 use files::Files;
 use memory::MemoryCapture;
@@ -77,6 +77,9 @@ impl QemuCapture {
 
     async fn copy_ahead(&mut self, plan: CapturePlan, number: u64) -> Result<()> {
         let machine = &self.machine;
+        if machine.status() == MachineStatus::Paused {
+            control::activate_disks(&machine.qmp).await?;
+        }
         if let Some(files) = plan.memory {
             self.memory =
                 Some(MemoryCapture::begin(machine, files, number, &mut self.files).await?);

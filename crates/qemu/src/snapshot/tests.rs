@@ -4,7 +4,11 @@ use std::{fs, io::Write, os::unix::net::UnixStream};
 
 use super::*;
 
-const STREAM: &[u8] = b"QEVM\0\0\0\x03\x04devices";
+/// Memory's first and last section without any page, and what stands for devices.
+const STREAM: &[u8] = b"QEVM\0\0\0\x03\
+    \x01\0\0\0\x02\x03ram\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x10\x7e\0\0\0\x02\
+    \x03\0\0\0\x02\0\0\0\0\0\0\0\x10\x7e\0\0\0\x02\
+    \x04devices";
 
 fn shape() -> Shape {
     Shape {

@@ -96,6 +96,26 @@ fn tail() -> Vec<Vec<u8>> {
     vec![vec![SECTION_FULL], b"devices, opaque".to_vec()]
 }
 
+fn command(number: u16, data: &[u8]) -> Vec<Vec<u8>> {
+    let length = u16::try_from(data.len()).unwrap();
+    vec![
+        vec![COMMAND],
+        number.to_be_bytes().to_vec(),
+        length.to_be_bytes().to_vec(),
+        data.to_vec(),
+    ]
+}
+
+/// A stream with `commands` where QEMU 10 tells that the end begins.
+fn with_commands(commands: Vec<Vec<u8>>) -> Vec<u8> {
+    let mut parts = head();
+    parts.extend(part(SECTION_PART, guest_memory()));
+    parts.extend(commands);
+    parts.extend(part(SECTION_END, Vec::new()));
+    parts.extend(tail());
+    parts.concat()
+}
+
 fn run(stream: &[u8]) -> io::Result<(Vec<u8>, BTreeMap<u64, u8>)> {
     let (mut output, mut pages) = (Vec::new(), Pages::default());
     split(stream, &mut output, MEMORY, &mut pages)?;
@@ -157,6 +177,43 @@ fn a_stream_cut_before_its_devices_is_an_error() {
     for length in 0..stream.len() - tail().concat().len() {
         assert!(run(&stream[..length]).is_err(), "{length}");
     }
+}
+
+#[test]
+fn commands_stay_where_they_are_known_or_not() {
+    let switchover = command(11, &[]);
+    let new = command(77, &[COMMAND; 300]);
+    let (output, pages) = run(&with_commands([switchover.clone(), new.clone()].concat())).unwrap();
+    let mut expected = head();
+    expected.extend(part(SECTION_PART, Vec::new()));
+    expected.extend(switchover);
+    expected.extend(new);
+    expected.extend(part(SECTION_END, Vec::new()));
+    expected.extend(tail());
+    assert!(output == expected.concat());
+    assert_eq!(pages.len(), 3);
+    // So is the head of a state, which a capture takes over.
+    let kept = read_head(output.as_slice(), MEMORY).unwrap();
+    assert!(output.starts_with(&kept));
+}
+
+#[test]
+fn commands_that_move_memory_to_elsewhere_or_have_no_end_are_refused() {
+    // `MIG_CMD_POSTCOPY_ADVISE`, `MIG_CMD_PACKAGED`.
+    for number in [3, 7] {
+        let error = run(&with_commands(command(number, &[0; 16]))).unwrap_err();
+        assert!(error.to_string().contains("unknown command"), "{error}");
+    }
+    let many = (0..100).flat_map(|_| command(2, &[0; 4])).collect();
+    assert!(run(&with_commands(many)).is_err());
+}
+
+#[test]
+fn devices_before_the_end_of_memory_are_refused() {
+    let mut parts = head();
+    parts.extend(part(SECTION_PART, guest_memory()));
+    parts.extend(tail());
+    assert!(run(&parts.concat()).is_err());
 }
 
 #[test]
