@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer},
-    sandboxes::{is_alive, kill, until},
+    sandboxes::{freeze, is_alive, kill, until},
 };
 use serde_json::Value;
 
@@ -189,6 +189,49 @@ fn a_standby_whose_machine_was_killed_has_another_take_its_place() {
         || matches!(pool.standbys()[..], [other] if other != supervisor),
     );
     until("a new standby", || pool.ready() == 1);
+}
+
+#[test]
+fn a_standby_that_does_not_answer_holds_nothing_up_and_is_replaced() {
+    let coffer = Coffer::private();
+    let pool = Pool::create(&coffer, "hung", &["--size", "1", BUSYBOX]);
+    for machine in [false, true] {
+        let [supervisor] = pool.standbys()[..] else {
+            panic!("{:?}", pool.standbys())
+        };
+        let hung = if machine {
+            child_of(supervisor)
+        } else {
+            supervisor
+        };
+        freeze(hung);
+        let args = [
+            "run", "-v", "--rm", "--name", "one", BUSYBOX, "echo", "hello",
+        ];
+        let finished = coffer.run(args);
+        assert_eq!((finished.code, finished.text().as_str()), (0, "hello"));
+        let silent = |line: &str| line.ends_with("standby did not answer");
+        assert!(finished.stderr.lines().any(silent), "{}", finished.stderr);
+        assert_eq!(coffer.ok(["ps", "-aq"]), "");
+        until("the end of the hung standby", || {
+            !is_alive(hung) && !is_alive(supervisor)
+        });
+        until("a new standby", || pool.ready() == 1);
+    }
+}
+
+#[test]
+fn a_pool_with_a_hung_standby_can_be_removed() {
+    let coffer = Coffer::private();
+    let pool = Pool::create(&coffer, "stuck", &["--size", "2", BUSYBOX]);
+    let standbys = pool.standbys();
+    let machines: Vec<_> = standbys.iter().map(|pid| child_of(*pid)).collect();
+    freeze(standbys[0]);
+    assert_eq!(coffer.ok(["pool", "rm", "stuck"]), "stuck");
+    until("the standbys' end", || {
+        !standbys.iter().chain(&machines).any(|pid| is_alive(*pid))
+    });
+    assert!(coffer.entries("pools").is_empty());
 }
 
 /// The process that another one has started and waits for; proc_pid_children(5).

@@ -1,10 +1,13 @@
 //! What clients do with sandboxes: create, start, stop, kill, wait, remove, connect.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_image::{Image, ImageStore, Progress, Reference};
-use cofferdam_proto::{Request, SupervisorMessage};
+use cofferdam_proto::{Request, Stage, SupervisorMessage};
 use cofferdam_types::{
     Digest, ExitStatus, Platform, PullPolicy, SandboxId, SandboxSpec, SandboxStatus, Signal,
 };
@@ -13,6 +16,7 @@ use crate::{
     client::{Connection, launch},
     error::{Error, ErrorKind, Result, lift},
     layout::Layout,
+    pool::Claim,
     process, random,
     store::{Entry, RECORD_VERSION, RecordedImage, SandboxRecord, Store, random_name},
 };
@@ -222,9 +226,13 @@ impl Runtime {
         mode: StartMode,
     ) -> Result<(Connection, SupervisorMessage)> {
         entry.expect_can_become(SandboxStatus::Starting)?;
-        if let Some(claimed) = self.claim(entry, mode).await {
-            return claimed;
-        }
+        let begin = Instant::now();
+        let claim = self.claim(entry, mode).await;
+        let silent = match claim {
+            Claim::Taken(taken) => return taken,
+            Claim::None => None,
+            Claim::Silent => Some(stage("standby did not answer", begin.elapsed())),
+        };
         let StartMode {
             attach,
             stdin,
@@ -241,7 +249,11 @@ impl Runtime {
             let _ = self.remove_files(entry.record.id, &entry.record.name);
         }
         let mut connection = launched?;
-        let started = connection.answer().await?;
+        let mut started = connection.answer().await?;
+        if let (Some(silent), SupervisorMessage::Started { timeline, .. }) = (silent, &mut started)
+        {
+            timeline.insert(0, silent);
+        }
         Ok((connection, started))
     }
 
@@ -357,5 +369,13 @@ impl Runtime {
                 format!("Sandbox `{}` is {}", entry.record.name, state.status),
             )),
         }
+    }
+}
+
+/// A stage of a start.
+fn stage(name: &str, took: Duration) -> Stage {
+    Stage {
+        name: name.to_owned(),
+        micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
     }
 }

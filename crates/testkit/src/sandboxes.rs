@@ -203,6 +203,16 @@ pub fn kill(pid: i32) {
         .expect("process is there");
 }
 
+/// Stops a process where it is, as a terminal's Ctrl-Z does.
+///
+/// # Panics
+/// When there is no such process.
+pub fn freeze(pid: i32) {
+    let process = rustix::process::Pid::from_raw(pid).expect("process ids are positive");
+    rustix::process::kill_process(process, rustix::process::Signal::STOP)
+        .expect("process is there");
+}
+
 /// Whether anything of a process is left but its exit status: while one of its threads still
 /// dies, its files are open and locked.
 #[must_use]

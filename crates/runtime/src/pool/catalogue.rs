@@ -1,5 +1,7 @@
 //! Making, listing and removing pools.
 
+use std::time::Duration;
+
 use cofferdam_base::{fs, time::unix_time_ns};
 use cofferdam_image::Progress;
 use cofferdam_proto::Request;
@@ -14,6 +16,13 @@ use crate::{
     staging::StagingDir,
     template::{MachineShape, RootShape, TemplatePlan},
 };
+
+/// How long the removal of a pool waits for a process that fills it to have made its standby.
+const FILL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the standbys of a pool that is removed may take to end, all together. Each takes
+/// milliseconds.
+const RETIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Runtime {
     /// Makes a pool of standbys for `spec`'s image and shape, and fills it.
@@ -107,18 +116,38 @@ impl Runtime {
         // Without its manifest nobody fills it again.
         fs::remove_file_if_present(&pool.dir.join("pool.json"))
             .map_err(|error| io(format!("Could not remove pool `{name}`"), error))?;
-        // Whoever fills it now stops before the next standby.
-        let _lock = fill::lock(&pool).await?;
+        // A process that fills it stops before the next standby. If that one hangs, so does the
+        // process, until the standby is killed.
+        let _lock = match tokio::time::timeout(FILL_TIMEOUT, fill::lock(&pool)).await {
+            Ok(lock) => lock?,
+            Err(_) => {
+                for id in pool.ids() {
+                    let place = Place::of(layout, &pool, id);
+                    if !place.is_ready() && place.give_up_unready() {
+                        pool.end(layout, id);
+                    }
+                }
+                fill::lock(&pool).await?
+            }
+        };
+        let deadline = tokio::time::Instant::now() + RETIRE_TIMEOUT;
         for id in pool.standbys(layout) {
-            let socket = Place::of(layout, &pool, id).socket();
-            if let Ok(mut standby) = Connection::open(&socket, Request::Retire).await {
-                // One that was claimed at this moment lives on as somebody's sandbox.
-                let _ = standby.answer().await;
+            let place = Place::of(layout, &pool, id);
+            let retired = tokio::time::timeout_at(deadline, retire(&place)).await;
+            // One that was claimed at this moment lives on as somebody's sandbox.
+            if retired.is_err() && (place.give_up() || place.is_given_up()) {
+                pool.end(layout, id);
             }
         }
         fs::remove_dir_if_present(&pool.dir)
             .map_err(|error| io(format!("Could not remove pool `{name}`"), error))
     }
+}
+
+/// Asks a standby to end.
+async fn retire(place: &Place) -> Result<()> {
+    let mut standby = Connection::open(&place.socket(), Request::Retire).await?;
+    standby.answer().await.map(drop)
 }
 
 /// The name asked for, or the last part of the image's.

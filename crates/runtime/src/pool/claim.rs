@@ -1,25 +1,38 @@
-//! A start that finds a standby.
+//! A start that looks for a standby.
+
+use std::time::Instant;
 
 use cofferdam_proto::{CLIENT_GENERATION, Request, SupervisorMessage};
 
-use super::{Place, Pool, Ready, fill::spawn_fill};
+use super::{Place, Pool, Ready, fill::spawn_fill, handover::CLAIM_TIMEOUT};
 use crate::{
     client::Connection,
     error::{ErrorKind, Result},
     guest,
+    layout::Layout,
     sandbox::{Runtime, StartMode},
     store::Entry,
     template::{MachineShape, RootShape},
 };
 
+/// What became of a claim.
+#[derive(Debug)]
+pub(crate) enum Claim {
+    /// A standby has taken the sandbox over; what it answered.
+    Taken(Result<(Connection, SupervisorMessage)>),
+    /// No standby fits.
+    None,
+    /// A standby did not answer in time. It is killed and replaced in the background.
+    Silent,
+}
+
 impl Runtime {
-    /// Has a standby take a sandbox over, if there is one that fits; `None` if it is to be started
-    /// in the usual way.
-    pub(crate) async fn claim(
-        &self,
-        entry: &Entry,
-        mode: StartMode,
-    ) -> Option<Result<(Connection, SupervisorMessage)>> {
+    /// Has a standby take a sandbox over, if there is one that fits and answers.
+    pub(crate) async fn claim(&self, entry: &Entry, mode: StartMode) -> Claim {
+        self.try_claim(entry, mode).await.unwrap_or(Claim::None)
+    }
+
+    async fn try_claim(&self, entry: &Entry, mode: StartMode) -> Option<Claim> {
         let layout = self.store().layout();
         let pools = Pool::all(layout);
         // A sandbox that has run has a disk that no standby's guest knows.
@@ -41,6 +54,7 @@ impl Runtime {
         // A program that uses the library has no agent to compare with; its standbys were made by
         // the program beside it.
         let guest = guest::find(layout, record.spec.kernel.as_deref()).ok();
+        let mut first_asked = None;
         for pool in pools.iter().filter(fits) {
             let key = |guest| pool.template_key(backend.as_ref(), guest).ok();
             let key = guest.as_ref().and_then(key);
@@ -59,23 +73,43 @@ impl Runtime {
                     stdin: mode.stdin,
                     tied: mode.tied,
                 };
-                match take(&place, request).await {
+                let begin = *first_asked.get_or_insert_with(Instant::now);
+                match ask(&place, request, begin).await {
                     // Another was faster, or it is gone.
-                    Err(error) if error.kind() == ErrorKind::SupervisorLost => {}
+                    Claim::Taken(Err(error)) if error.kind() == ErrorKind::SupervisorLost => {}
+                    Claim::Silent => {
+                        fill_in_background(layout, pool);
+                        return Some(Claim::Silent);
+                    }
                     taken => return Some(taken),
                 }
             }
             // None was left: for the next who comes.
-            if let Err(error) = spawn_fill(layout, &pool.manifest.name) {
-                crate::supervisor::log_line(&error.chain());
-            }
+            fill_in_background(layout, pool);
         }
         None
     }
 }
 
-async fn take(place: &Place, request: Request) -> Result<(Connection, SupervisorMessage)> {
-    let mut connection = Connection::open(&place.socket(), request).await?;
-    let started = connection.answer().await?;
-    Ok((connection, started))
+fn fill_in_background(layout: &Layout, pool: &Pool) {
+    if let Err(error) = spawn_fill(layout, &pool.manifest.name) {
+        crate::supervisor::log_line(&error.chain());
+    }
+}
+
+/// Asks one standby. Its time is up [`CLAIM_TIMEOUT`] after `begin`, unless it has accepted.
+async fn ask(place: &Place, request: Request, begin: Instant) -> Claim {
+    let asked = async {
+        let mut connection = Connection::open(&place.socket(), request).await?;
+        let started = connection.answer().await?;
+        Ok((connection, started))
+    };
+    tokio::pin!(asked);
+    let deadline = tokio::time::Instant::from_std(begin + CLAIM_TIMEOUT);
+    match tokio::time::timeout_at(deadline, &mut asked).await {
+        Ok(answer) => Claim::Taken(answer),
+        Err(_) if place.give_up() => Claim::Silent,
+        // It has accepted, and its machine answers: the rest takes as long as any start.
+        Err(_) => Claim::Taken(asked.await),
+    }
 }

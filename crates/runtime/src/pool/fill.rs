@@ -22,6 +22,7 @@ use crate::{
 /// Makes standbys, one after another, until the pool has its size or is gone.
 pub(super) async fn fill(layout: &Layout, pool: &Pool) -> Result<()> {
     let _lock = lock(pool).await?;
+    pool.end_given_up(layout);
     while pool.dir.join("pool.json").exists() {
         let there = pool.standbys(layout).len();
         if there >= usize::try_from(pool.manifest.size).unwrap_or(usize::MAX) {

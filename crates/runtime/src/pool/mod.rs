@@ -4,18 +4,20 @@
 //! pools/<name>/pool.json        what the standbys are for, and how many there are to be
 //! pools/<name>/replaced         made when a lost standby was last replaced at once
 //! pools/<name>/standby.log      what supervisors of standbys printed
-//! pools/<name>/<id>/            one standby: lock, upper.ext4, logs, and standby.json once ready
+//! pools/<name>/<id>/            one standby: lock, pid, upper.ext4, logs, and standby.json once ready
 //! run/<short id>/standby.sock   where a ready standby waits for the one client that claims it
 //! ```
 //! A standby is a supervisor that has brought a machine up to the point before the workload, and
 //! waits. Whoever starts a sandbox of the same shape and image connects to it; the standby takes
-//! that sandbox over as if it had been started for it, and orders a new standby later. There is
+//! that sandbox over as if it had been started for it, and orders a new standby later. One that
+//! does not answer in time is given up and replaced ([`handover`]). There is
 //! no daemon: a pool that lost its standbys, to a reboot say, is filled again by the next start
 //! that would have claimed one, or the next who lists it.
 
 mod catalogue;
 mod claim;
 mod fill;
+mod handover;
 mod standby;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +29,7 @@ use cofferdam_types::{SandboxId, valid_name};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{
+    claim::Claim,
     fill::{fill_main, spawn_fill},
     standby::{Standby, standby_main},
 };
@@ -45,6 +48,9 @@ pub(crate) const MAX_SIZE: u32 = 64;
 
 /// A manifest holds one image's names and a few command lines.
 const MAX_MANIFEST_BYTES: u64 = 4 << 20;
+
+/// What a ready standby says of itself, in its directory.
+const READY: &str = "standby.json";
 
 /// What a pool's standbys are for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -164,14 +170,17 @@ impl Pool {
     }
 
     fn info(&self, layout: &Layout) -> PoolInfo {
-        let before = self.ids().len();
+        let before = self.ids();
+        let given_up = before
+            .iter()
+            .any(|id| Place::of(layout, self, *id).is_given_up());
         let ids = self.standbys(layout);
-        if ids.len() < before
+        if (given_up || ids.len() < before.len())
             && let Err(error) = spawn_fill(layout, &self.manifest.name)
         {
             crate::supervisor::log_line(&error.chain());
         }
-        let ready = |id: &&SandboxId| Place::of(layout, self, **id).socket().exists();
+        let ready = |id: &&SandboxId| Place::of(layout, self, **id).is_ready();
         let PoolManifest { plan, .. } = &self.manifest;
         PoolInfo {
             name: self.manifest.name.clone(),
@@ -226,6 +235,11 @@ impl Place {
         self.dir.join("upper.ext4")
     }
 
+    /// Whether it waits to be claimed.
+    fn is_ready(&self) -> bool {
+        self.socket().exists() && self.dir.join(READY).exists()
+    }
+
     /// Removes what it has; leftovers are found again, so a failure needs no report.
     fn remove(&self, layout: &Layout) {
         crate::store::end_machine(&self.run);
@@ -247,6 +261,6 @@ struct Ready {
 
 impl Ready {
     fn read(dir: &Path) -> Option<Self> {
-        fs::read_json(&dir.join("standby.json"), MAX_MANIFEST_BYTES).ok()
+        fs::read_json(&dir.join(READY), MAX_MANIFEST_BYTES).ok()
     }
 }

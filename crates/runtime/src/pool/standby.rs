@@ -13,7 +13,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{Place, Pool, Ready, fill::spawn_fill};
+use super::{Place, Pool, READY, Ready, fill::spawn_fill, handover};
 use crate::{
     error::{Error, ErrorKind, Result, io, lift, to_remote},
     guest,
@@ -27,6 +27,10 @@ use crate::{
 /// How long after one lost standby the next is left to whoever wants one: what killed the one, as
 /// a host without memory, may kill all that follow.
 const REPLACEMENT_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long a claimed standby's machine may take to answer. It is longer than any client waits:
+/// a machine that does not answer even then is lost.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A machine at the point before the workload.
 #[derive(Debug)]
@@ -137,6 +141,7 @@ async fn prepare(
     let lock = LockFile::try_exclusive(&staging.path().join("lock")).map_err(failed)?;
     let taken = || Error::new(ErrorKind::WrongState, "The standby is there already");
     let lock = lock.ok_or_else(taken)?;
+    handover::note_process(staging.path()).map_err(failed)?;
     staging.publish()?;
     layout.make_sockets(&layout.sandbox(id))?;
     let manifest = &pool.manifest;
@@ -164,7 +169,7 @@ async fn prepare(
         template: key,
         generation: CLIENT_GENERATION,
     };
-    fs::publish_json(&place.dir.join("standby.json"), &ready, false).map_err(failed)?;
+    fs::publish_json(&place.dir.join(READY), &ready, false).map_err(failed)?;
     let listener = socket::bind(&place.socket()).map_err(failed)?;
     let standby = Standby {
         place: place.clone(),
@@ -225,6 +230,21 @@ async fn wait(
     }
 }
 
+/// Accepts a claim, if the machine answers and the client still waits. Nothing has been done for
+/// the sandbox when this fails, and its client looks for another way to start it.
+async fn accept(standby: &mut Standby) -> Result<()> {
+    let lost = |what| Error::new(ErrorKind::SupervisorLost, what);
+    standby
+        .agent
+        .ready(ANSWER_TIMEOUT)
+        .await
+        .map_err(|error| lost("The standby's machine does not answer").because(error))?;
+    if !standby.place.take() {
+        return Err(lost("The client has given the standby up"));
+    }
+    Ok(())
+}
+
 /// Does what the one client wants that gets it. Others find nobody, and look for another standby.
 async fn serve(standby: Standby, stream: UnixStream) -> Result<()> {
     let _ = fs::remove_file_if_present(&standby.place.socket());
@@ -244,6 +264,12 @@ async fn serve(standby: Standby, stream: UnixStream) -> Result<()> {
             Ok(())
         }
         Request::Claim { sandbox, .. } => {
+            let mut standby = standby;
+            if let Err(error) = accept(&mut standby).await {
+                client.answer(&SupervisorMessage::Failed(to_remote(&error)));
+                client.close().await;
+                return Err(error);
+            }
             let duty = Duty {
                 layout: standby.layout.clone(),
                 id: sandbox,

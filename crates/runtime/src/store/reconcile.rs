@@ -174,11 +174,27 @@ pub(super) fn sweep(store: &Store) -> Result<()> {
 
 /// Ends the supervisor of a sandbox whose lock is held: it is the process that its state names.
 pub(crate) fn end_supervisor(store: &Store, entry: &Entry) {
-    let number = entry
-        .state
-        .supervisor_pid
-        .and_then(|pid| i32::try_from(pid).ok());
-    let Some(pid) = number.and_then(Pid::from_raw) else {
+    let Some(pid) = entry.state.supervisor_pid else {
+        return;
+    };
+    let (home, id) = (
+        store.layout().home().as_os_str().as_bytes(),
+        entry.record.id.to_string(),
+    );
+    end_role(pid, |words| match words {
+        [role, of, which, ..] if *role == program::SUPERVISE.as_bytes() => {
+            *of == home && *which == id.as_bytes()
+        }
+        // Claimed for the sandbox, it has another id on its command line.
+        [role, of, ..] => *role == program::STAND_BY.as_bytes() && *of == home,
+        _ => false,
+    });
+}
+
+/// Kills the process of a number if its arguments are those of the role that is meant, and waits
+/// for its end.
+pub(crate) fn end_role(pid: u32, is_it: impl Fn(&[&[u8]]) -> bool) {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
         return;
     };
     // What is looked at is what is killed, whoever has the number by then.
@@ -186,20 +202,8 @@ pub(crate) fn end_supervisor(store: &Store, entry: &Entry) {
         return;
     };
     let line = std_fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-    let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-    let (home, id) = (
-        store.layout().home().as_os_str().as_bytes(),
-        entry.record.id.to_string(),
-    );
-    let is_it = match words.as_slice() {
-        [_, role, of, which, ..] if *role == program::SUPERVISE.as_bytes() => {
-            *of == home && *which == id.as_bytes()
-        }
-        // Claimed for the sandbox, it has another id on its command line.
-        [_, role, of, ..] => *role == program::STAND_BY.as_bytes() && *of == home,
-        _ => false,
-    };
-    if is_it {
+    let words: Vec<&[u8]> = line.split(|byte| *byte == 0).skip(1).collect();
+    if is_it(&words) {
         end(&process);
     }
 }
