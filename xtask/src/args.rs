@@ -1,13 +1,14 @@
-//! Arguments of verbs: a few flags, and what follows `--`.
+//! Arguments of verbs: a few flags, options with a value, and what follows `--`.
 
 use std::ffi::OsString;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 /// What a verb was given.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Args {
     flags: Vec<String>,
+    values: Vec<(String, String)>,
     /// What followed `--`.
     pub(crate) rest: Vec<OsString>,
 }
@@ -18,17 +19,33 @@ impl Args {
     /// # Errors
     /// When one is not.
     pub(crate) fn parse(args: &[OsString], known: &[&str]) -> Result<Self> {
+        Self::parse_with(args, known, &[])
+    }
+
+    /// As [`Args::parse`], with options whose value is the next argument.
+    ///
+    /// # Errors
+    /// When one is neither a flag nor an option, or a value is missing or no UTF-8.
+    pub(crate) fn parse_with(args: &[OsString], known: &[&str], options: &[&str]) -> Result<Self> {
         let end = args.iter().position(|arg| arg == "--");
         let (flags, rest) = args.split_at(end.unwrap_or(args.len()));
         let mut seen = Vec::new();
-        for flag in flags {
-            match known.iter().find(|known| flag == **known) {
-                Some(known) => seen.push((*known).to_owned()),
-                None => bail!("Unexpected argument `{}`", flag.display()),
+        let mut values = Vec::new();
+        let mut flags = flags.iter();
+        while let Some(flag) = flags.next() {
+            if let Some(known) = known.iter().find(|known| flag == **known) {
+                seen.push((*known).to_owned());
+            } else if let Some(option) = options.iter().find(|option| flag == **option) {
+                let value = flags.next().and_then(|value| value.to_str());
+                let value = value.with_context(|| format!("`{option}` needs a value"))?;
+                values.push(((*option).to_owned(), value.to_owned()));
+            } else {
+                bail!("Unexpected argument `{}`", flag.display());
             }
         }
         Ok(Self {
             flags: seen,
+            values,
             rest: rest.iter().skip(1).cloned().collect(),
         })
     }
@@ -36,6 +53,12 @@ impl Args {
     /// Whether `flag` was given.
     pub(crate) fn has(&self, flag: &str) -> bool {
         self.flags.iter().any(|seen| seen == flag)
+    }
+
+    /// The value of an option; the last one counts.
+    pub(crate) fn value(&self, option: &str) -> Option<&str> {
+        let found = self.values.iter().rev().find(|(name, _)| name == option);
+        found.map(|(_, value)| value.as_str())
     }
 }
 
@@ -49,6 +72,20 @@ mod tests {
         let args = Args::parse(&args, &["--release"]).unwrap();
         assert!(args.has("--release"));
         assert_eq!(args.rest, ["--release", "x"].map(OsString::from));
+    }
+
+    #[test]
+    fn an_option_has_the_argument_behind_it() {
+        let parse = |args: &[&str]| {
+            let args: Vec<_> = args.iter().map(OsString::from).collect();
+            Args::parse_with(&args, &["--check"], &["--qemu"])
+        };
+        let args = parse(&["--qemu", "7.2", "--check", "--qemu", "10"]).unwrap();
+        assert_eq!(args.value("--qemu"), Some("10"));
+        assert!(args.has("--check"));
+        assert_eq!(parse(&["--check"]).unwrap().value("--qemu"), None);
+        let error = parse(&["--qemu"]).unwrap_err();
+        assert_eq!(error.to_string(), "`--qemu` needs a value");
     }
 
     #[test]

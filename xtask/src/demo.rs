@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     args::Args,
     build, packages, process,
+    qemu::Qemu,
     workspace::{self, Profile},
 };
 
@@ -32,9 +33,9 @@ const TEMPLATE_TIMEOUT: Duration = Duration::from_secs(120);
 /// When a step of it fails.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
     Args::parse(args, &[])?;
-    packages::ensure("running microVMs", &["qemu-system-x86"])?;
+    let qemu = Qemu::ensure("running microVMs")?;
     let program = build::build(Profile::Release)?;
-    let demo = Demo::new(program)?;
+    let demo = Demo::new(program, qemu)?;
     demo.load()?;
     println!("\nIn a sandbox for which a machine was booted and made into a template:");
     let cold = demo.sandbox()?;
@@ -47,6 +48,9 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
         cold.time.as_millis(),
         warm.time.as_millis()
     );
+    if let Some(setting) = demo.qemu.setting() {
+        println!("\nYour own commands find this QEMU by: export {setting}");
+    }
     Ok(())
 }
 
@@ -54,6 +58,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
 struct Demo {
     program: PathBuf,
     directory: PathBuf,
+    qemu: Qemu,
 }
 
 /// What one sandbox did.
@@ -64,7 +69,7 @@ struct Finished {
 }
 
 impl Demo {
-    fn new(program: PathBuf) -> Result<Self> {
+    fn new(program: PathBuf, qemu: Qemu) -> Result<Self> {
         let directory = workspace::target().join("demo");
         let home = directory.join("home");
         if home.exists() {
@@ -73,13 +78,18 @@ impl Demo {
         }
         fs::create_dir_all(&home)
             .with_context(|| format!("Could not make `{}`", home.display()))?;
-        Ok(Self { program, directory })
+        Ok(Self {
+            program,
+            directory,
+            qemu,
+        })
     }
 
-    fn coffer(&self) -> Command {
+    fn coffer(&self) -> Result<Command> {
         let mut command = Command::new(&self.program);
         command.env("COFFER_HOME", self.directory.join("home"));
-        command
+        self.qemu.apply(&mut command)?;
+        Ok(command)
     }
 
     /// Makes the image and loads it.
@@ -87,14 +97,14 @@ impl Demo {
         let archive = self.directory.join("image.tar");
         let busybox = packages::busybox(&self.directory)?;
         pack(&busybox, &archive)?;
-        process::run(self.coffer().args(["load", "-i"]).arg(&archive))
+        process::run(self.coffer()?.args(["load", "-i"]).arg(&archive))
     }
 
     /// Runs the script in a new sandbox.
     fn sandbox(&self) -> Result<Finished> {
         let start = Instant::now();
         let output = self
-            .coffer()
+            .coffer()?
             .args(["run", "-v", "--rm", IMAGE, "--", "/bin/sh", "-c", SCRIPT])
             .stdin(Stdio::null())
             .output()

@@ -19,6 +19,8 @@ mod kernel;
 mod lab;
 mod packages;
 mod process;
+mod qemu;
+mod soak;
 mod test;
 mod tidy;
 mod workspace;
@@ -63,8 +65,18 @@ const VERBS: &[Verb] = &[
     },
     Verb {
         name: "lab",
-        help: "run a command in a machine with working KVM -- COMMAND",
+        help: "run a command in a machine with working KVM [--qemu VERSION] -- COMMAND",
         run: lab::run,
+    },
+    Verb {
+        name: "soak",
+        help: "run the lab's test again and again [--runs N] [--qemu VERSION]",
+        run: soak::run,
+    },
+    Verb {
+        name: "qemu",
+        help: "unpack a QEMU below target/qemu and print its path: VERSION, such as 10 or 7.2",
+        run: qemu::run,
     },
     Verb {
         name: "tidy",
@@ -78,7 +90,7 @@ const VERBS: &[Verb] = &[
     },
     Verb {
         name: "dist",
-        help: "make the tarball that runs elsewhere",
+        help: "make the tarball that runs elsewhere [--check]",
         run: dist::run,
     },
 ];

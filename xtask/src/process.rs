@@ -1,7 +1,11 @@
 //! Running other programs, with errors that name the command.
 
 use std::{
-    io::ErrorKind,
+    env,
+    ffi::OsStr,
+    io::{self, ErrorKind},
+    iter,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -19,6 +23,15 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         bail!("`{}` failed: {status}", display(command));
     }
     Ok(())
+}
+
+/// As [`run`], with its standard output going to our standard error: what our own standard output
+/// says is for programs to read.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_aside(command: &mut Command) -> Result<()> {
+    run(command.stdout(io::stderr()))
 }
 
 /// Runs `command` and returns its standard output without trailing white space.
@@ -42,6 +55,24 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
     let text = String::from_utf8(output.stdout)
         .with_context(|| format!("`{}` wrote no UTF-8", display(command)))?;
     Ok(text.trim_end().to_owned())
+}
+
+/// Makes `command` look for programs in `directory` first.
+///
+/// # Errors
+/// When the directory's name cannot stand in `PATH`.
+pub(crate) fn prepend_path(command: &mut Command, directory: &Path) -> Result<()> {
+    let own = command.get_envs().find(|(name, _)| *name == "PATH");
+    let present = match own {
+        Some((_, value)) => value.map(OsStr::to_owned),
+        None => env::var_os("PATH"),
+    };
+    let present = present.unwrap_or_default();
+    let all = iter::once(directory.to_owned()).chain(env::split_paths(&present));
+    let path = env::join_paths(all)
+        .with_context(|| format!("`{}` cannot stand in `PATH`", directory.display()))?;
+    command.env("PATH", path);
+    Ok(())
 }
 
 /// Whether the program `name` is installed, whatever it answers to `probe`.
@@ -76,6 +107,17 @@ mod tests {
         let error = capture(Command::new("sh").args(["-c", "echo why >&2; exit 3"])).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("exit status: 3: why"), "{text}");
+    }
+
+    #[test]
+    fn directories_come_before_the_path_that_was_there() {
+        let mut command = Command::new("sh");
+        command.env("PATH", "/c");
+        prepend_path(&mut command, Path::new("/b")).unwrap();
+        prepend_path(&mut command, Path::new("/a")).unwrap();
+        let (_, path) = command.get_envs().next().unwrap();
+        assert_eq!(path.unwrap(), "/a:/b:/c");
+        assert!(prepend_path(&mut command, Path::new("/a:b")).is_err());
     }
 
     #[test]

@@ -7,7 +7,10 @@ use std::{
     thread,
 };
 
-use cofferdam_testkit::coffer::{BUSYBOX, Coffer};
+use cofferdam_testkit::{
+    coffer::{BUSYBOX, Coffer},
+    sandboxes::until,
+};
 
 #[test]
 fn exec_joins_the_workload_and_tells_exact_exit_codes() {
@@ -56,7 +59,9 @@ fn only_the_workloads_working_directory_is_made() {
         "{misspelt:?}"
     );
     assert_eq!(sandbox.sh("pwd; ls /made"), "/made/here\nhere");
-    assert_eq!(coffer.ok(["logs", &sandbox.id]), "755 0");
+    until("the workload's output", || {
+        coffer.ok(["logs", &sandbox.id]) == "755 0"
+    });
 }
 
 #[test]

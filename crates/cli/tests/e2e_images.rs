@@ -65,7 +65,7 @@ fn upper_layers_hide_and_replace_what_is_below() {
 #[test]
 fn an_image_without_shell_passwd_or_anything_else_runs_its_program() {
     let coffer = Coffer::shared();
-    let program = std::fs::read("/bin/busybox").unwrap();
+    let program = cofferdam_testkit::image::busybox_program();
     let image = ImageBuilder::new()
         .file("echo", 0o755, &program)
         .config("Entrypoint", json!(["/echo", "bare"]));

@@ -1,8 +1,8 @@
 //! Running the real `coffer` program in tests, with a store of the tests' own.
 //!
-//! Tests share one store for each build of the program, because a template takes seconds to make
-//! under emulation; each uses sandbox names of its own. Tests that damage a store take a private
-//! one.
+//! Tests share one store for each build of the program and each QEMU, because a template takes
+//! seconds to make under emulation; each uses sandbox names of its own. Tests that damage a store
+//! take a private one.
 
 use std::{
     ffi::OsStr,
@@ -14,6 +14,8 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+
+use sha2::{Digest as _, Sha256};
 
 use crate::image::busybox_archive;
 
@@ -63,7 +65,7 @@ impl Coffer {
             .parent()
             .and_then(Path::parent)
             .expect("program is below target");
-        let home = target.join(format!("e2e/{built}"));
+        let home = target.join(format!("e2e/{built}{}", qemu_suffix()));
         fs::create_dir_all(&home).expect("target is writable");
         let coffer = Self {
             program,
@@ -285,6 +287,16 @@ fn drain<R: Read + Send + 'static>(pipe: Option<R>) -> mpsc::Receiver<Vec<u8>> {
         let _ = sender.send(bytes);
     });
     receiver
+}
+
+/// What tells the store of a configured QEMU (`COFFER_QEMU`) from that of the usual one.
+fn qemu_suffix() -> String {
+    let qemu = std::env::var_os("COFFER_QEMU").filter(|value| !value.is_empty());
+    // Short: a socket's path holds 107 bytes.
+    qemu.map_or_else(String::new, |program| {
+        let digest = Sha256::digest(program.as_encoded_bytes());
+        format!("-{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2])
+    })
 }
 
 /// The program under test.

@@ -2,14 +2,11 @@
 //!
 //! Deterministic: the same files give the same bytes. Source: moby image-spec v1.2.
 
-use std::fmt;
+use std::{env, fmt, fs};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
-
-/// A static busybox of the host; Debian's package `busybox-static`.
-const BUSYBOX_PROGRAM: &str = "/bin/busybox";
 
 /// Names under which busybox is called in the test image.
 const APPLETS: [&str; 50] = [
@@ -220,9 +217,27 @@ impl ImageBuilder {
 /// When the host has no static busybox.
 #[must_use]
 pub fn busybox() -> ImageBuilder {
-    let program = std::fs::read(BUSYBOX_PROGRAM)
-        .unwrap_or_else(|error| panic!("`{BUSYBOX_PROGRAM}` (busybox-static): {error}"));
-    busybox_of(&program)
+    busybox_of(&busybox_program())
+}
+
+/// The first static `busybox` in `PATH`; Debian's package `busybox-static` has one, and
+/// `cargo xtask test` unpacks it.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn busybox_program() -> Vec<u8> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .filter_map(|directory| fs::read(directory.join("busybox")).ok())
+        .find(|program| is_static(program))
+        .expect("a static busybox is in PATH: Debian's package `busybox-static`")
+}
+
+/// Whether a program needs no loader: it does not name the one of glibc on x86-64.
+fn is_static(program: &[u8]) -> bool {
+    let loader = b"/lib64/ld-linux-x86-64.so.2";
+    !program.windows(loader.len()).any(|part| part == loader)
 }
 
 /// The same with this static busybox.

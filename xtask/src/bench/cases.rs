@@ -14,7 +14,7 @@ use super::{
     bundle::{self, DEBIAN, Inputs},
     measure::{self, Pair, Times},
 };
-use crate::process;
+use crate::{process, qemu::Qemu};
 
 /// The answer to one question.
 #[derive(Debug)]
@@ -31,6 +31,7 @@ pub(crate) struct Outcome {
 /// A store of the benchmarks' own.
 pub(super) struct Bench<'a> {
     program: &'a Path,
+    qemu: &'a Qemu,
     home: PathBuf,
     dir: &'a Path,
     pub(super) runs: usize,
@@ -41,12 +42,18 @@ pub(super) struct Bench<'a> {
 ///
 /// # Errors
 /// When a command fails.
-pub(crate) fn run_all(program: &Path, dir: &Path, runs: usize) -> Result<Vec<Outcome>> {
+pub(crate) fn run_all(
+    program: &Path,
+    qemu: &Qemu,
+    dir: &Path,
+    runs: usize,
+) -> Result<Vec<Outcome>> {
     let inputs = bundle::make(dir)?;
     let home = dir.join("home");
     let _ = fs::remove_dir_all(&home);
     let bench = Bench {
         program,
+        qemu,
         home,
         dir,
         runs,
@@ -87,6 +94,7 @@ impl Bench<'_> {
     pub(super) fn coffer(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.program);
         command.args(args).env("COFFER_HOME", &self.home);
+        self.qemu.name_to(&mut command);
         command
     }
 

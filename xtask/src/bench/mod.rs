@@ -17,19 +17,13 @@ use anyhow::Result;
 
 use crate::{
     args::Args,
-    build, packages, process,
+    build, packages,
+    qemu::Qemu,
     workspace::{self, Profile},
 };
 
 /// Packages of the peers and of what makes the images.
-const PACKAGES: &[&str] = &[
-    "busybox-static",
-    "mmdebstrap",
-    "qemu-system-x86",
-    "runsc",
-    "skopeo",
-    "umoci",
-];
+const PACKAGES: &[&str] = &["mmdebstrap", "runsc", "skopeo", "umoci"];
 
 /// Counted runs of each command.
 const RUNS: usize = 15;
@@ -41,10 +35,11 @@ const RUNS: usize = 15;
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
     let args = Args::parse(args, &["--write"])?;
     packages::ensure("the benchmarks", PACKAGES)?;
+    let qemu = Qemu::ensure("the benchmarks")?;
     let program = build::build(Profile::Release)?;
     let dir = workspace::target().join("bench");
-    let results = cases::run_all(&program, &dir, RUNS)?;
-    let machine = machine();
+    let results = cases::run_all(&program, &qemu, &dir, RUNS)?;
+    let machine = machine(&qemu)?;
     println!("\n{}", report::table(&machine, &results));
     if args.has("--write") {
         let docs = workspace::root().join("docs");
@@ -60,7 +55,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
 }
 
 /// One line about the machine: a number without it says nothing.
-fn machine() -> String {
+fn machine(qemu: &Qemu) -> Result<String> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let processor = read("/proc/cpuinfo")
         .lines()
@@ -72,9 +67,8 @@ fn machine() -> String {
         .unwrap_or_else(|| "unknown processor".to_owned());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let kernel = read("/proc/sys/kernel/osrelease").trim().to_owned();
-    let qemu = process::capture(std::process::Command::new("qemu-system-x86_64").arg("--version"))
-        .ok()
-        .and_then(|text| text.lines().next().map(str::to_owned))
-        .unwrap_or_default();
-    format!("{cores} × {processor}, Linux {kernel}, {qemu}")
+    let qemu = qemu.version()?;
+    Ok(format!(
+        "{cores} × {processor}, Linux {kernel}, QEMU {qemu}"
+    ))
 }

@@ -6,12 +6,13 @@ use std::{
     fs,
     os::unix::ffi::OsStrExt,
     path::Path,
+    process::Command,
 };
 
 use anyhow::{Context, Result};
 
 use super::kernel::Module;
-use crate::{cpio::Archive, workspace};
+use crate::{cpio::Archive, qemu::Qemu, workspace};
 
 /// PID 1.
 const INIT: &[u8] = include_bytes!("init.sh");
@@ -32,11 +33,11 @@ const ENVIRONMENT: &[&str] = &[
     "RUSTUP_TOOLCHAIN",
 ];
 
-/// The archive that boots into `command`.
+/// The archive that boots into `command`, a shell script.
 ///
 /// # Errors
 /// When a file cannot be read.
-pub(super) fn pack(busybox: &Path, modules: &[Module], command: &[OsString]) -> Result<Vec<u8>> {
+pub(super) fn pack(busybox: &Path, modules: &[Module], command: &[u8]) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for directory in DIRECTORIES {
         archive.directory(directory)?;
@@ -51,7 +52,7 @@ pub(super) fn pack(busybox: &Path, modules: &[Module], command: &[OsString]) -> 
         load.extend_from_slice(format!("insmod /{name} {}\n", module.parameters).as_bytes());
     }
     archive.executable("load-modules", &load)?;
-    archive.executable("command", &script(command))?;
+    archive.executable("command", command)?;
     archive.finish()
 }
 
@@ -59,16 +60,29 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("Could not read `{}`", path.display()))
 }
 
-/// A shell script that becomes the command, in our directory and with some of our environment.
-fn script(command: &[OsString]) -> Vec<u8> {
+/// Variables that the command gets: ours, with `qemu` for what it starts.
+///
+/// # Errors
+/// When the path of QEMU cannot stand in `PATH`.
+pub(super) fn environment(qemu: &Qemu) -> Result<Vec<(OsString, OsString)>> {
+    let mut command = Command::new("env");
+    let ours = ENVIRONMENT.iter();
+    command.envs(ours.filter_map(|name| Some((name, env::var_os(name)?))));
+    qemu.apply(&mut command)?;
+    let set = command.get_envs();
+    Ok(set
+        .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
+        .collect())
+}
+
+/// A shell script that becomes the command, in our directory and with this environment.
+pub(super) fn script(environment: &[(OsString, OsString)], command: &[OsString]) -> Vec<u8> {
     let mut text = b"cd ".to_vec();
     text.extend(quoted(workspace::root().as_os_str()));
     text.extend_from_slice(b" && exec env -i COFFER_HOME=/scratch/coffer TMPDIR=/scratch/tmp");
-    for name in ENVIRONMENT {
-        let Some(value) = env::var_os(name) else {
-            continue;
-        };
-        let mut word = OsString::from(format!("{name}="));
+    for (name, value) in environment {
+        let mut word = name.clone();
+        word.push("=");
         word.push(value);
         text.push(b' ');
         text.extend(quoted(&word));
@@ -96,7 +110,7 @@ fn quoted(word: &OsStr) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::ffi::OsStringExt, process::Command};
+    use std::os::unix::ffi::OsStringExt;
 
     use super::*;
 

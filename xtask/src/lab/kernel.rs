@@ -121,7 +121,7 @@ fn newest() -> Result<String> {
     if let Some(name) = ask().ok().as_deref().and_then(find) {
         return Ok(name);
     }
-    packages::update()?;
+    packages::Index::machine().update()?;
     find(&ask()?).with_context(|| format!("The package index has no `{NEWEST}`"))
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::process as programs;
+use crate::{process as programs, qemu::Qemu};
 
 /// The processor. One only: with two, QEMU 7.2's emulation of SVM stops or crashes the lab's kernel
 /// within minutes (seen in 3 of 4 runs of the contract tests); with one, in about one lab of fifty.
@@ -67,10 +67,12 @@ impl Lab {
     ///
     /// # Errors
     /// When QEMU fails, or the machine ended without a status; the error quotes its console.
-    pub(super) fn run(self) -> Result<u8> {
+    pub(super) fn run(self, qemu: &Qemu) -> Result<u8> {
         // It ends with us, whatever ends us.
         let mut qemu = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
+            .args(["--pdeathsig", "KILL"])
+            .arg(qemu.program())
+            .args(qemu.firmware())
             .args(self.arguments())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

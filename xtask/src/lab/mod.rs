@@ -10,6 +10,7 @@
 //! | `kernel` | Debian's kernel and the modules that the lab needs of it |
 //! | `initramfs` | what runs before the command |
 //! | `machine` | QEMU's arguments, and how a command's status comes back |
+//! | `trial` | the lab's own test |
 //!
 //! A guest within the lab costs what emulation costs, and each of its exits many times that: the
 //! lab tells whether something works, never how fast it is.
@@ -17,17 +18,22 @@
 mod initramfs;
 mod kernel;
 mod machine;
+mod trial;
 
 use std::{error::Error, ffi::OsString, fmt, fs};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{args::Args, packages, workspace};
+pub(crate) use self::trial::{Outcome, run as trial};
+use crate::{args::Args, packages, qemu::Qemu, workspace};
 use kernel::Kernel;
 use machine::Lab;
 
 /// Packages with programs that the lab is made of.
-const PACKAGES: &[&str] = &["e2fsprogs", "kmod", "qemu-system-x86"];
+const PACKAGES: &[&str] = &["e2fsprogs", "kmod"];
+
+/// The lab's QEMU, unless another version is asked for.
+pub(crate) const QEMU: &str = "10";
 
 /// A command that ran in the lab and failed there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,24 +51,37 @@ impl fmt::Display for CommandFailed {
 impl Error for CommandFailed {}
 
 /// Runs the verb: the words after `--` are the command, run as root in the repository with
-/// nothing on its standard input. Both its outputs come out of our standard output.
+/// nothing on its standard input. Both its outputs come out of our standard output. With `--check`
+/// the command is the lab's own test.
 ///
 /// # Errors
 /// [`CommandFailed`] when it fails. Others when there is no command, when a part of the lab cannot
 /// be had, or when the machine ends before the command did.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
-    let command = Args::parse(args, &[])?.rest;
-    if command.is_empty() {
+    let args = Args::parse_with(args, &["--check"], &["--qemu"])?;
+    let version = args.value("--qemu").unwrap_or(QEMU);
+    if args.has("--check") {
+        let trial = trial(version)?;
+        print!("{}", trial.output);
+        return match trial.outcome {
+            Outcome::Passed => Ok(()),
+            outcome => bail!("The lab's test ended so: {outcome:?}"),
+        };
+    }
+    if args.rest.is_empty() {
         bail!("No command was given; the lab is `cargo xtask lab -- COMMAND [ARGUMENT]…`");
     }
     packages::ensure("the lab", PACKAGES)?;
+    let qemu = Qemu::unpacked(&version.parse()?)?;
     let directory = workspace::target().join("lab");
     fs::create_dir_all(&directory)
         .with_context(|| format!("Could not make `{}`", directory.display()))?;
     let kernel = Kernel::ensure(&directory)?;
     let busybox = packages::busybox(&directory)?;
+    let environment = initramfs::environment(&Qemu::usual().unwrap_or_else(|| qemu.clone()))?;
+    let command = initramfs::script(&environment, &args.rest);
     let initramfs = initramfs::pack(&busybox, &kernel.modules()?, &command)?;
-    match Lab::new(&directory, &kernel.image, &initramfs)?.run()? {
+    match Lab::new(&directory, &kernel.image, &initramfs)?.run(&qemu)? {
         0 => Ok(()),
         status => Err(CommandFailed { status }.into()),
     }

@@ -1,6 +1,9 @@
 //! `dist`: a tarball that runs on another machine, as any user, by unpacking it.
 
+mod bare;
+
 use std::{
+    env,
     ffi::OsString,
     fs::{self, File},
     path::{Path, PathBuf},
@@ -29,13 +32,20 @@ const BASIC_LIBRARIES: &[&str] = &[
     "linux-vdso.so.1",
 ];
 
-/// Runs the verb.
+/// Runs the verb. With `--check` the tarball is used in a bare Debian of another release, with
+/// `--no-build` it has the program that is built already, `COFFER_PROGRAM` or the release's.
 ///
 /// # Errors
-/// When the build fails, the program wants more than glibc, or the tarball cannot be written.
+/// When the build fails, the program needs more than glibc, the tarball cannot be written, or it
+/// does not work in the bare Debian.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
-    Args::parse(args, &[])?;
-    let program = build::build(Profile::Release)?;
+    let args = Args::parse(args, &["--check", "--no-build"])?;
+    let program = if args.has("--no-build") {
+        env::var_os("COFFER_PROGRAM")
+            .map_or_else(|| Profile::Release.dir().join("coffer"), PathBuf::from)
+    } else {
+        build::build(Profile::Release)?
+    };
     let answer = process::capture(Command::new("ldd").arg(&program))?;
     let foreign = foreign_libraries(&answer);
     if !foreign.is_empty() {
@@ -46,7 +56,18 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     }
     let path = write(&program)?;
     println!("{}", path.display());
+    if args.has("--check") {
+        bare::check(&path)?;
+    }
     Ok(())
+}
+
+/// Downloads what `dist --check` needs.
+///
+/// # Errors
+/// When it cannot be had.
+pub(crate) fn prepare() -> Result<()> {
+    bare::root().map(drop)
 }
 
 fn write(program: &Path) -> Result<PathBuf> {
