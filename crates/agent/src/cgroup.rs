@@ -9,7 +9,7 @@
 use std::{
     fs::{self, File},
     io::Read,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 
@@ -164,6 +164,50 @@ pub(crate) fn freeze() -> Result<()> {
     }
 }
 
+/// A cgroup beside the workload's, for a command that runs while that one is frozen.
+#[derive(Debug)]
+pub(crate) struct Aside {
+    directory: OwnedFd,
+}
+
+const ASIDE: &str = "/sys/fs/cgroup/aside";
+
+impl Aside {
+    /// Makes the cgroup, or takes the one that is there: an earlier one may not have been empty
+    /// in time.
+    pub(crate) fn make() -> Result<Self> {
+        let failed = || "Could not make a cgroup";
+        let kind = FailureKind::Internal;
+        match fs::create_dir(ASIDE) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(error).or_fail(kind, failed);
+            }
+            _ => {}
+        }
+        let directory = File::open(ASIDE).or_fail(kind, failed)?;
+        Ok(Self {
+            directory: directory.into(),
+        })
+    }
+
+    /// Kills all that runs in it and removes it once it is empty.
+    pub(crate) fn kill(&self, timeout: Duration) -> Result<()> {
+        let failed = || "Could not end a command";
+        let kind = FailureKind::Internal;
+        fs::write(format!("{ASIDE}/cgroup.kill"), "1").or_fail(kind, failed)?;
+        if !wait_until_in(ASIDE, "populated 0", timeout).or_fail(kind, failed)? {
+            return Err("Its processes do not end").or_fail(kind, failed);
+        }
+        fs::remove_dir(ASIDE).or_fail(kind, failed)
+    }
+}
+
+impl AsFd for Aside {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
 /// Lets all go on.
 pub(crate) fn thaw() -> Result<()> {
     set("cgroup.freeze", "0").or_fail(FailureKind::Internal, || "Could not thaw the workload")
@@ -173,13 +217,17 @@ fn set(file: &str, value: &str) -> std::io::Result<()> {
     fs::write(format!("{WORKLOAD}/{file}"), value)
 }
 
-/// Waits until `line` is one of `cgroup.events`; `false` when it is not in time.
+/// Waits until `line` is one of the workload's `cgroup.events`; `false` when it is not in time.
 fn wait_until(line: &str, timeout: Duration) -> std::io::Result<bool> {
+    wait_until_in(WORKLOAD, line, timeout)
+}
+
+fn wait_until_in(cgroup: &str, line: &str, timeout: Duration) -> std::io::Result<bool> {
     let deadline = Instant::now() + timeout;
     let mut text = String::new();
     loop {
         // A change of the file is an exceptional condition on the descriptor that last read it.
-        let mut events = File::open(format!("{WORKLOAD}/cgroup.events"))?;
+        let mut events = File::open(format!("{cgroup}/cgroup.events"))?;
         text.clear();
         events.read_to_string(&mut text)?;
         if text.lines().any(|known| known == line) {

@@ -145,6 +145,9 @@ mod tests {
             entropy: Vec::new(),
             machine_id: machine_id.to_owned(),
             hostname: hostname.to_owned(),
+            cause: cofferdam_proto::IdentityCause::Start,
+            generation: "0".repeat(32),
+            fork_index: None,
         }
     }
 

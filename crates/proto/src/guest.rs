@@ -40,7 +40,18 @@ pub enum AgentMessage {
     Thawed,
     /// The sessions are the new host's.
     Inherited,
+    /// The command of `Hook` is over and nothing of it is left.
+    HookEnded {
+        /// How it ended; absent when it took too long and was killed.
+        status: Option<ExitStatus>,
+        /// The end of what it wrote to standard output and standard error, at most
+        /// [`MAX_HOOK_OUTPUT_BYTES`]. Not to be printed unescaped.
+        output: Vec<u8>,
+    },
 }
+
+/// Most output of a hook that the agent keeps, in bytes.
+pub const MAX_HOOK_OUTPUT_BYTES: usize = 2048;
 
 /// Why the agent could not do something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -75,6 +75,15 @@ pub enum HostMessage {
     /// `Hello`; of its output the new host gets what no host has got, and its exit if that was
     /// not told yet. Answered by `Inherited`.
     Inherit,
+    /// Runs a command while the user's processes are frozen, after `Adopt` and `Inherit` and
+    /// before `Thaw`, in a cgroup of its own. Answered by `HookEnded`; the agent does nothing else
+    /// meanwhile. What the command leaves running is killed.
+    Hook {
+        /// The command, without input and without a terminal.
+        process: ProcessSpec,
+        /// How long it may take, in milliseconds.
+        timeout_ms: u32,
+    },
     /// Syncs, unmounts and ends the machine.
     Shutdown,
 }
@@ -90,6 +99,45 @@ pub struct Identity {
     pub machine_id: String,
     /// Host name.
     pub hostname: String,
+    /// Why there is a new identity.
+    pub cause: IdentityCause,
+    /// Different for each identity: 32 lower-case hex digits. Programs read it in
+    /// [`GENERATION_FILE`].
+    pub generation: String,
+    /// The number of this fork among those that were made together, from 1.
+    pub fork_index: Option<u32>,
+}
+
+/// Where the workload finds which copy of a machine it runs in. The directory is mounted
+/// read-only; the agent writes the file before a process of the user runs, so a program that
+/// watches it with inotify(7) gets an event as soon as it goes on.
+pub const GENERATION_FILE: &str = "/run/cofferdam/generation";
+
+/// Why a machine takes an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentityCause {
+    /// The workload starts afresh.
+    Start,
+    /// The workload goes on from a template that holds it running.
+    Template,
+    /// The workload goes on in a fork.
+    Fork,
+    /// The workload goes on from a snapshot of the same sandbox.
+    Restore,
+}
+
+impl IdentityCause {
+    /// The word in the generation file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Template => "template",
+            Self::Fork => "fork",
+            Self::Restore => "restore",
+        }
+    }
 }
 
 /// The root file system that a workload sees.

@@ -24,13 +24,15 @@ pub use frame::{
     CONTROL_STREAM, Channel, Decoder, FLAG_EOF, Frame, FrameError, FrameKind, HEADER_BYTES,
     MAX_DATA_BYTES, MAX_PAYLOAD_BYTES, decode_control, encode_control, encode_credit, encode_data,
 };
-pub use guest::{AgentMessage, Failure, FailureKind};
-pub use host::{HostMessage, Identity, RootSpec, TmpfsSpec, UpperDevice};
+pub use guest::{AgentMessage, Failure, FailureKind, MAX_HOOK_OUTPUT_BYTES};
+pub use host::{
+    GENERATION_FILE, HostMessage, Identity, IdentityCause, RootSpec, TmpfsSpec, UpperDevice,
+};
 pub use process::{ProcessSpec, TerminalSize};
 
 /// Generation of the host-guest messages. Host and agent are built together, so they must be
 /// equal; a template made by another generation is dropped by its key.
-pub const GENERATION: u32 = 2;
+pub const GENERATION: u32 = 3;
 
 /// Name of the virtio-console port that carries the stream; virtio 1.2 §5.3.6.2
 /// `VIRTIO_CONSOLE_PORT_NAME`, seen in the guest as `/sys/class/virtio-ports/*/name`.

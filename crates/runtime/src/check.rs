@@ -32,6 +32,13 @@ pub(crate) fn possible(spec: &SandboxSpec) -> Result<()> {
     names(spec)?;
     sizes(spec)?;
     paths(spec)?;
+    if spec
+        .on_fork
+        .as_deref()
+        .is_some_and(|command| command.trim().is_empty())
+    {
+        return Err(invalid("The fork hook is an empty command".to_owned()));
+    }
     let is_bad = |entry: &&String| !entry.contains('=') || entry.starts_with('=');
     match spec.env.iter().find(is_bad) {
         Some(bad) => Err(invalid(format!("`{bad}` is not `KEY=VALUE`"))),

@@ -56,6 +56,11 @@ pub struct SandboxSpec {
     pub tty: bool,
     /// Remove the sandbox when it stops.
     pub auto_remove: bool,
+    /// A command for `/bin/sh -c` in the guest. It runs in each fork, in each restore and in each
+    /// start from a template that holds the workload, after the new identity is set and before the
+    /// workload's processes go on. If it fails, so does the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_fork: Option<String>,
     /// Limits inside the guest.
     pub limits: ResourceLimits,
 }
@@ -86,6 +91,7 @@ impl Default for SandboxSpec {
             stdin: false,
             tty: false,
             auto_remove: false,
+            on_fork: None,
             limits: ResourceLimits::default(),
         }
     }

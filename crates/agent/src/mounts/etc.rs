@@ -121,7 +121,7 @@ fn contents(names: &Names) -> [(&'static str, String); 4] {
 }
 
 /// In place, and never empty for a reader.
-fn put(file: &OwnedFd, content: &str) -> rustix::io::Result<()> {
+pub(super) fn put(file: &OwnedFd, content: &str) -> rustix::io::Result<()> {
     let mut rest = content.as_bytes();
     let mut at = 0;
     while !rest.is_empty() {
@@ -133,7 +133,7 @@ fn put(file: &OwnedFd, content: &str) -> rustix::io::Result<()> {
 }
 
 /// Takes off what is longer than `content`.
-fn cut(file: &OwnedFd, content: &str) -> rustix::io::Result<()> {
+pub(super) fn cut(file: &OwnedFd, content: &str) -> rustix::io::Result<()> {
     ftruncate(file, u64::try_from(content.len()).unwrap_or_default())
 }
 

@@ -12,6 +12,7 @@
 mod devices;
 mod disk;
 mod etc;
+mod generation;
 mod overlay;
 pub(crate) mod resolve;
 mod warm;
@@ -37,6 +38,7 @@ use crate::{
 use disk::Disks;
 pub(crate) use disk::{freeze, thaw};
 pub(crate) use etc::Etc;
+pub(crate) use generation::GenerationFile;
 pub(crate) use warm::warm;
 
 /// Where the root is put together, before it is moved to `/`.
@@ -58,6 +60,8 @@ pub(crate) struct Stage {
     pub(crate) pts: OwnedFd,
     /// The files of `/etc` that say who the machine is.
     pub(crate) etc: Etc,
+    /// The file that tells programs that they were copied.
+    pub(crate) generation: GenerationFile,
     disks: Disks,
     /// The agent's own mount namespace.
     outer: OwnedFd,
@@ -77,29 +81,32 @@ impl Stage {
     pub(crate) fn prepare(names: &Names) -> Result<Self> {
         let disks = Disks::find()?;
         let outer = own_namespace()?;
-        let (cgroup_namespace, (mount_namespace, pts, etc)) = cgroup::in_new_namespace(|| {
-            // SAFETY: the process has one thread; a mount namespace changes no descriptor and no
-            // memory.
-            unsafe { unshare_unsafe(UnshareFlags::NEWNS) }
-                .or_fail(FailureKind::Mount, || "Could not make a mount namespace")?;
-            let parts = own_namespace().and_then(|namespace| {
-                devices::mount_at(STAGE)?;
-                // Writable, unlike Docker's: this kernel is the sandbox's own, and root could
-                // mount another.
-                mount_new(&format!("{STAGE}/sys"), "sysfs")?;
-                mount_on(&format!("{STAGE}/sys/fs/cgroup"), "cgroup2", STRICT, "")?;
-                let pts = open_directory(&format!("{STAGE}/dev/pts"))?;
-                Ok((namespace, pts, Etc::prepare(names)?))
-            });
-            enter(&outer)?;
-            parts
-        })?;
+        let (cgroup_namespace, (mount_namespace, pts, etc, generation)) =
+            cgroup::in_new_namespace(|| {
+                // SAFETY: the process has one thread; a mount namespace changes no descriptor and no
+                // memory.
+                unsafe { unshare_unsafe(UnshareFlags::NEWNS) }
+                    .or_fail(FailureKind::Mount, || "Could not make a mount namespace")?;
+                let parts = own_namespace().and_then(|namespace| {
+                    devices::mount_at(STAGE)?;
+                    // Writable, unlike Docker's: this kernel is the sandbox's own, and root could
+                    // mount another.
+                    mount_new(&format!("{STAGE}/sys"), "sysfs")?;
+                    mount_on(&format!("{STAGE}/sys/fs/cgroup"), "cgroup2", STRICT, "")?;
+                    let pts = open_directory(&format!("{STAGE}/dev/pts"))?;
+                    let generation = GenerationFile::prepare()?;
+                    Ok((namespace, pts, Etc::prepare(names)?, generation))
+                });
+                enter(&outer)?;
+                parts
+            })?;
         Ok(Self {
             mount_namespace,
             cgroup_namespace,
             cgroup: cgroup::open()?,
             pts,
             etc,
+            generation,
             disks,
             outer,
         })
@@ -140,6 +147,7 @@ impl Stage {
         for tmpfs in &spec.tmpfs {
             mount_tmpfs(&directory, tmpfs)?;
         }
+        self.generation.bind(&directory)?;
         overlay::seal(ROOT, spec.upper)?;
         // The agent's own file systems are covered by the move and would only be clutter.
         for path in ["/proc", "/dev"] {

@@ -9,6 +9,7 @@ mod child;
 mod clone;
 mod diagnosis;
 mod env;
+pub(crate) mod hook;
 mod nursery;
 mod stdio;
 mod understudy;
@@ -17,7 +18,7 @@ mod zygote;
 
 use std::{
     ffi::{CString, c_char},
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     ptr,
 };
 
@@ -71,7 +72,7 @@ impl Place {
 }
 
 /// What a process is started in.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Context<'a> {
     pub(crate) stage: &'a Stage,
     pub(crate) root: &'a Root,
@@ -79,6 +80,8 @@ pub(crate) struct Context<'a> {
     /// Limits that `spec` may override.
     pub(crate) rlimits: &'a [Rlimit],
     pub(crate) place: Place,
+    /// The cgroup that the process begins in.
+    pub(crate) cgroup: BorrowedFd<'a>,
 }
 
 /// Starts `spec`; it runs its program when this returns.
@@ -133,7 +136,7 @@ pub(crate) fn spawn(
         environment: &pointers(&environment, true),
         report: Report::default(),
     };
-    let pidfd = nursery.bear(&plan, stage.cgroup.as_fd())?;
+    let pidfd = nursery.bear(&plan, context.cgroup)?;
     match plan.report.failure() {
         None => Ok((
             Process {

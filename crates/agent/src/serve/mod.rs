@@ -5,9 +5,10 @@
 //! `MountRoot` and again in a fork. While the machine is [`Frozen`] the sessions are left alone.
 
 mod freeze;
+mod hook;
 mod start;
 
-use std::{collections::BTreeSet, os::fd::OwnedFd};
+use std::{collections::BTreeSet, os::fd::OwnedFd, time::Duration};
 
 use cofferdam_proto::{
     AgentMessage, CONTROL_STREAM, Decoder, FailureKind, FrameError, FrameKind, GENERATION,
@@ -212,6 +213,10 @@ impl Agent {
             HostMessage::Freeze { sync } => self.freeze(sync),
             HostMessage::Thaw { unix_ns } => self.thaw(unix_ns),
             HostMessage::Inherit => self.step(Self::inherit),
+            HostMessage::Hook {
+                process,
+                timeout_ms,
+            } => self.hook(&process, Duration::from_millis(timeout_ms.into())),
             HostMessage::Shutdown => {
                 self.ending = true;
                 Ok(None)
@@ -279,6 +284,7 @@ impl Agent {
         let names = Names::of(identity)?;
         identity::adopt(identity, &self.entropy)?;
         self.stage.etc.rename(&names, self.untouched)?;
+        self.stage.generation.write(identity)?;
         self.names = names;
         if let Some(frozen) = &mut self.frozen {
             frozen.adopted();

@@ -1,5 +1,7 @@
 //! The messages that start a process: the workload, those beside it, and warm-ups before it.
 
+use std::os::fd::AsFd;
+
 use cofferdam_proto::{AgentMessage, CONTROL_STREAM, FailureKind, ProcessSpec};
 use cofferdam_types::ResourceLimits;
 
@@ -99,6 +101,7 @@ impl Agent {
             hostname: &self.names.hostname,
             rlimits: &self.rlimits,
             place,
+            cgroup: self.stage.cgroup.as_fd(),
         };
         self.untouched = false;
         let (process, stdio) = process::spawn(&context, process, &mut self.nursery)?;

@@ -308,3 +308,43 @@ fn a_synced_machines_disk_is_clean_by_itself() {
         .send(cofferdam_proto::CONTROL_STREAM, &HostMessage::Shutdown);
     guest.wait();
 }
+
+#[test]
+fn a_hook_runs_while_the_workload_stands_and_leaves_nothing_behind() {
+    let Some(mut guest) = Guest::boot(|_| {}) else {
+        return;
+    };
+    let host = &mut guest.host;
+    host.bring_up();
+    let clock = host.exec(shell(
+        "while read up idle < /proc/uptime; do echo $up; done",
+    ));
+    host.until(clock, |outcome| outcome.stdout.len() > 100);
+    let hook = |script: &str, timeout_ms| HostMessage::Hook {
+        process: shell(script),
+        timeout_ms,
+    };
+    // Nothing to do with a machine that runs.
+    let early = host.ask_in_vain(&hook("true", 1000));
+    assert_eq!(early.kind, FailureKind::OutOfOrder);
+    host.freeze(false);
+    let said = host.sessions[&clock].stdout.len();
+    let script = "(sleep 1000 & echo $! > /tmp/left); echo out; echo err >&2; exit 3";
+    assert_eq!(
+        host.hook(&hook(script, 20_000)),
+        (Some(3), "out\nerr\n".to_owned())
+    );
+    // One that waits for what is frozen ends with its time.
+    let (status, _) = host.hook(&hook("while :; do echo more; done", 300));
+    assert_eq!(status, None);
+    let missing = host.ask_in_vain(&HostMessage::Hook {
+        process: process(&["no-such-program"]),
+        timeout_ms: 1000,
+    });
+    assert_eq!(missing.kind, FailureKind::ProgramNotFound);
+    assert_eq!(host.sessions[&clock].stdout.len(), said);
+    host.thaw();
+    host.until(clock, |outcome| outcome.stdout.len() > said);
+    let left = host.run(shell("kill -0 $(cat /tmp/left) 2>&1 || echo gone"));
+    assert!(left.text().ends_with("gone\n"), "{}", left.text());
+}

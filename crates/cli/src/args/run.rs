@@ -38,6 +38,9 @@ pub(crate) struct SandboxArgs {
     /// Remove the sandbox when its command ends
     #[arg(long)]
     pub(crate) rm: bool,
+    /// Run a shell command in each fork and restore before its processes go on
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) on_fork: Option<String>,
     /// Name
     #[arg(long)]
     pub(crate) name: Option<String>,

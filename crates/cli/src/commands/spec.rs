@@ -61,6 +61,7 @@ pub(crate) fn spec(args: &SandboxArgs, verbose: bool) -> Result<SandboxSpec> {
         stdin: process.interactive,
         tty: process.tty,
         auto_remove: args.rm,
+        on_fork: args.on_fork.clone(),
         limits: limits(args)?,
     })
 }

@@ -16,6 +16,11 @@ use crate::{
 const KEY_CHARS: usize = 12;
 const COMMAND_CHARS: usize = 40;
 
+/// What a user of `--wait-for` has to know; docs/fork-correctness.md has the details.
+const HELD_WARNING: &str = "warning: each sandbox from this template goes on from the same \
+    memory, so generators of random numbers inside its processes repeat\n\
+    hint: Reseed them when `/run/cofferdam/generation` changes, or with `--on-fork COMMAND`";
+
 /// Does what `template` is to do.
 pub(crate) async fn template(coffer: &Coffer, verb: &TemplateVerb, verbose: bool) -> ExitStatus {
     let result = match verb {
@@ -39,6 +44,9 @@ async fn build(coffer: &Coffer, args: &TemplateBuildArgs, verbose: bool) -> Resu
     // Without a text to wait for, the command is the last of those that run to their end.
     if asked.wait_for.is_none() && !spec.command.is_empty() {
         commands.push(std::mem::take(&mut spec.command));
+    }
+    if asked.wait_for.is_some() && spec.on_fork.is_none() {
+        output::note(HELD_WARNING);
     }
     let warm_up = WarmUp {
         commands,

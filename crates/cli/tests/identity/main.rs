@@ -4,6 +4,7 @@
 //! `COFFER_IDENTITY_FORKS` says how many forks draw random numbers.
 #![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
+mod generation;
 #[path = "../guest_program/mod.rs"]
 mod guest_program;
 mod inherited;

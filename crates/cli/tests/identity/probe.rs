@@ -2,10 +2,12 @@
 //!
 //! Built by itself with `rustc`, static; it is no part of the workspace. `draw` prints the first
 //! random numbers after its host name has changed; `live` holds everything that a fork might tear
-//! (locks, pipes, connections, timers, a generator) and answers `ask WORDS`.
+//! (locks, pipes, connections, timers, a generator) and answers `ask WORDS`; `watch` prints the
+//! generation file when it changes.
 
 use std::{
     env,
+    ffi::c_char,
     fs::{self, File},
     io::{self, BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
@@ -36,8 +38,33 @@ type TimerSpec = [i64; 4];
 
 unsafe extern "C" {
     fn getrandom(buffer: *mut u8, length: usize, flags: u32) -> isize;
+    fn inotify_init1(flags: i32) -> i32;
+    fn inotify_add_watch(fd: i32, path: *const c_char, mask: u32) -> i32;
     fn timerfd_create(clock: i32, flags: i32) -> i32;
     fn timerfd_settime(fd: i32, flags: i32, new: *const TimerSpec, old: *mut TimerSpec) -> i32;
+}
+
+/// linux/inotify.h.
+const IN_MODIFY: u32 = 2;
+
+/// Prints the generation file whenever inotify says that it has changed.
+fn watch_generation() -> io::Result<()> {
+    let path = c"/run/cofferdam/generation";
+    // SAFETY: no pointers.
+    let fd = unsafe { inotify_init1(0) };
+    // SAFETY: the path ends with a null and lives through the call.
+    let watch = unsafe { inotify_add_watch(fd, path.as_ptr(), IN_MODIFY) };
+    if watch < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: nobody else owns the descriptor.
+    let mut events = unsafe { File::from_raw_fd(fd) };
+    println!("watching");
+    let mut buffer = [0; 4096];
+    loop {
+        let _ = events.read(&mut buffer)?;
+        print!("{}", fs::read_to_string("/run/cofferdam/generation")?);
+    }
 }
 
 fn draw() -> u128 {
@@ -322,9 +349,10 @@ fn main() -> ExitCode {
     let done = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["draw"] => draw_on_each_processor(),
         ["live"] => serve(),
+        ["watch"] => watch_generation(),
         ["echo"] => echo(io::stdin(), io::stdout()),
         ["ask", ref rest @ ..] => ask(&rest.join(" ")),
-        _ => Err(io::Error::other("draw, live, echo or ask")),
+        _ => Err(io::Error::other("draw, live, watch, echo or ask")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,7 @@
 //! Forks: new sandboxes from a moment of another, or from a snapshot.
 
 use cofferdam_base::time::unix_time_ns;
-use cofferdam_proto::Request;
+use cofferdam_proto::{IdentityCause, Request};
 use cofferdam_types::{SandboxId, SandboxSpec, SnapshotId};
 
 use super::{Snapshot, SnapshotKind, machine_files, resume::Moment};
@@ -70,6 +70,7 @@ impl Runtime {
                 let moment = Moment {
                     dir: snapshot.dir().to_owned(),
                     machine: snapshot.machine_files(),
+                    cause: IdentityCause::Fork,
                 };
                 let record = self.repin(&snapshot.manifest.sandbox)?;
                 let origin = ForkOrigin {
@@ -95,6 +96,7 @@ impl Runtime {
         let moment = Moment {
             dir: staging.path().to_owned(),
             machine: (captured.kind == SnapshotKind::Full).then(|| machine_files(staging.path())),
+            cause: IdentityCause::Fork,
         };
         let origin = ForkOrigin {
             sandbox: entry.record.id,

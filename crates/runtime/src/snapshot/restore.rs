@@ -1,6 +1,7 @@
 //! Restore: the sandbox of a snapshot again, under its own identity.
 
 use cofferdam_base::fs;
+use cofferdam_proto::IdentityCause;
 use cofferdam_types::SandboxStatus;
 
 use super::{
@@ -33,6 +34,7 @@ impl Runtime {
         let moment = Moment {
             dir: snapshot.dir().to_owned(),
             machine: snapshot.machine_files(),
+            cause: IdentityCause::Restore,
         };
         let id = record.id;
         match self.store().load(id)? {

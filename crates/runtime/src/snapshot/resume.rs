@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use cofferdam_backend::SnapshotFiles;
 use cofferdam_base::fs;
 use cofferdam_image::NoProgress;
+use cofferdam_proto::IdentityCause;
 use cofferdam_types::Platform;
 use serde::{Deserialize, Serialize};
 
@@ -32,14 +33,17 @@ pub(crate) struct Resume {
     /// Whether a machine has begun to go on from it.
     #[serde(default)]
     begun: bool,
+    /// A fork's or a restore's.
+    cause: IdentityCause,
 }
 
 impl Resume {
-    pub(crate) fn new(files: &SnapshotFiles) -> Self {
+    pub(crate) fn new(files: &SnapshotFiles, cause: IdentityCause) -> Self {
         Self {
             memory: files.memory.clone(),
             state: files.state.clone(),
             begun: false,
+            cause,
         }
     }
 
@@ -88,6 +92,11 @@ impl Resume {
             .map_err(|error| io("Could not forget where a sandbox went on", error))
     }
 
+    /// Why the sandbox goes on in the middle.
+    pub(crate) const fn cause(&self) -> IdentityCause {
+        self.cause
+    }
+
     pub(crate) fn files(&self) -> SnapshotFiles {
         SnapshotFiles {
             memory: self.memory.clone(),
@@ -117,6 +126,8 @@ pub(super) struct Moment {
     pub(super) dir: PathBuf,
     /// Memory and devices; none of a disk alone.
     pub(super) machine: Option<SnapshotFiles>,
+    /// Whether it is for a fork or for the sandbox itself.
+    pub(super) cause: IdentityCause,
 }
 
 impl Moment {
@@ -128,7 +139,7 @@ impl Moment {
             &dir.join(upper),
         ))?;
         match &self.machine {
-            Some(files) => Resume::new(files).write(dir),
+            Some(files) => Resume::new(files, self.cause).write(dir),
             None => Ok(()),
         }
     }

@@ -236,7 +236,7 @@ fn a_sandbox_that_could_not_be_made_leaves_no_name_and_no_files() {
 fn resuming(store: &Store, dir: &str, status: SandboxStatus) -> Option<Entry> {
     let sandbox = record(1, "web");
     let files = crate::snapshot::machine_files(&store.layout().snapshots().join(dir));
-    let resume = |dir: &Path| Resume::new(&files).write(dir);
+    let resume = |dir: &Path| Resume::new(&files, cofferdam_proto::IdentityCause::Fork).write(dir);
     store.insert(&sandbox, resume).unwrap();
     let state = SandboxState {
         status,

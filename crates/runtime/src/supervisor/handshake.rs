@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::{
-    AgentMessage, CONTROL_STREAM, HostMessage, Identity, RootSpec, SESSION_STREAM, Stage,
-    TmpfsSpec, UpperDevice,
+    AgentMessage, CONTROL_STREAM, HostMessage, Identity, IdentityCause, RootSpec, SESSION_STREAM,
+    Stage, TmpfsSpec, UpperDevice,
 };
 use cofferdam_types::{ResourceLimits, SandboxSpec, UpperSpec};
 
-use super::AgentLink;
+use super::{AgentLink, hook};
 use crate::{
     error::{Error, ErrorKind, Result},
     random,
@@ -57,7 +57,10 @@ pub(super) async fn start_workload(
     clock: &mut Clock,
 ) -> Result<()> {
     let record = &entry.record;
-    let mut messages = vec![(CONTROL_STREAM, HostMessage::Adopt(identity_of(record)?))];
+    let mut messages = vec![(
+        CONTROL_STREAM,
+        HostMessage::Adopt(identity_of(record, IdentityCause::Start)?),
+    )];
     if !root_is_mounted {
         messages.push((
             CONTROL_STREAM,
@@ -95,9 +98,11 @@ pub(super) async fn start_workload(
 pub(super) async fn resume_workload(
     agent: &mut AgentLink,
     entry: &Entry,
+    cause: IdentityCause,
+    hook: Option<&str>,
     clock: &mut Clock,
 ) -> Result<()> {
-    let identity = identity_of(&entry.record)?;
+    let identity = identity_of(&entry.record, cause)?;
     let steps = async {
         agent
             .send(&[
@@ -108,6 +113,10 @@ pub(super) async fn resume_workload(
         expect(agent, &AgentMessage::Adopted).await?;
         expect(agent, &AgentMessage::Inherited).await?;
         clock.lap("identity");
+        if let Some(command) = hook {
+            hook::run(agent, &entry.record, command).await?;
+            clock.lap("hook");
+        }
         let thaw = HostMessage::Thaw {
             unix_ns: unix_time_ns(),
         };
@@ -139,29 +148,34 @@ async fn within_start(steps: impl Future<Output = Result<()>>) -> Result<()> {
 
 /// A sandbox's identity with the host's clock of this moment. Its machine id is the start of its
 /// own, so that it is the same at every start and after a restore, and a fork's is another.
-fn identity_of(record: &SandboxRecord) -> Result<Identity> {
+fn identity_of(record: &SandboxRecord, cause: IdentityCause) -> Result<Identity> {
     /// Length of a machine id; machine-id(5).
     const DIGITS: usize = 32;
     let mut machine_id = record.id.to_string();
     machine_id.truncate(DIGITS);
     Ok(Identity {
         machine_id,
-        ..adopt(&record.hostname)?
+        ..adopt(&record.hostname, cause)?
     })
 }
 
 /// A new identity with the host's clock of this moment.
-pub(crate) fn adopt(hostname: &str) -> Result<Identity> {
-    let machine_id: [u8; 16] = random::bytes()?;
+pub(crate) fn adopt(hostname: &str, cause: IdentityCause) -> Result<Identity> {
     Ok(Identity {
         entropy: random::bytes::<ENTROPY_BYTES>()?.to_vec(),
-        machine_id: machine_id
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect(),
+        machine_id: hex_id()?,
         hostname: hostname.to_owned(),
         unix_ns: unix_time_ns(),
+        cause,
+        generation: hex_id()?,
+        fork_index: None,
     })
+}
+
+/// 32 random hex digits.
+fn hex_id() -> Result<String> {
+    let bytes: [u8; 16] = random::bytes()?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn root_spec(spec: &SandboxSpec) -> RootSpec {

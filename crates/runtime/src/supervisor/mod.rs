@@ -10,6 +10,7 @@ mod agent;
 mod client;
 mod event;
 mod handshake;
+mod hook;
 mod input;
 mod session;
 mod start;

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use cofferdam_backend::{Backend, Machine, MachineSpec, SnapshotFiles};
 use cofferdam_base::time::unix_time_ns;
-use cofferdam_proto::{CLIENT_GENERATION, ClientRequest, Request, Stage};
+use cofferdam_proto::{CLIENT_GENERATION, ClientRequest, IdentityCause, Request, Stage};
 use cofferdam_types::{SandboxSpec, UpperSpec};
 use tokio::sync::mpsc;
 
@@ -204,7 +204,7 @@ pub(super) async fn start(of: Starting<'_>) -> Result<Live> {
     let spec = machine_spec(entry, paths, &guest, &shape);
     read_ahead(&origin);
     let machine: Arc<dyn Machine> = match &origin {
-        Origin::Resume(files) => lift(backend.restore(files, &spec).await)?.into(),
+        Origin::Resume(files, _) => lift(backend.restore(files, &spec).await)?.into(),
         Origin::Image(template) | Origin::Base(template) | Origin::Workload(template) => {
             lift(backend.restore(&template.files(), &spec).await)?.into()
         }
@@ -218,15 +218,21 @@ pub(super) async fn start(of: Starting<'_>) -> Result<Live> {
     } else {
         RESTORE_TIMEOUT
     };
+    let spec_hook = record.spec.on_fork.as_deref();
     let handshake = async {
         agent.ready(limit).await?;
         clock.lap("guest ready");
         match &origin {
-            Origin::Resume(_) => {
-                resume_workload(&mut agent, entry, &mut clock).await?;
+            Origin::Resume(_, cause) => {
+                resume_workload(&mut agent, entry, *cause, spec_hook, &mut clock).await?;
                 Resume::clear(paths)
             }
-            Origin::Workload(_) => resume_workload(&mut agent, entry, &mut clock).await,
+            Origin::Workload(template) => {
+                let held = template.on_fork()?;
+                let hook = spec_hook.or(held.as_deref());
+                let cause = IdentityCause::Template;
+                resume_workload(&mut agent, entry, cause, hook, &mut clock).await
+            }
             Origin::Image(_) => start_workload(&mut agent, entry, true, &mut clock).await,
             Origin::Base(_) | Origin::Boot => {
                 start_workload(&mut agent, entry, false, &mut clock).await
@@ -253,7 +259,7 @@ pub(super) async fn start(of: Starting<'_>) -> Result<Live> {
 /// Where a machine comes from.
 enum Origin {
     /// Another sandbox's moment, or its own from a snapshot.
-    Resume(SnapshotFiles),
+    Resume(SnapshotFiles, IdentityCause),
     /// A template with this very workload running.
     Workload(Template),
     Image(Template),
@@ -267,7 +273,7 @@ impl Origin {
             Self::Workload(template) | Self::Image(template) | Self::Base(template) => {
                 Some(template)
             }
-            Self::Resume(_) | Self::Boot => None,
+            Self::Resume(..) | Self::Boot => None,
         }
     }
 
@@ -279,7 +285,7 @@ impl Origin {
         guest: GuestFiles,
         shape: MachineShape,
     ) -> Option<WantedTemplate> {
-        if matches!(self, Self::Workload(_) | Self::Image(_) | Self::Resume(_)) {
+        if matches!(self, Self::Workload(_) | Self::Image(_) | Self::Resume(..)) {
             return None;
         }
         let root = RootShape::of(spec, image.manifest)?;
@@ -301,7 +307,7 @@ impl Origin {
 /// `docs/start.md`.
 fn read_ahead(origin: &Origin) {
     let (memory, template) = match origin {
-        Origin::Resume(files) => (files.memory.clone(), None),
+        Origin::Resume(files, _) => (files.memory.clone(), None),
         Origin::Workload(template) | Origin::Image(template) | Origin::Base(template) => {
             (template.files().memory, Some(template.clone()))
         }
@@ -330,7 +336,7 @@ async fn choose_origin(
     if let Some(mut resume) = Resume::read(paths)? {
         resume.begin(paths)?;
         clock.lap("snapshot");
-        return Ok(Origin::Resume(resume.files()));
+        return Ok(Origin::Resume(resume.files(), resume.cause()));
     }
     // A sandbox that has run before has a disk of its own, which no image template's guest knows.
     let fresh = !upper.exists();

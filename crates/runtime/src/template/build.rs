@@ -7,7 +7,9 @@ use std::{
 
 use cofferdam_backend::{Backend, Machine, MachineSpec, MemoryBacking};
 use cofferdam_base::{LockFile, fs, time::unix_time_ns};
-use cofferdam_proto::{AgentMessage, CONTROL_STREAM, HostMessage, RootSpec, UpperDevice};
+use cofferdam_proto::{
+    AgentMessage, CONTROL_STREAM, HostMessage, IdentityCause, RootSpec, UpperDevice,
+};
 use cofferdam_types::{SandboxId, Signal};
 
 use super::{
@@ -135,6 +137,10 @@ pub(crate) async fn make_image(
         image: Some(plan.root.manifest),
         image_name: Some(plan.image_name.clone()),
         commands: plan.commands(),
+        on_fork: plan
+            .workload
+            .as_ref()
+            .and_then(|workload| workload.on_fork.clone()),
         ..Manifest::new(kind, about, &plan.shape)
     };
     let template = publish(staging, manifest)?;
@@ -143,7 +149,7 @@ pub(crate) async fn make_image(
 }
 
 async fn mount(agent: &mut AgentLink, root: &RootShape) -> Result<()> {
-    let identity = adopt("template")?;
+    let identity = adopt("template", IdentityCause::Start)?;
     agent
         .send(&[
             (CONTROL_STREAM, HostMessage::Adopt(identity)),

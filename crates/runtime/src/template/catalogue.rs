@@ -98,6 +98,7 @@ impl Runtime {
                 process: process::merge(&spec, &image.config, BUILDER)?,
                 limits: workload_limits(&spec),
                 ready: ready.clone(),
+                on_fork: spec.on_fork.clone(),
             }),
         };
         let plan = TemplatePlan {

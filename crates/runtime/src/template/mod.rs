@@ -96,6 +96,9 @@ struct Manifest {
     image_name: Option<String>,
     /// What ran before the capture, and what runs.
     commands: Vec<String>,
+    /// The command that a start runs before the held workload goes on.
+    #[serde(default)]
+    on_fork: Option<String>,
 }
 
 impl Manifest {
@@ -112,6 +115,7 @@ impl Manifest {
             image: None,
             image_name: None,
             commands: Vec::new(),
+            on_fork: None,
         }
     }
 }
@@ -191,6 +195,11 @@ impl Template {
     /// The upper disk that the template's guest has mounted; only image templates have one.
     pub(crate) fn upper(&self) -> PathBuf {
         self.dir.join("upper.ext4")
+    }
+
+    /// The command that a start runs before the held workload goes on.
+    pub(crate) fn on_fork(&self) -> Result<Option<String>> {
+        Ok(self.manifest()?.on_fork)
     }
 
     fn check(&self) -> Result<()> {

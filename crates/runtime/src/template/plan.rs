@@ -43,4 +43,7 @@ pub(crate) struct StartedWorkload {
     pub(crate) limits: ResourceLimits,
     /// Text in its output that says that it is ready.
     pub(crate) ready: String,
+    /// What each start from it runs before its processes go on, unless the sandbox names another.
+    #[serde(default)]
+    pub(crate) on_fork: Option<String>,
 }

@@ -8,8 +8,8 @@ use std::{
 
 use cofferdam_proto::{
     AgentMessage, CONTROL_STREAM, Channel, Decoder, Failure, FrameKind, GENERATION, HostMessage,
-    Identity, ProcessSpec, RootSpec, UpperDevice, decode_control, encode_control, encode_credit,
-    encode_data,
+    Identity, IdentityCause, ProcessSpec, RootSpec, UpperDevice, decode_control, encode_control,
+    encode_credit, encode_data,
 };
 use cofferdam_types::{ExitStatus, ResourceLimits};
 
@@ -85,6 +85,9 @@ impl Host {
             entropy: vec![seed; 64],
             machine_id: format!("{seed:032x}"),
             hostname: format!("other-{seed}"),
+            cause: IdentityCause::Fork,
+            generation: format!("{seed:032x}"),
+            fork_index: Some(seed.into()),
         }
     }
 
@@ -94,6 +97,9 @@ impl Host {
             entropy: vec![7; 64],
             machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
             hostname: hostname.to_owned(),
+            cause: IdentityCause::Start,
+            generation: "0".repeat(32),
+            fork_index: None,
         }
     }
 
@@ -159,6 +165,19 @@ impl Host {
         self.ask(&HostMessage::Thaw { unix_ns }, "Thawed", |message| {
             matches!(message, AgentMessage::Thawed)
         });
+    }
+
+    /// Runs a hook; returns its exit code, if it ended, and its output.
+    pub(crate) fn hook(&mut self, message: &HostMessage) -> (Option<u8>, String) {
+        self.send(CONTROL_STREAM, message);
+        let ended = self.expect("HookEnded", |message| {
+            matches!(message, AgentMessage::HookEnded { .. })
+        });
+        let AgentMessage::HookEnded { status, output } = ended else {
+            unreachable!("it was waited for");
+        };
+        let output = String::from_utf8_lossy(&output).into_owned();
+        (status.map(ExitStatus::code), output)
     }
 
     pub(crate) fn hello(&mut self) {
