@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cofferdam_testkit::coffer::Coffer;
+use cofferdam_testkit::{coffer::Coffer, sandboxes::until};
 
 /// Prints a line for each file below the directory given, without what is mounted in it: type,
 /// mode, owner, size, time, hard links, device, target, extended attributes, digest.
@@ -53,7 +53,7 @@ visit(root)
 "#;
 
 /// Directories in which the agent makes mount points that an image may lack: their times differ.
-const WITH_MOUNT_POINTS: [&str; 3] = ["/", "/etc", "/sys"];
+const WITH_MOUNT_POINTS: [&str; 4] = ["/", "/etc", "/run", "/sys"];
 
 fn have(tools: &[&str]) -> Option<String> {
     let missing = |tool: &&&str| {
@@ -228,7 +228,59 @@ fn a_debian_with_python_is_pulled_and_run_and_its_tree_is_what_umoci_unpacks() {
         .output()
         .unwrap();
     compare(&parse(&ours.stdout), &parse(&theirs.stdout));
+    generators_of_interpreters_repeat_in_forks_until_they_are_seeded_again(&coffer, &name);
     coffer.ok(["rmi", &name]);
+}
+
+/// Each prints a number once it was copied, then another after it has seeded its generator again.
+const GENERATORS: [&str; 2] = [
+    "import random, time
+read = lambda: open('/run/cofferdam/generation').read()
+random.random()
+first = read()
+print('ready', flush=True)
+while read() == first:
+    time.sleep(.02)
+print('python', random.random(), flush=True)
+random.seed()
+print('python again', random.random(), flush=True)
+time.sleep(1000)",
+    "$| = 1;
+sub at { open(F, '/run/cofferdam/generation'); local $/; my $text = <F>; close F; $text }
+rand();
+my $first = at();
+print qq(ready\n);
+while (at() eq $first) { select(undef, undef, undef, .02) }
+print 'perl ', rand(), qq(\n);
+srand();
+print 'perl again ', rand(), qq(\n);
+sleep 1000",
+];
+
+/// The rows of docs/fork-correctness.md that this image has a runtime for.
+fn generators_of_interpreters_repeat_in_forks_until_they_are_seeded_again(
+    coffer: &Coffer,
+    image: &str,
+) {
+    let script = "python3 -c \"$PYTHON\" & perl -e \"$PERL\" & wait";
+    let [python, perl] = GENERATORS;
+    let env = [format!("PYTHON={python}"), format!("PERL={perl}")];
+    let parent = coffer.detached(&["-e", &env[0], "-e", &env[1], image, "sh", "-c", script]);
+    let lines = |id: &str, count: usize| {
+        let mut lines: Vec<String> = Vec::new();
+        until("the interpreters' lines", || {
+            lines = coffer.ok(["logs", id]).lines().map(str::to_owned).collect();
+            lines.len() >= count
+        });
+        lines.sort();
+        lines
+    };
+    lines(&parent.id, 2);
+    let (one, other) = (parent.fork(&[]), parent.fork(&[]));
+    let (one, other) = (lines(&one.id, 4), lines(&other.id, 4));
+    for (ours, theirs) in one.iter().zip(&other) {
+        assert_eq!(ours == theirs, !ours.contains("again"), "{one:?} {other:?}");
+    }
 }
 
 fn parse(listing: &[u8]) -> BTreeMap<String, Vec<String>> {
