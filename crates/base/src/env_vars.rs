@@ -12,10 +12,15 @@ pub const PROGRAM: &str = "COFFER_PROGRAM";
 pub const BACKEND: &str = "COFFER_BACKEND";
 /// Directory of the docker configuration file with registry credentials.
 pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
+/// File with registry credentials in podman's form, containers-auth.json(5).
+pub const REGISTRY_AUTH_FILE: &str = "REGISTRY_AUTH_FILE";
 /// Extra certificate authorities (PEM) trusted for registries.
 pub const CA_FILE: &str = "COFFER_CA_FILE";
 /// Mirrors, `registry=mirror` pairs separated by commas.
 pub const MIRRORS: &str = "COFFER_MIRRORS";
+
+/// What all templates together may take of the disk, a size such as `8g`; 0 is no limit.
+pub const TEMPLATES_LIMIT: &str = "COFFER_TEMPLATES_LIMIT";
 
 /// The value of `name`; an empty value counts as unset.
 #[must_use]

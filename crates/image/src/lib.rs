@@ -13,8 +13,10 @@
 mod archive;
 mod erofs;
 mod error;
+mod go_json;
 mod layer;
 mod manifest;
+mod media;
 mod model;
 mod progress;
 mod reference;
@@ -32,4 +34,8 @@ pub use model::{
 pub use progress::{NoProgress, Phase, Progress, ProgressEvent};
 pub use reference::Reference;
 pub use registry::{PullOptions, STALL_TIMEOUT};
-pub use store::{ImageStore, rootfs::ROOT_DISK_CLASSES_BYTES};
+pub use store::{
+    ImageStore,
+    rootfs::ROOT_DISK_CLASSES_BYTES,
+    usage::{ImageUsage, ImagesUsage},
+};

@@ -3,12 +3,18 @@
 //! *Source:* OCI image-spec v1.1, config.md; the JSON names of [`ImageDetails`] are those of
 //! `docker image inspect`.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
-use cofferdam_types::{Digest, Platform};
-use serde::{Deserialize, Deserializer, Serialize};
+use cofferdam_types::{Digest, ParsePlatformError, Platform};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, Visitor},
+};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    go_json::Loose,
+};
 
 /// An image in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,25 +34,21 @@ pub struct Image {
 #[serde(rename_all = "PascalCase", default)]
 pub struct ImageConfig {
     /// `user`, `uid`, `user:group` or `uid:gid`; empty for root.
-    #[serde(deserialize_with = "null_as_default")]
     pub user: String,
     /// `NAME=value` entries.
-    #[serde(deserialize_with = "null_as_default")]
     pub env: Vec<String>,
     /// The program with its fixed arguments.
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "string_or_list")]
     pub entrypoint: Vec<String>,
     /// The default arguments, or the program when there is no entrypoint.
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "string_or_list")]
     pub cmd: Vec<String>,
     /// The directory to start in; empty for `/`.
-    #[serde(deserialize_with = "null_as_default")]
     pub working_dir: String,
     /// Signal by name or number that asks the workload to end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
     /// The image's labels.
-    #[serde(deserialize_with = "null_as_default")]
     pub labels: BTreeMap<String, String>,
     /// `port/protocol` entries.
     #[serde(with = "keys_of_object")]
@@ -75,36 +77,63 @@ mod keys_of_object {
     }
 }
 
-fn null_as_default<'de, D, T>(from: D) -> std::result::Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Ok(Option::deserialize(from)?.unwrap_or_default())
+/// One string is a list of it, as in Docker's `strslice`.
+fn string_or_list<'de, D: Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Vec<String>, D::Error> {
+    struct Either;
+    impl<'de> Visitor<'de> for Either {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string or a list of strings")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> std::result::Result<Self::Value, E> {
+            Ok(vec![text.to_owned()])
+        }
+
+        fn visit_unit<E: de::Error>(self) -> std::result::Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(
+            self,
+            mut items: A,
+        ) -> std::result::Result<Self::Value, A::Error> {
+            let mut list = Vec::new();
+            while let Some(item) = items.next_element::<Option<String>>()? {
+                list.push(item.unwrap_or_default());
+            }
+            Ok(list)
+        }
+    }
+    from.deserialize_any(Either)
 }
 
 /// The config blob, as far as it is used.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct RawConfig {
     #[serde(default)]
-    pub(crate) created: Option<String>,
+    pub(crate) created: Loose<String>,
     #[serde(default)]
-    pub(crate) author: Option<String>,
+    pub(crate) author: Loose<String>,
     #[serde(default)]
-    os: Option<String>,
+    os: String,
+    #[serde(default)]
     architecture: String,
     #[serde(default)]
-    variant: Option<String>,
-    #[serde(default, deserialize_with = "null_as_default")]
+    variant: String,
+    #[serde(default)]
     pub(crate) config: ImageConfig,
     pub(crate) rootfs: RawRootfs,
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub(crate) history: Vec<RawHistory>,
+    #[serde(default)]
+    pub(crate) history: Vec<Loose<RawHistory>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct RawRootfs {
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default)]
     pub(crate) diff_ids: Vec<Digest>,
 }
 
@@ -112,22 +141,33 @@ pub(crate) struct RawRootfs {
 #[serde(default)]
 pub(crate) struct RawHistory {
     pub(crate) created: Option<String>,
-    pub(crate) created_by: Option<String>,
-    pub(crate) comment: Option<String>,
+    pub(crate) created_by: String,
+    pub(crate) comment: String,
     pub(crate) empty_layer: bool,
 }
 
 impl RawConfig {
-    pub(crate) fn platform(&self) -> Result<Platform> {
-        let os = self
-            .os
-            .as_deref()
-            .filter(|os| !os.is_empty())
-            .unwrap_or("linux");
-        Platform::new(os, &self.architecture, self.variant.as_deref()).map_err(|error| {
-            Error::new(ErrorKind::Corrupt, "The image's config names no platform").because(error)
-        })
+    /// What the image was built for. What the config leaves open is as `offered` says, the word
+    /// of an index for instance, and else this host's.
+    ///
+    /// # Errors
+    /// `Corrupt` when it names what is no platform.
+    pub(crate) fn platform(&self, offered: Option<&Platform>) -> Result<Platform> {
+        let host = Platform::host();
+        let fallback = offered.unwrap_or(&host);
+        let or = |own: &str, other: &str| if own.is_empty() { other } else { own }.to_owned();
+        if self.architecture.is_empty() {
+            let os = or(&self.os, fallback.os());
+            return Platform::new(&os, fallback.architecture(), fallback.variant())
+                .map_err(no_platform);
+        }
+        let os = or(&self.os, offered.map_or("linux", Platform::os));
+        Platform::new(&os, &self.architecture, Some(&self.variant)).map_err(no_platform)
     }
+}
+
+fn no_platform(error: ParsePlatformError) -> Error {
+    Error::new(ErrorKind::Corrupt, "The image's config names no platform").because(error)
 }
 
 /// One line of `coffer images`.
@@ -246,16 +286,54 @@ pub struct Removed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::go_json;
+
+    fn read(text: &str) -> RawConfig {
+        go_json::from_slice(text.as_bytes()).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
 
     #[test]
     fn a_config_with_nulls_and_without_fields_is_read() {
-        let text = r#"{"architecture":"amd64","config":{"Env":null,"Cmd":["sh"],"Volumes":null,
-            "ExposedPorts":{"80/tcp":{}},"WorkingDir":null},"rootfs":{"diff_ids":null}}"#;
-        let config: RawConfig = serde_json::from_str(text).unwrap();
+        let config = read(
+            r#"{"architecture":"amd64","config":{"Env":null,"Cmd":["sh"],"Volumes":null,
+            "ExposedPorts":{"80/tcp":{}},"WorkingDir":null,"Labels":{"a":null},"User":null},
+            "rootfs":{"diff_ids":null},"history":[null,{"created_by":5},{"empty_layer":null}]}"#,
+        );
         assert_eq!(config.config.cmd, ["sh"]);
         assert_eq!(config.config.exposed_ports, ["80/tcp"]);
-        assert_eq!(config.platform().unwrap().to_string(), "linux/amd64");
+        assert_eq!(config.config.labels["a"], "");
+        assert_eq!(config.platform(None).unwrap().to_string(), "linux/amd64");
         assert!(config.config.env.is_empty());
+        assert!(read(r#"{"config":null,"rootfs":{}}"#).config.cmd.is_empty());
+    }
+
+    #[test]
+    fn keys_in_another_case_and_commands_of_one_string_are_read_as_docker_does() {
+        let config = read(
+            r#"{"config":{"cmd":"/bin/echo","ENTRYPOINT":["a",null],"env":["A=1"]},
+            "rootfS":{"Diff_IDs":[]}}"#,
+        );
+        assert_eq!(config.config.cmd, ["/bin/echo"]);
+        assert_eq!(config.config.entrypoint, ["a", ""]);
+        assert_eq!(config.config.env, ["A=1"]);
+    }
+
+    #[test]
+    fn a_platform_that_the_config_leaves_open_is_the_indexs_or_the_hosts() {
+        let arm = "linux/arm/v6".parse().unwrap();
+        let empty = read(r#"{"architecture":"","os":"","rootfs":{}}"#);
+        assert_eq!(empty.platform(Some(&arm)).unwrap(), arm);
+        assert_eq!(empty.platform(None).unwrap(), Platform::host());
+        let named = read(r#"{"architecture":"arm64","rootfs":{}}"#);
+        assert_eq!(
+            named.platform(Some(&arm)).unwrap().to_string(),
+            "linux/arm64"
+        );
+        assert!(
+            read(r#"{"architecture":"a b","rootfs":{}}"#)
+                .platform(None)
+                .is_err()
+        );
     }
 
     #[test]
@@ -263,6 +341,7 @@ mod tests {
         let config = ImageConfig {
             volumes: vec!["/data".into()],
             env: vec!["A=b".into()],
+            cmd: vec!["sh".into()],
             ..ImageConfig::default()
         };
         let text = serde_json::to_string(&config).unwrap();

@@ -68,6 +68,11 @@ pub enum ProgressEvent<'a> {
         /// Whether the store had it.
         already_present: bool,
     },
+    /// Something was left out or passed over, which the user should know of.
+    Warning {
+        /// A sentence for people.
+        text: &'a str,
+    },
 }
 
 /// Ignores every event.

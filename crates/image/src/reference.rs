@@ -97,6 +97,23 @@ impl Reference {
         }
     }
 
+    /// The name without a digest; none when only a digest tells which image is meant.
+    #[must_use]
+    pub(crate) fn tagged(self) -> Option<Self> {
+        let is_tagged = self.tag.is_some();
+        is_tagged.then_some(Self {
+            digest: None,
+            ..self
+        })
+    }
+
+    /// Whether `text` is a repository alone, without tag and digest.
+    #[must_use]
+    pub(crate) fn is_repository(text: &str) -> bool {
+        let last = text.rsplit('/').next().unwrap_or(text);
+        !last.contains([':', '@']) && text.parse::<Self>().is_ok()
+    }
+
     fn suffix(&self) -> String {
         let tag = self.tag.as_ref().map(|tag| format!(":{tag}"));
         let digest = self.digest.map(|digest| format!("@{digest}"));
@@ -126,6 +143,13 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
     // normalize.go refuses these: they could not be told from an image id.
     if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
         return Err("64 hex digits are an image id");
+    }
+    let id = text.strip_prefix("sha256:").unwrap_or_default();
+    if !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err("it is an image id");
+    }
+    if text == "scratch" {
+        return Err("`scratch` is no image, but what images are built from");
     }
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => {
@@ -384,6 +408,9 @@ mod tests {
             "[::1]5000/x",
             "http://x.io/y",
             HEX,
+            "sha256:0123456789ab",
+            &format!("sha256:{HEX}"),
+            "scratch",
             "x\0",
             "x\n",
             &long_tag,

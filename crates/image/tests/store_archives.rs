@@ -6,7 +6,9 @@ mod store_support;
 
 use std::{fs, io::Write as _, process::Command};
 
-use cofferdam_image::{ErrorKind, LoadSource, NoProgress, ROOT_DISK_CLASSES_BYTES, SaveFormat};
+use cofferdam_image::{
+    ErrorKind, LoadSource, NoProgress, Progress, ProgressEvent, ROOT_DISK_CLASSES_BYTES, SaveFormat,
+};
 use store_support::{OCI_INDEX, OCI_MANIFEST, Sample, TestStore, amd64, gzip, load, tar};
 
 #[test]
@@ -408,6 +410,187 @@ fn tar_of(dir: &std::path::Path) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     builder.append_dir_all(".", dir).unwrap();
     builder.into_inner().unwrap()
+}
+
+/// Keeps the warnings of a load.
+#[derive(Default)]
+struct Warnings(std::sync::Mutex<Vec<String>>);
+
+impl Progress for Warnings {
+    fn event(&self, event: ProgressEvent<'_>) {
+        if let ProgressEvent::Warning { text } = event {
+            self.0.lock().unwrap().push(text.to_owned());
+        }
+    }
+}
+
+/// Loads and gives the names of what came, and the warnings.
+fn load_with_warnings(test: &TestStore, archive: Vec<u8>) -> (Vec<Vec<String>>, Vec<String>) {
+    let warnings = Warnings::default();
+    let source = LoadSource::Reader(Box::new(std::io::Cursor::new(archive)));
+    let loaded = test.store.load(source, &amd64(), &warnings).unwrap();
+    let names = loaded.into_iter().map(|loaded| loaded.references).collect();
+    (names, warnings.0.into_inner().unwrap())
+}
+
+fn tar_of_files(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let files: Vec<(&str, &[u8])> = files
+        .iter()
+        .map(|(name, content)| (name.as_str(), content.as_slice()))
+        .collect();
+    tar(&files)
+}
+
+#[test]
+fn what_a_load_leaves_out_is_told() {
+    let (here, other) = (
+        Sample::new("amd"),
+        Sample::of("arm64", &tar(&[("f", b"arm")])),
+    );
+    let mut files = Vec::new();
+    let mut list = Vec::new();
+    for (sample, tag) in [(&here, "multi:a"), (&other, "multi:arm")] {
+        files.push((format!("{tag}.json"), sample.config.clone()));
+        files.push((format!("{tag}.tar"), sample.layer.clone()));
+        list.push(
+            serde_json::json!({"Config": format!("{tag}.json"), "RepoTags": [tag],
+            "Layers": [format!("{tag}.tar")]}),
+        );
+    }
+    files.push(("manifest.json".into(), serde_json::to_vec(&list).unwrap()));
+    let (names, warnings) = load_with_warnings(&TestStore::new(), tar_of_files(&files));
+    assert_eq!(names, [["docker.io/library/multi:a"]]);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("`multi:arm`") && warnings[0].contains("`linux/arm64`"));
+}
+
+#[test]
+fn an_image_that_only_manifest_json_lists_or_lists_whole_is_loaded() {
+    let (one, two) = (Sample::new("one"), Sample::new("two"));
+    let blob = |content: &[u8]| {
+        let digest = cofferdam_testkit::registry::digest(content);
+        format!("blobs/sha256/{}", &digest[7..])
+    };
+    let list = |samples: &[(&Sample, &str)]| {
+        let entry = |(sample, tag): &(&Sample, &str)| {
+            serde_json::json!({"Config": blob(&sample.config), "RepoTags": [tag, null],
+                "Layers": [blob(&sample.layer)], "LayerSources": null})
+        };
+        let entries: Vec<_> = samples.iter().map(entry).collect();
+        (
+            "manifest.json".to_owned(),
+            serde_json::to_vec(&entries).unwrap(),
+        )
+    };
+    let mut files = one.layout("");
+    files.extend([
+        (blob(&two.config), two.config.clone()),
+        (blob(&two.layer), two.layer.clone()),
+    ]);
+    files.push(list(&[(&one, "one"), (&two, "two")]));
+    let (names, warnings) = load_with_warnings(&TestStore::new(), tar_of_files(&files));
+    assert_eq!(
+        names,
+        [
+            ["docker.io/library/one:latest"],
+            ["docker.io/library/two:latest"]
+        ]
+    );
+    assert!(warnings.is_empty(), "{warnings:?}");
+
+    // Docker 25.0.0-rc wrote manifests without layers; the list beside them is whole.
+    let mut files = one.layout("");
+    let broken = String::from_utf8(one.manifest()).unwrap();
+    let layers = broken.find(r#""layers":["#).unwrap();
+    let broken = format!(r#"{}"layers":null}}"#, &broken[..layers]).into_bytes();
+    let index = format!(
+        r#"{{"manifests":[{{"mediaType":"{OCI_MANIFEST}","digest":"{}","size":{}}}]}}"#,
+        cofferdam_testkit::registry::digest(&broken),
+        broken.len()
+    );
+    files.retain(|(name, _)| name != "index.json" && name != "oci-layout");
+    files.extend([(blob(&broken), broken), ("index.json".into(), index.into())]);
+    files.push(list(&[(&one, "one")]));
+    let (names, warnings) = load_with_warnings(&TestStore::new(), tar_of_files(&files));
+    assert_eq!(names, [["docker.io/library/one:latest"]]);
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
+
+#[test]
+fn a_name_that_cannot_be_one_is_left_out_and_the_image_is_there() {
+    let test = TestStore::new();
+    let digest = format!("x:1@sha256:{}", "0".repeat(64));
+    let names = ["ok:1", "Bad:1", "", "<none>:<none>", digest.as_str()];
+    let (loaded, warnings) = load_with_warnings(&test, Sample::new("x").docker_archive(&names));
+    assert_eq!(
+        loaded,
+        [["docker.io/library/ok:1", "docker.io/library/x:1"]]
+    );
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("`Bad:1`"), "{warnings:?}");
+}
+
+#[test]
+fn a_repository_alone_saves_all_its_tags_and_an_id_none() {
+    let test = TestStore::new();
+    let sample = Sample::new("one");
+    test.load(sample.docker_archive(&["r:1", "r:2", "other:1"]))
+        .unwrap();
+    test.load(Sample::new("two").docker_archive(&["r:3"]))
+        .unwrap();
+    let saved = |name: &str, format| {
+        let mut archive = Vec::new();
+        test.store
+            .save(&[name.to_owned()], format, &mut archive)
+            .unwrap();
+        let (mut names, _) = load_with_warnings(&TestStore::new(), archive);
+        names.sort();
+        names
+    };
+    for format in [SaveFormat::Docker, SaveFormat::Oci] {
+        assert_eq!(
+            saved("r", format),
+            [
+                vec!["docker.io/library/r:1", "docker.io/library/r:2"],
+                vec!["docker.io/library/r:3"],
+            ]
+        );
+        assert_eq!(saved("r:2", format), [["docker.io/library/r:2"]]);
+        assert_eq!(saved(&sample.id()[7..19], format), [Vec::<String>::new()]);
+    }
+    let name = "sha256:1".parse::<cofferdam_image::Reference>();
+    assert_eq!(name.unwrap_err().kind(), ErrorKind::InvalidReference);
+    let error = test
+        .store
+        .tag("r:1", &"sha256:x".parse().unwrap())
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidReference);
+}
+
+#[test]
+fn a_layer_of_a_compression_that_is_not_read_is_refused_by_its_name() {
+    for (start, program) in [(&b"\xfd7zXZ\x00\x00"[..], "xz"), (b"BZh91AY&SY", "bzip2")] {
+        let mut sample = Sample::new("x");
+        sample.layer = start.to_vec();
+        let error = TestStore::new()
+            .load(sample.docker_archive(&["a"]))
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains(program), "{error}");
+        assert!(error.hint_text().unwrap().contains("skopeo"));
+    }
+}
+
+#[test]
+fn an_image_of_32_bit_programs_is_taken_where_no_other_is() {
+    let test = TestStore::new();
+    test.load(Sample::of("386", &tar(&[("f", b"x")])).docker_archive(&["a"]))
+        .unwrap();
+    let found = test.store.resolve("a", &amd64()).unwrap().unwrap();
+    assert_eq!(found.platform.to_string(), "linux/386");
+    test.load(Sample::new("y").docker_archive(&["a"])).unwrap();
+    let found = test.store.resolve("a", &amd64()).unwrap().unwrap();
+    assert_eq!(found.platform.to_string(), "linux/amd64");
 }
 
 proptest::proptest! {

@@ -60,14 +60,15 @@ fn an_image_is_found_by_name_id_prefix_and_digest() {
 }
 
 #[test]
-fn another_platform_is_not_found_by_name_and_refused_by_id() {
+fn a_loaded_image_is_refused_for_another_platform_by_name_and_by_id() {
     let test = TestStore::new();
     let sample = Sample::new("x");
     test.load(sample.docker_archive(&["a"])).unwrap();
     let arm64 = "linux/arm64".parse().unwrap();
-    assert!(test.store.resolve("a", &arm64).unwrap().is_none());
-    let error = test.store.resolve(&sample.id(), &arm64).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::PlatformMismatch);
+    for name in ["a", &sample.id()] {
+        let error = test.store.resolve(name, &arm64).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PlatformMismatch);
+    }
 }
 
 #[test]
@@ -468,4 +469,38 @@ fn a_place_that_cannot_be_written_is_a_permission_error() {
     let error = ImageStore::open(path).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission);
     assert!(error.hint_text().is_some());
+}
+
+#[test]
+fn what_images_share_is_freed_with_the_last_of_them() {
+    let test = TestStore::new();
+    let first = Sample::new(&"x".repeat(100_000));
+    let config = String::from_utf8(first.config.clone()).unwrap();
+    let second = Sample {
+        config: config.replace("A=b", "A=c").into(),
+        ..first.clone()
+    };
+    test.load(first.docker_archive(&["first"])).unwrap();
+    test.load(second.docker_archive(&["second"])).unwrap();
+    let ids = [first.id(), second.id()];
+    let usage = |used: &[bool]| {
+        let in_use = |id: &cofferdam_types::Digest| {
+            let at = ids.iter().position(|known| *known == id.to_string());
+            used[at.unwrap()]
+        };
+        test.store.usage(&in_use).unwrap()
+    };
+    let layer = first.layer.len() as u64;
+    let none = usage(&[false, false]);
+    assert_eq!(none.reclaimable_bytes, none.size_bytes);
+    let one = usage(&[true, false]);
+    assert!(one.size_bytes - one.reclaimable_bytes >= layer);
+    assert_eq!(one.images.len(), 2);
+    assert_eq!(
+        (one.images[0].names[0].as_str(), one.images[0].in_use),
+        ("second:latest", false)
+    );
+    // The layer is the other's too.
+    assert_eq!(one.reclaimable_bytes, one.images[0].unique_bytes);
+    assert_eq!(usage(&[true, true]).reclaimable_bytes, 0);
 }

@@ -107,9 +107,26 @@ impl Platform {
     /// Whether an image for `self` runs on `host` without emulating another architecture.
     #[must_use]
     pub fn runs_on(&self, host: &Self) -> bool {
-        self.os == host.os
-            && self.architecture == host.architecture
-            && (self.variant.is_none() || host.variant.is_none() || self.variant == host.variant)
+        self.rank_on(host).is_some()
+    }
+
+    /// How well an image for `self` fits `host`: 0 for the very platform, 1 for another variant,
+    /// 2 for 32-bit programs of the same processor; none when it does not run there.
+    #[must_use]
+    pub fn rank_on(&self, host: &Self) -> Option<u8> {
+        let same_variant =
+            self.variant.is_none() || host.variant.is_none() || self.variant == host.variant;
+        if self.os != host.os {
+            None
+        } else if self == host {
+            Some(0)
+        } else if self.architecture == host.architecture && same_variant {
+            Some(1)
+        } else if self.architecture == "386" && host.architecture == "amd64" {
+            Some(2)
+        } else {
+            None
+        }
     }
 }
 
@@ -216,6 +233,21 @@ mod tests {
         ] {
             assert!(text.parse::<Platform>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_very_platform_fits_best_and_32_bit_programs_run_too() {
+        let rank = |image: &str, host: &str| {
+            let image: Platform = image.parse().unwrap();
+            image.rank_on(&host.parse().unwrap())
+        };
+        assert_eq!(rank("linux/amd64", "linux/amd64"), Some(0));
+        assert_eq!(rank("linux/amd64/v3", "linux/amd64"), Some(1));
+        assert_eq!(rank("linux/386", "linux/amd64"), Some(2));
+        assert_eq!(rank("linux/amd64", "linux/386"), None);
+        assert_eq!(rank("linux/arm/v6", "linux/arm/v7"), None);
+        assert_eq!(rank("windows/amd64", "linux/amd64"), None);
+        assert_eq!(rank("linux/arm64", "linux/amd64"), None);
     }
 
     #[test]

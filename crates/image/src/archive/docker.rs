@@ -7,7 +7,8 @@ use super::{load::Archive, oci::Candidate};
 use crate::{
     error::{Error, ErrorKind, Result, host_error},
     layer::Compression,
-    manifest::{Descriptor, Manifest, layer_media_type, media, parse_json, shown},
+    manifest::{Descriptor, Manifest, check_config, parse_json, shown},
+    media,
     model::RawConfig,
     store::ingest::Ingest,
 };
@@ -18,23 +19,30 @@ use crate::{
 pub(crate) struct DockerEntry {
     pub(crate) config: String,
     pub(crate) repo_tags: Option<Vec<String>>,
+    #[serde(default)]
     pub(crate) layers: Vec<String>,
 }
 
 /// Name of the list.
 pub(crate) const MANIFEST: &str = "manifest.json";
 
-/// The images of a docker archive. It has no manifests, so one is written for each: the same
-/// layers and config give the same manifest, wherever they come from.
-pub(crate) fn candidates(archive: &Archive<'_>, list: &[u8]) -> Result<Vec<Candidate>> {
-    let entries: Vec<DockerEntry> = parse_json(list, "archive's `manifest.json`")?;
-    entries
-        .iter()
-        .map(|entry| candidate(archive, entry))
-        .collect()
+/// What a docker archive lists.
+pub(crate) fn entries(list: &[u8]) -> Result<Vec<DockerEntry>> {
+    parse_json(list, "archive's `manifest.json`")
 }
 
-fn candidate(archive: &Archive<'_>, entry: &DockerEntry) -> Result<Candidate> {
+impl DockerEntry {
+    /// Whether this lists the image with that config.
+    pub(crate) fn is_of(&self, archive: &Archive<'_>, config: &Digest) -> Result<bool> {
+        let found = archive.find(&self.config)?;
+        Ok(found.is_some_and(|(digest, _)| digest == *config)
+            || self.config.contains(&config.hex()))
+    }
+}
+
+/// An image of a docker archive. It has no manifest, so one is written: the same layers and config
+/// give the same manifest, wherever they come from.
+pub(crate) fn candidate(archive: &Archive<'_>, entry: &DockerEntry) -> Result<Candidate> {
     let (config_digest, config_size) = find(archive, &entry.config)?;
     let config_bytes = archive
         .document(&entry.config)?
@@ -62,24 +70,30 @@ fn candidate(archive: &Archive<'_>, entry: &DockerEntry) -> Result<Candidate> {
         .map(|name| {
             let (digest, size) = find(archive, name)?;
             let compression = sniff(archive.ingest, &digest)?;
-            Ok(descriptor(layer_media_type(compression), digest, size))
+            Ok(Descriptor::new(
+                media::layer_type(compression),
+                digest,
+                size,
+            ))
         })
         .collect::<Result<_>>()?;
     let manifest = Manifest {
         schema_version: 2,
-        media_type: Some(media::OCI_MANIFEST.to_owned()),
-        config: descriptor(media::OCI_CONFIG, config_digest, config_size),
+        media_type: media::OCI_MANIFEST.to_owned(),
+        config: Descriptor::new(media::OCI_CONFIG, config_digest, config_size),
         layers,
     };
+    let platform = check_config(&manifest, &config, None)?;
     let written = serde_json::to_vec(&manifest).map_err(|error| {
         Error::new(ErrorKind::Corrupt, "The image's manifest cannot be written").because(error)
     })?;
     Ok(Candidate {
         digest: archive.ingest.put(&written)?,
-        platform: config.platform()?,
+        platform,
         manifest,
         config,
         names: entry.repo_tags.clone().unwrap_or_default(),
+        group: None,
     })
 }
 
@@ -101,15 +115,4 @@ fn sniff(ingest: &Ingest, digest: &Digest) -> Result<Compression> {
         .and_then(|file| file.take(4).read_to_end(&mut start))
         .map_err(|error| host_error("Could not read a layer", error))?;
     Ok(Compression::sniff(&start))
-}
-
-pub(crate) fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
-    Descriptor {
-        media_type: media_type.to_owned(),
-        digest,
-        size,
-        urls: Vec::new(),
-        annotations: None,
-        platform: None,
-    }
 }

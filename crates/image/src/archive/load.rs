@@ -3,19 +3,19 @@
 //! One pass over the archive, one write of each blob; then the root file system; then all images
 //! of the archive get their names in one step, or none does.
 
-use std::{fs::File, path::PathBuf};
+use std::{collections::HashMap, fs::File, path::PathBuf};
 
 use cofferdam_base::{fs::read_bounded, time::unix_time_ns};
 use cofferdam_types::{Digest, Platform};
 
 use super::{
     LoadSource, docker,
-    oci::{self, Candidate, check_document_size},
+    oci::{self, Candidate, check_document_size, is_of_one_image},
     spool::Spool,
 };
 use crate::{
     error::{Error, ErrorKind, Result, host_error, path_error},
-    manifest::{DOCUMENT_BYTES_MAX, check_config, wrong_platform},
+    manifest::{DOCUMENT_BYTES_MAX, shown, wrong_platform},
     model::{Image, LoadedImage},
     progress::{Phase, Progress, ProgressEvent},
     reference::Reference,
@@ -118,43 +118,102 @@ impl Archive<'_> {
             .map_err(|error| host_error("Could not read a blob", error))
     }
 
-    fn candidates(&self) -> Result<Vec<Candidate>> {
-        let list = self.document(docker::MANIFEST)?;
-        if let (Some(index), true) = (
-            self.document(oci::INDEX)?,
-            self.document(oci::LAYOUT)?.is_some(),
-        ) {
-            let found = oci::candidates(self, &index)?;
-            if !found.is_empty() || list.is_none() {
-                return add_docker_names(found, list.as_deref());
+    /// The images in it, and why others that it lists are none of them.
+    fn candidates(&self) -> Result<(Vec<Candidate>, Vec<Error>)> {
+        let mut refusals = Vec::new();
+        let index = self.document(oci::INDEX)?;
+        let mut found = match &index {
+            Some(index) => oci::candidates(self, index, &mut refusals)?,
+            None => Vec::new(),
+        };
+        // Docker archives are tars; only layouts come as directories.
+        let list = match &self.content {
+            Content::Tar(_) => self.document(docker::MANIFEST)?,
+            Content::Dir(_) => None,
+        };
+        for entry in list.as_deref().map_or(Ok(Vec::new()), docker::entries)? {
+            self.add_docker_entry(&entry, &mut found, &mut refusals)?;
+        }
+        if found.is_empty() {
+            let nothing = || {
+                Error::new(
+                    ErrorKind::Corrupt,
+                    "There is no `manifest.json` of Docker's and no `index.json` of an OCI layout \
+                     in it that lists an image",
+                )
+                .hint("Write one with `docker save`, `podman save` or `skopeo copy`")
+            };
+            return Err(refusals.pop().unwrap_or_else(nothing));
+        }
+        Ok((found, refusals))
+    }
+
+    /// Docker writes a layout with a `manifest.json` beside it, which has the names. What only
+    /// that lists is an image too.
+    fn add_docker_entry(
+        &self,
+        entry: &docker::DockerEntry,
+        found: &mut Vec<Candidate>,
+        refusals: &mut Vec<Error>,
+    ) -> Result<()> {
+        let mut is_known = false;
+        for candidate in &mut *found {
+            if entry.is_of(self, &candidate.manifest.config.digest)? {
+                candidate
+                    .names
+                    .extend(entry.repo_tags.iter().flatten().cloned());
+                is_known = true;
             }
         }
-        match (list, &self.content) {
-            (Some(list), Content::Tar(_)) => docker::candidates(self, &list),
-            _ => Err(Error::new(
-                ErrorKind::Corrupt,
-                "There is no `manifest.json` of Docker's and no `index.json` of an OCI layout in it",
-            )
-            .hint("Write one with `docker save`, `podman save` or `skopeo copy`")),
+        if is_known {
+            return Ok(());
         }
+        match docker::candidate(self, entry) {
+            Ok(candidate) => {
+                found.push(candidate);
+                // It is what the layout failed to give.
+                refusals.pop();
+            }
+            Err(error) if is_of_one_image(&error) => refusals.push(error),
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 }
 
-/// Docker writes a layout with a `manifest.json` beside it, which has the names.
-fn add_docker_names(mut found: Vec<Candidate>, list: Option<&[u8]>) -> Result<Vec<Candidate>> {
-    let Some(list) = list else { return Ok(found) };
-    let entries: Vec<docker::DockerEntry> =
-        crate::manifest::parse_json(list, "archive's `manifest.json`")?;
-    for candidate in &mut found {
-        let config = candidate.manifest.config.digest.hex();
-        let same = entries
-            .iter()
-            .filter(|entry| entry.config.contains(&config));
-        candidate
-            .names
-            .extend(same.flat_map(|entry| entry.repo_tags.iter().flatten().cloned()));
+/// Keeps what runs on `platform`, the best of each group; tells what is left out.
+fn choose(candidates: &mut Vec<Candidate>, platform: &Platform, progress: &dyn Progress) {
+    let rank = |candidate: &Candidate| candidate.platform.rank_on(platform);
+    let mut best = HashMap::new();
+    for candidate in &*candidates {
+        if let (Some(group), Some(rank)) = (candidate.group, rank(candidate)) {
+            let known = best.entry(group).or_insert(rank);
+            *known = rank.min(*known);
+        }
     }
-    Ok(found)
+    candidates.retain(|candidate| {
+        let is_best = match (rank(candidate), candidate.group) {
+            (Some(rank), Some(group)) => best.get(&group) == Some(&rank),
+            (rank, _) => rank.is_some(),
+        };
+        // Of an image with many platforms one is enough.
+        let is_replaced = candidate
+            .group
+            .is_some_and(|group| best.contains_key(&group));
+        if !is_best && !is_replaced {
+            let name = candidate.names.first().map_or_else(
+                || candidate.manifest.config.digest.to_string(),
+                |name| name.to_owned(),
+            );
+            let text = format!(
+                "Skipped {}: it is for `{}`, not for `{platform}`",
+                shown(&name),
+                candidate.platform
+            );
+            progress.event(ProgressEvent::Warning { text: &text });
+        }
+        is_best
+    });
 }
 
 impl ImageStore {
@@ -180,15 +239,19 @@ impl ImageStore {
             ingest: &ingest,
             content,
         };
-        let mut candidates = archive.candidates()?;
+        let (mut candidates, refusals) = archive.candidates()?;
         let offered: Vec<String> = candidates
             .iter()
             .map(|c| format!("`{}`", c.platform))
             .collect();
-        candidates.retain(|candidate| candidate.platform.runs_on(platform));
-        if candidates.is_empty() {
+        if !candidates.iter().any(|c| c.platform.runs_on(platform)) {
             return Err(wrong_platform(platform, &offered.join(", ")));
         }
+        for error in refusals {
+            let text = format!("Skipped an image: {}", error.chain());
+            progress.event(ProgressEvent::Warning { text: &text });
+        }
+        choose(&mut candidates, platform, progress);
         merge_names(&mut candidates);
         let mut images = Vec::new();
         let mut loaded = Vec::new();
@@ -224,13 +287,14 @@ impl ImageStore {
             manifest,
             config,
             names,
+            platform,
             ..
         } = candidate;
-        let platform = check_config(&manifest, &config)?;
-        let references = full_names(&names)?;
+        let references = full_names(&names, progress);
         let layers = layer_files(&manifest, &config, |digest| ingest.blob(digest));
         let built = build(
             layers,
+            &config.config.volumes,
             &ingest.rootfs(&digest),
             progress,
             &Cancel::default(),
@@ -239,7 +303,7 @@ impl ImageStore {
             id: manifest.config.digest,
             manifest: digest,
             platform: platform.clone(),
-            created: config.created.clone(),
+            created: config.created.0.clone(),
             added_ns: unix_time_ns(),
             size_bytes: manifest.content_bytes(),
             repo_digests: Default::default(),
@@ -277,17 +341,29 @@ fn merge_names(candidates: &mut Vec<Candidate>) {
     *candidates = merged;
 }
 
-fn full_names(names: &[String]) -> Result<Vec<String>> {
-    let mut full = names
-        .iter()
-        .map(|name| {
-            let reference: Reference = name.parse()?;
-            Ok(reference.to_string())
-        })
-        .collect::<Result<Vec<_>>>()?;
+/// The full names among `names`; what cannot be one is told and left out, and the image is there
+/// by its id.
+fn full_names(names: &[String], progress: &dyn Progress) -> Vec<String> {
+    let mut full = Vec::new();
+    // Docker and podman write these for an image without a name.
+    let given = |name: &&String| !name.is_empty() && !name.contains("<none>");
+    for name in names.iter().filter(given) {
+        match name
+            .parse::<Reference>()
+            .map(|reference| reference.tagged())
+        {
+            Ok(Some(reference)) => full.push(reference.to_string()),
+            // A digest alone is no name that an image can be given; the image has it anyway.
+            Ok(None) => {}
+            Err(error) => {
+                let text = format!("Left a name out: {error}");
+                progress.event(ProgressEvent::Warning { text: &text });
+            }
+        }
+    }
     full.sort();
     full.dedup();
-    Ok(full)
+    full
 }
 
 fn open(ingest: &Ingest, source: LoadSource, progress: &dyn Progress) -> Result<Content> {

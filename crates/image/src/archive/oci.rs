@@ -7,7 +7,10 @@ use cofferdam_types::{Digest, Platform};
 use super::load::Archive;
 use crate::{
     error::{Error, ErrorKind, Result},
-    manifest::{DOCUMENT_BYTES_MAX, Descriptor, Document, Index, Manifest, parse_json},
+    manifest::{
+        DOCUMENT_BYTES_MAX, Descriptor, Document, Index, Manifest, check_config, parse_json,
+    },
+    media::DocumentKind,
     model::RawConfig,
 };
 
@@ -33,69 +36,119 @@ pub(crate) struct Candidate {
     pub(crate) config: RawConfig,
     /// Names as the archive has them.
     pub(crate) names: Vec<String>,
+    /// The entry of the layout's index that it belongs to, with its other platforms.
+    pub(crate) group: Option<usize>,
 }
 
-/// The images of a layout. Configs are read, as many tools leave the platform out of the index.
-pub(crate) fn candidates(archive: &Archive<'_>, index: &[u8]) -> Result<Vec<Candidate>> {
+/// The images of a layout, and why others are none of them. Configs are read, as many tools leave
+/// the platform out of the index.
+pub(crate) fn candidates(
+    archive: &Archive<'_>,
+    index: &[u8],
+    refusals: &mut Vec<Error>,
+) -> Result<Vec<Candidate>> {
     let mut found = Vec::new();
-    for entry in &Index::parse(index)?.manifests {
-        let names = names_of(entry);
-        follow(archive, entry, &names, NESTING_MAX, &mut found)?;
+    for (group, entry) in Index::parse(index)?.manifests.iter().enumerate() {
+        let top = Top {
+            names: names_of(entry),
+            group,
+        };
+        follow(
+            archive,
+            entry,
+            &top,
+            None,
+            NESTING_MAX,
+            &mut found,
+            refusals,
+        )?;
     }
     Ok(found)
+}
+
+/// What an entry of the layout's index says of everything below it.
+struct Top {
+    names: Vec<String>,
+    group: usize,
+}
+
+/// Whether an error is about one image and says nothing about others.
+pub(crate) fn is_of_one_image(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::PlatformMismatch
+    )
 }
 
 fn follow(
     archive: &Archive<'_>,
     entry: &Descriptor,
-    names: &[String],
+    top: &Top,
+    offered: Option<&Platform>,
     levels: usize,
     found: &mut Vec<Candidate>,
+    refusals: &mut Vec<Error>,
 ) -> Result<()> {
-    if entry.is_attestation() || !(entry.is_index() || entry.is_manifest()) {
+    if entry.is_attestation() || entry.kind() == DocumentKind::Other {
         return Ok(());
     }
-    // A layout may hold one platform of an index that lists many.
-    let Some(bytes) = archive.blob_document(&entry.digest, entry.size)? else {
-        return Ok(());
+    let own = entry.platform();
+    let offered = own.as_ref().or(offered);
+    let document = || {
+        // A layout may hold one platform of an index that lists many.
+        let bytes = archive.blob_document(&entry.digest, entry.size)?;
+        let parse = |bytes: Vec<u8>| Document::parse(&bytes, Some(&entry.media_type));
+        bytes.map(parse).transpose()
     };
-    match Document::parse(&bytes, Some(&entry.media_type))? {
-        Document::Index(_) if levels == 0 => Err(Error::new(
+    let read = match document() {
+        Ok(Some(Document::Index(_))) if levels == 0 => Err(Error::new(
             ErrorKind::Corrupt,
             "The layout nests image indexes too deep",
         )),
-        Document::Index(index) => index
-            .manifests
-            .iter()
-            .try_for_each(|e| follow(archive, e, names, levels - 1, found)),
-        Document::Manifest(manifest) => {
-            let Some(bytes) =
-                archive.blob_document(&manifest.config.digest, manifest.config.size)?
-            else {
-                return Ok(());
-            };
-            let config: RawConfig = parse_json(&bytes, "image config")?;
-            found.push(Candidate {
-                digest: entry.digest,
-                platform: config.platform()?,
-                manifest,
-                config,
-                names: names.to_vec(),
-            });
-            Ok(())
+        Ok(Some(Document::Index(index))) => {
+            for entry in &index.manifests {
+                follow(archive, entry, top, offered, levels - 1, found, refusals)?;
+            }
+            return Ok(());
         }
+        Ok(Some(Document::Manifest(manifest))) => {
+            image(archive, entry.digest, manifest, top, offered)
+        }
+        Ok(None) => Ok(None),
+        Err(error) => Err(error),
+    };
+    match read {
+        Ok(image) => found.extend(image),
+        Err(error) if is_of_one_image(&error) => refusals.push(error),
+        Err(error) => return Err(error),
     }
+    Ok(())
+}
+
+fn image(
+    archive: &Archive<'_>,
+    digest: Digest,
+    manifest: Manifest,
+    top: &Top,
+    offered: Option<&Platform>,
+) -> Result<Option<Candidate>> {
+    let Some(bytes) = archive.blob_document(&manifest.config.digest, manifest.config.size)? else {
+        return Ok(None);
+    };
+    let config: RawConfig = parse_json(&bytes, "image config")?;
+    Ok(Some(Candidate {
+        digest,
+        platform: check_config(&manifest, &config, offered)?,
+        manifest,
+        config,
+        names: top.names.clone(),
+        group: Some(top.group),
+    }))
 }
 
 /// The names that a layout gives an entry. A bare tag names no repository and so no image.
 fn names_of(entry: &Descriptor) -> Vec<String> {
-    let note = |key| {
-        entry
-            .annotations
-            .as_ref()
-            .and_then(|notes| notes.get(key))
-            .cloned()
-    };
+    let note = |key| entry.note(key).filter(|name| !name.is_empty()).cloned();
     note(CONTAINERD_NAME)
         .or_else(|| note(REF_NAME).filter(|name| name.contains(['/', ':'])))
         .into_iter()

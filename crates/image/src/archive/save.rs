@@ -14,12 +14,15 @@ use tar::{Builder, EntryType, Header};
 
 use super::{
     SaveFormat,
-    docker::{DockerEntry, MANIFEST, descriptor},
+    docker::{DockerEntry, MANIFEST},
     oci::{CONTAINERD_NAME, INDEX, LAYOUT, LAYOUT_CONTENT, REF_NAME},
 };
 use crate::{
     error::{Error, ErrorKind, Result, host_error},
-    manifest::{Descriptor, Index, Manifest, layer_compression, layer_media_type, media},
+    go_json::Loose,
+    layer::{Compression, MAGIC_BYTES},
+    manifest::{Descriptor, Index, Manifest},
+    media,
     reference::Reference,
     store::{
         ImageStore,
@@ -43,7 +46,8 @@ enum Blob {
 }
 
 impl ImageStore {
-    /// Writes the images that `names` mean, for the host's platform where they have several.
+    /// Writes the images that `names` mean, for the host's platform where they have several. As
+    /// in Docker, a repository alone means all its tags, and an image by its id has no name.
     ///
     /// # Errors
     /// `NotFound` and `InvalidReference` before anything is written; `Io`, `NoSpace` or
@@ -55,12 +59,9 @@ impl ImageStore {
         let index = StoreIndex::read(&self.layout)?;
         let mut plan = Plan::default();
         for name in names {
-            let record = preferred(name, &index)?;
-            let references = match index.find(name)? {
-                Found::Reference(full, _) => vec![full],
-                Found::Digest(_) => Vec::new(),
-            };
-            self.add(&mut plan, record, references, format)?;
+            for (record, references) in meant(name, &index)? {
+                self.add(&mut plan, record, references, format)?;
+            }
         }
         plan.write(format, out)
             .map_err(|error| host_error("Could not write the archive", error))
@@ -76,7 +77,7 @@ impl ImageStore {
         let stored = self.document(&record.manifest)?;
         let parsed = Manifest::parse(&stored)?;
         let (bytes, manifest) = match format {
-            SaveFormat::Oci => as_oci(stored, parsed)?,
+            SaveFormat::Oci => self.as_oci(stored, parsed)?,
             SaveFormat::Docker => (stored, parsed),
         };
         for blob in manifest.layers.iter().chain([&manifest.config]) {
@@ -84,12 +85,12 @@ impl ImageStore {
             plan.blobs.insert(blob.digest, Blob::File(file, blob.size));
         }
         let digest = sha256(&bytes);
-        let kind = manifest
-            .media_type
-            .as_deref()
-            .unwrap_or(media::OCI_MANIFEST);
-        let mut entry = descriptor(kind, digest, bytes.len() as u64);
-        entry.platform = serde_json::to_value(&record.platform).ok();
+        let kind = match manifest.media_type.as_str() {
+            "" => media::OCI_MANIFEST,
+            named => named,
+        };
+        let mut entry = Descriptor::new(kind, digest, bytes.len() as u64);
+        entry.platform = Loose(Some((&record.platform).into()));
         plan.blobs.insert(digest, Blob::Bytes(bytes));
         if references.is_empty() {
             plan.index.push(entry.clone());
@@ -103,7 +104,7 @@ impl ImageStore {
                 (REF_NAME.to_owned(), tag),
             ];
             plan.index.push(Descriptor {
-                annotations: Some(notes.into()),
+                annotations: Loose(Some(notes.into())),
                 ..entry.clone()
             });
             repo_tags.push(reference.familiar());
@@ -113,13 +114,39 @@ impl ImageStore {
     }
 }
 
+/// The images that `name` means, and the names that each is saved under.
+fn meant<'a>(name: &str, index: &'a StoreIndex) -> Result<Vec<(&'a Record, Vec<String>)>> {
+    if Reference::is_repository(name) {
+        let repository = name.parse::<Reference>()?.name();
+        let mut found = Vec::new();
+        for full in index.references.keys() {
+            if full
+                .parse::<Reference>()
+                .is_ok_and(|other| other.name() == repository)
+            {
+                found.push((preferred(full, index)?, vec![full.clone()]));
+            }
+        }
+        if !found.is_empty() {
+            return Ok(found);
+        }
+    }
+    let record = preferred(name, index)?;
+    Ok(vec![match index.find(name)? {
+        Found::Reference(full, _) => (record, vec![full]),
+        Found::Digest(_) => (record, Vec::new()),
+    }])
+}
+
 impl Plan {
     /// Lists an image in `manifest.json`; one image with two names is one entry with two tags.
     fn docker(&mut self, manifest: &Manifest, repo_tags: Vec<String>) {
         let name = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
         let config = name(&manifest.config.digest);
         if let Some(entry) = self.docker.iter_mut().find(|entry| entry.config == config) {
-            entry.repo_tags.get_or_insert_default().extend(repo_tags);
+            if !repo_tags.is_empty() {
+                entry.repo_tags.get_or_insert_default().extend(repo_tags);
+            }
             return;
         }
         let layers = manifest
@@ -129,7 +156,8 @@ impl Plan {
             .collect();
         self.docker.push(DockerEntry {
             config,
-            repo_tags: Some(repo_tags),
+            // As Docker has it for an image without a name.
+            repo_tags: (!repo_tags.is_empty()).then_some(repo_tags),
             layers,
         });
     }
@@ -160,11 +188,7 @@ impl Plan {
                 }
             }
         }
-        let index = Index {
-            schema_version: 2,
-            media_type: Some(media::OCI_INDEX.to_owned()),
-            manifests: self.index,
-        };
+        let index = Index::new(self.index);
         append_file(&mut tar, INDEX, &serde_json::to_vec(&index)?)?;
         if format == SaveFormat::Docker {
             append_file(&mut tar, MANIFEST, &serde_json::to_vec(&self.docker)?)?;
@@ -225,23 +249,48 @@ impl Read for Whole {
     }
 }
 
-/// A manifest with OCI's media types: tools for layouts know no others. The layers and the config
-/// keep their digests, and so the image its id.
-fn as_oci(stored: Vec<u8>, mut manifest: Manifest) -> Result<(Vec<u8>, Manifest)> {
-    if manifest.config.media_type == media::OCI_CONFIG
-        && manifest.media_type.as_deref() != Some(media::DOCKER_MANIFEST)
-    {
-        return Ok((stored, manifest));
+impl ImageStore {
+    /// A manifest with OCI's media types: tools for layouts know no others. The layers and the
+    /// config keep their digests, and so the image its id.
+    fn as_oci(&self, stored: Vec<u8>, mut manifest: Manifest) -> Result<(Vec<u8>, Manifest)> {
+        let layers_are = |manifest: &Manifest| {
+            let mut layers = manifest.layers.iter();
+            layers.all(|layer| {
+                layer
+                    .media_type
+                    .starts_with("application/vnd.oci.image.layer.")
+            })
+        };
+        if media::is_oci_config(&manifest.config.media_type)
+            && !media::is_docker_manifest(&manifest.media_type)
+            && layers_are(&manifest)
+        {
+            return Ok((stored, manifest));
+        }
+        manifest.schema_version = 2;
+        manifest.media_type = media::OCI_MANIFEST.to_owned();
+        manifest.config.media_type = media::OCI_CONFIG.to_owned();
+        for layer in &mut manifest.layers {
+            let compression = match media::named_compression(&layer.media_type) {
+                Some(named) => named,
+                None => self.sniff(&layer.digest)?,
+            };
+            media::layer_type(compression).clone_into(&mut layer.media_type);
+        }
+        let bytes = serde_json::to_vec(&manifest).map_err(|error| {
+            Error::new(ErrorKind::Corrupt, "The image's manifest cannot be written").because(error)
+        })?;
+        Ok((bytes, manifest))
     }
-    manifest.media_type = Some(media::OCI_MANIFEST.to_owned());
-    manifest.config.media_type = media::OCI_CONFIG.to_owned();
-    for layer in &mut manifest.layers {
-        layer.media_type = layer_media_type(layer_compression(&layer.media_type)?).to_owned();
+
+    fn sniff(&self, blob: &Digest) -> Result<Compression> {
+        let mut start = Vec::new();
+        self.open_blob(blob)?
+            .take(MAGIC_BYTES as u64)
+            .read_to_end(&mut start)
+            .map_err(|error| host_error("Could not read a layer", error))?;
+        Ok(Compression::sniff(&start))
     }
-    let bytes = serde_json::to_vec(&manifest).map_err(|error| {
-        Error::new(ErrorKind::Corrupt, "The image's manifest cannot be written").because(error)
-    })?;
-    Ok((bytes, manifest))
 }
 
 fn sha256(bytes: &[u8]) -> Digest {

@@ -15,7 +15,7 @@ use tar::{EntryType, Header};
 
 use crate::{
     error::{Error, ErrorKind, Result, host_error},
-    layer::{Compression, Limits},
+    layer::{Compression, Limits, MAGIC_BYTES},
     manifest::shown,
     progress::{Phase, Progress, ProgressEvent},
     store::ingest::{Ingest, copy_blob},
@@ -186,7 +186,7 @@ impl Extension {
 
 fn decompressed(source: Box<dyn Read + Send>) -> Result<(Box<dyn Read>, Compression)> {
     let mut source = BufReader::with_capacity(READ_AHEAD_BYTES, source);
-    let start = fill_to(&mut source, MAGIC_BYTES)?;
+    let start = fill_to(&mut source, MAGIC_BYTES as u64)?;
     refuse_unknown(&start)?;
     let source = io::Cursor::new(start.clone()).chain(source);
     let compression = Compression::sniff(&start);
@@ -200,16 +200,10 @@ fn decompressed(source: Box<dyn Read + Send>) -> Result<(Box<dyn Read>, Compress
     Ok((source, compression))
 }
 
-/// Longest mark of a compression, xz's.
-const MAGIC_BYTES: u64 = 6;
-
 /// Refuses compressions that are known and not supported, by their first bytes.
-/// *Source:* The .xz File Format §2.1.1.1; bzip2's `decompress.c`.
 fn refuse_unknown(start: &[u8]) -> Result<()> {
-    let program = match start {
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => "xz",
-        [b'B', b'Z', b'h', b'1'..=b'9', ..] => "bzip2",
-        _ => return Ok(()),
+    let Some(program) = Compression::unread_program(start) else {
+        return Ok(());
     };
     let what = format!(
         "Compression by {program} is not supported; gzip, zstd and plain archives can be read"

@@ -18,6 +18,13 @@ use crate::{
 /// Memory for tails of all files together.
 const MAX_TAIL_BYTES: usize = 128 << 20;
 
+/// Bytes between two looks at the room on the disk.
+const LOOK_EVERY_BYTES: u64 = 16 << 20;
+/// What a root file system leaves free on its disk, in bytes, or a share of a small disk. An image
+/// that expands without end then does not take the room of everything else there.
+const SPARE_DISK_BYTES: u64 = 64 << 20;
+const SPARE_DISK_SHARE: u64 = 20;
+
 /// Where a file's data is.
 #[derive(Debug)]
 pub(crate) struct FileData {
@@ -34,6 +41,8 @@ pub(crate) struct DataArea<'a> {
     out: &'a File,
     next_block: u32,
     tail_bytes: usize,
+    /// Bytes of files since the last look at the room on the disk.
+    unseen_bytes: u64,
 }
 
 /// One file being written. Bytes that are skipped are zeros.
@@ -42,6 +51,8 @@ pub(crate) struct FileWriter<'a> {
     out: &'a File,
     data: FileData,
     position: u64,
+    /// Bytes written since the last look at the room on the disk.
+    unseen_bytes: u64,
 }
 
 impl<'a> DataArea<'a> {
@@ -51,6 +62,7 @@ impl<'a> DataArea<'a> {
             out,
             next_block: 1,
             tail_bytes: 0,
+            unseen_bytes: 0,
         }
     }
 
@@ -61,6 +73,12 @@ impl<'a> DataArea<'a> {
 
     /// Starts a file of `size` bytes whose inode will carry `xattrs`.
     pub(crate) fn begin(&mut self, size: u64, xattrs: &[Xattr]) -> Result<FileWriter<'a>> {
+        // Larger files look for themselves: what they hold may be zeros.
+        self.unseen_bytes += size.min(LOOK_EVERY_BYTES);
+        if self.unseen_bytes >= LOOK_EVERY_BYTES {
+            self.unseen_bytes = 0;
+            expect_room(self.out)?;
+        }
         let tail = usize::try_from(size % BLOCK_BYTES_U64).unwrap_or_default();
         let fits = INODE_BYTES + xattr::body_bytes(xattrs) + tail <= BLOCK_BYTES;
         let is_inline = fits && self.tail_bytes + tail <= MAX_TAIL_BYTES;
@@ -82,6 +100,7 @@ impl<'a> DataArea<'a> {
                 tail: vec![0; tail].into_boxed_slice(),
             },
             position: 0,
+            unseen_bytes: 0,
         })
     }
 
@@ -124,6 +143,11 @@ impl FileWriter<'_> {
         if body.iter().any(|&byte| byte != 0) {
             let start = u64::from(self.data.first_block) * BLOCK_BYTES_U64 + self.position;
             self.out.write_all_at(body, start).map_err(write_error)?;
+            self.unseen_bytes += body.len() as u64;
+            if self.unseen_bytes >= LOOK_EVERY_BYTES {
+                self.unseen_bytes = 0;
+                expect_room(self.out)?;
+            }
         }
         self.position += body.len() as u64;
         if !tail.is_empty() {
@@ -143,10 +167,46 @@ impl FileWriter<'_> {
     }
 }
 
+/// Fails when the disk of `out` is nearly full.
+fn expect_room(out: &File) -> Result<()> {
+    let Ok(disk) = rustix::fs::fstatvfs(out) else {
+        // What cannot be told shows when it is written.
+        return Ok(());
+    };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let spare = spare_bytes(disk.f_blocks.saturating_mul(disk.f_frsize));
+    if free >= spare {
+        return Ok(());
+    }
+    let what = format!(
+        "The image is too large for the disk of the store: {} MiB are left there",
+        free >> 20
+    );
+    Err(Error::new(ErrorKind::NoSpace, what)
+        .hint("Free some space, or move the store with `COFFER_HOME`"))
+}
+
+/// What is left free on a disk of `total` bytes.
+fn spare_bytes(total: u64) -> u64 {
+    SPARE_DISK_BYTES.min(total / SPARE_DISK_SHARE)
+}
+
 /// The image would have more blocks than the format can number.
 pub(super) fn image_full() -> Error {
     Error::new(
         ErrorKind::TooLarge,
         "The root file system has more than 16 TiB",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_disk_keeps_a_share_and_a_large_one_a_fixed_amount() {
+        assert_eq!(spare_bytes(40 << 20), 2 << 20);
+        assert_eq!(spare_bytes(1 << 40), 64 << 20);
+        assert_eq!(spare_bytes(0), 0);
+    }
 }

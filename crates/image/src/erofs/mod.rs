@@ -35,7 +35,7 @@ pub(crate) use xattr::{
 
 use crate::{
     error::Result,
-    layer::{Budget, LayerSource, Limits, apply_layer, tree::Tree},
+    layer::{Budget, LayerSource, Limits, apply_layer, ensure_directory, tree::Tree},
 };
 use plan::Plan;
 use superblock::Superblock;
@@ -52,6 +52,7 @@ pub struct RootfsStats {
 }
 
 /// Merges `layers`, bottom first, into an EROFS image in `out`, replacing what it held.
+/// `directories` are made last, as root's, where no layer has them; links on the way are followed.
 ///
 /// `progress` gets the number of uncompressed bytes read so far, over all layers.
 /// The data is not flushed to the disk. On an error `out` holds no usable image.
@@ -65,6 +66,7 @@ pub struct RootfsStats {
 /// Reads the layers and writes the image on the calling thread, decompresses on another.
 pub fn build_rootfs<'a>(
     layers: impl IntoIterator<Item = Result<LayerSource<'a>>>,
+    directories: &[String],
     out: &mut File,
     limits: &Limits,
     progress: &dyn Fn(u64),
@@ -79,6 +81,9 @@ pub fn build_rootfs<'a>(
         identity.update(layer.diff_id.as_bytes());
         apply_layer(layer, &mut tree, &mut data, &mut budget, progress)?;
         data.forget(&tree.take_dead())?;
+    }
+    for path in directories {
+        ensure_directory(path, &mut tree, &mut budget)?;
     }
     let plan = Plan::new(&tree, data.end())?;
     plan.write(&tree, out)?;

@@ -313,6 +313,33 @@ impl<'b> Target<'_, '_, '_, '_, '_, 'b> {
     }
 }
 
+/// Makes the directory `path` and what leads to it where it is not there, as root's with mode
+/// 0755. Where a path cannot be one, such as below a file, nothing is made.
+///
+/// # Errors
+/// Past a limit.
+pub(crate) fn ensure_directory(path: &str, tree: &mut Tree, budget: &mut Budget<'_>) -> Result<()> {
+    let components = clean(path.as_bytes());
+    let Ok(found) = resolve(tree, &components, budget.limits) else {
+        return Ok(());
+    };
+    let fits = found
+        .missing
+        .iter()
+        .all(|name| name.len() <= MAX_NAME_BYTES);
+    if !fits || tree.as_directory(found.existing).is_none() {
+        return Ok(());
+    }
+    let mut directory = found.existing;
+    for name in found.missing {
+        budget.entry()?;
+        budget.metadata(name.len())?;
+        let metadata = implied_directory(&tree.inode(directory).metadata);
+        directory = tree.insert_directory(directory, &name, metadata);
+    }
+    Ok(())
+}
+
 /// The metadata of a directory that no entry describes, below a directory with metadata `parent`.
 fn implied_directory(parent: &Metadata) -> Metadata {
     // The group goes down from a set-group-ID directory, as in mkdir(2).

@@ -1,12 +1,12 @@
 //! Limits against bombs, and what has been spent of them.
 //!
-//! Everything that a layer can make grow (memory, disk, time) is counted here, over all layers of
-//! an image together, so that many small layers are no way around a limit.
+//! Everything that a layer can make grow (memory, time) is counted here, over all layers of an
+//! image together, so that many small layers are no way around a limit. What it takes of the disk
+//! is bounded by what is free there, see `erofs::data`: zeros take none.
 
 use crate::error::{Error, ErrorKind, Result};
 
 const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// What one image may cost. Passing any of these is [`ErrorKind::TooLarge`].
@@ -20,10 +20,6 @@ pub struct Limits {
     pub max_total_bytes: u64,
     /// Components of one path, after links.
     pub max_depth: u32,
-    /// Uncompressed bytes per compressed byte of one layer, once `ratio_floor_bytes` are passed.
-    pub max_ratio: u64,
-    /// Uncompressed bytes of one layer that any ratio may yield: small layers of zeros are common.
-    pub ratio_floor_bytes: u64,
     /// Bytes of one path or link target.
     pub max_path_bytes: u64,
     /// Bytes of the extended attributes of one file, names and values.
@@ -38,8 +34,6 @@ impl Default for Limits {
             max_entries: 2_000_000,
             max_total_bytes: 128 * GIB,
             max_depth: 1024,
-            max_ratio: 200,
-            ratio_floor_bytes: 256 * MIB,
             // PATH_MAX, Linux limits.h: nothing longer can be named in one system call.
             max_path_bytes: 4 * KIB,
             // XATTR_SIZE_MAX, Linux limits.h.

@@ -18,9 +18,10 @@ mod tar;
 pub(crate) mod tree;
 mod xattrs;
 
-pub(crate) use apply::apply_layer;
+pub(crate) use apply::{apply_layer, ensure_directory};
 pub(crate) use limits::Budget;
 pub use limits::Limits;
+pub(crate) use stream::MAGIC_BYTES;
 pub use stream::{Compression, LayerSource};
 
 use crate::error::{Error, ErrorKind};

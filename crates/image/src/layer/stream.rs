@@ -1,14 +1,13 @@
 //! One layer as a verified stream of uncompressed bytes.
 //!
 //! Decompression runs on a thread of its own, a few buffers ahead; hashing and everything else
-//! happens on the caller's. The stream is trusted for nothing: its length, its ratio and its
-//! digest are all checked, the digest when the last byte has been read.
+//! happens on the caller's. The stream is trusted for nothing: its length and its digest are
+//! checked, the digest when the last byte has been read. How far it expands says nothing by
+//! itself: half a gigabyte of zeros in a `lastlog` is common.
 
 use std::{
-    cell::Cell,
     fmt,
     io::{self, BufRead, BufReader, Read},
-    rc::Rc,
     sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
     thread,
 };
@@ -17,7 +16,7 @@ use cofferdam_types::Digest;
 use flate2::bufread::GzDecoder;
 use sha2::{Digest as _, Sha256};
 
-use super::{Budget, Limits, limits::too_large};
+use super::Budget;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Size of one buffer of uncompressed bytes: one write to the image, and small beside the cache.
@@ -26,9 +25,11 @@ const BUFFER_BYTES: usize = 256 << 10;
 const BUFFERS_AHEAD: usize = 4;
 /// Read-ahead on the compressed side.
 const COMPRESSED_BUFFER_BYTES: usize = 64 << 10;
-/// Largest zstd window, as the `zstd` program has it: 2^27 bytes. A frame that asks for more
-/// memory is refused by the decoder.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+/// Largest zstd window, as the `zstd` program has it by default: 2^27 bytes. A frame that asks
+/// for more memory is refused by the decoder.
+const ZSTD_WINDOW_LOG_DEFAULT: u32 = 27;
+/// Largest zstd window that `zstd --long` makes, where the host has the memory twice.
+const ZSTD_WINDOW_LOG_MAX: u32 = 31;
 
 /// How the bytes of a layer are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +55,25 @@ impl Compression {
             _ => Self::None,
         }
     }
+
+    /// The program of a compression that is known and not read, by the first bytes of a stream.
+    /// *Source:* The .xz File Format §2.1.1.1; bzip2's `decompress.c`; LZ4 Frame Format §General
+    /// Structure.
+    #[must_use]
+    pub fn unread_program(start: &[u8]) -> Option<&'static str> {
+        match start {
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
+            [b'B', b'Z', b'h', b'1'..=b'9', rest @ ..] if rest.starts_with(b"1AY&SY") => {
+                Some("bzip2")
+            }
+            [0x04, 0x22, 0x4d, 0x18, ..] => Some("lz4"),
+            _ => None,
+        }
+    }
 }
+
+/// Longest start of a stream that tells its compression, in bytes: bzip2's.
+pub(crate) const MAGIC_BYTES: usize = 10;
 
 /// One layer to unpack.
 pub struct LayerSource<'a> {
@@ -145,11 +164,10 @@ pub(crate) fn with_stream<'b>(
         compression,
         diff_id,
     } = layer;
-    let limits = budget.limits;
     thread::scope(|scope| {
         let (fill, filled) = sync_channel(BUFFERS_AHEAD);
         let (empty, refill) = channel();
-        scope.spawn(move || decompress(reader, compression, limits, &fill, &refill));
+        scope.spawn(move || decompress(reader, compression, &fill, &refill));
         let mut stream = LayerStream {
             filled,
             empty,
@@ -169,18 +187,10 @@ pub(crate) fn with_stream<'b>(
 fn decompress(
     reader: Box<dyn Read + Send + '_>,
     compression: Compression,
-    limits: &Limits,
     fill: &SyncSender<Result<Vec<u8>>>,
     refill: &Receiver<Vec<u8>>,
 ) {
-    let compressed_bytes = Rc::new(Cell::new(0));
-    let reader = BufReader::with_capacity(
-        COMPRESSED_BUFFER_BYTES,
-        Counted {
-            reader,
-            count: Rc::clone(&compressed_bytes),
-        },
-    );
+    let reader = BufReader::with_capacity(COMPRESSED_BUFFER_BYTES, reader);
     let mut decoder = match Decoder::new(reader, compression) {
         Ok(decoder) => decoder,
         Err(error) => {
@@ -188,17 +198,14 @@ fn decompress(
             return;
         }
     };
-    let mut total = 0_u64;
     loop {
         let mut buffer = refill.try_recv().unwrap_or_default();
         buffer.resize(BUFFER_BYTES, 0);
         let item = fill_buffer(&mut decoder, &mut buffer)
             .map_err(layer_error)
-            .and_then(|len| {
+            .map(|len| {
                 buffer.truncate(len);
-                total += len as u64;
-                check_ratio(compression, limits, total, compressed_bytes.get())?;
-                Ok(buffer)
+                buffer
             });
         let last = item
             .as_ref()
@@ -223,25 +230,6 @@ fn fill_buffer(decoder: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> 
     Ok(len)
 }
 
-fn check_ratio(
-    compression: Compression,
-    limits: &Limits,
-    uncompressed: u64,
-    compressed: u64,
-) -> Result<()> {
-    let allowed = compressed.saturating_mul(limits.max_ratio);
-    if compression != Compression::None
-        && uncompressed > limits.ratio_floor_bytes
-        && uncompressed > allowed
-    {
-        return Err(too_large(format!(
-            "A layer expands more than {} times",
-            limits.max_ratio
-        )));
-    }
-    Ok(())
-}
-
 /// Sorts what a reader or decoder reports into this crate's kinds.
 fn layer_error(error: io::Error) -> Error {
     // A reader of this crate (one that verifies, say) has sorted its failure already.
@@ -262,20 +250,7 @@ fn layer_error(error: io::Error) -> Error {
     Error::new(kind, what).because(error)
 }
 
-struct Counted<'a> {
-    reader: Box<dyn Read + Send + 'a>,
-    count: Rc<Cell<u64>>,
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let len = self.reader.read(buffer)?;
-        self.count.set(self.count.get() + len as u64);
-        Ok(len)
-    }
-}
-
-type Source<'a> = BufReader<Counted<'a>>;
+type Source<'a> = BufReader<Box<dyn Read + Send + 'a>>;
 
 enum Decoder<'a> {
     Plain(Source<'a>),
@@ -291,11 +266,29 @@ impl<'a> Decoder<'a> {
             Compression::Gzip => Self::Gzip(Some(Box::new(GzDecoder::new(source)))),
             Compression::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+                decoder.window_log_max(zstd_window_log(available_bytes()))?;
                 Self::Zstd(Box::new(decoder))
             }
         })
     }
+}
+
+/// The largest window for a host with so much memory to spare.
+fn zstd_window_log(available_bytes: u64) -> u32 {
+    (available_bytes / 2)
+        .checked_ilog2()
+        .unwrap_or_default()
+        .clamp(ZSTD_WINDOW_LOG_DEFAULT, ZSTD_WINDOW_LOG_MAX)
+}
+
+/// Memory that this host has to spare, in bytes; 0 where it cannot be told. proc_meminfo(5).
+fn available_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .map_or(0, |kib| kib << 10)
 }
 
 impl Read for Decoder<'_> {
@@ -365,5 +358,22 @@ mod tests {
         );
         assert_eq!(Compression::sniff(b"etc/passwd\0"), Compression::None);
         assert_eq!(Compression::sniff(b""), Compression::None);
+    }
+
+    #[test]
+    fn compressions_that_are_not_read_are_known_by_name() {
+        let name = Compression::unread_program;
+        assert_eq!(name(b"\xfd7zXZ\0\0"), Some("xz"));
+        assert_eq!(name(b"BZh91AY&SY"), Some("bzip2"));
+        // A tar whose first file has such a name.
+        assert_eq!(name(b"BZh9/file\0"), None);
+        assert_eq!(name(&[0x1f, 0x8b]), None);
+    }
+
+    #[test]
+    fn large_windows_need_the_memory_twice() {
+        assert_eq!(zstd_window_log(0), 27);
+        assert_eq!(zstd_window_log(2 << 29), 29);
+        assert_eq!(zstd_window_log(4 << 31), 31);
     }
 }

@@ -1,8 +1,11 @@
 //! The `Authorization` header of one repository, got when the registry first asks for it.
 //!
 //! Parallel transfers share one header; whoever finds it stale asks for a new one, once.
-//! Lock order: one lock, held across the asking, so that others wait for the same answer.
+//! Lock order: the header's lock is held across the asking, so that others wait for the same
+//! answer; that of the warnings within it, for one step.
 //! *Source:* distribution "Token Authentication Specification", "OAuth 2 Token Authentication".
+
+use std::sync::PoisonError;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reqwest::{
@@ -14,12 +17,13 @@ use tokio::sync::Mutex;
 
 use super::{
     challenge::{self, Challenge},
-    credentials::{self, Credentials},
+    credentials::{self, Credentials, Found},
     hosts::{Endpoint, check_scheme, is_loopback_url},
     http::{Http, bounded_body},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
+    go_json::Loose,
     manifest::{DOCUMENT_BYTES_MAX, parse_json},
 };
 
@@ -32,6 +36,8 @@ pub(crate) struct Authenticator {
     endpoint: Endpoint,
     repository: String,
     header: Mutex<Option<HeaderValue>>,
+    /// What was passed over in looking for credentials. Held for no longer than a push or a take.
+    warnings: std::sync::Mutex<Vec<String>>,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -42,10 +48,11 @@ impl std::fmt::Debug for Authenticator {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct TokenAnswer {
-    token: Option<String>,
-    access_token: Option<String>,
+    token: Loose<String>,
+    access_token: Loose<String>,
 }
 
 impl Authenticator {
@@ -55,6 +62,7 @@ impl Authenticator {
             endpoint,
             repository: repository.to_owned(),
             header: Mutex::new(None),
+            warnings: std::sync::Mutex::default(),
         }
     }
 
@@ -75,17 +83,21 @@ impl Authenticator {
             return Ok(());
         }
         if challenges.is_empty() {
-            return Err(self.no_credentials());
+            return Err(self.no_credentials(&[]));
         }
         let challenge =
             challenge::choose(challenges.iter().filter_map(|value| value.to_str().ok()))?;
         let config_dir = self.http.options().docker_config.clone();
-        let credentials =
-            credentials::find(&self.endpoint.credential_host, config_dir.as_deref()).await?;
+        let host = &self.endpoint.credential_host;
+        let Found {
+            credentials,
+            warnings,
+        } = credentials::find(host, &self.repository, config_dir.as_deref()).await;
+        self.warn(&warnings);
         let value = match challenge {
             Challenge::Basic => match &credentials {
                 Some(Credentials::Password { user, password }) => basic(user, password),
-                _ => return Err(self.no_credentials()),
+                _ => return Err(self.no_credentials(&warnings)),
             },
             Challenge::Bearer {
                 realm,
@@ -94,7 +106,7 @@ impl Authenticator {
             } => {
                 let scope = scope.unwrap_or_else(|| format!("repository:{}:pull", self.repository));
                 let token = self
-                    .token(&realm, service.as_deref(), &scope, credentials)
+                    .token(&realm, service.as_deref(), &scope, credentials, &warnings)
                     .await?;
                 format!("Bearer {token}")
             }
@@ -116,6 +128,7 @@ impl Authenticator {
         service: Option<&str>,
         scope: &str,
         credentials: Option<Credentials>,
+        warnings: &[String],
     ) -> Result<String> {
         let bad_realm = || {
             Error::new(
@@ -159,7 +172,7 @@ impl Authenticator {
         match response.status() {
             status if status.is_success() => {}
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                return Err(self.refused(has_credentials));
+                return Err(self.refused(has_credentials, warnings));
             }
             status => {
                 return Err(Error::new(
@@ -170,27 +183,44 @@ impl Authenticator {
         }
         let body = bounded_body(response, DOCUMENT_BYTES_MAX, "token").await?;
         let answer: TokenAnswer = parse_json(&body, "token service's answer")?;
-        answer
-            .token
-            .or(answer.access_token)
-            .filter(|token| !token.is_empty())
+        [answer.token, answer.access_token]
+            .into_iter()
+            .find_map(|token| token.0.filter(|token| !token.is_empty()))
             .ok_or_else(|| Error::new(ErrorKind::Registry, "The token service gave no token"))
     }
 
-    fn no_credentials(&self) -> Error {
+    /// What was passed over since the last call.
+    pub(crate) fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn warn(&self, new: &[String]) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        for text in new {
+            if !warnings.contains(text) {
+                warnings.push(text.clone());
+            }
+        }
+    }
+
+    fn no_credentials(&self, warnings: &[String]) -> Error {
         let host = &self.endpoint.credential_host;
-        Error::new(
+        let error = Error::new(
             ErrorKind::Unauthorized,
             format!("`{host}` wants a user name and a password"),
         )
         .hint(format!(
             "Log in with `docker login {host}` or `skopeo login {host}`"
-        ))
+        ));
+        match warnings {
+            [] => error,
+            warnings => error.because(warnings.join("; ")),
+        }
     }
 
-    fn refused(&self, has_credentials: bool) -> Error {
+    fn refused(&self, has_credentials: bool, warnings: &[String]) -> Error {
         if !has_credentials {
-            return self.no_credentials();
+            return self.no_credentials(warnings);
         }
         let host = &self.endpoint.credential_host;
         Error::new(

@@ -4,7 +4,7 @@
 use reqwest::{
     Method, Response, StatusCode, Url,
     header::{
-        ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
+        ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
         WWW_AUTHENTICATE,
     },
 };
@@ -19,8 +19,9 @@ use crate::{
     manifest::{DOCUMENT_BYTES_MAX, shown},
 };
 
-/// Redirects of one request; registries use one, to their object store.
-const REDIRECTS_MAX: usize = 5;
+/// Redirects of one request, and further questions to the same server; registries redirect once,
+/// to their object store.
+const REDIRECTS_MAX: usize = 6;
 /// Characters of a registry's own message that are passed on.
 const MESSAGE_CHARS_MAX: usize = 200;
 
@@ -84,7 +85,18 @@ impl Repository {
             })
     }
 
+    /// What was passed over since the last call, in sentences for people.
+    pub(crate) fn take_warnings(&self) -> Vec<String> {
+        self.auth.take_warnings()
+    }
+
+    /// `HOST/REPOSITORY`, for people.
+    pub(crate) fn shown(&self) -> String {
+        format!("{}/{}", self.endpoint.credential_host, self.name)
+    }
+
     /// Gets `url`, authenticated on demand, over redirects. Answers with a success or an error.
+    /// A server that does not go on at `from_byte` is asked for everything.
     pub(crate) async fn get(
         &self,
         url: &Url,
@@ -92,6 +104,7 @@ impl Repository {
         from_byte: u64,
     ) -> std::result::Result<Response, Refusal> {
         let mut url = url.clone();
+        let mut from_byte = from_byte;
         let mut asked_again = false;
         for _ in 0..=REDIRECTS_MAX {
             // Credentials are for the registry itself, never for where it redirects to.
@@ -127,6 +140,8 @@ impl Repository {
                     .await?;
             } else if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
                 url = redirected(&url, &response)?;
+            } else if from_byte > 0 && refuses_ranges(&response, from_byte) {
+                from_byte = 0;
             } else if status.is_success() {
                 return Ok(response);
             } else {
@@ -149,7 +164,7 @@ impl Repository {
             .and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let message = message(response).await;
         let code = status.as_u16();
-        let name = format!("{}/{}", self.endpoint.credential_host, self.name);
+        let name = self.shown();
         let (kind, what, hint, retry) = match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => (
                 ErrorKind::Unauthorized,
@@ -189,6 +204,33 @@ impl Repository {
     }
 }
 
+/// Whether a server does not give a part from `at` on: it says so, takes the question for a
+/// broken one, or gives another part.
+fn refuses_ranges(response: &Response, at: u64) -> bool {
+    match response.status() {
+        StatusCode::RANGE_NOT_SATISFIABLE
+        | StatusCode::BAD_REQUEST
+        | StatusCode::METHOD_NOT_ALLOWED
+        | StatusCode::NOT_ACCEPTABLE
+        | StatusCode::PRECONDITION_FAILED
+        | StatusCode::NOT_IMPLEMENTED => true,
+        StatusCode::PARTIAL_CONTENT => begins_at(response) != Some(at),
+        _ => false,
+    }
+}
+
+/// The first byte of a part. *Source:* RFC 9110 §14.4.
+pub(crate) fn begins_at(response: &Response) -> Option<u64> {
+    let range = response.headers().get(CONTENT_RANGE)?.to_str().ok()?;
+    range
+        .strip_prefix("bytes ")?
+        .split('-')
+        .next()?
+        .trim()
+        .parse()
+        .ok()
+}
+
 pub(crate) fn never(error: Error) -> Refusal {
     Refusal {
         error,
@@ -216,11 +258,13 @@ fn redirected(from: &Url, response: &Response) -> std::result::Result<Url, Refus
 
 /// The registry's own words, `: …`, or nothing. distribution-spec §"Error Codes".
 async fn message(response: Response) -> String {
-    #[derive(serde::Deserialize)]
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
     struct Answer {
         errors: Vec<Entry>,
     }
-    #[derive(serde::Deserialize)]
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
     struct Entry {
         code: Option<String>,
         message: Option<String>,
@@ -228,7 +272,7 @@ async fn message(response: Response) -> String {
     let Ok(body) = bounded_body(response, DOCUMENT_BYTES_MAX, "error message").await else {
         return String::new();
     };
-    let text = serde_json::from_slice::<Answer>(&body)
+    let text = crate::go_json::from_slice::<Answer>(&body)
         .ok()
         .and_then(|answer| answer.errors.into_iter().next())
         .and_then(|entry| entry.message.filter(|text| !text.is_empty()).or(entry.code));

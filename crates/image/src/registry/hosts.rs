@@ -19,6 +19,8 @@ const HUB_HOST: &str = "registry-1.docker.io";
 pub(crate) struct Endpoint {
     /// `https://host[:port]/`, or `http` for loopback.
     pub(crate) base: Url,
+    /// Whether no scheme was named, and one of this host's ports may speak TLS all the same.
+    pub(crate) may_have_tls: bool,
     /// The name that credentials are kept under.
     pub(crate) credential_host: String,
 }
@@ -49,10 +51,11 @@ pub(crate) fn endpoints(reference: &Reference, mirrors: Option<&str>) -> Result<
 }
 
 fn endpoint(host: &str) -> Result<Endpoint> {
+    let may_have_tls = !host.contains("://") && is_loopback(host);
     let text = if host.contains("://") {
         host.to_owned()
     } else {
-        let scheme = if is_loopback(host) { "http" } else { "https" };
+        let scheme = if may_have_tls { "http" } else { "https" };
         format!("{scheme}://{host}")
     };
     let base = Url::parse(&text).map_err(|e| invalid("A registry's address is none").because(e))?;
@@ -74,6 +77,7 @@ fn endpoint(host: &str) -> Result<Endpoint> {
     };
     Ok(Endpoint {
         base,
+        may_have_tls,
         credential_host,
     })
 }

@@ -2,42 +2,48 @@
 //!
 //! Called for every request of a pull. Follows no redirect and adds no credential by itself.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
-use cofferdam_base::{env_vars, fs::read_bounded};
-use reqwest::{Method, Response, Url, header::HeaderMap, redirect::Policy};
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::ring,
-    pki_types::{CertificateDer, pem::PemObject as _},
+use reqwest::{
+    Client, Method, Response, Url,
+    header::{ACCEPT_ENCODING, HeaderMap, HeaderValue},
+    redirect::Policy,
 };
+use rustls::ClientConfig;
+use tokio::sync::OnceCell;
 
-use super::{CONNECT_TIMEOUT, PullOptions, hosts::check_scheme};
-use crate::{
-    error::{Error, ErrorKind, Result, host_error},
-    manifest::DOCUMENT_BYTES_MAX,
+use super::{
+    CONNECT_TIMEOUT, PullOptions, encoding,
+    hosts::{Endpoint, check_scheme, is_loopback_url},
+    tls,
 };
+use crate::error::{Error, ErrorKind, Result};
 
-/// The connections of one pull.
+/// Longest asking of this host whether a port speaks TLS. On loopback the answer takes
+/// milliseconds.
+const PROBE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// The connections of one pull. Those with TLS are made on first need: reading the host's
+/// certificates takes some milliseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct Http {
-    /// Made on first need: reading the host's certificates takes some milliseconds.
-    external: Arc<tokio::sync::OnceCell<reqwest::Client>>,
-    /// For plain HTTP on this host; never through a proxy.
-    loopback: reqwest::Client,
+    external: Arc<OnceCell<Client>>,
+    /// For this host; never through a proxy.
+    loopback: Client,
+    loopback_tls: Arc<OnceCell<Client>>,
     options: PullOptions,
 }
 
 impl Http {
     pub(crate) fn new(options: &PullOptions) -> Result<Self> {
-        let tls = tls_config(RootCertStore::empty())?;
-        let loopback = builder(options, tls)
+        let loopback = builder(options, tls::trusting_nobody()?)
             .no_proxy()
             .build()
             .map_err(build_error)?;
         Ok(Self {
             external: Arc::default(),
             loopback,
+            loopback_tls: Arc::default(),
             options: options.clone(),
         })
     }
@@ -46,23 +52,55 @@ impl Http {
         &self.options
     }
 
+    /// Finds out which scheme an endpoint on this host has, where that is not said: TLS if it
+    /// speaks that, as Docker does.
+    pub(crate) async fn settle(&self, mut endpoint: Endpoint) -> Result<Endpoint> {
+        if !endpoint.may_have_tls {
+            return Ok(endpoint);
+        }
+        endpoint.may_have_tls = false;
+        let mut secure = endpoint.base.clone();
+        // Both are special schemes, so this cannot fail.
+        let _ = secure.set_scheme("https");
+        let client = self.client(&secure).await?;
+        let probe = client.get(secure.join("v2/").unwrap_or_else(|_| secure.clone()));
+        let speaks_tls = match probe.timeout(PROBE_TIMEOUT).send().await {
+            Ok(_) => true,
+            Err(error) => tls::is_certificate_error(&error),
+        };
+        if speaks_tls {
+            endpoint.base = secure;
+        }
+        Ok(endpoint)
+    }
+
+    async fn client(&self, url: &Url) -> Result<&Client> {
+        let options = &self.options;
+        match (url.scheme(), is_loopback_url(url)) {
+            ("http", _) => Ok(&self.loopback),
+            (_, true) => {
+                let make = || async { secure(options, |builder| builder.no_proxy()) };
+                self.loopback_tls.get_or_try_init(make).await
+            }
+            (_, false) => {
+                let make = || async { secure(options, |builder| builder) };
+                self.external.get_or_try_init(make).await
+            }
+        }
+    }
+
     /// Sends one request as it is, without following anything.
     pub(crate) async fn send(
         &self,
         method: Method,
         url: &Url,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         body: Option<String>,
     ) -> Result<Response> {
         check_scheme(url)?;
-        let client = if url.scheme() == "http" {
-            &self.loopback
-        } else {
-            let options = &self.options;
-            self.external
-                .get_or_try_init(|| async { external(options) })
-                .await?
-        };
+        let client = self.client(url).await?;
+        // What is asked for is bytes with a digest, not what they may be packed in.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let mut request = client.request(method, url.clone()).headers(headers);
         if let Some(body) = body {
             request = request.body(body);
@@ -74,61 +112,13 @@ impl Http {
     }
 }
 
-fn external(options: &PullOptions) -> Result<reqwest::Client> {
-    let mut roots = RootCertStore::empty();
-    // One bad certificate of the host's must not shut out all registries.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let from_env = env_vars::var_os(env_vars::CA_FILE).map(Into::into);
-    if let Some(path) = options.ca_file.clone().or(from_env) {
-        add_authorities(&mut roots, &path)?;
-    }
-    if roots.is_empty() {
-        return Err(Error::new(
-            ErrorKind::Registry,
-            "This host has no certificate authorities to trust",
-        )
-        .hint("Install the package `ca-certificates`, or name a file with `COFFER_CA_FILE`"));
-    }
-    builder(options, tls_config(roots)?)
+fn secure(
+    options: &PullOptions,
+    change: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+) -> Result<Client> {
+    change(builder(options, tls::trusting(options)?))
         .build()
         .map_err(build_error)
-}
-
-fn add_authorities(roots: &mut RootCertStore, path: &Path) -> Result<()> {
-    let failed = || {
-        format!(
-            "Could not use the certificate authorities in `{}`",
-            path.display()
-        )
-    };
-    let pem =
-        read_bounded(path, DOCUMENT_BYTES_MAX).map_err(|error| host_error(failed(), error))?;
-    let bad = |cause: Box<dyn std::error::Error + Send + Sync>| {
-        Error::new(ErrorKind::Corrupt, failed())
-            .because(cause)
-            .hint("The file must hold PEM certificates")
-    };
-    let before = roots.len();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| bad(error.into()))?;
-        roots.add(certificate).map_err(|error| bad(error.into()))?;
-    }
-    if roots.len() == before {
-        return Err(bad("there is no certificate in it".into()));
-    }
-    Ok(())
-}
-
-fn tls_config(roots: RootCertStore) -> Result<ClientConfig> {
-    Ok(
-        ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| {
-                Error::new(ErrorKind::Registry, "TLS could not be set up").because(error)
-            })?
-            .with_root_certificates(roots)
-            .with_no_client_auth(),
-    )
 }
 
 fn builder(options: &PullOptions, tls: ClientConfig) -> reqwest::ClientBuilder {
@@ -156,7 +146,9 @@ pub(crate) fn transport_error(url: &Url, error: reqwest::Error) -> Error {
         .because(error.without_url())
         .hint("Check the network, and try again");
     }
-    let what = if error.is_connect() {
+    let what = if tls::is_certificate_error(&error) {
+        "has a certificate that this host does not trust"
+    } else if error.is_connect() {
         "could not be reached"
     } else {
         "broke off its answer"
@@ -166,7 +158,7 @@ pub(crate) fn transport_error(url: &Url, error: reqwest::Error) -> Error {
         .hint("Check the registry's name, the network and `COFFER_CA_FILE`")
 }
 
-/// A whole body of at most `limit` bytes.
+/// A whole body of at most `limit` bytes, decoded.
 pub(crate) async fn bounded_body(
     mut response: Response,
     limit: u64,
@@ -179,6 +171,7 @@ pub(crate) async fn bounded_body(
         )
     };
     let url = response.url().clone();
+    let encoding = encoding::of(response.headers());
     if response
         .content_length()
         .is_some_and(|length| length > limit)
@@ -196,5 +189,14 @@ pub(crate) async fn bounded_body(
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(body)
+    // A document is JSON and never begins as a compressed stream does.
+    match encoding {
+        Some(encoding) if encoding.is_begun_by(&body) => {
+            encoding.decode_document(&body, limit).map_err(|cause| {
+                let what = format!("The registry's {what} cannot be decoded");
+                Error::new(ErrorKind::Registry, what).because(cause)
+            })
+        }
+        _ => Ok(body),
+    }
 }

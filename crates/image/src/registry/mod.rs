@@ -8,10 +8,14 @@
 mod auth;
 mod challenge;
 mod client;
+mod credential_helper;
 mod credentials;
+mod encoding;
 mod hosts;
 mod http;
 mod pull;
+mod resolve;
+mod tls;
 mod transfer;
 
 use std::{fmt, path::PathBuf, time::Duration};
@@ -30,7 +34,8 @@ pub struct PullOptions {
     pub mirrors: Option<String>,
     /// More certificate authorities to trust, PEM. Absent: the file `COFFER_CA_FILE` names.
     pub ca_file: Option<PathBuf>,
-    /// Directory of Docker's `config.json`. Absent: `DOCKER_CONFIG`, then `~/.docker`.
+    /// Directory of the one `config.json` to read credentials from. Absent: all places that
+    /// Docker, podman and skopeo keep them.
     pub docker_config: Option<PathBuf>,
     /// Longest silence within an answer.
     pub stall_timeout: Duration,

@@ -12,13 +12,17 @@ use cofferdam_types::{Blame, Digest, Platform};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::mpsc;
 
-use super::{PullOptions, client::Repository, hosts::endpoints, http::Http, transfer::Fetched};
+use super::{
+    PullOptions,
+    client::Repository,
+    hosts::{Endpoint, endpoints},
+    http::Http,
+    resolve::{self, Resolved},
+    transfer::BlobKind,
+};
 use crate::{
-    error::{Error, ErrorKind, Result, host_error},
-    manifest::{
-        DOCUMENT_BYTES_MAX, Descriptor, Document, Manifest, check_config, parse_json,
-        wrong_platform,
-    },
+    error::{Error, ErrorKind, Result},
+    manifest::Descriptor,
     model::{Image, RawConfig},
     progress::{Phase, Progress, ProgressEvent},
     reference::Reference,
@@ -32,16 +36,6 @@ use crate::{
 
 /// Layers that are fetched at once: enough to fill most lines, few enough for any registry.
 const PARALLEL_LAYERS: usize = 4;
-/// Indexes within indexes that are followed.
-const NESTING_MAX: usize = 3;
-
-/// An image that a registry offers.
-struct Resolved {
-    repository: Repository,
-    manifest: Manifest,
-    fetched: Fetched,
-    repo_digests: BTreeSet<String>,
-}
 
 impl ImageStore {
     /// Fetches what `reference` names for `platform`, builds its root file system and names it.
@@ -72,9 +66,8 @@ impl ImageStore {
                     "The reference has no registry",
                 ));
             };
-            let repository = Repository::new(http.clone(), endpoint, reference.repository());
             let fetched = self
-                .fetch(repository, reference, platform, &ingest, progress)
+                .fetch(&http, endpoint, reference, platform, &ingest, progress)
                 .await;
             match fetched {
                 Ok(done) => break done,
@@ -93,22 +86,31 @@ impl ImageStore {
     /// Gets everything from one endpoint; no new image when the store has it whole.
     async fn fetch(
         &self,
-        repository: Repository,
+        http: &Http,
+        endpoint: Endpoint,
         reference: &Reference,
         platform: &Platform,
         ingest: &Arc<Ingest>,
         progress: &dyn Progress,
     ) -> Result<(Image, Option<NewImage>)> {
-        let found = resolve_at(repository, reference, platform).await?;
+        let endpoint = http.settle(endpoint).await?;
+        let repository = &Repository::new(http.clone(), endpoint, reference.repository());
+        let found = resolve::at(repository, reference, platform, ingest).await;
+        warn(repository, progress);
+        let found = found?;
         if self.rename(&found, reference, platform)?
             && let Some(image) = self.resolve(&found.fetched.digest.to_string(), platform)?
         {
             return Ok((image, None));
         }
-        let config = config(&found, ingest, platform).await?;
-        layers(&found, ingest, progress).await?;
+        let config = resolve::config(repository, &found, ingest, platform).await?;
+        ingest.put(&found.fetched.bytes)?;
+        let fetched = layers(repository, &found, ingest, progress).await;
+        warn(repository, progress);
+        fetched?;
+        let volumes = config.config.volumes.clone();
         let files = layer_files(&found.manifest, &config, |digest| ingest.blob(digest));
-        let built = build_aside(ingest, files, found.fetched.digest, progress).await?;
+        let built = build_aside(ingest, files, volumes, found.fetched.digest, progress).await?;
         let record = record(&found, &config, built)?;
         let image = Image {
             id: record.id,
@@ -158,7 +160,7 @@ fn names(reference: &Reference) -> Vec<String> {
 }
 
 /// Whether another endpoint may do better.
-fn is_of_the_endpoint(error: &Error) -> bool {
+pub(super) fn is_of_the_endpoint(error: &Error) -> bool {
     error.blame() == Blame::Remote
         || matches!(
             error.kind(),
@@ -169,69 +171,19 @@ fn is_of_the_endpoint(error: &Error) -> bool {
         )
 }
 
-/// Finds the manifest for `platform`, through indexes.
-async fn resolve_at(
-    repository: Repository,
-    reference: &Reference,
-    platform: &Platform,
-) -> Result<Resolved> {
-    let mut wanted = reference.digest();
-    let mut asked = match (wanted, reference.tag()) {
-        (Some(digest), _) => digest.to_string(),
-        (None, tag) => tag.unwrap_or("latest").to_owned(),
-    };
-    let mut repo_digests = BTreeSet::new();
-    for _ in 0..=NESTING_MAX {
-        let fetched = repository.manifest(&asked, wanted).await?;
-        repo_digests.insert(format!("{}@{}", reference.name(), fetched.digest));
-        match Document::parse(&fetched.bytes, fetched.media_type.as_deref())? {
-            Document::Manifest(manifest) => {
-                return Ok(Resolved {
-                    repository,
-                    manifest,
-                    fetched,
-                    repo_digests,
-                });
-            }
-            Document::Index(index) => {
-                let entry = index.select(platform)?;
-                wanted = Some(entry.digest);
-                asked = entry.digest.to_string();
-            }
-        }
+/// Tells what went wrong on the way and was no ground to give up.
+fn warn(repository: &Repository, progress: &dyn Progress) {
+    for text in repository.take_warnings() {
+        progress.event(ProgressEvent::Warning { text: &text });
     }
-    Err(Error::new(
-        ErrorKind::Corrupt,
-        "The registry nests image indexes too deep",
-    ))
 }
 
-/// Fetches and checks the config.
-async fn config(found: &Resolved, ingest: &Ingest, platform: &Platform) -> Result<RawConfig> {
-    let descriptor = &found.manifest.config;
-    if descriptor.size > DOCUMENT_BYTES_MAX {
-        return Err(Error::new(
-            ErrorKind::TooLarge,
-            format!("The image's config has {} bytes", descriptor.size),
-        ));
-    }
-    found
-        .repository
-        .blob(ingest, descriptor, &crate::progress::NoProgress)
-        .await?;
-    let bytes =
-        cofferdam_base::fs::read_bounded(&ingest.blob(&descriptor.digest), DOCUMENT_BYTES_MAX)
-            .map_err(|error| host_error("Could not read the image's config", error))?;
-    let config: RawConfig = parse_json(&bytes, "image config")?;
-    let offered = check_config(&found.manifest, &config)?;
-    if !offered.runs_on(platform) {
-        return Err(wrong_platform(platform, &format!("`{offered}`")));
-    }
-    ingest.put(&found.fetched.bytes)?;
-    Ok(config)
-}
-
-async fn layers(found: &Resolved, ingest: &Ingest, progress: &dyn Progress) -> Result<()> {
+async fn layers(
+    repository: &Repository,
+    found: &Resolved,
+    ingest: &Ingest,
+    progress: &dyn Progress,
+) -> Result<()> {
     let mut seen = BTreeSet::new();
     let distinct: Vec<&Descriptor> = found
         .manifest
@@ -247,7 +199,7 @@ async fn layers(found: &Resolved, ingest: &Ingest, progress: &dyn Progress) -> R
         total_bytes: Some(total),
     });
     stream::iter(distinct)
-        .map(|layer| found.repository.blob(ingest, layer, progress))
+        .map(|layer| repository.blob(ingest, layer, BlobKind::Layer, progress))
         .buffer_unordered(PARALLEL_LAYERS)
         .try_collect()
         .await
@@ -257,8 +209,8 @@ fn record(found: &Resolved, config: &RawConfig, built: RootfsRecord) -> Result<R
     Ok(Record {
         id: found.manifest.config.digest,
         manifest: found.fetched.digest,
-        platform: config.platform()?,
-        created: config.created.clone(),
+        platform: config.platform(found.offered.as_ref())?,
+        created: config.created.0.clone(),
         added_ns: unix_time_ns(),
         size_bytes: found.manifest.content_bytes(),
         repo_digests: found.repo_digests.clone(),
@@ -276,6 +228,7 @@ fn record(found: &Resolved, config: &RawConfig, built: RootfsRecord) -> Result<R
 async fn build_aside(
     ingest: &Arc<Ingest>,
     layers: Vec<LayerFile>,
+    volumes: Vec<String>,
     manifest: Digest,
     progress: &dyn Progress,
 ) -> Result<RootfsRecord> {
@@ -302,7 +255,13 @@ async fn build_aside(
     let cancel = CancelOnDrop(Cancel::default());
     let (for_build, held) = (cancel.0.clone(), Arc::clone(ingest));
     let building = aside(move || {
-        let built = build(layers, &held.rootfs(&manifest), &Relay(sender), &for_build);
+        let built = build(
+            layers,
+            &volumes,
+            &held.rootfs(&manifest),
+            &Relay(sender),
+            &for_build,
+        );
         drop(held);
         built
     });

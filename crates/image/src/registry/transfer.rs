@@ -3,19 +3,17 @@
 use std::time::Duration;
 
 use cofferdam_types::Digest;
-use reqwest::{
-    Response, StatusCode, Url,
-    header::{CONTENT_RANGE, CONTENT_TYPE},
-};
+use reqwest::{Response, StatusCode, Url, header::CONTENT_TYPE};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    client::{Refusal, Repository, Retry, never},
+    client::{Refusal, Repository, Retry, begins_at, never},
+    encoding::{self, Encoding},
     http::{bounded_body, transport_error},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    manifest::{DOCUMENT_BYTES_MAX, Descriptor},
+    manifest::{DOCUMENT_BYTES_MAX, Descriptor, shown},
     progress::{Progress, ProgressEvent},
     store::ingest::{BlobWriter, Ingest, digest_mismatch},
 };
@@ -30,6 +28,10 @@ const FAILURES_MAX: u32 = 4;
 /// Failures of one transfer, whatever it gets between them: a connection that breaks this often
 /// would go on for hours.
 const ALL_FAILURES_MAX: u32 = 32;
+/// What a coding may add to a blob that cannot be compressed: a share of it, as quick compressors
+/// do, and some bytes for headers.
+const CODING_SHARE: u64 = 8;
+const CODING_BYTES: u64 = 64 << 10;
 /// Longest wait that a registry may ask for with `Retry-After`, in seconds.
 const RETRY_AFTER_SECONDS_MAX: u64 = 30;
 
@@ -39,6 +41,22 @@ pub(crate) struct Fetched {
     pub(crate) bytes: Vec<u8>,
     pub(crate) digest: Digest,
     pub(crate) media_type: Option<String>,
+}
+
+/// What a blob is, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BlobKind {
+    Config,
+    Layer,
+}
+
+impl std::fmt::Display for BlobKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Config => "config",
+            Self::Layer => "layer",
+        })
+    }
 }
 
 /// Counts failures and waits between them.
@@ -135,6 +153,7 @@ impl Repository {
         &self,
         ingest: &Ingest,
         wanted: &Descriptor,
+        kind: BlobKind,
         progress: &dyn Progress,
     ) -> Result<()> {
         let id = wanted.digest.short();
@@ -156,7 +175,7 @@ impl Repository {
         loop {
             let before = writer.bytes();
             match self
-                .try_blob(&url, wanted, &mut writer, &id, progress)
+                .try_blob(&url, wanted, ingest, &mut writer, &id, progress)
                 .await
             {
                 Ok(()) => break,
@@ -164,7 +183,8 @@ impl Repository {
                     if writer.bytes() > before {
                         patience.has_advanced();
                     }
-                    patience.after(refusal).await?;
+                    let given_up = patience.after(refusal).await;
+                    given_up.map_err(|error| self.about_blob(error, wanted, kind))?;
                     let kept_bytes = writer.bytes();
                     progress.event(ProgressEvent::LayerRetried {
                         id: &id,
@@ -173,7 +193,7 @@ impl Repository {
                 }
             }
         }
-        writer.finish_as(ingest, &wanted.digest, "A blob of the registry")?;
+        writer.finish_as(ingest, &wanted.digest, &format!("A {kind} of the registry"))?;
         progress.event(ProgressEvent::LayerDone {
             id: &id,
             already_present: false,
@@ -181,11 +201,31 @@ impl Repository {
         Ok(())
     }
 
+    /// Says which blob is missing.
+    fn about_blob(&self, error: Error, wanted: &Descriptor, kind: BlobKind) -> Error {
+        if error.kind() != ErrorKind::NotFound {
+            return error;
+        }
+        let (digest, name) = (wanted.digest, self.shown());
+        let what = format!("The registry lacks the {kind} `{digest}` of `{name}`");
+        let hint = match wanted.urls.first() {
+            Some(url) => format!(
+                "The image says that it is at {}, which is not asked",
+                shown(url)
+            ),
+            None => "The image must be pushed again".to_owned(),
+        };
+        Error::new(ErrorKind::NotFound, what)
+            .because(error)
+            .hint(hint)
+    }
+
     /// One try: takes up where `writer` stands.
     async fn try_blob(
         &self,
         url: &Url,
         wanted: &Descriptor,
+        ingest: &Ingest,
         writer: &mut BlobWriter,
         id: &str,
         progress: &dyn Progress,
@@ -198,6 +238,12 @@ impl Repository {
             writer.restart().map_err(never)?;
         }
         let due = wanted.size - writer.bytes();
+        // A blob that is compressed by itself is often served with its compression's name.
+        if let Some(encoding) = encoding::of(response.headers())
+            && response.content_length() != Some(due)
+        {
+            return coded_blob(response, encoding, wanted, ingest, writer).await;
+        }
         if let Some(length) = response.content_length()
             && length != due
         {
@@ -238,22 +284,46 @@ impl Repository {
     }
 }
 
+/// Takes a blob that the server has packed in a coding of its own. It is not resumed.
+async fn coded_blob(
+    mut response: Response,
+    encoding: Encoding,
+    wanted: &Descriptor,
+    ingest: &Ingest,
+    writer: &mut BlobWriter,
+) -> std::result::Result<(), Refusal> {
+    writer.restart().map_err(never)?;
+    let url = response.url().clone();
+    let limit = wanted
+        .size
+        .saturating_add(wanted.size / CODING_SHARE + CODING_BYTES);
+    loop {
+        let chunk = match response.chunk().await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => break,
+            Err(error) => {
+                writer.restart().map_err(never)?;
+                return Err(transport_error(&url, error).into());
+            }
+        };
+        if writer.bytes() + chunk.len() as u64 > limit {
+            return Err(never(lie(wanted, "sends more than all")));
+        }
+        writer.write(&chunk).map_err(never)?;
+    }
+    if writer.bytes() == wanted.size && writer.digest() == wanted.digest {
+        return Ok(());
+    }
+    let decode = |coded| encoding.decode(coded);
+    *writer = writer
+        .decoded(ingest, wanted.size, decode)
+        .map_err(|error| never(lie(wanted, "sends a broken coding").because(error)))?;
+    Ok(())
+}
+
 /// Whether the answer begins at byte `at`. A server without ranges begins at 0 with status 200.
 fn continues(response: &Response, at: u64) -> bool {
-    if at == 0 {
-        return true;
-    }
-    let begins_at = response.headers().get(CONTENT_RANGE).and_then(|value| {
-        value
-            .to_str()
-            .ok()?
-            .strip_prefix("bytes ")?
-            .split('-')
-            .next()?
-            .parse()
-            .ok()
-    });
-    response.status() == StatusCode::PARTIAL_CONTENT && begins_at == Some(at)
+    at == 0 || (response.status() == StatusCode::PARTIAL_CONTENT && begins_at(response) == Some(at))
 }
 
 fn lie(wanted: &Descriptor, what: impl std::fmt::Display) -> Error {

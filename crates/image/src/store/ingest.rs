@@ -9,7 +9,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, DirBuilder, File},
-    io::{self, Read, Write},
+    io::{self, BufReader, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
@@ -236,6 +236,38 @@ impl BlobWriter {
         Ok(())
     }
 
+    /// The digest of what was written so far.
+    pub(crate) fn digest(&self) -> Digest {
+        Digest::from_sha256(self.hash.clone().finalize().into())
+    }
+
+    /// What was written, decoded into another blob of at most `limit` bytes.
+    pub(crate) fn decoded<'a>(
+        &self,
+        ingest: &Ingest,
+        limit: u64,
+        decode: impl FnOnce(BufReader<File>) -> io::Result<Box<dyn Read + 'a>>,
+    ) -> Result<Self> {
+        let failed = |error| host_error("Could not decode a blob", error);
+        let coded = File::open(&self.path).map_err(failed)?;
+        let mut decoded = decode(BufReader::new(coded))
+            .map_err(failed)?
+            .take(limit + 1);
+        let mut blob = ingest.create()?;
+        let mut buffer = vec![0; COPY_BYTES];
+        loop {
+            match decoded.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => blob.write(&buffer[..n])?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        // What is left of it goes with the work directory.
+        let _ = remove_file_if_present(&self.path);
+        Ok(blob)
+    }
+
     /// Ends the blob and gives it its name.
     pub(crate) fn finish(self, ingest: &Ingest) -> Result<(Digest, u64)> {
         let digest = Digest::from_sha256(self.hash.finalize().into());
@@ -247,7 +279,7 @@ impl BlobWriter {
     /// Ends the blob if it is the one that is wanted.
     pub(crate) fn finish_as(self, ingest: &Ingest, wanted: &Digest, what: &str) -> Result<()> {
         let path = self.path.clone();
-        let found = Digest::from_sha256(self.hash.clone().finalize().into());
+        let found = self.digest();
         if found != *wanted {
             let _ = remove_file_if_present(&path);
             return Err(digest_mismatch(what, wanted, &found));

@@ -10,6 +10,7 @@ pub(crate) mod index;
 pub(crate) mod ingest;
 pub(crate) mod layout;
 pub(crate) mod rootfs;
+pub(crate) mod usage;
 
 use std::{fs, path::Path};
 
@@ -46,24 +47,26 @@ impl ImageStore {
     /// The image that `name` means on `platform`, if the store has it. `name` is a reference, an
     /// image id or at least four digits of it, or `repository@digest`.
     ///
-    /// A reference that the store has for other platforms only is not found, so that a pull can
-    /// bring the wanted one.
+    /// A reference that the store has pulled for other platforms only is not found, so that a pull
+    /// can bring the wanted one.
     ///
     /// # Errors
-    /// `InvalidReference` when `name` can mean no image, or several; `PlatformMismatch` when an id
-    /// is that of an image for another platform.
+    /// `InvalidReference` when `name` can mean no image, or several; `PlatformMismatch` when it is
+    /// that of an image for another platform, by an id or loaded from an archive.
     pub fn resolve(&self, name: &str, platform: &Platform) -> Result<Option<Image>> {
         let index = Index::read(&self.layout)?;
         let found = index.find(name)?;
         let records = found.records();
-        let exact = records.iter().find(|record| record.platform == *platform);
-        let fits = exact.or_else(|| records.iter().find(|r| r.platform.runs_on(platform)));
-        match (fits, &found, records.first()) {
-            (Some(record), ..) => self.image(record).map(Some),
-            (None, Found::Digest(_), Some(other)) => {
-                Err(wrong_platform(platform, &format!("`{}`", other.platform)))
-            }
-            _ => Ok(None),
+        if let Some(record) = best(records, platform) {
+            return self.image(record).map(Some);
+        }
+        let Some(other) = records.first() else {
+            return Ok(None);
+        };
+        let was_pulled = records.iter().any(|r| !r.repo_digests.is_empty());
+        match found {
+            Found::Reference(..) if was_pulled => Ok(None),
+            _ => Err(wrong_platform(platform, &format!("`{}`", other.platform))),
         }
     }
 
@@ -78,6 +81,13 @@ impl ImageStore {
                 format!("`{new}` has a digest, which no image can be given as a name"),
             )
             .hint("Leave out what follows `@`"));
+        }
+        if new.familiar_name() == "sha256" {
+            return Err(Error::new(
+                ErrorKind::InvalidReference,
+                format!("`{new}` could not be told from an image id"),
+            )
+            .hint("Choose another name than `sha256`"));
         }
         let mut locked = LockedIndex::take(&self.layout)?;
         let manifests: Vec<Digest> = found(name, &locked.index.find(name)?)?
@@ -129,8 +139,8 @@ impl ImageStore {
                 .map(short)
                 .collect(),
             repo_digests: record.repo_digests.iter().cloned().map(short).collect(),
-            created: config.created,
-            author: config.author,
+            created: config.created.0,
+            author: config.author.0,
             architecture: record.platform.architecture().to_owned(),
             variant: record.platform.variant().map(str::to_owned),
             os: record.platform.os().to_owned(),
@@ -161,16 +171,17 @@ impl ImageStore {
         let mut history: Vec<HistoryEntry> = config
             .history
             .into_iter()
+            .map(|step| step.0.unwrap_or_default())
             .map(|step| HistoryEntry {
                 id: None,
                 created: step.created,
-                created_by: step.created_by.unwrap_or_default(),
+                created_by: step.created_by,
                 size_bytes: if step.empty_layer {
                     0
                 } else {
                     layers.next().map_or(0, |l| l.size)
                 },
-                comment: step.comment.unwrap_or_default(),
+                comment: step.comment,
             })
             .collect();
         // Some builders write no history, or less than there are layers.
@@ -215,9 +226,17 @@ impl ImageStore {
 pub(crate) fn preferred<'a>(name: &str, index: &'a Index) -> Result<&'a Record> {
     let found_records = index.find(name)?;
     let records = found(name, &found_records)?;
-    let host = Platform::host();
-    let fits = records.iter().find(|record| record.platform.runs_on(&host));
-    Ok(fits.copied().unwrap_or(records[0]))
+    Ok(best(records, &Platform::host()).unwrap_or(records[0]))
+}
+
+/// The record that fits `platform` best; the newest of equals.
+fn best<'a>(records: &[&'a Record], platform: &Platform) -> Option<&'a Record> {
+    let ranked = records
+        .iter()
+        .filter_map(|record| Some((record.platform.rank_on(platform)?, *record)));
+    ranked
+        .min_by_key(|(rank, _)| *rank)
+        .map(|(_, record)| record)
 }
 
 fn found<'a, 'b>(name: &str, found: &'b Found<'a>) -> Result<&'b [&'a Record]> {

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     erofs::{RootfsStats, build_rootfs},
     error::{Error, ErrorKind, Result, host_error, path_error},
-    layer::{Compression, LayerSource, Limits},
+    layer::{Compression, LayerSource, Limits, MAGIC_BYTES},
     manifest::{Manifest, check_config, parse_json},
     model::{Image, RawConfig, Rootfs},
     progress::{Phase, Progress, ProgressEvent},
@@ -37,9 +37,6 @@ use crate::{
 /// keeps it; so there are few sizes, and a template for each. The file is extended with a hole:
 /// EROFS takes its size from its superblock and ignores what follows.
 pub const ROOT_DISK_CLASSES_BYTES: [u64; 4] = [16 << 30, 64 << 30, 256 << 30, 1 << 40];
-
-/// Longest start of a layer that tells its compression, in bytes.
-const MAGIC_BYTES: usize = 4;
 
 /// A layer on the disk.
 #[derive(Clone, Debug)]
@@ -93,11 +90,12 @@ impl ImageStore {
     fn rebuild(&self, image: &Image, progress: &dyn Progress) -> Result<Rootfs> {
         let manifest = Manifest::parse(&self.document(&image.manifest)?)?;
         let config: RawConfig = parse_json(&self.document(&image.id)?, "image config")?;
-        check_config(&manifest, &config)?;
+        check_config(&manifest, &config, Some(&image.platform))?;
         let ingest = Ingest::begin(&self.layout)?;
         let layers = layer_files(&manifest, &config, |digest| self.layout.blob(digest));
         let staged = ingest.rootfs(&image.manifest);
-        let built = build(layers, &staged, progress, &Cancel::default())?;
+        let volumes = &config.config.volumes;
+        let built = build(layers, volumes, &staged, progress, &Cancel::default())?;
         sync(&staged)?;
         let mut locked = LockedIndex::take(&self.layout)?;
         let Some(record) = locked
@@ -135,8 +133,10 @@ pub(crate) fn layer_files(
 }
 
 /// Builds the root file system of `layers` in a new file at `out`, with the length of its class.
+/// The directories of `volumes` are in it, whether a layer has them or not.
 pub(crate) fn build(
     layers: Vec<LayerFile>,
+    volumes: &[String],
     out: &Path,
     progress: &dyn Progress,
     cancel: &Cancel,
@@ -154,7 +154,8 @@ pub(crate) fn build(
         .open(out)
         .map_err(path_error("write", out))?;
     let sources = layers.into_iter().map(|layer| open_layer(&layer, cancel));
-    let stats = build_rootfs(sources, &mut file, &Limits::default(), &|done_bytes| {
+    let limits = Limits::default();
+    let stats = build_rootfs(sources, volumes, &mut file, &limits, &|done_bytes| {
         progress.event(ProgressEvent::PhaseAdvanced { done_bytes });
     })
     .map_err(|error| {
@@ -207,6 +208,14 @@ fn open_layer(layer: &LayerFile, cancel: &Cancel) -> Result<LayerSource<'static>
         .read_to_end(&mut magic)
         .map_err(failed)?;
     file.rewind().map_err(failed)?;
+    if let Some(program) = Compression::unread_program(&magic) {
+        let what =
+            format!("A layer is compressed by {program}; gzip, zstd and plain tars are read");
+        return Err(Error::new(ErrorKind::Unsupported, what).hint(
+            "Copy the image by `skopeo copy --dest-force-compress-format \
+             --dest-compress-format gzip`, and take the copy",
+        ));
+    }
     Ok(LayerSource {
         reader: Box::new(Cancellable {
             file: BufReader::new(file),

@@ -1,10 +1,12 @@
 //! Whole layers: every type, none at all, the root itself, types that change.
 
-use cofferdam_image::ErrorKind;
+use cofferdam_image::{ErrorKind, Limits};
 
 use crate::erofs_support::{
+    build_with,
     case::layers,
-    tar::{Entry, MTIME, whiteout},
+    plain, reader,
+    tar::{Entry, MTIME, Tar, whiteout},
 };
 
 #[test]
@@ -208,4 +210,37 @@ fn three_layers_build_on_each_other() {
         "usr/bin/sh f 2",
     ]);
     assert_eq!(nodes[&b"etc"[..]].mtime, (MTIME, 0));
+}
+
+#[test]
+fn the_directories_of_volumes_are_made_where_no_layer_has_them() {
+    let tar = Tar::new([
+        Entry::dir("data").owner(1000, 1000),
+        Entry::file("data/kept", "x"),
+        Entry::file("file", "x"),
+        Entry::symlink("link", "/target"),
+        Entry::dir("srv").mode(0o2755).owner(0, 50),
+    ])
+    .end();
+    let volumes = [
+        "/data",
+        "v2/",
+        "/a/b/../c",
+        "/link/in",
+        "/file/x",
+        "/srv/x",
+        "/",
+        "",
+    ];
+    let volumes = volumes.map(str::to_owned);
+    let (_, image) = build_with(vec![plain(&tar)], &volumes, &Limits::default()).unwrap();
+    let nodes = reader::read(&image);
+    let of = |path: &str| nodes.get(path.as_bytes()).map(|n| (n.mode, n.uid, n.gid));
+    assert_eq!(of("data"), Some((0o040_755, 1000, 1000)));
+    for path in ["v2", "a", "a/c", "target", "target/in"] {
+        assert_eq!(of(path), Some((0o040_755, 0, 0)), "{path}");
+    }
+    assert_eq!(of("srv/x"), Some((0o042_755, 0, 50)));
+    assert_eq!((of("a/b"), of("file/x")), (None, None));
+    assert!(nodes.contains_key(&b"data/kept"[..]));
 }

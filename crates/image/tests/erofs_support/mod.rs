@@ -58,8 +58,18 @@ pub fn plain(tar: &[u8]) -> LayerSource<'_> {
 
 /// Builds an image and gives it back as bytes.
 pub fn build(layers: Vec<LayerSource<'_>>, limits: &Limits) -> Result<(RootfsStats, Vec<u8>)> {
+    build_with(layers, &[], limits)
+}
+
+/// The same, with directories that are to be there.
+pub fn build_with(
+    layers: Vec<LayerSource<'_>>,
+    directories: &[String],
+    limits: &Limits,
+) -> Result<(RootfsStats, Vec<u8>)> {
     let mut file = tempfile::tempfile().unwrap();
-    let stats = build_rootfs(layers.into_iter().map(Ok), &mut file, limits, &|_| {})?;
+    let layers = layers.into_iter().map(Ok);
+    let stats = build_rootfs(layers, directories, &mut file, limits, &|_| {})?;
     Ok((stats, content(&file)))
 }
 

@@ -5,7 +5,7 @@ use std::{os::unix::fs::PermissionsExt as _, path::PathBuf};
 use cofferdam_image::ErrorKind;
 use cofferdam_testkit::registry::Auth;
 
-use crate::scene::Scene;
+use crate::scene::{Scene, Warnings};
 
 #[test]
 fn a_token_is_fetched_once_and_used() {
@@ -54,7 +54,7 @@ fn basic_authentication_takes_the_login_and_never_shows_it() {
 }
 
 #[test]
-fn a_credential_program_is_asked_when_the_configuration_names_one() {
+fn a_credential_program_that_is_missing_is_named_when_the_registry_wants_credentials() {
     let scene = Scene::new();
     scene
         .registry
@@ -64,10 +64,27 @@ fn a_credential_program_is_asked_when_the_configuration_names_one() {
     assert_eq!(error.kind(), ErrorKind::Unauthorized);
     assert!(
         error
-            .to_string()
-            .contains("`docker-credential-cofferdam-test-absent`"),
-        "{error}"
+            .chain()
+            .contains("`docker-credential-cofferdam-test-absent` is not installed"),
+        "{error:?}"
     );
+}
+
+#[test]
+fn what_is_wrong_with_logins_is_a_warning_where_none_is_needed() {
+    for config in [
+        "",
+        "{",
+        r#"{"credsStore":"cofferdam-test-absent"}"#,
+        r#"{"auths":{"HOST":{"auth":5}}}"#,
+    ] {
+        let scene = Scene::new();
+        scene.registry.demand(Auth::Token(None));
+        scene.login(&config.replace("HOST", &scene.registry.host()));
+        let warnings = Warnings::default();
+        scene.pull_with("x:1", &warnings).unwrap();
+        assert_eq!(warnings.taken().len(), 1, "{config}");
+    }
 }
 
 #[test]

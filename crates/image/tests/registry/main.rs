@@ -10,7 +10,9 @@
 
 mod faults;
 mod logins;
+mod oddities;
 mod pulls;
 mod scene;
 #[path = "../store_support/mod.rs"]
 mod store_support;
+mod tls;

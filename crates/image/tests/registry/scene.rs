@@ -1,8 +1,8 @@
 //! A registry with an image, and a store to pull it into.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Mutex, time::Duration};
 
-use cofferdam_image::{Error, Image, NoProgress, Progress, PullOptions, Result};
+use cofferdam_image::{Error, Image, NoProgress, Progress, ProgressEvent, PullOptions, Result};
 use cofferdam_testkit::registry::{FakeRegistry, digest};
 
 use crate::store_support::{self, Sample, TestStore, amd64, files_below};
@@ -81,6 +81,24 @@ impl Scene {
             .iter()
             .filter(|r| r.path.contains(part))
             .count()
+    }
+}
+
+/// Keeps the warnings of a pull.
+#[derive(Default)]
+pub(crate) struct Warnings(Mutex<Vec<String>>);
+
+impl Warnings {
+    pub(crate) fn taken(self) -> Vec<String> {
+        self.0.into_inner().unwrap()
+    }
+}
+
+impl Progress for Warnings {
+    fn event(&self, event: ProgressEvent<'_>) {
+        if let ProgressEvent::Warning { text } = event {
+            self.0.lock().unwrap().push(text.to_owned());
+        }
     }
 }
 

@@ -60,6 +60,17 @@ pub enum Fault {
     },
     /// Ignores ranges and answers from the first byte.
     NoRanges,
+    /// Answers a request for a part with this status.
+    RefuseRanges(u16),
+    /// Answers with this in place of what it has; also for `/token`.
+    Body {
+        /// Part of the path.
+        path: String,
+        /// Headers besides.
+        headers: Vec<(&'static str, String)>,
+        /// The body.
+        body: Vec<u8>,
+    },
     /// Redirects to the same path at another address, such as `http://localhost:1`.
     Redirect {
         /// Part of the path.
@@ -82,8 +93,9 @@ impl Fault {
             Self::Stall { path, .. }
             | Self::Corrupt { path, .. }
             | Self::Length { path, .. }
-            | Self::Redirect { path, .. } => (path, None),
-            Self::NoRanges | Self::ClaimDigest { .. } => return true,
+            | Self::Redirect { path, .. }
+            | Self::Body { path, .. } => (path, None),
+            Self::NoRanges | Self::RefuseRanges(_) | Self::ClaimDigest { .. } => return true,
         };
         if !path.contains(part.as_str()) {
             return false;

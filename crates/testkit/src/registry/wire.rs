@@ -24,6 +24,8 @@ pub struct Request {
     pub host: String,
     /// The `Authorization` header.
     pub authorization: Option<String>,
+    /// The `Accept-Encoding` header.
+    pub accept_encoding: Option<String>,
     /// The first byte that is wanted.
     pub range_start: Option<usize>,
 }
@@ -81,6 +83,7 @@ fn read_request(stream: &TcpStream) -> io::Result<Option<Request>> {
         path,
         host: String::new(),
         authorization: None,
+        accept_encoding: None,
         range_start: None,
     };
     let mut body_bytes = 0;
@@ -93,6 +96,7 @@ fn read_request(stream: &TcpStream) -> io::Result<Option<Request>> {
         match name.to_ascii_lowercase().as_str() {
             "host" => value.clone_into(&mut request.host),
             "authorization" => request.authorization = Some(value.to_owned()),
+            "accept-encoding" => request.accept_encoding = Some(value.to_owned()),
             "range" => {
                 let start = value
                     .strip_prefix("bytes=")
@@ -110,7 +114,14 @@ fn read_request(stream: &TcpStream) -> io::Result<Option<Request>> {
 fn answer(request: &Request, address: SocketAddr, state: &mut State) -> Answer {
     let path = request.path.split('?').next().unwrap_or_default();
     if path == "/token" {
-        return token(request, &state.auth);
+        let replaced = state.faults.iter().find(
+            |fault| matches!(fault, Fault::Body { path, .. } if "/token".contains(path.as_str())),
+        );
+        let answer = token(request, &state.auth);
+        return match replaced {
+            Some(fault) => spoil(answer, fault.clone(), path),
+            None => answer,
+        };
     }
     if let Some(refusal) = challenge(request, address, &state.auth) {
         return refusal;
@@ -166,6 +177,13 @@ fn ranged(mut answer: Answer, request: &Request, state: &State) -> Answer {
         .faults
         .iter()
         .any(|fault| matches!(fault, Fault::NoRanges));
+    let refusal = state.faults.iter().find_map(|fault| match fault {
+        Fault::RefuseRanges(status) => Some(*status),
+        _ => None,
+    });
+    if let (Some(_), Some(status)) = (request.range_start, refusal) {
+        return Answer::new(status, "{}");
+    }
     if let (Some(start), 200, false) = (request.range_start, answer.status, ignores) {
         let total = answer.body.len();
         answer.body.drain(..start.min(total));
@@ -211,7 +229,12 @@ fn spoil(mut answer: Answer, fault: Fault, path: &str) -> Answer {
             answer
         }
         Fault::ClaimDigest { digest } => answer.header("Docker-Content-Digest", digest),
-        Fault::NoRanges => answer,
+        Fault::Body { headers, body, .. } => headers
+            .into_iter()
+            .fold(Answer { body, ..answer }, |answer, (name, value)| {
+                answer.header(name, value)
+            }),
+        Fault::NoRanges | Fault::RefuseRanges(_) => answer,
     }
 }
 
