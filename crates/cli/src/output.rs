@@ -77,6 +77,11 @@ pub(crate) fn error(error: &Error) {
     }
 }
 
+/// Prints one sentence about what was left out or passed over.
+pub(crate) fn warning_line(text: &str) {
+    note(format_args!("warning: {}", printable(text)));
+}
+
 /// Prints an error that does not keep a command from the rest of its work.
 pub(crate) fn warning(error: &Error) {
     note(format_args!("warning: {}", printable(&error.chain())));

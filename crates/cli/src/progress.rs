@@ -100,6 +100,10 @@ impl Progress for Bars {
             let mut phases = self.phases.lock().unwrap_or_else(PoisonError::into_inner);
             phases.push((title(phase), Instant::now()));
         }
+        if let ProgressEvent::Warning { text } = event {
+            // Beside the bars, not among them.
+            self.multi.suspend(|| output::warning_line(text));
+        }
         if !self.enabled {
             return;
         }

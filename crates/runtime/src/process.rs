@@ -28,7 +28,10 @@ pub(crate) fn merge(spec: &SandboxSpec, image: &ImageConfig, id: SandboxId) -> R
         .hint("Add one behind the image's name"));
     }
     let hostname = spec.hostname.clone().unwrap_or_else(|| id.short());
-    let mut env = image.env.clone();
+    let mut env = Vec::new();
+    for entry in &image.env {
+        add_image_env(&mut env, entry);
+    }
     set_env(&mut env, format!("HOSTNAME={hostname}"));
     for entry in &spec.env {
         set_env(&mut env, entry.clone());
@@ -55,12 +58,26 @@ pub(crate) fn merge(spec: &SandboxSpec, image: &ImageConfig, id: SandboxId) -> R
 /// Entrypoint and command: an entrypoint of the user's drops the image's command.
 fn command(spec: &SandboxSpec, image: &ImageConfig) -> Vec<String> {
     let entrypoint = spec.entrypoint.as_ref().unwrap_or(&image.entrypoint);
+    // Builders write one empty string for none, and Docker reads it so.
+    let is_none = matches!(entrypoint.as_slice(), [one] if one.is_empty());
+    let entrypoint = if is_none { &Vec::new() } else { entrypoint };
     let command = if spec.command.is_empty() && spec.entrypoint.is_none() {
         &image.cmd
     } else {
         &spec.command
     };
     entrypoint.iter().chain(command).cloned().collect()
+}
+
+/// Adds what an image sets. A name alone is set to nothing, as in podman; what has no name is no
+/// variable.
+fn add_image_env(env: &mut Vec<String>, entry: &str) {
+    match entry.find('=') {
+        Some(0) => {}
+        Some(_) => set_env(env, entry.to_owned()),
+        None if entry.is_empty() => {}
+        None => set_env(env, format!("{entry}=")),
+    }
 }
 
 /// Sets one variable; the last setting wins and keeps the place of the first.
@@ -73,22 +90,19 @@ pub(crate) fn set_env(env: &mut Vec<String>, entry: String) {
     }
 }
 
-/// The signal that asks the workload to end: the user's, the image's, or SIGTERM.
-///
-/// # Errors
-/// [`ErrorKind::BadImage`] when the image names no signal of Linux.
-pub(crate) fn stop_signal(spec: &SandboxSpec, image: &ImageConfig) -> Result<Signal> {
+/// The signal that asks the workload to end: the user's, the image's, or SIGTERM. With the signal,
+/// a warning when the image names none that Linux has.
+pub(crate) fn stop_signal(spec: &SandboxSpec, image: &ImageConfig) -> (Signal, Option<String>) {
     match (&spec.stop_signal, image.stop_signal.as_deref()) {
-        (Some(signal), _) => Ok(*signal),
-        (None, Some(name)) if !name.is_empty() => name.parse().map_err(|error| {
-            Error::new(
-                ErrorKind::BadImage,
-                "The image's stop signal is none of Linux",
-            )
-            .because(error)
-            .hint("Name one with `--stop-signal`")
-        }),
-        _ => Ok(Signal::TERM),
+        (Some(signal), _) => (*signal, None),
+        (None, Some(name)) if !name.trim().is_empty() => match name.parse() {
+            Ok(signal) => (signal, None),
+            Err(error) => {
+                let text = format!("The image's stop signal is not used: {error}");
+                (Signal::TERM, Some(text))
+            }
+        },
+        _ => (Signal::TERM, None),
     }
 }
 
@@ -159,23 +173,59 @@ mod tests {
     #[test]
     fn the_stop_signal_is_the_users_then_the_images_then_term() {
         let spec = SandboxSpec::default();
-        assert_eq!(stop_signal(&spec, &image()).unwrap(), Signal::QUIT);
-        assert_eq!(
-            stop_signal(&spec, &ImageConfig::default()).unwrap(),
-            Signal::TERM
-        );
+        let of = |spec: &SandboxSpec, image: &ImageConfig| stop_signal(spec, image).0;
+        assert_eq!(of(&spec, &image()), Signal::QUIT);
+        assert_eq!(of(&spec, &ImageConfig::default()), Signal::TERM);
         let mine = SandboxSpec {
             stop_signal: Some(Signal::INT),
             ..SandboxSpec::default()
         };
-        assert_eq!(stop_signal(&mine, &image()).unwrap(), Signal::INT);
+        assert_eq!(of(&mine, &image()), Signal::INT);
+    }
+
+    #[test]
+    fn a_stop_signal_that_linux_has_not_is_a_warning() {
         let odd = ImageConfig {
             stop_signal: Some("SIGWAT".to_owned()),
             ..image()
         };
+        let (signal, warning) = stop_signal(&SandboxSpec::default(), &odd);
+        assert_eq!(signal, Signal::TERM);
+        assert!(warning.unwrap().contains("`SIGWAT`"));
+    }
+
+    #[test]
+    fn an_entrypoint_of_one_empty_string_is_none() {
+        let image = ImageConfig {
+            entrypoint: strings(&[""]),
+            ..image()
+        };
+        let of = |command_: &[&str]| {
+            let spec = SandboxSpec {
+                command: strings(command_),
+                ..SandboxSpec::default()
+            };
+            command(&spec, &image)
+        };
+        assert_eq!(of(&[]), strings(&["default"]));
+        assert_eq!(of(&["x"]), strings(&["x"]));
+    }
+
+    #[test]
+    fn of_duplicate_variables_of_an_image_the_last_counts() {
+        let image = ImageConfig {
+            env: strings(&["A=1", "JUSTNAME", "A=2", "=x", "", "B=3"]),
+            ..image()
+        };
+        let spec = SandboxSpec {
+            hostname: Some("h".to_owned()),
+            env: strings(&["B=4"]),
+            ..SandboxSpec::default()
+        };
+        let process = merge(&spec, &image, SandboxId::from_random([7; 32])).unwrap();
         assert_eq!(
-            stop_signal(&spec, &odd).unwrap_err().kind(),
-            ErrorKind::BadImage
+            process.env,
+            strings(&["A=2", "JUSTNAME=", "B=4", "HOSTNAME=h"])
         );
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use cofferdam_base::time::unix_time_ns;
-use cofferdam_image::{Image, ImageStore, Progress, Reference};
+use cofferdam_image::{Image, ImageStore, Progress, ProgressEvent, Reference};
 use cofferdam_proto::{Request, Stage, SupervisorMessage};
 use cofferdam_types::{
     Digest, ExitStatus, Platform, PullPolicy, SandboxId, SandboxSpec, SandboxStatus, Signal,
@@ -86,6 +86,10 @@ impl Runtime {
         let rootfs = lift(self.images.rootfs(&image, progress))?;
         let id = SandboxId::from_random(random::bytes()?);
         let process = process::merge(&spec, &image.config, id)?;
+        let (stop_signal, warning) = process::stop_signal(&spec, &image.config);
+        if let Some(text) = warning {
+            progress.event(ProgressEvent::Warning { text: &text });
+        }
         let mut record = SandboxRecord {
             version: RECORD_VERSION,
             id,
@@ -100,7 +104,7 @@ impl Runtime {
             },
             process,
             hostname: spec.hostname.clone().unwrap_or_else(|| id.short()),
-            stop_signal: process::stop_signal(&spec, &image.config)?,
+            stop_signal,
             spec,
             forked_from: None,
         };

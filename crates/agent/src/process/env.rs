@@ -13,18 +13,24 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// The environment of `spec`, with what is absent and every container has.
 pub(super) fn complete(spec: &ProcessSpec, user: &User, hostname: &str) -> Vec<String> {
     let mut env = spec.env.clone();
-    let mut add = |key: &str, value: &str| {
-        if lookup(&env, key).is_none() {
-            env.push(format!("{key}={value}"));
-        }
-    };
-    add("PATH", DEFAULT_PATH);
-    add("HOSTNAME", hostname);
-    add("HOME", &user.home);
+    add(&mut env, "PATH", DEFAULT_PATH);
+    add(&mut env, "HOSTNAME", hostname);
+    add(&mut env, "HOME", &user.home);
+    // An empty one says nothing, as in runc: programs would write to the root.
+    for entry in env.iter_mut().filter(|entry| *entry == "HOME=") {
+        entry.push_str(&user.home);
+    }
     if spec.terminal.is_some() {
-        add("TERM", "xterm");
+        add(&mut env, "TERM", "xterm");
     }
     env
+}
+
+/// Adds a variable that is not there.
+fn add(env: &mut Vec<String>, key: &str, value: &str) {
+    if lookup(env, key).is_none() {
+        env.push(format!("{key}={value}"));
+    }
 }
 
 /// The paths under which `program` may be, in order: itself when it has a slash, else below each
@@ -80,12 +86,12 @@ mod tests {
         let path = format!("PATH={DEFAULT_PATH}");
         let expected = env(&["HOME=/elsewhere", "PATHS=x", &path, "HOSTNAME=box"]);
         assert_eq!(complete(&spec, &user(), "box"), expected);
-        spec.env = env(&["PATH="]);
+        spec.env = env(&["PATH=", "HOME="]);
         spec.terminal = Some(cofferdam_proto::TerminalSize {
             rows: 24,
             columns: 80,
         });
-        let expected = env(&["PATH=", "HOSTNAME=box", "HOME=/var/www", "TERM=xterm"]);
+        let expected = env(&["PATH=", "HOME=/var/www", "HOSTNAME=box", "TERM=xterm"]);
         assert_eq!(complete(&spec, &user(), "box"), expected);
     }
 
