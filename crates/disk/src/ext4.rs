@@ -70,7 +70,53 @@ fn write(path: &Path, bytes: u64) -> Result<()> {
         .writer(&mut sink)
         .and_then(|writer| writer.finish())
         .map_err(failed)?;
-    Ok(())
+    drop(sink);
+    allow_large_attributes(path).map_err(|error| {
+        io_error(
+            format!("Could not make the disk `{}`", path.display()),
+            error,
+        )
+    })
+}
+
+/// Offset of the superblock, in bytes. *Source:* Linux fs/ext4/ext4.h, `struct ext4_super_block`,
+/// for all that follows.
+const SUPERBLOCK_OFFSET: u64 = 1024;
+const SUPERBLOCK_BYTES: usize = 1024;
+const FEATURE_INCOMPAT: std::ops::Range<usize> = 0x60..0x64;
+const CHECKSUM: std::ops::Range<usize> = 0x3fc..0x400;
+/// `EXT4_FEATURE_INCOMPAT_EA_INODE`: values of attributes that do not fit a block have an inode.
+const EA_INODE: u32 = 0x400;
+
+/// Turns on the feature by which values of attributes may have up to 64 KiB, as an image's may.
+/// Without it a file with a larger one than 4 KiB cannot be copied up. It costs nothing until
+/// there is such a value. The builder of file systems has no option for it.
+fn allow_large_attributes(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::FileExt as _;
+    let file = std::fs::File::options().read(true).write(true).open(path)?;
+    let mut superblock = [0; SUPERBLOCK_BYTES];
+    file.read_exact_at(&mut superblock, SUPERBLOCK_OFFSET)?;
+    let word = |range: std::ops::Range<usize>| {
+        let bytes = superblock[range].try_into().unwrap_or_default();
+        u32::from_le_bytes(bytes)
+    };
+    let features = word(FEATURE_INCOMPAT) | EA_INODE;
+    superblock[FEATURE_INCOMPAT].copy_from_slice(&features.to_le_bytes());
+    let checksum = crc32c(&superblock[..CHECKSUM.start]);
+    superblock[CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
+    file.write_all_at(&superblock, SUPERBLOCK_OFFSET)
+}
+
+/// CRC-32C as ext4 has it: begun with all ones and not inverted at the end.
+fn crc32c(bytes: &[u8]) -> u32 {
+    /// The Castagnoli polynomial, bits reversed.
+    const POLYNOMIAL: u32 = 0x82f6_3b78;
+    bytes.iter().fold(!0, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            let carry = if crc & 1 == 1 { POLYNOMIAL } else { 0 };
+            crc >> 1 ^ carry
+        })
+    })
 }
 
 #[cfg(test)]
@@ -87,6 +133,23 @@ mod tests {
         create_upper(&path, 10 << 30).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 10 << 30);
         assert!(allocated_bytes(&path).unwrap() < 8 << 20);
+    }
+
+    #[test]
+    fn an_upper_takes_large_attributes() {
+        // RFC 3720 appendix B.4: 32 bytes of zeros; there the result is inverted.
+        assert_eq!(!crc32c(&[0; 32]), 0x8a91_36aa);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("upper.ext4");
+        create_upper(&path, MIN_UPPER_BYTES).unwrap();
+        match Command::new("/sbin/dumpe2fs").arg("-h").arg(&path).output() {
+            Ok(output) => {
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                assert!(text.contains("ea_inode"), "{text}");
+                assert!(output.status.success(), "{output:?}");
+            }
+            Err(error) => println!("SKIP an_upper_takes_large_attributes: {error}"),
+        }
     }
 
     #[test]
