@@ -5,7 +5,9 @@ use std::{path::Path, sync::Arc};
 use cofferdam_runtime::{Runtime, host::HostReport, image::Progress};
 use cofferdam_types::{Digest, SandboxSpec};
 
-use crate::{Error, ErrorKind, Images, Pools, Result, Sandbox, SandboxInfo, Snapshots, Templates};
+use crate::{
+    DiskUsage, Error, ErrorKind, Images, Pools, Result, Sandbox, SandboxInfo, Snapshots, Templates,
+};
 
 /// An open store of images and sandboxes. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -115,6 +117,17 @@ impl Coffer {
     #[must_use]
     pub const fn templates(&self) -> Templates<'_> {
         Templates::new(self)
+    }
+
+    /// What the store takes of the disk, by kind.
+    ///
+    /// # Errors
+    /// When a part of the store cannot be read.
+    ///
+    /// # Blocking
+    /// One look at each file of the store, and at the open files of the user's processes.
+    pub fn disk_usage(&self) -> Result<DiskUsage> {
+        self.runtime.disk_usage()
     }
 
     /// What this host can do, what is missing and what mends it.

@@ -116,21 +116,32 @@ impl<'a> Images<'a> {
     }
 
     /// Removes a name, and the image with its last name; with `force` also when it has several.
-    /// An image that a sandbox uses stays.
+    /// An image that a sandbox uses stays. The templates of an image go with it.
     ///
     /// # Errors
     /// [`crate::ErrorKind::ImageNotFound`], [`crate::ErrorKind::InUse`].
     pub fn remove(&self, name: &str, force: bool) -> Result<Removed> {
         let user = |image: &_| self.coffer.image_user(image);
-        lift_image(self.coffer.runtime.images().remove(name, force, &user))
+        let removed = lift_image(self.coffer.runtime.images().remove(name, force, &user))?;
+        self.drop_templates();
+        Ok(removed)
     }
 
-    /// Removes images without a name; with `all`, every image that no sandbox uses.
+    /// Removes images without a name; with `all`, every image that no sandbox uses. Their templates
+    /// go with them.
     ///
     /// # Errors
     /// When the store cannot be read or written.
     pub fn prune(&self, all: bool) -> Result<Removed> {
         let user = |image: &_| self.coffer.image_user(image);
-        lift_image(self.coffer.runtime.images().prune(all, &user))
+        let removed = lift_image(self.coffer.runtime.images().prune(all, &user))?;
+        self.drop_templates();
+        Ok(removed)
+    }
+
+    /// Has the templates of images that are gone follow them.
+    fn drop_templates(&self) {
+        // The images are gone; a template that stays is taken by the next removal.
+        let _ = self.coffer.runtime.drop_unneeded_templates();
     }
 }

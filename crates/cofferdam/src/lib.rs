@@ -38,9 +38,9 @@ mod snapshots;
 mod templates;
 
 pub use cofferdam_runtime::{
-    Channel, DamagedSnapshot, Error, ErrorKind, ForkOptions, ForkOrigin, LogRecord, PoolInfo,
-    PoolOptions, Result, SnapshotKind, SnapshotManifest, SnapshotOptions, Stage, TemplateInfo,
-    TemplateKind, WarmUp,
+    Channel, DamagedSnapshot, DiskUsage, Error, ErrorKind, ForkOptions, ForkOrigin, LogRecord,
+    PoolInfo, PoolOptions, Result, SnapshotKind, SnapshotManifest, SnapshotOptions, Stage,
+    TemplateInfo, TemplateKind, UsageClass, UsageItem, WarmUp,
     host::{BackendReport, HostReport},
     image::{
         HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, NoProgress,

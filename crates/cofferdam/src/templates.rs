@@ -51,4 +51,13 @@ impl<'a> Templates<'a> {
     pub fn remove(&self, name: &str) -> Result<Vec<String>> {
         self.coffer.runtime.remove_templates(name)
     }
+
+    /// Removes the templates that nothing needs, those of removed images first of all; returns
+    /// what was removed. Removing an image does this by itself.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub fn prune(&self) -> Result<Vec<TemplateInfo>> {
+        self.coffer.runtime.drop_unneeded_templates()
+    }
 }

@@ -25,6 +25,7 @@ mod store;
 mod supervisor;
 mod template;
 mod uppers;
+mod usage;
 
 pub use client::{Connection, Incoming, LogFollower, LogOptions, Outgoing, Receiver};
 pub use cofferdam_base::time::{rfc3339, unix_time_ns};
@@ -45,3 +46,4 @@ pub use snapshot::{
 };
 pub use store::{Entry, Failure, ForkOrigin, RecordedImage, SandboxRecord, SandboxState, Store};
 pub use template::{TemplateInfo, TemplateKind, WarmUp};
+pub use usage::{DiskUsage, UsageClass, UsageItem};

@@ -67,6 +67,7 @@ pub struct ImageBuilder {
     layers: Vec<Vec<u8>>,
     layer: Builder<Vec<u8>>,
     config: Value,
+    architecture: String,
 }
 
 impl fmt::Debug for ImageBuilder {
@@ -92,6 +93,7 @@ impl ImageBuilder {
             layers: Vec::new(),
             layer: Builder::new(Vec::new()),
             config: json!({"Env": [path], "WorkingDir": "/"}),
+            architecture: "amd64".to_owned(),
         }
     }
 
@@ -99,6 +101,13 @@ impl ImageBuilder {
     #[must_use]
     pub fn config(mut self, name: &str, value: Value) -> Self {
         self.config[name] = value;
+        self
+    }
+
+    /// Sets the architecture by its OCI name, in place of `amd64`.
+    #[must_use]
+    pub fn architecture(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.architecture);
         self
     }
 
@@ -160,7 +169,7 @@ impl ImageBuilder {
             .map(|layer| format!("sha256:{}", sha256(layer)))
             .collect();
         let config = json!({
-            "architecture": "amd64",
+            "architecture": image.architecture,
             "os": "linux",
             "created": "1970-01-01T00:00:00Z",
             "config": image.config,

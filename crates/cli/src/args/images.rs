@@ -94,7 +94,7 @@ pub(crate) struct RmiArgs {
 /// Remove stopped sandboxes and unnamed images, or such images alone.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PruneArgs {
-    /// Also images with a name that no sandbox uses; in `prune`, templates
+    /// Also images with a name that no sandbox uses; in `prune`, all templates
     #[arg(short, long)]
     pub(crate) all: bool,
     /// Do not ask

@@ -6,6 +6,7 @@ mod lifecycle;
 mod pools;
 mod run;
 mod snapshots;
+mod system;
 mod templates;
 
 use clap::{Parser, Subcommand};
@@ -25,6 +26,7 @@ pub(crate) use self::snapshots::{
     SnapshotListArgs, SnapshotNamesArgs, SnapshotPruneArgs, SnapshotVerb,
 };
 
+pub(crate) use self::system::{DfArgs, SystemVerb};
 pub(crate) use self::templates::{
     TemplateBuildArgs, TemplateListArgs, TemplateRmArgs, TemplateVerb,
 };
@@ -110,6 +112,9 @@ pub(crate) enum Verb {
     /// Manage images
     #[command(subcommand, hide = true)]
     Image(ImageVerb),
+    /// Show what takes room on the disk
+    #[command(subcommand)]
+    System(SystemVerb),
     /// Say what this host can do, and what mends the rest
     Doctor(DataArgs),
     /// Show the store, the counts and the backend

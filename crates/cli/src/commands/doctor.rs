@@ -88,6 +88,10 @@ pub(crate) fn info(coffer: &Coffer, args: &DataArgs) -> ExitStatus {
         .filter(|s| s.status == SandboxStatus::Running)
         .count();
     let backend = chosen.map_or("none", |backend| backend.name.as_str());
+    let usage = match coffer.disk_usage() {
+        Ok(usage) => usage,
+        Err(error) => return ExitStatus::Error(error),
+    };
     if args.json {
         output::json(&json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -95,6 +99,10 @@ pub(crate) fn info(coffer: &Coffer, args: &DataArgs) -> ExitStatus {
             "sandboxes": sandboxes.len(),
             "running": running,
             "images": images.len(),
+            "templates": usage.templates.total(),
+            "templates_bytes": usage.templates.size_bytes,
+            "templates_limit_bytes": usage.templates_limit_bytes,
+            "held_open_bytes": usage.held_open_bytes,
             "backend": chosen.map(|backend| &backend.name),
             "backend_version": chosen.and_then(|backend| backend.version.as_ref()),
             "isolation": chosen.map(|backend| &backend.isolation),
@@ -113,6 +121,15 @@ pub(crate) fn info(coffer: &Coffer, args: &DataArgs) -> ExitStatus {
             format!("{} ({running} running)", sandboxes.len()),
         ),
         ("Images", images.len().to_string()),
+        (
+            "Templates",
+            format!(
+                "{} ({})",
+                usage.templates.total(),
+                output::size(usage.templates.size_bytes)
+            ),
+        ),
+        ("Deleted, still open", output::size(usage.held_open_bytes)),
         ("Backend", backend.to_owned()),
         (
             "Isolation",

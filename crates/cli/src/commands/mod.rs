@@ -13,6 +13,7 @@ mod ps;
 mod run;
 mod snapshots;
 mod spec;
+mod system;
 mod templates;
 mod warm_up;
 
@@ -75,6 +76,7 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
         Verb::History(args) => images::history(&coffer, &args),
         Verb::Prune(args) => prune::everything(&coffer, &args).await,
         Verb::Image(verb) => image(&coffer, verb, cli.verbose).await,
+        Verb::System(verb) => system::system(&coffer, &verb, cli.verbose),
         Verb::Info(args) => doctor::info(&coffer, &args),
         Verb::Version(_) | Verb::Completion(_) | Verb::Doctor(_) => ExitStatus::Success,
     }

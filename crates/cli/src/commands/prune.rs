@@ -2,12 +2,12 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use cofferdam::{Coffer, Error, ErrorKind, Result, SandboxStatus};
+use cofferdam::{Coffer, Error, ErrorKind, Result, SandboxStatus, TemplateInfo};
 use serde_json::json;
 
 use crate::{args::PruneArgs, exit_status::ExitStatus, output};
 
-/// Removes stopped sandboxes, then images and, with `--all`, templates.
+/// Removes stopped sandboxes, then images, then templates.
 pub(crate) async fn everything(coffer: &Coffer, args: &PruneArgs) -> ExitStatus {
     prune(coffer, args, true)
         .await
@@ -31,8 +31,10 @@ async fn prune(coffer: &Coffer, args: &PruneArgs, sandboxes: bool) -> Result<()>
         (true, true) => {
             format!("all stopped sandboxes, {images}, and all templates that starts make")
         }
-        (true, false) => format!("all stopped sandboxes and {images}"),
-        (false, _) => images.to_owned(),
+        (true, false) => {
+            format!("all stopped sandboxes, {images}, and templates that nothing needs")
+        }
+        (false, _) => format!("{images}, and templates that nothing needs"),
     };
     if !args.force && !confirmed(&what)? {
         return Ok(());
@@ -48,12 +50,13 @@ async fn prune(coffer: &Coffer, args: &PruneArgs, sandboxes: bool) -> Result<()>
             }
         }
     }
+    let before = coffer.templates().list()?;
     let removed = coffer.images().prune(args.all)?;
-    let templates = if sandboxes && args.all {
-        remove_templates(coffer)?
-    } else {
-        Templates::default()
-    };
+    coffer.templates().prune()?;
+    if sandboxes && args.all {
+        remove_templates(coffer)?;
+    }
+    let templates = gone_of(before, &coffer.templates().list()?);
     if args.json {
         output::json(&json!({"sandboxes": gone, "templates": templates.keys, "images": removed}));
         return Ok(());
@@ -81,23 +84,31 @@ struct Templates {
     freed_bytes: u64,
 }
 
+/// The templates of `before` that are not there `now`: those that nothing needs go with the images.
+fn gone_of(before: Vec<TemplateInfo>, now: &[TemplateInfo]) -> Templates {
+    let mut gone = Templates::default();
+    for info in before {
+        if !now.iter().any(|other| other.key == info.key) {
+            gone.keys.push(info.key);
+            gone.freed_bytes += info.disk_bytes;
+        }
+    }
+    gone
+}
+
 /// Removes the templates that the next start of a kind makes again. Those that somebody has built
 /// with commands stay.
-fn remove_templates(coffer: &Coffer) -> Result<Templates> {
-    let mut removed = Templates::default();
+fn remove_templates(coffer: &Coffer) -> Result<()> {
     let all = coffer.templates().list()?.into_iter();
     for info in all.filter(|info| info.commands.is_empty()) {
         match coffer.templates().remove(&info.key) {
-            Ok(keys) => {
-                removed.keys.extend(keys);
-                removed.freed_bytes += info.disk_bytes;
-            }
+            Ok(_) => {}
             // Another was faster.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(removed)
+    Ok(())
 }
 
 /// Asks, on a terminal; elsewhere nobody can answer.

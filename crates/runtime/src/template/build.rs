@@ -73,6 +73,7 @@ pub(crate) async fn ensure_base(
     }
     let template = publish(staging, Manifest::new(TemplateKind::Base, about, shape))?;
     super::catalogue::drop_stale(layout);
+    super::space::keep_within_limit(layout, &template);
     Ok(template)
 }
 
@@ -143,8 +144,13 @@ pub(crate) async fn make_image(
             .and_then(|workload| workload.on_fork.clone()),
         ..Manifest::new(kind, about, &plan.shape)
     };
+    // An image that was removed meanwhile took its templates along.
+    if !plan.rootfs.exists() {
+        return Ok(None);
+    }
     let template = publish(staging, manifest)?;
     super::catalogue::drop_stale(layout);
+    super::space::keep_within_limit(layout, &template);
     Ok(Some(template))
 }
 

@@ -165,7 +165,7 @@ impl Runtime {
 /// Host name of a template's processes while it is made.
 const BUILDER: cofferdam_types::SandboxId = cofferdam_types::SandboxId::from_random([0; 32]);
 
-fn templates(layout: &Layout) -> Result<Vec<Template>> {
+pub(super) fn templates(layout: &Layout) -> Result<Vec<Template>> {
     let dir = layout.templates();
     let entries = std::fs::read_dir(&dir)
         .map_err(|error| io(format!("Could not read `{}`", dir.display()), error))?;

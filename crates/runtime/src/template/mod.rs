@@ -5,7 +5,7 @@
 //! everything that must match: kernel, agent, backend and its version, processors, memory, disk
 //! sizes, and for an image template the image and how its root is mounted. A workload template
 //! holds the image's workload running too. When any of it changes, the key does, and the old
-//! template is never found again; see [`catalogue`] for when it goes.
+//! template is never found again; see [`catalogue`] and [`space`] for when it goes.
 //!
 //! A template is published by a rename, so it is whole or not there; what is loaded is checked
 //! against its manifest (format, sizes, checksum of the device state). What comes after that is
@@ -17,6 +17,7 @@ mod catalogue;
 mod key;
 mod machine;
 mod plan;
+mod space;
 mod warm;
 mod working_set;
 
@@ -130,6 +131,7 @@ impl Template {
             return None;
         }
         if template.check().is_ok() {
+            template.touch();
             return Some(template);
         }
         // Damaged: out of the way, so that a new one can be made.
@@ -166,13 +168,7 @@ impl Template {
 
     fn info(&self) -> Result<TemplateInfo> {
         let manifest = self.manifest()?;
-        let files = self.files();
-        let mut disk_bytes = 0;
-        for path in [files.memory, files.state, self.upper()] {
-            if path.exists() {
-                disk_bytes += crate::error::lift(cofferdam_disk::allocated_bytes(&path))?;
-            }
-        }
+        let disk_bytes = self.disk_bytes()?;
         let name = self.dir.file_name().unwrap_or_default();
         Ok(TemplateInfo {
             key: name.to_string_lossy().into_owned(),
@@ -186,6 +182,18 @@ impl Template {
             created_ns: manifest.created_ns,
             about: manifest.about,
         })
+    }
+
+    /// Bytes that it uses on the disk.
+    fn disk_bytes(&self) -> Result<u64> {
+        let files = self.files();
+        let mut bytes = 0;
+        for path in [files.memory, files.state, self.upper()] {
+            if path.exists() {
+                bytes += crate::error::lift(cofferdam_disk::allocated_bytes(&path))?;
+            }
+        }
+        Ok(bytes)
     }
 
     pub(crate) fn files(&self) -> SnapshotFiles {
