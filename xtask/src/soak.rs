@@ -115,11 +115,13 @@ fn summary(runs: &[Run]) -> String {
     let count = |outcome| runs.iter().filter(|run| run.outcome == outcome).count();
     let longest = runs.iter().map(|run| run.seconds).fold(0.0, f64::max);
     format!(
-        "{} runs, {} passed, {} stopped, {} failed; the longest took {longest:.0} s",
+        "{} runs: {} passed, {} stopped, {} failed, {} starved by a busy host; the longest took \
+         {longest:.0} s",
         runs.len(),
         count(Outcome::Passed),
         count(Outcome::Stopped),
-        count(Outcome::Failed)
+        count(Outcome::Failed),
+        count(Outcome::Starved)
     )
 }
 
@@ -140,7 +142,8 @@ mod tests {
             };
             record(&path, &run).unwrap();
         }
-        let expected = "3 runs, 2 passed, 1 stopped, 0 failed; the longest took 25 s";
+        let expected = "3 runs: 2 passed, 1 stopped, 0 failed, 0 starved by a busy host; the \
+                        longest took 25 s";
         assert_eq!(summary(&read(&path).unwrap()), expected);
     }
 

@@ -56,6 +56,9 @@ const LIMIT: Duration = Duration::from_secs(400);
 /// Status of `timeout` when the limit has passed. Source: timeout(1).
 const TIMED_OUT: i32 = 124;
 
+/// What `coffer` says when the guest of its host check ran for too long.
+const STARVED: &str = "a guest made no progress for";
+
 /// How a trial ended.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) enum Outcome {
@@ -63,6 +66,9 @@ pub(crate) enum Outcome {
     Passed,
     /// The lab made no end within the limit.
     Stopped,
+    /// The lab got so little of a busy host's processors that `coffer` took its KVM for a broken
+    /// one. This says nothing about QEMU.
+    Starved,
     /// The lab's kernel or a command in it failed.
     Failed,
 }
@@ -130,6 +136,7 @@ fn outcome(output: &Output) -> Outcome {
     match output.status.code() {
         Some(TIMED_OUT) => Outcome::Stopped,
         Some(STATUS) if answer.lines().eq(EXPECTED.iter().copied()) => Outcome::Passed,
+        _ if answer.contains(STARVED) => Outcome::Starved,
         _ => Outcome::Failed,
     }
 }
@@ -162,6 +169,14 @@ mod tests {
         let short = whole.replace("child\n", "");
         assert_eq!(outcome(&ended(3, &short)), Outcome::Failed);
         assert_eq!(outcome(&ended(3, "")), Outcome::Failed);
+    }
+
+    #[test]
+    fn a_lab_without_processor_time_is_told_apart() {
+        let text = "BEGIN\nLoaded image: lab:test\nerror: `qemu-kvm` cannot be used: KVM \
+                    (`kvm_amd`) is present, but cannot run a stock 64-bit kernel: a guest made no \
+                    progress for 30 ms on its way to long mode\n";
+        assert_eq!(outcome(&ended(125, text)), Outcome::Starved);
     }
 
     #[test]
