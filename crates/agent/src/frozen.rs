@@ -111,7 +111,7 @@ impl Frozen {
             HostMessage::MountRoot(_)
             | HostMessage::WarmUp(_)
             | HostMessage::Start { .. }
-            | HostMessage::Exec(_)
+            | HostMessage::Exec { .. }
             | HostMessage::Quiesce => {
                 Err(failure(FailureKind::OutOfOrder, "The machine is frozen"))
             }

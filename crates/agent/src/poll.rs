@@ -31,6 +31,8 @@ pub(crate) enum Token {
     Orphan(u32),
     /// A process that has lost its session ended.
     Stray(u32),
+    /// A session that waited for its streams has waited long enough.
+    Grace,
 }
 
 impl Token {
@@ -44,6 +46,7 @@ impl Token {
             Self::Output(session, _) => (4, session),
             Self::Orphan(number) => (6, number),
             Self::Stray(number) => (7, number),
+            Self::Grace => (8, 0),
         };
         EventData::new_u64((kind << 32) | number as u64)
     }
@@ -59,7 +62,8 @@ impl Token {
             4 => Self::Output(number, Channel::Stdout),
             5 => Self::Output(number, Channel::Stderr),
             6 => Self::Orphan(number),
-            _ => Self::Stray(number),
+            7 => Self::Stray(number),
+            _ => Self::Grace,
         }
     }
 }
@@ -132,6 +136,7 @@ mod tests {
             Token::Output(u32::MAX, Channel::Stderr),
             Token::Orphan(3),
             Token::Stray(u32::MAX),
+            Token::Grace,
         ] {
             assert_eq!(Token::decode(token.encode()), token);
         }

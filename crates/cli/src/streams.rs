@@ -27,6 +27,12 @@ const HUP: u8 = 1;
 /// SIGPIPE.
 const PIPE: u8 = 13;
 
+/// The exit code of a command that ran too long; timeout(1).
+const TIMED_OUT: u8 = 124;
+
+/// How long nothing may come behind the end of our input before we leave a workload that goes on.
+const QUIET_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long a supervisor may take to hear that we leave.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -37,10 +43,22 @@ pub(crate) struct Join {
     pub(crate) stdin: bool,
     /// The process has a terminal.
     pub(crate) tty: bool,
-    /// The process is there for our sake: it hears of it when nobody reads its output any more.
-    pub(crate) owned: bool,
+    /// What we are to it.
+    pub(crate) kind: Kind,
     /// Keys that leave a terminal's session.
     pub(crate) detach_keys: Option<DetachKeys>,
+}
+
+/// What we are to the process of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It is a command that we started: it gets a signal when our output has no reader any more, or
+    /// our terminal is gone.
+    Command,
+    /// It is a workload that we started.
+    Workload,
+    /// It is a workload that was there before and goes on after us, also behind our input's end.
+    Visit,
 }
 
 /// How a joined session ended.
@@ -48,11 +66,13 @@ pub(crate) struct Join {
 pub(crate) enum Ended {
     /// Its process ended with this code.
     Exited(u8),
+    /// Its process was ended because its time limit was over.
+    TimedOut,
     /// Nobody reads our standard output any more.
     OutputClosed,
-    /// The user left it by the detach keys.
+    /// The user left it by the detach keys, or our input ended and nothing has come since.
     Detached,
-    /// The user's terminal is gone; the process was told.
+    /// The user's terminal is gone; a command of ours was sent SIGHUP.
     HungUp,
 }
 
@@ -60,6 +80,7 @@ impl From<Ended> for ExitStatus {
     fn from(ended: Ended) -> Self {
         match ended {
             Ended::Exited(code) => Self::Workload(code),
+            Ended::TimedOut => Self::Workload(TIMED_OUT),
             Ended::OutputClosed => Self::Workload(BROKEN_PIPE),
             Ended::Detached => Self::Success,
             Ended::HungUp => Self::Workload(128 + HUP),
@@ -79,23 +100,29 @@ pub(crate) async fn join(mut session: Session, join: Join) -> Result<Ended> {
         None
     };
     let (hang_up, hung_up) = oneshot::channel();
-    // Without a terminal of ours a hang-up is a signal like the others.
-    let hang_up = raw.is_some().then_some(hang_up);
-    let mut tasks = forward_signals(&input, hang_up);
+    // Without a terminal of ours a hang-up is a signal like the others, unless we only visit.
+    let hang_up = (raw.is_some() || join.kind == Kind::Visit).then_some(hang_up);
+    let mut tasks = forward_signals(&input, hang_up, join.kind);
     if join.tty {
         tasks.push(forward_size(input.clone()));
     }
     let (detach, detached) = oneshot::channel();
+    let mut leaving = Leaving::Never;
     if join.stdin {
         let keys = join.detach_keys.filter(|_| raw.is_some());
-        tasks.push(tokio::spawn(forward_input(input.clone(), keys, detach)));
+        let (end, ended) = oneshot::channel();
+        if join.kind == Kind::Visit {
+            leaving = Leaving::After(ended);
+        }
+        let ends = Ends { detach, end };
+        tasks.push(tokio::spawn(forward_input(input.clone(), keys, ends)));
     }
     let ended = tokio::select! {
-        ended = pump(&mut session) => ended,
+        ended = pump(&mut session, leaving) => ended,
         Ok(()) = detached => Ok(Ended::Detached),
         Ok(()) = hung_up => Ok(Ended::HungUp),
     };
-    if matches!(ended, Ok(Ended::OutputClosed)) && join.owned {
+    if matches!(ended, Ok(Ended::OutputClosed)) && join.kind == Kind::Command {
         // What would happen to it on the host. It may have ended by itself already.
         if let Ok(pipe) = Signal::try_from(PIPE) {
             let _ = input.signal(pipe).await;
@@ -110,12 +137,16 @@ pub(crate) async fn join(mut session: Session, join: Join) -> Result<Ended> {
     ended
 }
 
-/// Copies output until the process ends or our own output is closed.
-async fn pump(session: &mut Session) -> Result<Ended> {
+/// Copies output until the process ends, our own output is closed, or our input has ended and
+/// nothing comes any more.
+async fn pump(session: &mut Session, mut leaving: Leaving) -> Result<Ended> {
     let mut stdout = Sink::new(Stream::Stdout);
     let mut stderr = Sink::new(Stream::Stderr);
-    let code = loop {
-        match session.next().await? {
+    let ended = loop {
+        let Some(event) = leaving.next(session).await else {
+            break Ended::Detached;
+        };
+        match event? {
             SessionEvent::Output {
                 channel: Channel::Stderr,
                 bytes,
@@ -128,7 +159,8 @@ async fn pump(session: &mut Session) -> Result<Ended> {
                     return closed(error);
                 }
             }
-            SessionEvent::Exited(status) => break status.code(),
+            SessionEvent::Exited(_) if session.timed_out() => break Ended::TimedOut,
+            SessionEvent::Exited(status) => break Ended::Exited(status.code()),
         }
     };
     let drained = tokio::select! {
@@ -141,9 +173,41 @@ async fn pump(session: &mut Session) -> Result<Ended> {
     };
     match drained {
         // The process ended before it could notice.
-        Ok(()) => Ok(Ended::Exited(code)),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Ended::Exited(code)),
+        Ok(()) => Ok(ended),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ended),
         Err(error) => closed(error),
+    }
+}
+
+/// Whether a session is left when our input has ended and nothing comes any more.
+#[derive(Debug)]
+enum Leaving {
+    /// It is not.
+    Never,
+    /// It is; the input may still go on.
+    After(oneshot::Receiver<()>),
+    /// The input has ended.
+    Now,
+}
+
+impl Leaving {
+    /// What comes next; none when nothing has come for a while since our input has ended.
+    async fn next(&mut self, session: &mut Session) -> Option<Result<SessionEvent>> {
+        if let Self::After(ended) = self {
+            let ended = tokio::select! {
+                biased;
+                ended = ended => ended,
+                event = session.next() => return Some(event),
+            };
+            *self = ended.map_or(Self::Never, |()| Self::Now);
+        }
+        match self {
+            Self::Now => {
+                let next = tokio::time::timeout(QUIET_TIMEOUT, session.next());
+                next.await.ok()
+            }
+            _ => Some(session.next().await),
+        }
     }
 }
 
@@ -167,23 +231,33 @@ fn closed(error: io::Error) -> Result<Ended> {
     Err(Error::new(ErrorKind::Io, what).because(error))
 }
 
-/// Sends our input and its end. Reads on a blocking thread: a terminal or file cannot be polled.
-async fn forward_input(
-    mut input: SessionInput,
-    mut keys: Option<DetachKeys>,
+/// Events of our input.
+struct Ends {
+    /// The detach keys were typed.
     detach: oneshot::Sender<()>,
-) {
+    /// It has ended, and there was some.
+    end: oneshot::Sender<()>,
+}
+
+/// Sends our input and its end. Reads on a blocking thread: a terminal or file cannot be polled.
+async fn forward_input(mut input: SessionInput, mut keys: Option<DetachKeys>, ends: Ends) {
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; 64 << 10];
+    let mut had_some = false;
     loop {
         let length = match stdin.read(&mut buffer).await {
             Ok(0) | Err(_) => {
                 // The session may have ended before its input.
                 let _ = input.close().await;
+                if had_some {
+                    // Who does not leave then does not listen.
+                    let _ = ends.end.send(());
+                }
                 return;
             }
             Ok(length) => length,
         };
+        had_some = true;
         let written = match &mut keys {
             None => input.write(&buffer[..length]).await,
             Some(keys) => {
@@ -191,7 +265,7 @@ async fn forward_input(
                 let written = input.write(&bytes).await;
                 if leave {
                     // The session may end in this moment; then nobody listens.
-                    let _ = detach.send(());
+                    let _ = ends.detach.send(());
                     return;
                 }
                 written
@@ -208,6 +282,7 @@ async fn forward_input(
 fn forward_signals(
     input: &SessionInput,
     mut hang_up: Option<oneshot::Sender<()>>,
+    kind: Kind,
 ) -> Vec<JoinHandle<()>> {
     let ignored = ignored_signals();
     PROXIED
@@ -220,7 +295,13 @@ fn forward_signals(
             let number = Signal::try_from(number).ok()?;
             Some(tokio::spawn(async move {
                 while stream.recv().await.is_some() {
-                    let sent = input.signal(number).await;
+                    let leaves = hang_up.is_some();
+                    let sent = if leaves && kind != Kind::Command {
+                        // A workload goes on without our terminal, as in Docker.
+                        Ok(())
+                    } else {
+                        input.signal(number).await
+                    };
                     if let Some(hang_up) = hang_up.take() {
                         // The session may end in this moment; then nobody listens.
                         let _ = hang_up.send(());

@@ -1,5 +1,7 @@
 //! Points in time and spans, as people write and read them.
 
+use std::time::Duration;
+
 use cofferdam::{Error, ErrorKind, Result};
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -24,6 +26,22 @@ pub(crate) fn parse(text: &str, now_ns: u64) -> Result<u64> {
         .ok_or_else(|| {
             Error::new(ErrorKind::InvalidSpec, format!("`{text}` is not a time"))
                 .hint("Write 2026-11-21T04:05:06Z, 1795233906 or 10m")
+        })
+}
+
+/// How long something may take: seconds, or a span such as `1m30s`.
+///
+/// # Errors
+/// When the text is neither, or no time at all.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration> {
+    digits(text)
+        .and_then(|seconds| seconds.checked_mul(SECOND_NS))
+        .or_else(|| span_ns(text))
+        .filter(|ns| *ns > 0)
+        .map(Duration::from_nanos)
+        .ok_or_else(|| {
+            let what = format!("`{text}` is not how long something may take");
+            Error::new(ErrorKind::InvalidSpec, what).hint("Write 90, 10s or 1m30s")
         })
 }
 
@@ -242,5 +260,16 @@ mod tests {
         }
         assert_eq!(ago(NOW - 5 * SECOND_NS, NOW), "5 seconds ago");
         assert_eq!(ago(NOW + SECOND_NS, NOW), "Less than a second ago");
+    }
+
+    #[test]
+    fn a_limit_is_seconds_or_a_span_and_not_nothing() {
+        let limit = |text| parse_duration(text).ok();
+        assert_eq!(limit("90"), Some(Duration::from_secs(90)));
+        assert_eq!(limit("1m30s"), Some(Duration::from_secs(90)));
+        assert_eq!(limit("1.5s"), Some(Duration::from_millis(1500)));
+        for bad in ["", "0", "0s", "-1", "ten", "10x"] {
+            assert_eq!(limit(bad), None, "{bad}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     process::Stdio,
     thread,
 };
@@ -82,12 +82,153 @@ fn exec_input_is_exact_and_ends() {
 }
 
 #[test]
-fn a_grandchild_that_holds_the_output_delays_nobody() {
+fn children_that_outlive_a_command_lose_nothing_and_hold_it_up_for_a_while_only() {
     let coffer = Coffer::shared();
     let sandbox = coffer.sleeper();
     let done = sandbox.exec(&["sh", "-c", "sleep 100000 & echo started"]);
     assert_eq!((done.code, done.text().as_str()), (0, "started"));
     assert!(sandbox.exec(&["ps"]).text().contains("sleep 100000"));
+    // What `exec > >(tee log) 2>&1` of bash makes.
+    let tee = "mkfifo /p; tee /log < /p & exec > /p 2>&1; rm /p; seq 1 20000; exit 3";
+    for _ in 0..3 {
+        let done = sandbox.exec(&["sh", "-c", tee]);
+        assert_eq!((done.code, done.text().lines().count()), (3, 20_000));
+    }
+    let late = sandbox.exec(&["sh", "-c", "(sleep 0.5; echo late) & echo now"]);
+    assert_eq!(late.text(), "now\nlate");
+    // The sleeper lives past the bounded wait.
+    let script = "(sleep 4; echo late) & echo now; exit 5";
+    let all = coffer.run(["exec", "--wait-all", &sandbox.id, "sh", "-c", script]);
+    assert_eq!((all.code, all.text().as_str()), (5, "now\nlate"));
+}
+
+#[test]
+fn a_command_ends_with_its_client_or_at_its_time_limit_when_asked_to() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.sleeper();
+    let script = "sleep 200001 & sleep 200002; true";
+    let start = |flags: &[&str]| {
+        let words = ["exec"].iter().chain(flags).copied();
+        let words = words.chain([sandbox.id.as_str(), "sh", "-c", script]);
+        coffer.command(words).spawn().unwrap()
+    };
+    let count = |wanted: &str| {
+        let script =
+            format!("until [ $(ps | grep -c '[s]leep 20000') = {wanted} ]; do sleep 0.05; done");
+        assert_eq!(sandbox.exec(&["sh", "-c", &script]).code, 0);
+    };
+    let mut tied = start(&["--kill-with-client"]);
+    // The shell and its two sleepers.
+    count("3");
+    tied.kill().unwrap();
+    tied.wait().unwrap();
+    count("0");
+    // By default it goes on.
+    let mut left = start(&[]);
+    // The shell and its two sleepers.
+    count("3");
+    left.kill().unwrap();
+    left.wait().unwrap();
+    assert_eq!(sandbox.sh("sleep 0.2; ps | grep -c '[s]leep 20000'"), "3");
+    sandbox.sh("killall sleep");
+    count("0");
+
+    let limited =
+        |script: &str| coffer.run(["exec", "--timeout", "1s", &sandbox.id, "sh", "-c", script]);
+    let late = limited(&format!("echo begun; {script}"));
+    assert_eq!(
+        (late.code, late.text().as_str()),
+        (124, "begun"),
+        "{late:?}"
+    );
+    assert!(late.stderr.contains("1s"), "{late:?}");
+    count("0");
+    // One that does not listen is killed.
+    assert_eq!(
+        limited("trap '' TERM; sleep 200001; sleep 200002").code,
+        124
+    );
+    count("0");
+    assert_eq!(limited("exit 6").code, 6);
+    let never = coffer.run(["exec", "--timeout", "never", &sandbox.id, "true"]);
+    assert_eq!(never.code, 125, "{never:?}");
+}
+
+#[test]
+fn input_of_a_detached_sandbox_stays_open_for_the_next_who_attaches() {
+    let coffer = Coffer::shared();
+    let script = "while read line; do echo got $line; done; echo ended";
+    let sandbox = coffer.detached(&["-i", BUSYBOX, "sh", "-c", script]);
+    for word in ["one", "two"] {
+        let input = format!("{word}\n");
+        let done = coffer.run_with_input(["attach", &sandbox.id], input.as_bytes());
+        let told = format!("got {word}");
+        assert_eq!((done.code, done.text()), (0, told), "{done:?}");
+    }
+    assert_eq!(sandbox.status(), "running");
+    // Two at once write to one workload.
+    let attach = || {
+        let mut child = coffer
+            .command(["attach", &sandbox.id])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        (child, input, output)
+    };
+    let (mut first, mut first_input, mut first_output) = attach();
+    let (mut second, mut second_input, mut second_output) = attach();
+    for (word, input) in [("three", &mut first_input), ("four", &mut second_input)] {
+        input.write_all(format!("{word}\n").as_bytes()).unwrap();
+        // Each has been attached for the other's answer only from its own on.
+        let output = if word == "three" {
+            &mut first_output
+        } else {
+            &mut second_output
+        };
+        loop {
+            let mut line = String::new();
+            assert_ne!(output.read_line(&mut line).unwrap(), 0, "{word}");
+            if line == format!("got {word}\n") {
+                break;
+            }
+        }
+    }
+    drop((first_input, second_input));
+    assert_eq!(first.wait().unwrap().code(), Some(0));
+    assert_eq!(second.wait().unwrap().code(), Some(0));
+    let logs = coffer.ok(["logs", &sandbox.id]);
+    assert_eq!(logs, "got one\ngot two\ngot three\ngot four");
+}
+
+#[test]
+fn an_attached_client_that_reads_nothing_for_long_holds_up_nobody_and_misses_nothing() {
+    let coffer = Coffer::shared();
+    let script = "until test -e /go; do echo waiting; sleep 0.05; done; seq 1 300000; touch /done; \
+                  until test -e /end; do sleep 0.05; done; echo end; exit 7";
+    let sandbox = coffer.script(script);
+    let mut slow = coffer
+        .command(["attach", "--no-stdin", &sandbox.id])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = slow.stdout.take().unwrap();
+    // It is attached when it prints something.
+    output.read_exact(&mut [0]).unwrap();
+    sandbox.send(&["touch", "/go"]);
+    sandbox.sh("until test -e /done; do sleep 0.05; done");
+    sandbox.send(&["touch", "/end"]);
+    assert_eq!(coffer.ok(["wait", &sandbox.id]), "7");
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    let counted: Vec<&str> = rest
+        .lines()
+        .filter(|line| !line.ends_with("waiting"))
+        .collect();
+    assert_eq!((counted.len(), counted.last()), (300_001, Some(&"end")));
+    assert_eq!(slow.wait().unwrap().code(), Some(7));
 }
 
 #[test]

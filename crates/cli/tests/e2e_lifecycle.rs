@@ -216,28 +216,159 @@ fn a_sandbox_whose_supervisor_is_stopped_is_removed_by_force() {
 }
 
 #[test]
-fn a_foreground_sandbox_ends_with_its_client() {
+fn a_foreground_sandbox_outlives_its_client_unless_it_is_to_end_with_it() {
     let coffer = Coffer::private();
-    let mut child = coffer
-        .command([
-            "run",
-            "--name",
-            "tied",
-            BUSYBOX,
-            "sh",
-            "-c",
-            "echo up; sleep 100000",
-        ])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut up = [0; 3];
-    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut up).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let kill_client = |words: &[&str]| {
+        let mut child = coffer
+            .command(words)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut up = [0; 3];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut up).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    };
+    let script = "echo up; sleep 100000";
+    let tied = "run --kill-with-client --name tied".split(' ');
+    let tied: Vec<&str> = tied.chain([BUSYBOX, "sh", "-c", script]).collect();
+    kill_client(&tied);
     let done = coffer.run(["wait", "tied"]);
     assert_eq!(done.text(), "137", "{done:?}");
+    // The reason differs from that of a sandbox that ran out of memory.
+    assert_eq!(inspect(&coffer, "tied")["ended_by"], "client_gone");
     coffer.ok(["rm", "tied"]);
+
+    // As in Docker; and `--rm` is carried out when it ends.
+    kill_client(&["run", "--rm", "--name", "free", BUSYBOX, "sh", "-c", script]);
+    coffer.ok(["exec", "free", "true"]);
+    assert_eq!(status(&coffer, "free"), "running");
+    coffer.ok(["stop", "-t", "0", "free"]);
+    until("its removal", || coffer.ok(["ps", "-aq"]).is_empty());
+}
+
+/// The next status of a sandbox that is being started.
+fn until_starting(coffer: &Coffer, id: &str) {
+    until("its start", || status(coffer, id) != "created");
+}
+
+#[test]
+fn verbs_wait_for_a_start_or_end_it_and_removal_by_force_wins() {
+    let coffer = Coffer::shared();
+    let script = "echo started; sleep 100000";
+    let create = || coffer.ok(["create", BUSYBOX, "sh", "-c", script]);
+    let start = |id: &str| {
+        let mut command = coffer.command(["start", id]);
+        command.stderr(Stdio::piped()).stdout(Stdio::null());
+        command.spawn().unwrap()
+    };
+    for verb in [
+        &["exec", "ID", "echo", "hi"][..],
+        &["pause", "ID"],
+        &["start", "ID"],
+        &["kill", "-s", "CONT", "ID"],
+        &["snapshot", "create", "--disk", "ID"],
+    ] {
+        let id = create();
+        let mut start = start(&id);
+        until_starting(&coffer, &id);
+        let words = verb
+            .iter()
+            .map(|word| if *word == "ID" { id.as_str() } else { word });
+        let done = coffer.run(words);
+        assert_eq!(done.code, 0, "{verb:?}: {done:?}");
+        assert_eq!(start.wait().unwrap().code(), Some(0), "{verb:?}");
+        if verb[0] == "snapshot" {
+            coffer.ok(["snapshot", "rm", &done.text()]);
+        }
+        coffer.ok(["rm", "-f", &id]);
+    }
+    for verb in [&["stop"][..], &["kill"]] {
+        let id = create();
+        let start = start(&id);
+        until_starting(&coffer, &id);
+        let waiter = coffer
+            .command(["wait", &id])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        coffer.ok(verb.iter().copied().chain([id.as_str()]));
+        let started = start.wait_with_output().unwrap();
+        let waited = waiter.wait_with_output().unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&waited.stdout),
+            "137\n",
+            "{waited:?}"
+        );
+        // Whether the start was over already is the host's to say.
+        if started.status.code() != Some(0) {
+            let text = String::from_utf8_lossy(&started.stderr).into_owned();
+            assert!(text.contains("cancelled"), "{text}");
+        }
+        let info = inspect(&coffer, &id);
+        assert_eq!(
+            (info["status"].as_str(), info["exit_code"].as_u64()),
+            (Some("stopped"), Some(137))
+        );
+        assert_eq!(info["ended_by"], verb[0]);
+        coffer.ok(["rm", &id]);
+    }
+    for wait_for_status in [false, true] {
+        let id = create();
+        let start = start(&id);
+        if wait_for_status {
+            until_starting(&coffer, &id);
+        }
+        coffer.ok(["rm", "-f", &id]);
+        let started = start.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&started.stderr).into_owned();
+        assert!(
+            !text.contains("hung up") && !text.contains("os error"),
+            "{text}"
+        );
+        assert_ne!(coffer.run(["inspect", &id]).code, 0);
+        let processes = std::process::Command::new("pgrep")
+            .args(["-f", &id])
+            .output()
+            .unwrap();
+        assert!(processes.stdout.is_empty(), "{processes:?}");
+    }
+}
+
+#[test]
+fn a_supervisor_that_is_stopped_is_reported_and_many_sandboxes_stop_at_once() {
+    let coffer = Coffer::shared();
+    // None of them hears its stop signal.
+    let sandboxes: Vec<_> = (0..3).map(|_| coffer.sleeper()).collect();
+    let ids: Vec<&str> = sandboxes.iter().map(|one| one.id.as_str()).collect();
+    let supervisor = rustix::process::Pid::from_raw(sandboxes[0].supervisor()).unwrap();
+    rustix::process::kill_process(supervisor, rustix::process::Signal::STOP).unwrap();
+    for verb in ["exec", "pause", "stop", "wait", "fork", "attach"] {
+        let mut words = vec![verb];
+        words.extend((verb == "attach").then_some("--no-stdin"));
+        words.push(ids[0]);
+        words.extend((verb == "exec").then_some("true"));
+        let done = coffer.run(words);
+        assert_ne!(done.code, 0, "{verb}");
+        assert!(
+            done.stderr.contains("is stopped (process") && done.stderr.contains("kill -CONT"),
+            "{verb}: {done:?}"
+        );
+    }
+    rustix::process::kill_process(supervisor, rustix::process::Signal::CONT).unwrap();
+    // The same of a machine, where the guest has to answer.
+    let machine = rustix::process::Pid::from_raw(sandboxes[1].machine()).unwrap();
+    rustix::process::kill_process(machine, rustix::process::Signal::STOP).unwrap();
+    let done = coffer.run(["exec", ids[1], "true"]);
+    assert!(done.stderr.contains("machine of sandbox"), "{done:?}");
+    rustix::process::kill_process(machine, rustix::process::Signal::CONT).unwrap();
+    let stopped = coffer.ok(["stop", "-t", "1"].iter().chain(&ids));
+    assert_eq!(stopped.lines().collect::<Vec<_>>(), ids);
+    for id in &ids {
+        assert_eq!(status(&coffer, id), "stopped");
+    }
+    let refused = coffer.run(["exec", ids[0], "true"]);
+    assert!(refused.stderr.contains("is stopped"), "{refused:?}");
 }
 
 #[test]

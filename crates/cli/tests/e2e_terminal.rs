@@ -92,14 +92,35 @@ fn a_shell_on_a_terminal_has_its_size_and_keys_and_leaves_the_terminal_as_it_was
 }
 
 #[test]
-fn a_sandbox_ends_when_its_terminal_hangs_up() {
+fn a_terminal_that_hangs_up_leaves_a_sandbox_running_and_two_can_type_into_one() {
     let coffer = Coffer::private();
-    let args = format!("run --name hung -it {BUSYBOX} sh");
+    let hang_up = |mut terminal: Terminal| {
+        // The end of `script` closes the terminal: all on it get SIGHUP.
+        terminal.child.kill().unwrap();
+        terminal.child.wait().unwrap();
+    };
+    // The size is there before the program is.
+    let args = format!("run --name hung -it {BUSYBOX} sh -c \"stty size; exec sh\"");
     let mut terminal = Terminal::start(&coffer, &args);
+    terminal.shows("31 97");
     terminal.shows("# ");
-    terminal.child.kill().unwrap();
-    terminal.child.wait().unwrap();
-    assert_eq!(coffer.ok(["wait", "hung"]), "137");
+    hang_up(terminal);
+    let mut first = Terminal::start(&coffer, "attach hung");
+    let mut second = Terminal::start(&coffer, "attach hung");
+    first.press(b"echo fi''rst\n");
+    first.shows("first");
+    second.press(b"echo sec''ond\n");
+    second.shows("second");
+    first.shows("second");
+    hang_up(first);
+    second.press(b"echo al''one\n");
+    second.shows("alone");
+    hang_up(second);
+    assert_eq!(coffer.status("hung"), "running");
+    let mut third = Terminal::start(&coffer, "attach hung");
+    third.press(b"exit 4\n");
+    assert_eq!(third.end().0, 4);
+    assert_eq!(coffer.ok(["wait", "hung"]), "4");
     coffer.ok(["rm", "hung"]);
 }
 

@@ -1,5 +1,12 @@
 //! What to run in a sandbox.
 
+use std::time::Duration;
+
+use cofferdam_runtime::{Channel, Error, ErrorKind, ExecOptions, ProcessSpec, Request, Result};
+use cofferdam_types::ExitStatus;
+
+use crate::{Sandbox, Session, SessionEvent, sandbox::terminal_size};
+
 /// A command for a running sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecSpec {
@@ -15,6 +22,15 @@ pub struct ExecSpec {
     pub terminal: Option<(u16, u16)>,
     /// Whether it gets input; else its standard input is empty.
     pub stdin: bool,
+    /// Whether its session lasts until every process that has its output streams open has closed
+    /// them. Else children that outlive it have 2 s for it.
+    pub wait_all: bool,
+    /// Whether it is killed, with its children, when its session is dropped or this process dies.
+    /// [`crate::Sandbox::output`] always does that.
+    pub kill_with_client: bool,
+    /// The longest that it may run. Then it and its children get SIGTERM, and 2 s later SIGKILL;
+    /// see [`crate::Session::timed_out`]. No limit when absent.
+    pub timeout: Option<Duration>,
 }
 
 impl ExecSpec {
@@ -33,5 +49,110 @@ impl ExecSpec {
             command: command.into_iter().map(Into::into).collect(),
             ..Self::default()
         }
+    }
+}
+
+/// What a command printed and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Whether it was ended because its time limit was over.
+    pub timed_out: bool,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Sandbox {
+    /// Runs one more process in it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when it does not run; [`ErrorKind::ProgramNotFound`] and others
+    /// when the process could not start.
+    pub async fn exec(&self, spec: ExecSpec) -> Result<Session> {
+        let request = self.exec_request(spec, false)?;
+        self.session(request).await
+    }
+
+    /// Runs one more process in it and leaves it to itself.
+    ///
+    /// # Errors
+    /// Like [`Self::exec`].
+    pub async fn exec_detached(&self, spec: ExecSpec) -> Result<()> {
+        let request = self.exec_request(spec, true)?;
+        self.session(request).await.map(drop)
+    }
+
+    /// Runs a command without input to its end and keeps all that it prints. When the future is
+    /// dropped, or this process dies, the command is killed with its children.
+    ///
+    /// # Errors
+    /// Like [`Self::exec`].
+    pub async fn output(&self, spec: ExecSpec) -> Result<Output> {
+        let mut session = self
+            .exec(ExecSpec {
+                stdin: false,
+                kill_with_client: true,
+                ..spec
+            })
+            .await?;
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        loop {
+            match session.next().await? {
+                SessionEvent::Output {
+                    channel: Channel::Stderr,
+                    bytes,
+                } => stderr.extend(bytes),
+                SessionEvent::Output { bytes, .. } => stdout.extend(bytes),
+                SessionEvent::Exited(status) => {
+                    return Ok(Output {
+                        status,
+                        timed_out: session.timed_out(),
+                        stdout,
+                        stderr,
+                    });
+                }
+            }
+        }
+    }
+
+    fn exec_request(&self, spec: ExecSpec, detach: bool) -> Result<Request> {
+        let millis = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let options = ExecOptions {
+            detach,
+            wait_all: spec.wait_all,
+            kill_with_client: spec.kill_with_client && !detach,
+            timeout_ms: spec.timeout.map(millis),
+        };
+        let process = self.process(spec)?;
+        Ok(Request::Exec { process, options })
+    }
+
+    /// The workload's process with what the caller changes.
+    fn process(&self, spec: ExecSpec) -> Result<ProcessSpec> {
+        if spec.command.is_empty() {
+            return Err(Error::new(
+                ErrorKind::InvalidSpec,
+                "There is no command to run",
+            ));
+        }
+        let workload = &self.record().process;
+        let mut env = workload.env.clone();
+        for new in spec.env {
+            let key = new.split('=').next().unwrap_or_default().to_owned() + "=";
+            env.retain(|old| !old.starts_with(&key));
+            env.push(new);
+        }
+        Ok(ProcessSpec {
+            argv: spec.command,
+            env,
+            workdir: spec.workdir.unwrap_or_else(|| workload.workdir.clone()),
+            user: spec.user.unwrap_or_else(|| workload.user.clone()),
+            terminal: spec.terminal.map(terminal_size),
+            stdin: spec.stdin,
+            rlimits: workload.rlimits.clone(),
+        })
     }
 }

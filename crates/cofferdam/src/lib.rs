@@ -38,9 +38,9 @@ mod snapshots;
 mod templates;
 
 pub use cofferdam_runtime::{
-    Channel, DamagedSnapshot, DiskUsage, Error, ErrorKind, ForkOptions, ForkOrigin, LogRecord,
-    PoolInfo, PoolOptions, Result, SnapshotKind, SnapshotManifest, SnapshotOptions, Stage,
-    TemplateInfo, TemplateKind, UsageClass, UsageItem, WarmUp,
+    Channel, DamagedSnapshot, DiskUsage, EndedBy, Error, ErrorKind, ForkOptions, ForkOrigin,
+    LogRecord, PoolInfo, PoolOptions, Result, SnapshotKind, SnapshotManifest, SnapshotOptions,
+    Stage, TemplateInfo, TemplateKind, UsageClass, UsageItem, WarmUp,
     host::{BackendReport, HostReport},
     image::{
         HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, NoProgress,
@@ -55,11 +55,11 @@ pub use cofferdam_types::{
 };
 
 pub use coffer::Coffer;
-pub use exec::ExecSpec;
+pub use exec::{ExecSpec, Output};
 pub use images::{Images, parse_reference};
 pub use logs::{LogOptions, Logs};
 pub use pools::Pools;
-pub use sandbox::{Output, Sandbox, SandboxInfo, SandboxStats};
+pub use sandbox::{AttachOptions, Sandbox, SandboxInfo, SandboxStats};
 pub use session::{Session, SessionEvent, SessionInput};
 pub use snapshots::{Forks, Snapshot, SnapshotInfo, Snapshots};
 pub use templates::Templates;

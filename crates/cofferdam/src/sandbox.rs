@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use cofferdam_runtime::{
-    Channel, Entry, Error, ErrorKind, ForkOrigin, Layout, ProcessSpec, Request, Result, Stage,
-    StartMode, SupervisorMessage, TerminalSize,
+    EndedBy, Entry, Error, ErrorKind, ForkOrigin, Layout, Request, Result, SandboxRecord, Stage,
+    StartMode, SupervisorMessage, TerminalSize, WhenGone,
 };
 use cofferdam_types::{Digest, ExitStatus, SandboxId, SandboxSpec, SandboxStatus, Signal};
 use serde::Serialize;
 
-use crate::{Coffer, ExecSpec, LogOptions, Logs, Session, SessionEvent};
+use crate::{Coffer, LogOptions, Logs, Session};
 
 /// A sandbox, live or not.
 #[derive(Clone, Debug)]
@@ -57,6 +57,9 @@ pub struct SandboxInfo {
     pub finished_ns: Option<u64>,
     /// Exit code of the workload, 128 + n for a signal.
     pub exit_code: Option<u8>,
+    /// Who had its workload end, if it was not the workload itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_by: Option<EndedBy>,
     /// Why it failed.
     pub failure: Option<String>,
     /// The backend that runs or ran it.
@@ -74,15 +77,16 @@ pub struct SandboxInfo {
     pub spec: SandboxSpec,
 }
 
-/// What a command printed and how it ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Output {
-    /// How it ended.
-    pub status: ExitStatus,
-    /// Its standard output.
-    pub stdout: Vec<u8>,
-    /// Its standard error.
-    pub stderr: Vec<u8>,
+/// Options of a session that starts its sandbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttachOptions {
+    /// Whether the session's input is the workload's, and its end the end of it.
+    pub stdin: bool,
+    /// Rows and columns of the terminal that a workload with one starts on.
+    pub terminal: Option<(u16, u16)>,
+    /// Whether the sandbox goes on when the session is dropped or this process dies. A start that
+    /// is under way is cancelled then all the same.
+    pub survives: bool,
 }
 
 /// What a live sandbox uses now.
@@ -142,13 +146,41 @@ impl Sandbox {
     /// # Errors
     /// Why it did not start.
     pub async fn start_attached(&self, stdin: bool) -> Result<(Session, Vec<Stage>)> {
+        let options = AttachOptions {
+            stdin,
+            ..AttachOptions::default()
+        };
+        self.start_attached_with(options).await
+    }
+
+    /// The same with more options.
+    ///
+    /// # Errors
+    /// Why it did not start.
+    pub async fn start_attached_with(
+        &self,
+        options: AttachOptions,
+    ) -> Result<(Session, Vec<Stage>)> {
         let mode = StartMode {
             attach: true,
-            stdin,
-            tied: true,
+            stdin: options.stdin,
+            when_gone: if options.survives {
+                WhenGone::CancelStart
+            } else {
+                WhenGone::End
+            },
+            terminal: options.terminal.map(terminal_size),
         };
         let (connection, started) = self.coffer.runtime.start(&self.now()?, mode).await?;
-        Ok((Session::new(connection), timeline(started)))
+        Ok((Session::new(connection, self.clone()), timeline(started)))
+    }
+
+    /// Waits for a start that another program has under way; at once if it runs already.
+    ///
+    /// # Errors
+    /// Why it did not start; [`ErrorKind::WrongState`] when it is not live.
+    pub async fn wait_until_started(&self) -> Result<()> {
+        self.coffer.runtime.started(&self.now()?).await
     }
 
     /// Follows its workload from now on. Dropping the session detaches.
@@ -163,64 +195,6 @@ impl Sandbox {
             return Err(Error::new(ErrorKind::WrongState, what).hint(hint));
         }
         self.session(Request::Attach { stdin }).await
-    }
-
-    /// Runs one more process in it.
-    ///
-    /// # Errors
-    /// [`ErrorKind::WrongState`] when it does not run; [`ErrorKind::ProgramNotFound`] and others
-    /// when the process could not start.
-    pub async fn exec(&self, spec: ExecSpec) -> Result<Session> {
-        let process = self.process(spec)?;
-        self.session(Request::Exec {
-            process,
-            detach: false,
-        })
-        .await
-    }
-
-    /// Runs one more process in it and leaves it to itself.
-    ///
-    /// # Errors
-    /// Like [`Self::exec`].
-    pub async fn exec_detached(&self, spec: ExecSpec) -> Result<()> {
-        let process = self.process(spec)?;
-        self.session(Request::Exec {
-            process,
-            detach: true,
-        })
-        .await
-        .map(drop)
-    }
-
-    /// Runs a command without input to its end and keeps all that it prints.
-    ///
-    /// # Errors
-    /// Like [`Self::exec`].
-    pub async fn output(&self, spec: ExecSpec) -> Result<Output> {
-        let mut session = self
-            .exec(ExecSpec {
-                stdin: false,
-                ..spec
-            })
-            .await?;
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        loop {
-            match session.next().await? {
-                SessionEvent::Output {
-                    channel: Channel::Stderr,
-                    bytes,
-                } => stderr.extend(bytes),
-                SessionEvent::Output { bytes, .. } => stdout.extend(bytes),
-                SessionEvent::Exited(status) => {
-                    return Ok(Output {
-                        status,
-                        stdout,
-                        stderr,
-                    });
-                }
-            }
-        }
     }
 
     /// Asks its workload to end by its stop signal, and makes it after `timeout` (its own, 10 s
@@ -269,12 +243,8 @@ impl Sandbox {
     /// # Errors
     /// [`ErrorKind::WrongState`] when it does not run.
     pub async fn stats(&self) -> Result<SandboxStats> {
-        let mut connection = self
-            .coffer
-            .runtime
-            .connect(&self.now()?, Request::Status)
-            .await?;
-        match connection.answer().await? {
+        let runtime = &self.coffer.runtime;
+        match runtime.request(&self.now()?, Request::Status).await?.1 {
             SupervisorMessage::Status(status) => Ok(SandboxStats {
                 cpu_percent: status.cpu_percent,
                 memory_bytes: status.memory_bytes,
@@ -285,6 +255,10 @@ impl Sandbox {
                 "The supervisor answered something else",
             )),
         }
+    }
+
+    pub(crate) const fn record(&self) -> &SandboxRecord {
+        &self.entry.record
     }
 
     pub(crate) fn coffer(&self) -> &Coffer {
@@ -301,44 +275,21 @@ impl Sandbox {
         })
     }
 
-    async fn session(&self, request: Request) -> Result<Session> {
-        let mut connection = self.coffer.runtime.connect(&self.now()?, request).await?;
-        match connection.answer().await? {
+    pub(crate) async fn session(&self, request: Request) -> Result<Session> {
+        let (connection, answer) = self.coffer.runtime.request(&self.now()?, request).await?;
+        match answer {
             // Its machine was lost, or it stopped, while the guest had the request.
             SupervisorMessage::Exited { .. } => Err(Error::new(
                 ErrorKind::WrongState,
                 format!("Sandbox `{}` ended before the command started", self.name()),
             )),
-            _ => Ok(Session::new(connection)),
+            _ => Ok(Session::new(connection, self.clone())),
         }
     }
 
-    /// The workload's process with what the caller changes.
-    fn process(&self, spec: ExecSpec) -> Result<ProcessSpec> {
-        if spec.command.is_empty() {
-            return Err(Error::new(
-                ErrorKind::InvalidSpec,
-                "There is no command to run",
-            ));
-        }
-        let workload = &self.entry.record.process;
-        let mut env = workload.env.clone();
-        for new in spec.env {
-            let key = new.split('=').next().unwrap_or_default().to_owned() + "=";
-            env.retain(|old| !old.starts_with(&key));
-            env.push(new);
-        }
-        Ok(ProcessSpec {
-            argv: spec.command,
-            env,
-            workdir: spec.workdir.unwrap_or_else(|| workload.workdir.clone()),
-            user: spec.user.unwrap_or_else(|| workload.user.clone()),
-            terminal: spec
-                .terminal
-                .map(|(rows, columns)| TerminalSize { rows, columns }),
-            stdin: spec.stdin,
-            rlimits: workload.rlimits.clone(),
-        })
+    /// What became of it when its supervisor was lost.
+    pub(crate) async fn what_became(&self, lost: Error) -> Error {
+        self.coffer.runtime.what_became(self.id(), lost).await
     }
 }
 
@@ -365,6 +316,7 @@ impl SandboxInfo {
             started_ns: state.started_ns,
             finished_ns: state.finished_ns,
             exit_code: state.exit.map(ExitStatus::code),
+            ended_by: state.ended_by,
             failure: state.failure.map(|failure| failure.message),
             backend: state.backend,
             forked_from: record.forked_from,
@@ -374,6 +326,10 @@ impl SandboxInfo {
             spec: record.spec,
         }
     }
+}
+
+pub(crate) const fn terminal_size((rows, columns): (u16, u16)) -> TerminalSize {
+    TerminalSize { rows, columns }
 }
 
 fn timeline(started: SupervisorMessage) -> Vec<Stage> {

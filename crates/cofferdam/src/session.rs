@@ -1,10 +1,12 @@
 //! One process in a sandbox and its streams.
 
 use cofferdam_runtime::{
-    Channel, ClientMessage, Connection, Incoming, Outgoing, Receiver, Result, SupervisorMessage,
-    TerminalSize,
+    Channel, ClientMessage, Connection, ErrorKind, Incoming, Outgoing, Receiver, Result,
+    SupervisorMessage, TerminalSize,
 };
 use cofferdam_types::{ExitStatus, Signal};
+
+use crate::Sandbox;
 
 /// What a session yields.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +22,8 @@ pub enum SessionEvent {
     Exited(ExitStatus),
 }
 
-/// A process in a sandbox. Dropping it leaves the process to itself.
+/// A process in a sandbox. Dropping it leaves the process to itself, unless it was started to end
+/// with it.
 ///
 /// A reader that stops reading stops the process when a quarter of a megabyte is under way;
 /// nothing is buffered beyond that and nothing is lost.
@@ -28,6 +31,8 @@ pub enum SessionEvent {
 pub struct Session {
     incoming: Receiver,
     input: SessionInput,
+    sandbox: Sandbox,
+    timed_out: bool,
 }
 
 /// The way into a session: its input, signals and terminal. May be used beside the session.
@@ -35,12 +40,20 @@ pub struct Session {
 pub struct SessionInput(Outgoing);
 
 impl Session {
-    pub(crate) fn new(connection: Connection) -> Self {
+    pub(crate) fn new(connection: Connection, sandbox: Sandbox) -> Self {
         let (incoming, outgoing) = connection.split();
         Self {
             incoming,
             input: SessionInput(outgoing),
+            sandbox,
+            timed_out: false,
         }
+    }
+
+    /// Whether the process was ended, or is being ended, because its time limit was over.
+    #[must_use]
+    pub const fn timed_out(&self) -> bool {
+        self.timed_out
     }
 
     /// The way in.
@@ -52,20 +65,26 @@ impl Session {
     /// What comes next.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::SupervisorLost`] when the sandbox's supervisor died, or why the sandbox
-    /// failed. After an error or [`SessionEvent::Exited`] nothing comes any more.
+    /// Why the sandbox failed, or that it does not run any more. After an error or [`SessionEvent::Exited`] nothing comes any more.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> Result<SessionEvent> {
         loop {
-            match self.incoming.next().await? {
+            let incoming = match self.incoming.next().await {
+                Err(error) if error.kind() == ErrorKind::SupervisorLost => {
+                    return Err(self.sandbox.what_became(error).await);
+                }
+                incoming => incoming?,
+            };
+            match incoming {
                 Incoming::Output { channel, bytes, .. } if !bytes.is_empty() => {
                     return Ok(SessionEvent::Output { channel, bytes });
                 }
                 Incoming::Message(SupervisorMessage::Exited { status }) => {
                     return Ok(SessionEvent::Exited(status));
                 }
+                Incoming::Message(SupervisorMessage::TimedOut) => self.timed_out = true,
                 Incoming::Message(SupervisorMessage::Failed(failure)) => {
                     return Err(cofferdam_runtime::remote_failure(&failure));
                 }
@@ -84,7 +103,8 @@ impl SessionInput {
         self.0.input(bytes).await
     }
 
-    /// Ends the input.
+    /// Ends the input. That of a workload ends only with the session that started it; one that
+    /// was started without a session keeps it open for the next session.
     ///
     /// # Errors
     /// [`crate::ErrorKind::SupervisorLost`] when the session has ended.
@@ -104,8 +124,8 @@ impl SessionInput {
             .await
     }
 
-    /// Leaves: when the session is dropped now, the sandbox goes on, also one that was started for
-    /// it.
+    /// Leaves: when the session is dropped now, the sandbox or command goes on, also one that was
+    /// to end with it.
     ///
     /// # Errors
     /// [`crate::ErrorKind::SupervisorLost`] when the session has ended.

@@ -12,7 +12,7 @@ use crate::{ProcessSpec, TerminalSize};
 
 /// Generation of these messages. A client may be newer than a running supervisor; then they part
 /// with an error that says so.
-pub const CLIENT_GENERATION: u32 = 3;
+pub const CLIENT_GENERATION: u32 = 4;
 
 /// The stream of the one session of a connection.
 pub const SESSION_STREAM: u32 = 1;
@@ -30,14 +30,7 @@ pub struct ClientRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Bring the sandbox up; only on the connection that the supervisor was born with.
-    Start {
-        /// Stay attached to the workload's streams.
-        attach: bool,
-        /// Whether this client's input is the workload's.
-        stdin: bool,
-        /// End the sandbox when this connection closes.
-        tied: bool,
-    },
+    Start(StartMode),
     /// Become a standby: only to a process that was started as one. Answered by `Done` when it is
     /// ready.
     StandBy,
@@ -46,11 +39,7 @@ pub enum Request {
         /// The sandbox.
         sandbox: SandboxId,
         /// As in `Start`.
-        attach: bool,
-        /// As in `Start`.
-        stdin: bool,
-        /// As in `Start`.
-        tied: bool,
+        mode: StartMode,
     },
     /// End a standby. Answered by `Done`.
     Retire,
@@ -63,8 +52,8 @@ pub enum Request {
     Exec {
         /// What to run.
         process: ProcessSpec,
-        /// Answer `Started` and leave it to itself.
-        detach: bool,
+        /// How it depends on its client.
+        options: ExecOptions,
     },
     /// Send a signal to the workload.
     Kill {
@@ -93,6 +82,44 @@ pub enum Request {
     },
 }
 
+/// How a sandbox depends on the client that starts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartMode {
+    /// Stay attached to the workload's streams.
+    pub attach: bool,
+    /// Whether this client's input is the workload's, and its end the end of it.
+    pub stdin: bool,
+    /// What follows when the client is gone.
+    pub when_gone: WhenGone,
+    /// Size of the client's terminal, for a workload that has one.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// What becomes of a sandbox when the client that started it is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhenGone {
+    /// It goes on.
+    #[default]
+    GoOn,
+    /// Its start is cancelled; once its workload runs, it goes on.
+    CancelStart,
+    /// It ends.
+    End,
+}
+
+/// How a command beside the workload depends on its client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecOptions {
+    /// Answer `Started` and leave it to itself.
+    pub detach: bool,
+    /// The session lasts until every process that has its output streams open has closed them.
+    pub wait_all: bool,
+    /// It is killed with its children when the client is gone.
+    pub kill_with_client: bool,
+    /// Milliseconds after which it is ended with its children.
+    pub timeout_ms: Option<u64>,
+}
+
 /// Control messages of a session, on [`SESSION_STREAM`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClientMessage {
@@ -103,13 +130,16 @@ pub enum ClientMessage {
     },
     /// The client's terminal has a new size.
     Resize(TerminalSize),
-    /// The client leaves and the sandbox goes on, also one that was to end with it.
+    /// The client leaves, and what was to end with it goes on.
     Leave,
 }
 
 /// What a supervisor answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum SupervisorMessage {
+    /// The request has arrived; its answer follows. Comes once, before anything else, but on the
+    /// connection that a supervisor was born with.
+    Heard,
     /// The workload or process runs.
     Started {
         /// Process id in the workload's namespace.
@@ -117,6 +147,8 @@ pub enum SupervisorMessage {
         /// How long each stage of a start took; empty for an exec.
         timeline: Vec<Stage>,
     },
+    /// The command has reached its time limit and is being ended.
+    TimedOut,
     /// The workload or process ended; all its output was sent before.
     Exited {
         /// How it ended.

@@ -24,7 +24,8 @@ pub enum AgentMessage {
         /// Its number in the workload's PID namespace; 1 for the workload itself.
         pid: u32,
     },
-    /// A session's process ended, and all that it wrote was sent before this.
+    /// A session's process ended, and all that it wrote was sent before this, and what its
+    /// children wrote for as long as the session waited for them.
     Exited {
         /// How it ended.
         status: ExitStatus,

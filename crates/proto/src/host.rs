@@ -39,9 +39,21 @@ pub enum HostMessage {
         limits: ResourceLimits,
     },
     /// Starts one more process beside the workload. Answered like `Start`.
-    Exec(ProcessSpec),
+    Exec {
+        /// What to run.
+        process: ProcessSpec,
+        /// Whether the session lasts until every process that has its output streams open has
+        /// closed them. Else children that outlive the process have a bounded time for it.
+        wait_all: bool,
+    },
     /// Sends a signal to a session's process. Ignored once it has ended.
     Signal {
+        /// Linux signal number, 1 to 64.
+        signal: u8,
+    },
+    /// Sends a signal to every process of the POSIX session that a session's process leads: to
+    /// itself and to its children, unless they made a session of their own.
+    SignalSession {
         /// Linux signal number, 1 to 64.
         signal: u8,
     },

@@ -16,6 +16,7 @@ mod process;
 mod program;
 mod random;
 mod removal;
+mod request;
 mod room;
 mod sandbox;
 mod snapshot;
@@ -31,19 +32,21 @@ pub use client::{Connection, Incoming, LogFollower, LogOptions, Outgoing, Receiv
 pub use cofferdam_base::time::{rfc3339, unix_time_ns};
 pub use cofferdam_image as image;
 pub use cofferdam_proto::{
-    Channel, ClientMessage, LiveStatus, ProcessSpec, Request, Stage, SupervisorMessage,
-    TerminalSize,
+    Channel, ClientMessage, ExecOptions, LiveStatus, ProcessSpec, Request, Stage, StartMode,
+    SupervisorMessage, TerminalSize, WhenGone,
 };
 pub use error::{Error, ErrorKind, Result, from_remote as remote_failure, lift_image};
 pub use layout::{Layout, SandboxPaths};
 pub use output_log::LogRecord;
 pub use pool::{PoolInfo, PoolOptions};
 pub use program::run_role;
-pub use sandbox::{Runtime, StartMode};
+pub use sandbox::Runtime;
 pub use snapshot::{
     DamagedSnapshot, ForkOptions, ForkSource, Forked, Snapshot, SnapshotFile, SnapshotFileName,
     SnapshotKind, SnapshotManifest, SnapshotOptions,
 };
-pub use store::{Entry, Failure, ForkOrigin, RecordedImage, SandboxRecord, SandboxState, Store};
+pub use store::{
+    EndedBy, Entry, Failure, ForkOrigin, RecordedImage, SandboxRecord, SandboxState, Store,
+};
 pub use template::{TemplateInfo, TemplateKind, WarmUp};
 pub use usage::{DiskUsage, UsageClass, UsageItem};

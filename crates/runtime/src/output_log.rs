@@ -8,7 +8,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -17,6 +17,9 @@ use cofferdam_proto::Channel;
 
 /// A log file's largest size in bytes; two of them are kept for each sandbox.
 pub(crate) const ROTATE_BYTES: u64 = 64 << 20;
+
+/// How many files of one log there are.
+const MAX_FILES: usize = 2;
 
 const HEADER_BYTES: usize = 13;
 
@@ -32,6 +35,15 @@ pub struct LogRecord {
     pub channel: Channel,
     /// The bytes.
     pub bytes: Vec<u8>,
+}
+
+/// Where a record was written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    /// Its first byte in the newest file.
+    pub(crate) position: u64,
+    /// Whether it is the first of a new file.
+    pub(crate) rotated: bool,
 }
 
 /// The writing end.
@@ -64,8 +76,9 @@ impl LogWriter {
         time_ns: u64,
         channel: Channel,
         bytes: &[u8],
-    ) -> io::Result<()> {
-        if self.size >= ROTATE_BYTES {
+    ) -> io::Result<Written> {
+        let rotated_now = self.size >= ROTATE_BYTES;
+        if rotated_now {
             std::fs::rename(&self.path, rotated(&self.path))?;
             *self = Self::open(&self.path)?;
         }
@@ -75,9 +88,13 @@ impl LogWriter {
         record.push(channel as u8);
         record.extend_from_slice(&length.to_le_bytes());
         record.extend_from_slice(bytes);
+        let position = self.size;
         self.file.write_all(&record)?;
         self.size += record.len() as u64;
-        Ok(())
+        Ok(Written {
+            position,
+            rotated: rotated_now,
+        })
     }
 }
 
@@ -106,6 +123,39 @@ impl LogReader {
             files,
             partial: Vec::new(),
         })
+    }
+
+    /// Opens the newest file of the log at one of its records.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn open_at(path: &Path, position: u64) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(position))?;
+        Ok(Self {
+            files: vec![BufReader::with_capacity(64 << 10, file)],
+            partial: Vec::new(),
+        })
+    }
+
+    /// The log goes on in the file that is at `path` now. False when an older one had to go, and
+    /// what was not read of it with it: two are kept.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn add_newer(&mut self, path: &Path) -> io::Result<bool> {
+        let file = File::open(path)?;
+        self.files
+            .insert(0, BufReader::with_capacity(64 << 10, file));
+        if self.files.len() <= MAX_FILES {
+            return Ok(true);
+        }
+        let Some(mut oldest) = self.files.pop() else {
+            return Ok(true);
+        };
+        let was_read = self.partial.is_empty() && oldest.fill_buf()?.is_empty();
+        self.partial.clear();
+        Ok(was_read)
     }
 
     /// Whether the file at `path` is another than the one being read: it was rotated, or there is
@@ -241,6 +291,32 @@ mod tests {
             all.extend(record.bytes);
         }
         assert_eq!(all, b"bcc");
+    }
+
+    #[test]
+    fn a_slow_reader_of_a_log_that_rotates_misses_only_what_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("output.log");
+        let mut writer = LogWriter::open(&path).unwrap();
+        writer.append(1, Channel::Stdout, b"before").unwrap();
+        let written = writer.append(1, Channel::Stdout, b"a").unwrap();
+        let mut reader = LogReader::open_at(&path, written.position).unwrap();
+        let mut complete = Vec::new();
+        for content in [b"b", b"c", b"d"] {
+            writer.size = ROTATE_BYTES;
+            let written = writer.append(1, Channel::Stdout, content).unwrap();
+            assert!(written.rotated && written.position == 0);
+            complete.push(reader.add_newer(&path).unwrap());
+            if content == b"b" {
+                assert_eq!(reader.next_record().unwrap().unwrap().bytes, b"a");
+            }
+        }
+        assert_eq!(complete, [true, true, false]);
+        let mut rest = Vec::new();
+        while let Some(record) = reader.next_record().unwrap() {
+            rest.extend(record.bytes);
+        }
+        assert_eq!(rest, b"cd");
     }
 
     #[test]

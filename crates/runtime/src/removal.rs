@@ -14,34 +14,66 @@ use crate::{
 /// than one whose guest has stopped answering takes.
 const KILL_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How often a removal by force looks again at a sandbox that others start or use meanwhile.
+const MAX_LOOKS: u32 = 200;
+
+/// How long it waits between two looks for a command that holds the sandbox for a moment.
+const LOOK_INTERVAL: Duration = Duration::from_millis(25);
+
 impl Runtime {
-    /// Removes a sandbox; with `force` it is killed first, and a damaged one goes too.
+    /// Removes a sandbox; with `force` it is killed first, also while it starts, and a damaged one
+    /// goes too.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongState`] when it runs and `force` is not set.
+    /// [`ErrorKind::WrongState`] when it runs and `force` is not set, or when other commands go on
+    /// using it.
     ///
     /// # Blocking
     /// Up to five seconds when a supervisor does not answer and is slow to die.
     pub async fn remove(&self, entry: &Entry, force: bool) -> Result<()> {
-        let id = entry.record.id;
-        if entry.state.status.is_live() {
-            if !force {
+        let (id, name) = (entry.record.id, &entry.record.name);
+        if !force {
+            if entry.state.status.is_live() {
                 return Err(Error::new(
                     ErrorKind::WrongState,
-                    format!("Sandbox `{}` is {}", entry.record.name, entry.state.status),
+                    format!("Sandbox `{name}` is {}", entry.state.status),
                 )
                 .hint("Stop it first, or force it with `-f`"));
             }
-            let killed = tokio::time::timeout(KILL_TIMEOUT, self.kill(entry, Signal::KILL)).await;
-            let other_version = |error: &Error| error.kind() == ErrorKind::Unsupported;
-            match killed {
-                // It does not understand us, is stopped, or stuck. Its machine goes with it.
-                Ok(Err(error)) if other_version(&error) => self.end_supervisor(id)?,
-                Err(_) => self.end_supervisor(id)?,
-                Ok(killed) => killed?,
+            return self.remove_files(id, name);
+        }
+        let mut looks = 0;
+        loop {
+            match self.store().load(id)? {
+                Some(now) if now.state.status.is_live() => self.end_by_force(&now).await?,
+                Some(_) => {}
+                None => return Ok(()),
+            }
+            match self.remove_files(id, name) {
+                // A start has just taken it, or another command for a moment.
+                Err(error) if error.kind() == ErrorKind::WrongState && looks < MAX_LOOKS => {
+                    looks += 1;
+                    tokio::time::sleep(LOOK_INTERVAL).await;
+                }
+                removed => return removed,
             }
         }
-        self.remove_files(id, &entry.record.name)
+    }
+
+    /// Ends a live sandbox, and its supervisor if that does not do it.
+    async fn end_by_force(&self, entry: &Entry) -> Result<()> {
+        let killed = tokio::time::timeout(KILL_TIMEOUT, self.kill(entry, Signal::KILL)).await;
+        let kind = match killed {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.kind(),
+            Err(_) => ErrorKind::Timeout,
+        };
+        match kind {
+            // It ended by itself.
+            ErrorKind::WrongState | ErrorKind::NotFound => Ok(()),
+            // It does not understand us, is stopped, or stuck. Its machine goes with it.
+            _ => self.end_supervisor(entry.record.id),
+        }
     }
 
     fn end_supervisor(&self, id: SandboxId) -> Result<()> {

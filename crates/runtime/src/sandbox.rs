@@ -7,7 +7,7 @@ use std::{
 
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_image::{Image, ImageStore, Progress, ProgressEvent, Reference};
-use cofferdam_proto::{Request, Stage, SupervisorMessage};
+use cofferdam_proto::{Request, Stage, StartMode, SupervisorMessage};
 use cofferdam_types::{
     Digest, ExitStatus, Platform, PullPolicy, SandboxId, SandboxSpec, SandboxStatus, Signal,
 };
@@ -26,17 +26,6 @@ use crate::{
 pub struct Runtime {
     store: Store,
     images: ImageStore,
-}
-
-/// How a sandbox is started.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct StartMode {
-    /// Stay attached to the workload's streams.
-    pub attach: bool,
-    /// Send input.
-    pub stdin: bool,
-    /// End the sandbox when the connection closes.
-    pub tied: bool,
 }
 
 impl Runtime {
@@ -237,23 +226,19 @@ impl Runtime {
             Claim::None => None,
             Claim::Silent => Some(stage("standby did not answer", begin.elapsed())),
         };
-        let StartMode {
-            attach,
-            stdin,
-            tied,
-        } = mode;
-        let request = Request::Start {
-            attach,
-            stdin,
-            tied,
-        };
-        let launched = launch(self.store.layout(), entry.record.id, request).await;
+        let launched = launch(self.store.layout(), entry.record.id, Request::Start(mode)).await;
         if launched.is_err() && entry.record.spec.auto_remove {
             // No supervisor will do it. The first error is the one to report.
             let _ = self.remove_files(entry.record.id, &entry.record.name);
         }
         let mut connection = launched?;
-        let mut started = connection.answer().await?;
+        let mut started = match connection.answer().await {
+            // It was killed, or removed by force.
+            Err(error) if error.kind() == ErrorKind::SupervisorLost => {
+                return Err(self.what_became(entry.record.id, error).await);
+            }
+            answer => answer?,
+        };
         if let (Some(silent), SupervisorMessage::Started { timeline, .. }) = (silent, &mut started)
         {
             timeline.insert(0, silent);
@@ -261,26 +246,12 @@ impl Runtime {
         Ok((connection, started))
     }
 
-    /// Connects to a live sandbox with a request.
+    /// Waits for a start that another command has under way.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongState`] when it does not run.
-    pub async fn connect(&self, entry: &Entry, request: Request) -> Result<Connection> {
-        if !entry.state.status.is_live() {
-            return Err(Error::new(
-                ErrorKind::WrongState,
-                format!("Sandbox `{}` is {}", entry.record.name, entry.state.status),
-            )
-            .hint(format!(
-                "Start it with `coffer start {}`",
-                entry.record.name
-            )));
-        }
-        Connection::open(
-            &self.store.layout().sandbox(entry.record.id).socket(),
-            request,
-        )
-        .await
+    /// Why it did not start.
+    pub async fn started(&self, entry: &Entry) -> Result<()> {
+        self.request(entry, Request::Status).await.map(drop)
     }
 
     /// Stops a sandbox; it is no error if it does not run.
@@ -292,7 +263,7 @@ impl Runtime {
             return Ok(());
         }
         let timeout_ms = timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
-        self.ask(entry, Request::Stop { timeout_ms }).await
+        self.end(entry, Request::Stop { timeout_ms }).await
     }
 
     /// Sends a signal to a sandbox's workload; SIGKILL is waited for.
@@ -300,13 +271,8 @@ impl Runtime {
     /// # Errors
     /// [`ErrorKind::WrongState`] when it does not run.
     pub async fn kill(&self, entry: &Entry, signal: Signal) -> Result<()> {
-        self.ask(
-            entry,
-            Request::Kill {
-                signal: signal.number(),
-            },
-        )
-        .await
+        let signal = signal.number();
+        self.end(entry, Request::Kill { signal }).await
     }
 
     /// Stops a sandbox's processes and vCPUs where they are.
@@ -314,7 +280,7 @@ impl Runtime {
     /// # Errors
     /// [`ErrorKind::WrongState`] unless it runs.
     pub async fn pause(&self, entry: &Entry) -> Result<()> {
-        self.ask_live(entry, Request::Pause).await
+        self.request(entry, Request::Pause).await.map(drop)
     }
 
     /// Lets them go on.
@@ -322,21 +288,15 @@ impl Runtime {
     /// # Errors
     /// [`ErrorKind::WrongState`] unless it is paused.
     pub async fn unpause(&self, entry: &Entry) -> Result<()> {
-        self.ask_live(entry, Request::Unpause).await
+        self.request(entry, Request::Unpause).await.map(drop)
     }
 
-    async fn ask_live(&self, entry: &Entry, request: Request) -> Result<()> {
-        let mut connection = self.connect(entry, request).await?;
-        connection.answer().await.map(drop)
-    }
-
-    async fn ask(&self, entry: &Entry, request: Request) -> Result<()> {
-        let mut connection = self.connect(entry, request).await?;
-        match connection.answer().await {
+    /// Asks for what is done as well when the sandbox has ended meanwhile.
+    async fn end(&self, entry: &Entry, request: Request) -> Result<()> {
+        match self.try_request(entry, request).await {
             Ok(_) => Ok(()),
-            // It ended while we asked: what was wanted is so.
             Err(error) if error.kind() == ErrorKind::SupervisorLost => {
-                match self.store.load(entry.record.id)? {
+                match self.after_loss(entry.record.id).await? {
                     Some(entry) if entry.state.status.is_live() => Err(error),
                     _ => Ok(()),
                 }
@@ -351,20 +311,20 @@ impl Runtime {
     /// Why it failed, if it did; [`ErrorKind::WrongState`] if it never ran.
     pub async fn wait(&self, entry: &Entry) -> Result<ExitStatus> {
         if entry.state.status.is_live() {
-            let asked = match self.connect(entry, Request::Wait).await {
-                Ok(mut connection) => connection.answer().await,
-                Err(error) => Err(error),
-            };
-            match asked {
-                Ok(SupervisorMessage::Exited { status }) => return Ok(status),
-                Ok(_) => return Err(Error::new(ErrorKind::Bug, "The supervisor lost the thread")),
+            match self.try_request(entry, Request::Wait).await {
+                Ok((_, SupervisorMessage::Exited { status })) => return Ok(status),
+                Ok(_) => {
+                    let what = "The supervisor answered something else";
+                    return Err(Error::new(ErrorKind::Bug, what));
+                }
                 Err(error) if error.kind() != ErrorKind::SupervisorLost => return Err(error),
                 // It may have ended between the look and the question.
                 Err(_) => {}
             }
         }
         let gone = || Error::new(ErrorKind::NotFound, "The sandbox was removed");
-        let state = self.store.load(entry.record.id)?.ok_or_else(gone)?.state;
+        let ended = self.after_loss(entry.record.id).await?;
+        let state = ended.ok_or_else(gone)?.state;
         match (state.exit, state.failure) {
             (Some(status), _) => Ok(status),
             (None, Some(failure)) => Err(failure.into_error()),

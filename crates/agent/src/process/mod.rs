@@ -11,6 +11,7 @@ mod diagnosis;
 mod env;
 pub(crate) mod hook;
 mod nursery;
+mod posix_session;
 mod stdio;
 mod understudy;
 mod user;
@@ -36,6 +37,7 @@ use self::{
 };
 pub(crate) use self::{
     nursery::Nursery,
+    posix_session::{number, signal_session},
     stdio::{Stdio, resize},
 };
 use crate::{

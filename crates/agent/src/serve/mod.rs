@@ -196,9 +196,13 @@ impl Agent {
             HostMessage::Start { process, limits } => {
                 self.step(|agent| agent.start(stream, &process, limits))
             }
-            HostMessage::Exec(process) => self.exec(stream, &process),
+            HostMessage::Exec { process, wait_all } => self.exec(stream, &process, wait_all),
             HostMessage::Signal { signal } => {
                 self.sessions.signal(stream, signal);
+                Ok(None)
+            }
+            HostMessage::SignalSession { signal } => {
+                self.sessions.signal_all(stream, signal);
                 Ok(None)
             }
             HostMessage::Resize(size) => {

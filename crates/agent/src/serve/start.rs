@@ -10,7 +10,7 @@ use crate::{
     cgroup,
     failure::{Result, failure},
     process::{self, Context, Place},
-    session::MAX_SESSIONS,
+    session::{MAX_SESSIONS, Streams},
 };
 
 impl Agent {
@@ -29,7 +29,7 @@ impl Agent {
         self.check_warm_ups()?;
         cgroup::limit(&limits)?;
         self.rlimits = limits.rlimits;
-        self.spawn(stream, process, Place::Workload)?;
+        self.spawn(stream, process, Place::Workload, Streams::EndWithProcess)?;
         self.workload = Workload::Running(stream);
         Ok(None)
     }
@@ -58,7 +58,7 @@ impl Agent {
             ));
         }
         self.nursery.discard(&self.stage)?;
-        self.spawn(stream, process, Place::WarmUp)?;
+        self.spawn(stream, process, Place::WarmUp, Streams::EndWithProcess)?;
         self.warm_ups.insert(stream);
         Ok(None)
     }
@@ -67,6 +67,7 @@ impl Agent {
         &mut self,
         stream: u32,
         process: &ProcessSpec,
+        wait_all: bool,
     ) -> Result<Option<AgentMessage>> {
         let ended = || failure(FailureKind::OutOfOrder, "The workload has ended");
         let workload = match self.workload {
@@ -80,10 +81,22 @@ impl Agent {
             process::join(workload)?;
             self.joined = true;
         }
-        self.spawn(stream, process, Place::Beside).map(|()| None)
+        let streams = if wait_all {
+            Streams::WaitForAll
+        } else {
+            Streams::WaitAWhile
+        };
+        self.spawn(stream, process, Place::Beside, streams)
+            .map(|()| None)
     }
 
-    fn spawn(&mut self, stream: u32, process: &ProcessSpec, place: Place) -> Result<()> {
+    fn spawn(
+        &mut self,
+        stream: u32,
+        process: &ProcessSpec,
+        place: Place,
+        streams: Streams,
+    ) -> Result<()> {
         if stream == CONTROL_STREAM || self.sessions.contains(stream) {
             let message = format!("Session number {stream} is taken");
             return Err(failure(FailureKind::OutOfOrder, message));
@@ -105,6 +118,7 @@ impl Agent {
         };
         self.untouched = false;
         let (process, stdio) = process::spawn(&context, process, &mut self.nursery)?;
-        self.sessions.add(stream, process, stdio, &mut self.port)
+        self.sessions
+            .add(stream, process, stdio, streams, &mut self.port)
     }
 }

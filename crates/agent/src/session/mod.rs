@@ -4,6 +4,7 @@
 //! `Exited`; nobody's slow reading or refusal to read holds up another session; memory per
 //! session is one window.
 
+mod ending;
 mod flow;
 mod input;
 mod leftovers;
@@ -16,9 +17,11 @@ use std::{
 
 use cofferdam_proto::{AgentMessage, Channel, FrameError, TerminalSize};
 use cofferdam_types::ExitStatus;
-use rustix::event::epoll::EventFlags;
+use rustix::{event::epoll::EventFlags, process::Pid};
 
+pub(crate) use self::ending::Streams;
 use self::{
+    ending::Grace,
     input::Input,
     leftovers::Leftovers,
     output::{Output, Pumped},
@@ -42,6 +45,11 @@ struct Session {
     /// The terminal, for its size.
     terminal: Option<OwnedFd>,
     exited: Option<ExitStatus>,
+    /// How long it lasts after that.
+    streams: Streams,
+    /// Number of its process in the agent's PID namespace, once it has ended and is waited for no
+    /// longer.
+    leader: Option<Pid>,
 }
 
 /// All sessions, and what their processes left running.
@@ -54,6 +62,8 @@ pub(crate) struct Sessions {
     table: BTreeMap<u32, Session>,
     /// Sessions whose process has ended and whose output is not all sent.
     ending: BTreeSet<u32>,
+    /// Sessions whose process has ended and whose streams others may still have open.
+    grace: Grace,
     leftovers: Leftovers,
     /// Whether nothing is taken from processes or given to them.
     held: bool,
@@ -65,12 +75,14 @@ impl Sessions {
     pub(crate) fn new(poll: Poll) -> Result<Self> {
         let outputs = Poll::new()?;
         poll.add(&outputs, Token::Outputs, EventFlags::IN)?;
+        let grace = Grace::new(&poll)?;
         Ok(Self {
             poll,
             outputs,
             outputs_held: false,
             table: BTreeMap::new(),
             ending: BTreeSet::new(),
+            grace,
             leftovers: Leftovers::default(),
             held: false,
         })
@@ -92,6 +104,7 @@ impl Sessions {
         number: u32,
         process: Process,
         stdio: Stdio,
+        streams: Streams,
         port: &mut Port,
     ) -> Result<()> {
         let kind = cofferdam_proto::FailureKind::Internal;
@@ -118,6 +131,8 @@ impl Sessions {
             outputs,
             terminal,
             exited: None,
+            streams,
+            leader: None,
         };
         self.table.insert(number, session);
         Ok(())
@@ -170,6 +185,17 @@ impl Sessions {
         }
     }
 
+    /// Sends a signal to a session's process and to all that are in its POSIX session.
+    pub(crate) fn signal_all(&self, number: u32, signal: u8) {
+        if let Some(session) = self.table.get(&number)
+            && let Some(leader) = session
+                .leader
+                .or_else(|| process::number(&session.process.pidfd))
+        {
+            process::signal_session(leader, signal);
+        }
+    }
+
     /// Resizes a session's terminal.
     pub(crate) fn resize(&self, number: u32, size: TerminalSize) {
         let terminal = self
@@ -191,6 +217,7 @@ impl Sessions {
             output.unwatch(&self.outputs);
             self.leftovers.take_output(&self.poll, output.fd);
         }
+        self.end_if_silent(number);
     }
 
     /// The process of a session that is not over.
@@ -221,6 +248,7 @@ impl Sessions {
         for number in others.into_iter().filter(|number| Some(*number) != heir) {
             self.detach(number);
             self.ending.remove(&number);
+            self.grace.forget(number);
             let lost = self.table.remove(&number);
             if let Some(session) = lost.filter(|session| session.exited.is_none()) {
                 let pidfd = session.process.pidfd;
@@ -265,60 +293,10 @@ impl Sessions {
                 Token::Output(number, channel) => self.pump_output(number, channel, port),
                 Token::Orphan(number) => self.leftovers.drain(&self.poll, number),
                 Token::Stray(number) => self.leftovers.reap(&self.poll, number),
+                Token::Grace => self.grace_is_over(),
             }
         }
         Ok(of_port)
-    }
-
-    /// Sends what ended processes have left, and their statuses; `false` when the port has to take
-    /// something first.
-    pub(crate) fn pump_ending(&mut self, port: &mut Port) -> bool {
-        for number in self.ending.clone() {
-            let Some(session) = self.table.get_mut(&number) else {
-                continue;
-            };
-            let mut rest = Vec::new();
-            for mut output in std::mem::take(&mut session.outputs) {
-                let last = loop {
-                    if port.is_congested() {
-                        break Pumped::More;
-                    }
-                    match output.pump(number, port) {
-                        Pumped::More => {}
-                        other => break other,
-                    }
-                };
-                if last == Pumped::Ended {
-                    output.unwatch(&self.outputs);
-                    if !output.exhausted {
-                        self.leftovers.take_output(&self.poll, output.fd);
-                    }
-                } else {
-                    log_failure(output.watch(&self.outputs, number));
-                    rest.push(output);
-                }
-            }
-            session.outputs = rest;
-            if session.outputs.is_empty()
-                && let Some(status) = session.exited
-            {
-                port.send(number, &AgentMessage::Exited { status });
-                self.table.remove(&number);
-                self.ending.remove(&number);
-            }
-        }
-        self.ending.is_empty() || !port.is_congested()
-    }
-
-    fn process_ended(&mut self, number: u32) {
-        let Some(session) = self.table.get_mut(&number) else {
-            return;
-        };
-        self.poll.remove(&session.process.pidfd);
-        session.exited = Some(process::reap(&session.process.pidfd));
-        session.input.close(&self.poll);
-        session.outputs.iter_mut().for_each(Output::process_ended);
-        self.ending.insert(number);
     }
 
     fn pump_input(&mut self, number: u32, port: &mut Port) {
@@ -371,6 +349,7 @@ impl Sessions {
             if !output.exhausted {
                 self.leftovers.take_output(&self.poll, output.fd);
             }
+            self.end_if_silent(number);
         } else {
             log_failure(output.watch(&self.outputs, number));
         }

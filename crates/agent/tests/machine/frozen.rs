@@ -40,7 +40,13 @@ fn a_frozen_process_makes_no_progress_and_goes_on() {
     host.until(clock, |outcome| outcome.stdout.len() > 100);
     host.freeze(false);
     assert_silent_for(host, clock, Duration::from_millis(500));
-    for refused in [HostMessage::Exec(process(&["true"])), HostMessage::Quiesce] {
+    for refused in [
+        HostMessage::Exec {
+            process: process(&["true"]),
+            wait_all: false,
+        },
+        HostMessage::Quiesce,
+    ] {
         assert_eq!(host.ask_in_vain(&refused).kind, FailureKind::OutOfOrder);
     }
     host.thaw();
@@ -203,7 +209,7 @@ fn a_copy_is_somebody_else_before_its_processes_know() {
         let mut copy = capture.restore();
         copy.host.hello();
         let thaw = HostMessage::Thaw { unix_ns: 0 };
-        for early in [thaw.clone(), HostMessage::Exec(process(&["true"]))] {
+        for early in [thaw.clone(), HostMessage::Exec { process: process(&["true"]), wait_all: false }] {
             let refused = copy.host.ask_in_vain(&early);
             assert_eq!(refused.kind, FailureKind::OutOfOrder, "{early:?}");
         }

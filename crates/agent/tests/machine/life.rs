@@ -69,10 +69,22 @@ fn messages_out_of_order_are_refused() {
     host.bring_up();
     let number = host.exec(process(&["sleep", "1000"]));
     host.until(number, |outcome| outcome.pid.is_some());
-    host.send(number, &HostMessage::Exec(process(&["true"])));
+    host.send(
+        number,
+        &HostMessage::Exec {
+            process: process(&["true"]),
+            wait_all: false,
+        },
+    );
     let taken = host.finish(number).failure.unwrap();
     assert_eq!(taken.kind, FailureKind::OutOfOrder, "{taken}");
-    host.send(CONTROL_STREAM, &HostMessage::Exec(process(&["true"])));
+    host.send(
+        CONTROL_STREAM,
+        &HostMessage::Exec {
+            process: process(&["true"]),
+            wait_all: false,
+        },
+    );
     let zero = host.next_failure();
     assert_eq!(zero.kind, FailureKind::OutOfOrder);
     host.send(CONTROL_STREAM, &HostMessage::Quiesce);

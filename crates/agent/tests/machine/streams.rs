@@ -98,7 +98,7 @@ fn a_stalled_session_holds_up_only_itself() {
 }
 
 #[test]
-fn a_session_ends_with_its_process_and_not_with_its_grandchildren() {
+fn a_session_waits_a_while_for_children_that_outlive_its_process() {
     let Some(mut guest) = Guest::boot(|_| {}) else {
         return;
     };
@@ -109,6 +109,28 @@ fn a_session_ends_with_its_process_and_not_with_its_grandchildren() {
         (quiet.text().as_str(), quiet.status),
         ("early\n", Some(ExitStatus::Code(0)))
     );
+    // What they write meanwhile is not lost, and a session that is to waits for all of it.
+    let late = host.run(shell("(usleep 300000; echo late) & echo early"));
+    assert_eq!(late.text(), "early\nlate\n");
+    let number = host.number();
+    let process = shell("(sleep 3; echo last >&2) & echo first");
+    let wait_all = true;
+    host.send(number, &HostMessage::Exec { process, wait_all });
+    let all = host.finish(number);
+    assert_eq!(
+        (all.text().as_str(), all.stderr.as_slice()),
+        ("first\n", &b"last\n"[..])
+    );
+    // Its children are in its POSIX session, and hear a signal for all, also after its end.
+    let number = host.number();
+    let process = shell("(sleep 1000 & sleep 1001) & echo first");
+    host.send(number, &HostMessage::Exec { process, wait_all });
+    host.until(number, |outcome| outcome.text() == "first\n");
+    host.run(shell(
+        "until [ $(ps | grep -c '[s]leep 100[01]') = 2 ]; do usleep 1000; done",
+    ));
+    host.send(number, &HostMessage::SignalSession { signal: 9 });
+    assert_eq!(host.finish(number).status, Some(ExitStatus::Code(0)));
     // One that goes on writing neither blocks nor gets SIGPIPE: it gets to make its mark.
     let script = "(head -c 300000 /dev/zero; echo lived > /tmp/mark) & echo early";
     let loud = host.run(shell(script));

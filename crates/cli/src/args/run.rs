@@ -1,6 +1,6 @@
 //! `run`, `create` and `exec`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::ArgAction;
 use cofferdam::{ByteSize, CpuCount, Platform, PullPolicy, Signal};
@@ -135,6 +135,9 @@ pub(crate) struct RunArgs {
     /// Run in the background and print the id
     #[arg(short, long)]
     pub(crate) detach: bool,
+    /// End it when this command dies, unless it was left by the detach keys
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) kill_with_client: bool,
     #[command(flatten)]
     pub(crate) detaching: DetachArgs,
     #[command(flatten)]
@@ -164,6 +167,15 @@ pub(crate) struct ExecArgs {
     /// Run in the background
     #[arg(short, long)]
     pub(crate) detach: bool,
+    /// Kill it with its children when this command dies
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) kill_with_client: bool,
+    /// End it with its children after a time, such as 90, 10s or 5m; the exit code is 124 then
+    #[arg(long, value_name = "TIME", value_parser = crate::time::parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Wait until all that write to its output have ended, not only for 2 seconds
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) wait_all: bool,
     #[command(flatten)]
     pub(crate) detaching: DetachArgs,
     /// Sandbox, then the command and its arguments

@@ -6,7 +6,8 @@ use super::env;
 use crate::{
     args::{AttachArgs, ExecArgs},
     exit_status::ExitStatus,
-    streams::{self, Join},
+    output,
+    streams::{self, Ended, Join, Kind},
     terminal,
 };
 
@@ -30,6 +31,9 @@ pub(crate) async fn exec(coffer: &Coffer, args: &ExecArgs) -> ExitStatus {
                 .tty
                 .then(|| terminal::size().unwrap_or(DEFAULT_SIZE)),
             stdin: process.interactive,
+            wait_all: args.wait_all,
+            kill_with_client: args.kill_with_client,
+            timeout: args.timeout,
         };
         let sandbox = coffer.sandbox(args.sandbox())?;
         if args.detach {
@@ -40,12 +44,18 @@ pub(crate) async fn exec(coffer: &Coffer, args: &ExecArgs) -> ExitStatus {
         let join = Join {
             stdin: process.interactive,
             tty: process.tty,
-            owned: true,
+            kind: Kind::Command,
             detach_keys: Some(keys),
         };
         streams::join(session, join).await.map(Some)
     };
     match start().await {
+        Ok(Some(Ended::TimedOut)) => {
+            if let Some(limit) = args.timeout {
+                output::error_line(&format!("The command was ended after {limit:?}"));
+            }
+            Ended::TimedOut.into()
+        }
         Ok(Some(ended)) => ended.into(),
         Ok(None) => ExitStatus::Success,
         Err(error) => ExitStatus::RunError(error),
@@ -64,7 +74,7 @@ pub(crate) async fn attach(coffer: &Coffer, args: &AttachArgs) -> ExitStatus {
         let join = Join {
             stdin,
             tty: spec.tty,
-            owned: false,
+            kind: Kind::Visit,
             detach_keys: Some(keys),
         };
         streams::join(session, join).await

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use cofferdam::{Coffer, ErrorKind, Result, SandboxStatus};
+use cofferdam::{AttachOptions, Coffer, ErrorKind, Result, SandboxStatus};
 
-use super::{for_each, run::print_stages};
+use super::{run::print_stages, side_by_side::side_by_side};
 use crate::{
     args::{KillArgs, RestartArgs, RmArgs, StartArgs, StopArgs, WaitArgs},
     exit_status::ExitStatus,
     output,
-    streams::{self, Join},
+    streams::{self, Join, Kind},
+    terminal,
 };
 
 /// Starts sandboxes, or one and follows it.
@@ -21,14 +22,15 @@ pub(crate) async fn start(coffer: &Coffer, args: &StartArgs, verbose: bool) -> E
         };
         return start_attached(coffer, name, args, verbose).await;
     }
-    for_each(&args.sandboxes, async |name| {
+    side_by_side(&args.sandboxes, async |name| {
         let sandbox = coffer.sandbox(name)?;
-        // As Docker: starting what runs is done already.
-        if sandbox.info()?.status != SandboxStatus::Running {
-            print_stages(verbose, &sandbox.start().await?);
+        match sandbox.info()?.status {
+            // As Docker: starting what runs, or is being started, is done already.
+            SandboxStatus::Running => {}
+            SandboxStatus::Starting => sandbox.wait_until_started().await?,
+            _ => print_stages(verbose, &sandbox.start().await?),
         }
-        output::line(name);
-        Ok(())
+        Ok(name.to_owned())
     })
     .await
 }
@@ -45,12 +47,17 @@ async fn start_attached(
         let sandbox = coffer.sandbox(name)?;
         let tty = sandbox.info()?.spec.tty;
         streams::check_terminal(stdin, tty)?;
-        let (session, stages) = sandbox.start_attached(stdin).await?;
+        let options = AttachOptions {
+            stdin,
+            terminal: tty.then(terminal::size).flatten(),
+            survives: true,
+        };
+        let (session, stages) = sandbox.start_attached_with(options).await?;
         print_stages(verbose, &stages);
         let join = Join {
             stdin,
             tty,
-            owned: false,
+            kind: Kind::Workload,
             detach_keys: Some(keys),
         };
         streams::join(session, join).await
@@ -64,57 +71,52 @@ async fn start_attached(
 
 /// Stops sandboxes.
 pub(crate) async fn stop(coffer: &Coffer, args: &StopArgs) -> ExitStatus {
-    for_each(&args.sandboxes, async |name| {
+    side_by_side(&args.sandboxes, async |name| {
         coffer
             .sandbox(name)?
             .stop(args.time.map(Duration::from_secs))
             .await?;
-        output::line(name);
-        Ok(())
+        Ok(name.to_owned())
     })
     .await
 }
 
 /// Stops and starts sandboxes.
 pub(crate) async fn restart(coffer: &Coffer, args: &RestartArgs) -> ExitStatus {
-    for_each(&args.stop.sandboxes, async |name| {
+    side_by_side(&args.stop.sandboxes, async |name| {
         let sandbox = coffer.sandbox(name)?;
         sandbox
             .stop(args.stop.time.map(Duration::from_secs))
             .await?;
         sandbox.start().await?;
-        output::line(name);
-        Ok(())
+        Ok(name.to_owned())
     })
     .await
 }
 
 /// Sends a signal to sandboxes.
 pub(crate) async fn kill(coffer: &Coffer, args: &KillArgs) -> ExitStatus {
-    for_each(&args.sandboxes, async |name| {
+    side_by_side(&args.sandboxes, async |name| {
         coffer.sandbox(name)?.kill(args.signal).await?;
-        output::line(name);
-        Ok(())
+        Ok(name.to_owned())
     })
     .await
 }
 
 /// Removes sandboxes.
 pub(crate) async fn rm(coffer: &Coffer, args: &RmArgs) -> ExitStatus {
-    for_each(&args.sandboxes, async |name| {
+    side_by_side(&args.sandboxes, async |name| {
         coffer.remove(name, args.force).await?;
-        output::line(name);
-        Ok(())
+        Ok(name.to_owned())
     })
     .await
 }
 
 /// Waits for sandboxes and prints their exit codes.
 pub(crate) async fn wait(coffer: &Coffer, args: &WaitArgs) -> ExitStatus {
-    for_each(&args.sandboxes, async |name| {
+    side_by_side(&args.sandboxes, async |name| {
         let status = coffer.sandbox(name)?.wait().await?;
-        output::line(status.code());
-        Ok(())
+        Ok(status.code().to_string())
     })
     .await
 }

@@ -11,6 +11,7 @@ mod pools;
 mod prune;
 mod ps;
 mod run;
+mod side_by_side;
 mod snapshots;
 mod spec;
 mod system;

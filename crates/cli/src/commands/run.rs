@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cofferdam::{Coffer, Result, Sandbox, Stage};
+use cofferdam::{AttachOptions, Coffer, Result, Sandbox, Stage};
 
 use super::spec::spec;
 use crate::{
@@ -10,7 +10,8 @@ use crate::{
     exit_status::ExitStatus,
     output,
     progress::Bars,
-    streams::{self, Join},
+    streams::{self, Join, Kind},
+    terminal,
 };
 
 /// Creates, starts and follows, or leaves, a sandbox.
@@ -27,12 +28,17 @@ pub(crate) async fn run(coffer: &Coffer, args: &RunArgs, verbose: bool) -> ExitS
             output::line(sandbox.id());
             return Ok(ExitStatus::Success);
         }
-        let (session, stages) = sandbox.start_attached(process.interactive).await?;
+        let options = AttachOptions {
+            stdin: process.interactive,
+            terminal: process.tty.then(terminal::size).flatten(),
+            survives: !args.kill_with_client,
+        };
+        let (session, stages) = sandbox.start_attached_with(options).await?;
         print_stages(verbose, &stages);
         let join = Join {
             stdin: process.interactive,
             tty: process.tty,
-            owned: false,
+            kind: Kind::Workload,
             detach_keys: Some(keys),
         };
         Ok(streams::join(session, join).await?.into())

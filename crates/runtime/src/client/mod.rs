@@ -126,6 +126,17 @@ impl Connection {
         Ok(connection)
     }
 
+    /// The next thing that the supervisor sent.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SupervisorLost`] at the end of the connection.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Result<Incoming> {
+        self.incoming.next().await
+    }
+
     /// The next answer; output that comes before it is a fault of the supervisor.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use cofferdam_proto::{CLIENT_GENERATION, Request, SupervisorMessage};
+use cofferdam_proto::{CLIENT_GENERATION, Request, StartMode, SupervisorMessage};
 
 use super::{Place, Pool, Ready, fill::spawn_fill, handover::CLAIM_TIMEOUT};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     error::{ErrorKind, Result},
     guest,
     layout::Layout,
-    sandbox::{Runtime, StartMode},
+    sandbox::Runtime,
     store::Entry,
     template::{MachineShape, RootShape},
 };
@@ -69,9 +69,7 @@ impl Runtime {
                 }
                 let request = Request::Claim {
                     sandbox: record.id,
-                    attach: mode.attach,
-                    stdin: mode.stdin,
-                    tied: mode.tied,
+                    mode,
                 };
                 let begin = *first_asked.get_or_insert_with(Instant::now);
                 match ask(&place, request, begin).await {

@@ -35,7 +35,7 @@ impl Runtime {
             Error::new(ErrorKind::WrongState, what)
         };
         match entry.state.status {
-            SandboxStatus::Running | SandboxStatus::Paused => {
+            SandboxStatus::Starting | SandboxStatus::Running | SandboxStatus::Paused => {
                 self.capture_live(entry, kind.unwrap_or(SnapshotKind::Full), dir)
                     .await
             }
@@ -48,7 +48,7 @@ impl Runtime {
             SandboxStatus::Failed => Err(refused("what it left is of no known moment").hint(
                 format!("Look at it with `coffer logs {name}`, start it again, or remove it"),
             )),
-            SandboxStatus::Starting | SandboxStatus::Stopping => {
+            SandboxStatus::Stopping => {
                 Err(refused("it can be captured when it runs or has stopped"))
             }
         }
@@ -65,8 +65,7 @@ impl Runtime {
             dir: dir.to_str().ok_or_else(not_text)?.to_owned(),
             disk_only: kind == SnapshotKind::Disk,
         };
-        let mut connection = self.connect(entry, request).await?;
-        match connection.answer().await? {
+        match self.request(entry, request).await?.1 {
             SupervisorMessage::Captured { pause_us } => Ok(Captured {
                 kind,
                 pause_us: Some(pause_us),

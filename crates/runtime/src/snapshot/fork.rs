@@ -1,7 +1,7 @@
 //! Forks: new sandboxes from a moment of another, or from a snapshot.
 
 use cofferdam_base::time::unix_time_ns;
-use cofferdam_proto::{IdentityCause, Request};
+use cofferdam_proto::{IdentityCause, Request, StartMode};
 use cofferdam_types::{SandboxId, SandboxSpec, SnapshotId};
 
 use super::{Snapshot, SnapshotKind, machine_files, resume::Moment};
@@ -162,11 +162,7 @@ impl Runtime {
         if moment.machine.is_none() {
             return Ok((record.id, None));
         }
-        let request = Request::Start {
-            attach: false,
-            stdin: false,
-            tied: false,
-        };
+        let request = Request::Start(StartMode::default());
         match launch(self.store().layout(), record.id, request).await {
             Ok(connection) => Ok((record.id, Some(connection))),
             Err(error) => {

@@ -1,7 +1,7 @@
 //! Restore: the sandbox of a snapshot again, under its own identity.
 
 use cofferdam_base::fs;
-use cofferdam_proto::IdentityCause;
+use cofferdam_proto::{IdentityCause, StartMode};
 use cofferdam_types::SandboxStatus;
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result, io},
-    sandbox::{Runtime, StartMode},
+    sandbox::Runtime,
     store::{Entry, SandboxRecord},
 };
 

@@ -95,9 +95,25 @@ pub struct SandboxState {
     /// How its workload ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<ExitStatus>,
+    /// Who had its workload end, if it was not the workload itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_by: Option<EndedBy>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+}
+
+/// What had a workload end that did not end by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EndedBy {
+    /// A stop, or the end of its supervisor.
+    Stop,
+    /// A SIGKILL that was asked for.
+    Kill,
+    /// The client that it was to end with is gone.
+    ClientGone,
 }
 
 /// A failure as a state file keeps it.
@@ -148,6 +164,7 @@ impl SandboxState {
             started_ns: None,
             finished_ns: None,
             exit: None,
+            ended_by: None,
             failure: None,
         }
     }

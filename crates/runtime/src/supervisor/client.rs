@@ -68,15 +68,17 @@ impl Client {
         }
     }
 
-    /// Sends output. The guest's window is no larger than the client's, so it fits.
-    pub(crate) fn output(&mut self, channel: Channel, payload: &[u8], eof: bool) {
-        if let Some(window) = self.window(channel)
-            && window.spend(payload.len()).is_ok()
-        {
+    /// Sends output; false when it has no room for that much.
+    pub(crate) fn output(&mut self, channel: Channel, payload: &[u8], eof: bool) -> bool {
+        let fits = self
+            .window(channel)
+            .is_some_and(|window| window.spend(payload.len()).is_ok());
+        if fits {
             let mut bytes = Vec::with_capacity(payload.len() + 64);
             encode_data(SESSION_STREAM, channel, payload, eof, &mut bytes);
             let _ = self.outgoing.send(bytes);
         }
+        fits
     }
 
     /// Notes that it has read output; false when it claims more than it was sent.
@@ -158,5 +160,42 @@ fn parse(frame: &Frame<'_>, introduced: bool) -> Option<ClientEvent> {
             })
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+impl Client {
+    /// A client without a socket, and what it is sent.
+    pub(crate) fn for_tests() -> (Self, mpsc::UnboundedReceiver<Vec<u8>>) {
+        let (outgoing, queue) = mpsc::unbounded_channel();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime can be made");
+        let client = Self {
+            outgoing,
+            writing: runtime.spawn(async {}),
+            windows: [Window::new(); 2],
+        };
+        (client, queue)
+    }
+
+    /// What was sent since: output, and answers.
+    pub(crate) fn drain_for_tests(
+        queue: &mut mpsc::UnboundedReceiver<Vec<u8>>,
+    ) -> (Vec<u8>, Vec<SupervisorMessage>) {
+        let (mut output, mut answers) = (Vec::new(), Vec::new());
+        let mut decoder = Decoder::new();
+        while let Ok(bytes) = queue.try_recv() {
+            decoder.push(&bytes);
+            while let Some(frame) = decoder.next_frame().expect("frames are whole") {
+                match frame.kind {
+                    FrameKind::Control => {
+                        answers.push(decode_control(frame.payload).expect("an answer"));
+                    }
+                    _ => output.extend_from_slice(frame.payload),
+                }
+            }
+        }
+        (output, answers)
     }
 }

@@ -24,8 +24,8 @@ pub(crate) enum Event {
     Terminated,
     /// The time that a stop allows is over.
     StopTimeout,
-    /// An attached client did not read for too long.
-    StalledCheck,
+    /// The time that a command has is over, or that which its end has.
+    ExecTimeLimit(u32),
     /// The start is over: what it has touched can be recorded, and the image's template made.
     TemplateTime,
     /// A pause, its end, or a capture is over.

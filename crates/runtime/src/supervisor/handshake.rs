@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::{
     AgentMessage, CONTROL_STREAM, HostMessage, Identity, IdentityCause, RootSpec, SESSION_STREAM,
-    Stage, TmpfsSpec, UpperDevice,
+    Stage, TerminalSize, TmpfsSpec, UpperDevice,
 };
 use cofferdam_types::{ResourceLimits, SandboxSpec, UpperSpec};
 
@@ -48,11 +48,13 @@ impl Clock {
     }
 }
 
-/// Gives the guest its identity and starts the workload. All messages go at once: the agent works
+/// Gives the guest its identity and starts the workload, on a terminal of this size if it has
+/// one. All messages go at once: the agent works
 /// them off in order and, after one that failed, refuses the rest.
 pub(super) async fn start_workload(
     agent: &mut AgentLink,
     entry: &Entry,
+    terminal: Option<TerminalSize>,
     root_is_mounted: bool,
     clock: &mut Clock,
 ) -> Result<()> {
@@ -67,10 +69,14 @@ pub(super) async fn start_workload(
             HostMessage::MountRoot(root_spec(&record.spec)),
         ));
     }
+    let mut process = record.process.clone();
+    if let (Some(size), Some(terminal)) = (&mut process.terminal, terminal) {
+        *size = terminal;
+    }
     messages.push((
         SESSION_STREAM,
         HostMessage::Start {
-            process: record.process.clone(),
+            process,
             limits: workload_limits(&record.spec),
         },
     ));

@@ -1,13 +1,15 @@
 //! The supervisor: one process for each live sandbox, which owns its machine.
 //!
 //! Born of a client with one end of a socket as its standard input: that is its first client. It
-//! holds the sandbox's lock for life, brings the machine up ([`start`]), then works off one queue
-//! of events ([`switchboard`]) until the workload has ended and everybody was told.
+//! holds the sandbox's lock for life, listens for further clients ([`early`]), brings the machine
+//! up ([`start`]), then works off one queue of events ([`switchboard`]) until the workload has
+//! ended and every client has its answer.
 //!
 //! One thread, one owner of all state; tasks only carry bytes. No lock is held across an await.
 
 mod agent;
 mod client;
+mod early;
 mod event;
 mod handshake;
 mod hook;
@@ -25,9 +27,9 @@ use std::{
     time::Duration,
 };
 
-use cofferdam_base::{fs, time::unix_time_ns};
-use cofferdam_proto::{ClientRequest, Request, SupervisorMessage};
-use cofferdam_types::{SandboxId, SandboxStatus};
+use cofferdam_base::{LockFile, fs, time::unix_time_ns};
+use cofferdam_proto::{ClientRequest, Request, StartMode, SupervisorMessage};
+use cofferdam_types::{ExitStatus, SandboxId, SandboxStatus, Signal};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::mpsc,
@@ -42,9 +44,9 @@ pub(crate) use self::{
     switchboard::forward_signals,
 };
 use self::{
+    early::{EarlyClients, NotStarted},
     event::{ClientEvent, ClientId},
-    start::StartOptions,
-    switchboard::{End, Parts, Switchboard},
+    switchboard::{End, Parts, Switchboard, spawn_accept},
 };
 use crate::{
     error::{Error, ErrorKind, Result, io, to_remote},
@@ -136,13 +138,7 @@ pub(crate) async fn serve(
     events: mpsc::Sender<Event>,
     queue: mpsc::Receiver<Event>,
 ) -> Result<()> {
-    let result = run(duty, client, events, queue).await;
-    if let Err((client, error)) = result {
-        client.answer(&SupervisorMessage::Failed(to_remote(&error)));
-        client.close().await;
-        return Err(error);
-    }
-    Ok(())
+    run(duty, client, events, queue).await
 }
 
 /// The client whose socket is this process's standard input.
@@ -164,13 +160,15 @@ async fn run(
     client: Client,
     events: mpsc::Sender<Event>,
     mut queue: mpsc::Receiver<Event>,
-) -> std::result::Result<(), (Client, Error)> {
+) -> Result<()> {
     let (layout, id) = (&duty.layout, duty.id);
     let prepared = prepare(layout, id, &duty.request);
-    let (store, entry, lock, options) = match prepared {
+    let (store, entry, lock, mode, listener) = match prepared {
         Ok(prepared) => prepared,
-        Err(error) => return Err((client, error)),
+        Err(error) => return not_started(client, EarlyClients::new(), "", error.into()).await,
     };
+    spawn_accept(listener, events.clone());
+    let mut early = EarlyClients::new();
     let paths = layout.sandbox(id);
     let started = async {
         let of = start::Starting {
@@ -178,19 +176,23 @@ async fn run(
             store: &store,
             entry: &entry,
             paths: &paths,
+            terminal: mode.terminal,
         };
         match duty.standby {
             Some(standby) => start::claim(of, standby).await,
             None => start::start(of).await,
         }
     };
-    let live = match start::bring_up(started, &events, &mut queue, options).await {
+    let live = match early::bring_up(started, &events, &mut queue, mode, &mut early).await {
         Ok(live) => live,
-        Err(error) => {
-            record_failure(&store, &entry, &error);
-            return Err((client, error));
+        Err(not) => {
+            record_failure(&store, &entry, &not);
+            let name = entry.record.name;
+            drop(lock);
+            return not_started(client, early, &name, not).await;
         }
     };
+    let name = entry.record.name.clone();
     let parts = Parts {
         store,
         entry,
@@ -199,12 +201,30 @@ async fn run(
         lock,
         events,
         client,
-        options,
+        mode,
+        early,
     };
-    let (mut board, early) = Switchboard::open(parts)?;
-    let end = board.run(early, &mut queue).await;
-    finish(board, end, &mut queue).await;
-    Ok(())
+    match Switchboard::open(parts) {
+        Ok((mut board, frames)) => {
+            let end = board.run(frames, &mut queue).await;
+            finish(board, end, &mut queue).await;
+            Ok(())
+        }
+        Err((client, early, error)) => not_started(client, early, &name, error.into()).await,
+    }
+}
+
+/// Answers every client that the sandbox did not come up.
+async fn not_started(
+    client: Client,
+    early: EarlyClients,
+    name: &str,
+    not: NotStarted,
+) -> Result<()> {
+    client.answer(&SupervisorMessage::Failed(to_remote(&not.error)));
+    client.close().await;
+    early.tell_all(name, &not).await;
+    Err(not.error)
 }
 
 /// How long a look at a machine's memory may take: milliseconds, unless its program hangs in the
@@ -274,20 +294,21 @@ async fn record_start(touched: Option<Touched>) {
     }
 }
 
-type Prepared = (Store, Entry, cofferdam_base::LockFile, StartOptions);
+type Prepared = (Store, Entry, LockFile, StartMode, UnixListener);
 
 /// Takes the sandbox and says that it is starting.
 fn prepare(layout: &Layout, id: SandboxId, request: &ClientRequest) -> Result<Prepared> {
-    let options = StartOptions::of(request)?;
+    let mode = start::mode_of(request)?;
     let store = Store::open(layout.clone())?;
     let gone = || Error::new(ErrorKind::NotFound, "The sandbox was removed");
     let name = store.load(id)?.ok_or_else(gone)?.record.name;
-    let Some(lock) = store.try_lock(id)? else {
+    let Some(lock) = store.try_lock_existing(id)? else {
         return Err(Error::new(
             ErrorKind::WrongState,
             format!("Sandbox `{name}` is being used by another command"),
         ));
     };
+    let lock = lock.ok_or_else(gone)?;
     // With the lock held the state cannot change under us.
     let mut entry = store.load(id)?.ok_or_else(gone)?;
     entry.expect_can_become(SandboxStatus::Starting)?;
@@ -295,30 +316,46 @@ fn prepare(layout: &Layout, id: SandboxId, request: &ClientRequest) -> Result<Pr
     entry.state.starts += 1;
     entry.state.supervisor_pid = Some(std::process::id());
     entry.state.exit = None;
+    entry.state.ended_by = None;
     entry.state.failure = None;
+    // Before the status changes: a client that sees the new one can connect.
+    let paths = layout.sandbox(id);
+    let listening = layout.make_sockets(&paths).and_then(|()| listen(&paths));
+    let listener = listening.map_err(NotStarted::from).map_err(|not| {
+        record_failure(&store, &entry, &not);
+        not.error
+    })?;
     store.set_state(id, &entry.state)?;
-    Ok((store, entry, lock, options))
+    Ok((store, entry, lock, mode, listener))
 }
 
-/// The state after a start that failed: the sandbox is there to be looked at, or gone if it was
-/// to be removed.
-fn record_failure(store: &Store, entry: &Entry, error: &Error) {
+/// The state after a start that failed or was cancelled: the sandbox is there to be looked at, or
+/// gone if it was to be removed. What there was of its machine is ended.
+fn record_failure(store: &Store, entry: &Entry, not: &NotStarted) {
     let id = entry.record.id;
+    let paths = store.layout().sandbox(id);
+    crate::store::end_machine(&paths.run);
     let result = if entry.record.spec.auto_remove {
         store.remove(id)
     } else {
         let mut state = entry.state.clone();
-        state.status = SandboxStatus::Failed;
         state.supervisor_pid = None;
         state.machine_pid = None;
         state.finished_ns = Some(unix_time_ns());
-        state.failure = Some(to_remote(error).into());
+        if not.by.is_some() {
+            state.status = SandboxStatus::Stopped;
+            state.exit = Some(ExitStatus::Signal(Signal::KILL.number()));
+            state.ended_by = not.by;
+        } else {
+            state.status = SandboxStatus::Failed;
+            state.failure = Some(to_remote(&not.error).into());
+        }
         store.set_state(id, &state)
     };
     if let Err(second) = result {
         log_line(&second.chain());
     }
-    store.layout().remove_sockets(&store.layout().sandbox(id));
+    store.layout().remove_sockets(&paths);
 }
 
 /// The socket that this process was given as its standard input.
@@ -349,6 +386,6 @@ fn listen(paths: &SandboxPaths) -> Result<UnixListener> {
 fn only_at_birth(request: &Request) -> bool {
     matches!(
         request,
-        Request::Start { .. } | Request::StandBy | Request::Claim { .. } | Request::Retire
+        Request::Start(_) | Request::StandBy | Request::Claim { .. } | Request::Retire
     )
 }

@@ -1,6 +1,6 @@
 //! One exec session in the supervisor: a process in the guest and the client that asked for it.
 
-use cofferdam_proto::{Channel, FrameError, INITIAL_WINDOW_BYTES, Window};
+use cofferdam_proto::{Channel, ExecOptions, FrameError, INITIAL_WINDOW_BYTES, Window};
 
 use super::{event::ClientId, input::Input};
 
@@ -19,18 +19,35 @@ pub(crate) struct Session {
     windows: [Window; 2],
     /// What the client has read and the guest has not been told of.
     due: [u32; 2],
-    /// Whether the client wants only to know that it started.
-    pub(crate) detach: bool,
+    /// What the client wants of it.
+    pub(crate) options: ExecOptions,
+    /// How far its time limit has come.
+    pub(crate) limit: Limit,
+}
+
+/// The steps by which a session that takes too long is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// It has time left, or no limit.
+    Within,
+    /// It was sent SIGTERM.
+    Asked,
+    /// It was sent SIGKILL.
+    Killed,
 }
 
 impl Session {
-    pub(crate) fn new(client: ClientId, detach: bool) -> Self {
+    pub(crate) fn new(client: ClientId, options: ExecOptions) -> Self {
+        let mut input = Input::default();
+        // The first of its writers.
+        let _ = input.open(client);
         Self {
             client: Some(client),
-            input: Input::default(),
+            input,
             windows: [Window::new(); 2],
             due: [0; 2],
-            detach,
+            options,
+            limit: Limit::Within,
         }
     }
 
@@ -74,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_ignores_its_window_is_found_out() {
-        let mut session = Session::new(1, false);
+        let mut session = Session::new(1, ExecOptions::default());
         let window = INITIAL_WINDOW_BYTES as usize;
         session.received(Channel::Stdout, window).unwrap();
         assert!(session.received(Channel::Stdout, 1).is_err());

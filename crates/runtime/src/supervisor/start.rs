@@ -8,13 +8,13 @@ use std::{sync::Arc, time::Duration};
 
 use cofferdam_backend::{Backend, Machine, MachineSpec, SnapshotFiles};
 use cofferdam_base::time::unix_time_ns;
-use cofferdam_proto::{CLIENT_GENERATION, ClientRequest, IdentityCause, Request, Stage};
+use cofferdam_proto::{
+    CLIENT_GENERATION, ClientRequest, IdentityCause, Request, Stage, StartMode, TerminalSize,
+};
 use cofferdam_types::{SandboxSpec, UpperSpec};
-use tokio::sync::mpsc;
 
 use super::{
     AgentLink,
-    event::Event,
     handshake::{Clock, resume_workload, start_workload, workload_limits},
     log_line,
 };
@@ -33,37 +33,14 @@ use crate::{
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the first client wants besides the start.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct StartOptions {
-    pub(crate) attach: bool,
-    pub(crate) stdin: bool,
-    pub(crate) tied: bool,
-}
-
-impl StartOptions {
-    pub(crate) fn of(request: &ClientRequest) -> Result<Self> {
-        match request.request {
-            _ if request.generation != CLIENT_GENERATION => Err(other_generation()),
-            Request::Start {
-                attach,
-                stdin,
-                tied,
-            }
-            | Request::Claim {
-                attach,
-                stdin,
-                tied,
-                ..
-            } => Ok(Self {
-                attach,
-                stdin,
-                tied,
-            }),
-            _ => Err(Error::new(
-                ErrorKind::Bug,
-                "A supervisor starts with a start",
-            )),
-        }
+pub(super) fn mode_of(request: &ClientRequest) -> Result<StartMode> {
+    match request.request {
+        _ if request.generation != CLIENT_GENERATION => Err(other_generation()),
+        Request::Start(mode) | Request::Claim { mode, .. } => Ok(mode),
+        _ => Err(Error::new(
+            ErrorKind::Bug,
+            "A supervisor starts with a start",
+        )),
     }
 }
 
@@ -105,31 +82,8 @@ pub(super) struct Starting<'a> {
     pub(super) store: &'a Store,
     pub(super) entry: &'a Entry,
     pub(super) paths: &'a SandboxPaths,
-}
-
-/// Brings a sandbox up. Gives up early when its client goes or the supervisor is told to end.
-pub(super) async fn bring_up(
-    start: impl Future<Output = Result<Live>>,
-    events: &mpsc::Sender<Event>,
-    queue: &mut mpsc::Receiver<Event>,
-    options: StartOptions,
-) -> Result<Live> {
-    super::switchboard::forward_signals(events);
-    tokio::pin!(start);
-    loop {
-        tokio::select! {
-            result = &mut start => return result,
-            event = queue.recv() => match event {
-                Some(Event::Terminated) => return Err(cancelled()),
-                Some(Event::Client(_, super::event::ClientEvent::Gone)) if options.tied => {
-                    return Err(cancelled());
-                }
-                // Input and signals that come before there is a workload have nowhere to go yet;
-                // clients send them after `Started`.
-                _ => {}
-            }
-        }
-    }
+    /// Size of the terminal of the client that starts it.
+    pub(super) terminal: Option<TerminalSize>,
 }
 
 /// Has a standby's machine become the sandbox's.
@@ -138,6 +92,7 @@ pub(super) async fn claim(of: Starting<'_>, standby: Standby) -> Result<Live> {
         store,
         entry,
         paths,
+        terminal,
         ..
     } = of;
     let mut clock = Clock::new();
@@ -150,7 +105,7 @@ pub(super) async fn claim(of: Starting<'_>, standby: Standby) -> Result<Live> {
         backend,
         ..
     } = standby;
-    start_workload(&mut agent, entry, true, &mut clock).await?;
+    start_workload(&mut agent, entry, terminal, true, &mut clock).await?;
     Ok(Live {
         machine,
         agent,
@@ -181,6 +136,7 @@ pub(super) async fn start(of: Starting<'_>) -> Result<Live> {
         store,
         entry,
         paths,
+        terminal,
     } = of;
     let mut clock = Clock::new();
     let record = &entry.record;
@@ -233,9 +189,9 @@ pub(super) async fn start(of: Starting<'_>) -> Result<Live> {
                 let cause = IdentityCause::Template;
                 resume_workload(&mut agent, entry, cause, hook, &mut clock).await
             }
-            Origin::Image(_) => start_workload(&mut agent, entry, true, &mut clock).await,
+            Origin::Image(_) => start_workload(&mut agent, entry, terminal, true, &mut clock).await,
             Origin::Base(_) | Origin::Boot => {
-                start_workload(&mut agent, entry, false, &mut clock).await
+                start_workload(&mut agent, entry, terminal, false, &mut clock).await
             }
         }
     };
@@ -394,8 +350,4 @@ fn machine_spec(
             paths.upper(),
         )
     }
-}
-
-fn cancelled() -> Error {
-    Error::new(ErrorKind::Cancelled, "The start was cancelled")
 }

@@ -233,7 +233,13 @@ impl Host {
     /// Asks for a process and does not wait.
     pub(crate) fn exec(&mut self, process: ProcessSpec) -> u32 {
         let number = self.number();
-        self.send(number, &HostMessage::Exec(process));
+        self.send(
+            number,
+            &HostMessage::Exec {
+                process,
+                wait_all: false,
+            },
+        );
         number
     }
 

@@ -3,21 +3,24 @@
 use std::time::Duration;
 
 use cofferdam_proto::{
-    CLIENT_GENERATION, Channel, ClientMessage, ClientRequest, HostMessage, LiveStatus, Request,
-    SESSION_STREAM, SupervisorMessage,
+    CLIENT_GENERATION, Channel, ClientMessage, ClientRequest, ExecOptions, HostMessage, LiveStatus,
+    ProcessSpec, Request, SESSION_STREAM, SupervisorMessage,
 };
 use cofferdam_types::Signal;
 use tokio::net::UnixStream;
 
-use super::{MAX_CLIENTS, MAX_SESSIONS, Role, Switchboard};
+use super::{MAX_CLIENTS, MAX_SESSIONS, Role, Switchboard, sources::later};
 use crate::{
     error::{Error, ErrorKind, Result, to_remote},
+    store::EndedBy,
     supervisor::{
         client::Client,
-        event::{ClientEvent, ClientId},
+        event::{ClientEvent, ClientId, Event},
+        input::MAX_WRITERS,
         only_at_birth,
         session::Session,
         start::other_generation,
+        workload::Follower,
     },
 };
 
@@ -39,11 +42,10 @@ impl Switchboard {
         };
         match event {
             ClientEvent::Request(request) => {
-                if let Err(error) = self.request(id, request) {
-                    self.answer(id, &SupervisorMessage::Failed(to_remote(&error)));
-                }
+                self.answer(id, &SupervisorMessage::Heard);
+                self.obey(id, request);
             }
-            ClientEvent::Message(ClientMessage::Leave) => self.workload.untie(id),
+            ClientEvent::Message(ClientMessage::Leave) => self.leave(id, role),
             ClientEvent::Message(message) => self.session_message(role, &message),
             ClientEvent::Input { bytes, eof } => self.client_input(id, role, &bytes, eof),
             ClientEvent::Credit { channel, bytes } => self.client_credit(id, role, channel, bytes),
@@ -51,7 +53,24 @@ impl Switchboard {
         }
     }
 
-    pub(super) fn request(&mut self, id: ClientId, request: ClientRequest) -> Result<()> {
+    /// A request that its client knows to have arrived.
+    pub(super) fn obey(&mut self, id: ClientId, request: ClientRequest) {
+        if let Err(error) = self.request(id, request) {
+            self.answer(id, &SupervisorMessage::Failed(to_remote(&error)));
+        }
+    }
+
+    /// A client that will be gone in a moment: what was to end with it goes on.
+    fn leave(&mut self, id: ClientId, role: Role) {
+        self.workload.untie(id);
+        if let Role::Session(stream) = role
+            && let Some(session) = self.sessions.get_mut(&stream)
+        {
+            session.options.kill_with_client = false;
+        }
+    }
+
+    fn request(&mut self, id: ClientId, request: ClientRequest) -> Result<()> {
         if request.generation != CLIENT_GENERATION {
             return Err(other_generation());
         }
@@ -60,11 +79,13 @@ impl Switchboard {
                 ErrorKind::WrongState,
                 format!("Sandbox `{}` is already running", self.entry.record.name),
             )),
-            Request::Start { .. } | Request::StandBy | Request::Claim { .. } | Request::Retire => {
+            Request::Start(_) | Request::StandBy | Request::Claim { .. } | Request::Retire => {
                 Ok(())
             }
             Request::Attach { stdin } => {
-                self.workload.attach(id, stdin, false);
+                if !self.workload.attach(id, stdin, Follower::Guest) {
+                    return Err(self.too_many_writers());
+                }
                 self.set_role(id, Role::Attached);
                 let started = SupervisorMessage::Started {
                     pid: 1,
@@ -73,7 +94,7 @@ impl Switchboard {
                 self.answer(id, &started);
                 Ok(())
             }
-            Request::Exec { process, detach } => self.exec(id, process, detach),
+            Request::Exec { process, options } => self.exec(id, process, options),
             Request::Pause | Request::Unpause | Request::Capture { .. } => {
                 self.moment(id, request.request)
             }
@@ -89,7 +110,7 @@ impl Switchboard {
                 )?;
                 if signal == Signal::KILL {
                     self.set_role(id, Role::Stopper);
-                    self.force();
+                    self.force(EndedBy::Kill);
                 } else {
                     self.answer(id, &SupervisorMessage::Done);
                 }
@@ -112,12 +133,7 @@ impl Switchboard {
         }
     }
 
-    pub(super) fn exec(
-        &mut self,
-        id: ClientId,
-        process: cofferdam_proto::ProcessSpec,
-        detach: bool,
-    ) -> Result<()> {
+    fn exec(&mut self, id: ClientId, process: ProcessSpec, options: ExecOptions) -> Result<()> {
         if self.paused {
             let name = &self.entry.record.name;
             let what = format!("Sandbox `{name}` is paused");
@@ -132,12 +148,15 @@ impl Switchboard {
         }
         let stream = self.next_session;
         let no_input = !process.stdin;
-        self.send(stream, &HostMessage::Exec(process))?;
+        let wait_all = options.wait_all;
+        self.send(stream, &HostMessage::Exec { process, wait_all })?;
         self.next_session += 1;
-        let mut session = Session::new(id, detach);
+        let mut session = Session::new(id, options);
         if no_input {
-            // Nothing is pending, so this cannot exceed the window.
-            let _ = session.input.push(&[], true);
+            session.input.end();
+        }
+        if let Some(limit) = options.timeout_ms.map(Duration::from_millis) {
+            later(limit, &self.events, Event::ExecTimeLimit(stream));
         }
         self.sessions.insert(stream, session);
         self.set_role(id, Role::Session(stream));
@@ -172,12 +191,24 @@ impl Switchboard {
 
     pub(super) fn client_input(&mut self, id: ClientId, role: Role, bytes: &[u8], eof: bool) {
         let result = match role {
-            Role::Attached if self.workload.owns_input(id) => self.workload.input.push(bytes, eof),
+            Role::Attached if self.workload.input.is_open_for(id) => {
+                let pushed = self.workload.input.push(id, bytes);
+                if eof {
+                    self.workload.end_input_of(id);
+                }
+                pushed
+            }
             Role::Session(stream) => match self.sessions.get_mut(&stream) {
-                Some(session) => session.input.push(bytes, eof),
+                Some(session) => {
+                    let pushed = session.input.push(id, bytes);
+                    if eof {
+                        session.input.end();
+                    }
+                    pushed
+                }
                 None => Ok(()),
             },
-            // Input that nobody owns is dropped, as the client was told by its role.
+            // Of a client that did not ask to write.
             _ => Ok(()),
         };
         match (result, role) {
@@ -198,7 +229,9 @@ impl Switchboard {
         }
         match role {
             Role::Attached => {
-                self.workload.has_read(id, channel, bytes);
+                if let Some((client, _)) = self.clients.get_mut(&id) {
+                    self.workload.has_read(client, id, (channel, bytes));
+                }
                 self.give_workload_credit();
             }
             Role::Session(stream) => {
@@ -219,8 +252,9 @@ impl Switchboard {
         match role {
             Role::Attached => {
                 if self.workload.detach(id) {
-                    self.force();
+                    self.force(EndedBy::ClientGone);
                 }
+                self.pump_workload_input();
                 self.give_workload_credit();
             }
             Role::Session(stream) => self.leave_session(stream),
@@ -228,12 +262,26 @@ impl Switchboard {
         }
     }
 
-    /// A session goes on without its client.
+    /// A session goes on without its client, or ends with it.
     pub(super) fn leave_session(&mut self, stream: u32) {
-        if let Some(session) = self.sessions.get_mut(&stream)
-            && session.client.take().is_some()
-        {
+        let Some(session) = self.sessions.get_mut(&stream) else {
+            return;
+        };
+        if session.client.take().is_some() {
+            if session.options.kill_with_client && !session.options.detach {
+                let signal = Signal::KILL.number();
+                let _ = self.send(stream, &HostMessage::SignalSession { signal });
+            }
             let _ = self.send(stream, &HostMessage::Detach);
         }
+    }
+
+    fn too_many_writers(&self) -> Error {
+        let name = &self.entry.record.name;
+        let what = format!(
+            "Sandbox `{name}` has {MAX_WRITERS} clients that write to it, or input that its \
+             program does not read"
+        );
+        Error::new(ErrorKind::WrongState, what).hint("Attach without input: `--no-stdin`")
     }
 }

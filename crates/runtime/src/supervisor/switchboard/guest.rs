@@ -35,12 +35,8 @@ impl Switchboard {
         frame: &OwnedFrame,
     ) -> std::result::Result<(), FrameError> {
         if frame.stream == SESSION_STREAM {
-            self.workload.received(frame.channel, &frame.payload)?;
-            for id in self.workload.clients() {
-                if let Some((client, _)) = self.clients.get_mut(&id) {
-                    client.output(frame.channel, &frame.payload, frame.eof);
-                }
-            }
+            let output = (frame.channel, frame.payload.as_slice(), frame.eof);
+            self.workload.received(output, &mut self.clients)?;
             self.give_workload_credit();
             return Ok(());
         }
@@ -50,6 +46,7 @@ impl Switchboard {
         };
         session.received(frame.channel, frame.payload.len())?;
         if let Some((client, _)) = session.client.and_then(|id| self.clients.get_mut(&id)) {
+            // The guest's window is no larger than the client's, so it fits.
             client.output(frame.channel, &frame.payload, frame.eof);
         }
         Ok(())
@@ -94,7 +91,7 @@ impl Switchboard {
             return None;
         }
         let session = self.sessions.get(&frame.stream)?;
-        let (client, detach) = (session.client, session.detach);
+        let (client, detach) = (session.client, session.options.detach);
         let answer = match message {
             AgentMessage::Started { pid } => Some(SupervisorMessage::Started {
                 pid,
@@ -149,7 +146,7 @@ impl Switchboard {
     pub(super) fn pump_workload_input(&mut self) {
         let mut out = Vec::new();
         let taken = self.workload.input.drain(SESSION_STREAM, &mut out);
-        self.pumped(out, taken, self.workload.input_owner());
+        self.pumped(out, &taken);
     }
 
     pub(super) fn pump_session_input(&mut self, stream: u32) {
@@ -158,18 +155,17 @@ impl Switchboard {
         };
         let mut out = Vec::new();
         let taken = session.input.drain(stream, &mut out);
-        let client = session.client;
-        self.pumped(out, taken, client);
+        self.pumped(out, &taken);
     }
 
-    pub(super) fn pumped(&mut self, out: Vec<u8>, taken: u32, client: Option<ClientId>) {
+    fn pumped(&mut self, out: Vec<u8>, taken: &[(ClientId, u32)]) {
         if !out.is_empty() {
             self.agent.send(out);
         }
-        if taken > 0
-            && let Some((client, _)) = client.and_then(|id| self.clients.get(&id))
-        {
-            client.give_input_credit(taken);
+        for (id, bytes) in taken {
+            if let Some((client, _)) = self.clients.get(id) {
+                client.give_input_credit(*bytes);
+            }
         }
     }
 }

@@ -5,42 +5,48 @@
 //! goes into queues that are bounded by credit.
 
 mod clients;
+mod ending;
 mod guest;
 mod moment;
 mod sources;
 mod stop;
+mod time_limit;
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
 use cofferdam_backend::Machine;
-use cofferdam_base::{LockFile, time::unix_time_ns};
-use cofferdam_proto::{Request, SESSION_STREAM, SupervisorMessage};
-use cofferdam_types::{ExitStatus, SandboxStatus, Signal};
+use cofferdam_base::LockFile;
+use cofferdam_proto::{
+    ClientRequest, Request, SESSION_STREAM, StartMode, SupervisorMessage, WhenGone,
+};
+use cofferdam_types::{ExitStatus, SandboxStatus};
 use tokio::sync::mpsc;
 
-pub(crate) use self::{moment::Outcome, sources::forward_signals};
+pub(crate) use self::{
+    moment::Outcome,
+    sources::{forward_signals, spawn_accept},
+};
 use self::{
     moment::{Moment, Outbox},
-    sources::{later, spawn_accept, tick},
+    sources::later,
 };
 use super::{
     FIRST_CLIENT, TEMPLATE_DELAY,
     agent::OwnedFrame,
     client::Client,
-    event::{ClientEvent, ClientId, Event},
+    early::EarlyClients,
+    event::{ClientId, Event},
     session::Session,
-    start::{Live, StartOptions, WantedTemplate},
-    workload::Workload,
+    start::{Live, WantedTemplate},
+    workload::{Follower, Workload},
 };
 use crate::{
-    error::{Error, ErrorKind, to_remote},
+    error::{Error, ErrorKind},
     layout::SandboxPaths,
-    output_log::LogWriter,
-    store::{Entry, Store},
+    store::{EndedBy, Entry, Store},
     template::{Recording, Touched},
 };
 
@@ -49,9 +55,6 @@ const MAX_SESSIONS: usize = 1024;
 
 /// Most clients at once: file descriptors are finite.
 const MAX_CLIENTS: usize = 4096;
-
-/// How often attached clients are looked at for stalling.
-const STALL_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a client is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +92,12 @@ pub(crate) struct Switchboard {
     pool: Option<String>,
     backend: &'static str,
     stop_stage: stop::StopStage,
+    /// Who had the workload end, if it was not the workload itself.
+    ended_by: Option<EndedBy>,
+    /// Requests that came before the sandbox ran, in their order.
+    early: Vec<(ClientId, ClientRequest)>,
+    /// Whether the client that asked for the start was gone before the sandbox ran.
+    first_is_gone: bool,
     /// What has the guest stand still now, and who wants the same after it.
     moment: Option<Moment>,
     paused: bool,
@@ -113,14 +122,15 @@ pub(in crate::supervisor) struct Parts {
     pub(in crate::supervisor) lock: LockFile,
     pub(in crate::supervisor) events: mpsc::Sender<Event>,
     pub(in crate::supervisor) client: Client,
-    pub(in crate::supervisor) options: StartOptions,
+    pub(in crate::supervisor) mode: StartMode,
+    pub(in crate::supervisor) early: EarlyClients,
 }
 
 impl Switchboard {
-    /// Takes over a sandbox that runs, and listens for clients.
+    /// Takes over a sandbox that runs, and the clients that have waited for it.
     pub(in crate::supervisor) fn open(
         parts: Parts,
-    ) -> std::result::Result<(Self, Vec<OwnedFrame>), (Client, Error)> {
+    ) -> std::result::Result<(Self, Vec<OwnedFrame>), (Client, EarlyClients, Error)> {
         let Parts {
             store,
             mut entry,
@@ -129,34 +139,40 @@ impl Switchboard {
             lock,
             events,
             client,
-            options,
+            mode,
+            early: waiting,
         } = parts;
-        let listener = match super::listen(&paths) {
-            Ok(listener) => listener,
-            Err(error) => return Err((client, error)),
-        };
         entry.state.status = SandboxStatus::Running;
         entry.state.started_ns = Some(live.started_ns);
         entry.state.finished_ns = None;
         entry.state.machine_pid = Some(live.machine.pid());
         entry.state.backend = Some(live.backend.to_owned());
         if let Err(error) = store.set_state(entry.record.id, &entry.state) {
-            return Err((client, error));
+            return Err((client, waiting, error));
         }
-        let log = LogWriter::open(&paths.output()).ok();
         let (agent, early) = live.agent.split(events.clone());
-        spawn_accept(listener, events.clone());
-        let mut workload = Workload::new(log);
+        let terminal = entry.record.process.terminal.is_some();
+        let mut workload = Workload::new(paths.output(), terminal);
         client.answer(&SupervisorMessage::Started {
             pid: 1,
             timeline: live.timeline,
         });
-        let role = if options.attach {
-            workload.attach(FIRST_CLIENT, options.stdin, options.tied);
+        let role = if mode.attach {
+            let tied = mode.when_gone == WhenGone::End;
+            let follower = if tied { Follower::Tied } else { Follower::Pace };
+            // The first client is never one too many.
+            workload.attach(FIRST_CLIENT, mode.stdin, follower);
             Role::Attached
         } else {
             Role::None
         };
+        let (next_client, first_is_gone) = (waiting.next(), waiting.first_is_gone);
+        let mut clients = HashMap::from([(FIRST_CLIENT, (client, role))]);
+        let mut requests = Vec::new();
+        for (id, client, request) in waiting.into_clients() {
+            clients.insert(id, (client, Role::None));
+            requests.extend(request.map(|request| (id, request)));
+        }
         let board = Self {
             store,
             entry,
@@ -164,8 +180,8 @@ impl Switchboard {
             lock: Some(lock),
             agent: Outbox::new(agent),
             events,
-            clients: HashMap::from([(FIRST_CLIENT, (client, role))]),
-            next_client: FIRST_CLIENT + 1,
+            clients,
+            next_client,
             sessions: HashMap::new(),
             next_session: SESSION_STREAM + 1,
             workload,
@@ -174,6 +190,9 @@ impl Switchboard {
             pool: live.pool,
             backend: live.backend,
             stop_stage: stop::StopStage::NotAsked,
+            ended_by: None,
+            early: requests,
+            first_is_gone,
             moment: None,
             paused: false,
             waiting: VecDeque::new(),
@@ -189,15 +208,20 @@ impl Switchboard {
     ) -> End {
         // A sandbox without input to come must not wait for any.
         if !self.entry.record.spec.stdin {
-            let _ = self.workload.input.push(&[], true);
+            self.workload.input.end();
             self.pump_workload_input();
+        }
+        if self.first_is_gone {
+            self.drop_client(FIRST_CLIENT);
+        }
+        for (id, request) in std::mem::take(&mut self.early) {
+            self.obey(id, request);
         }
         for frame in early {
             if let Some(end) = self.on_agent(&frame) {
                 return end;
             }
         }
-        tick(STALL_CHECK_INTERVAL, &self.events, || Event::StalledCheck);
         later(TEMPLATE_DELAY, &self.events, Event::TemplateTime);
         let machine = self.machine.clone();
         loop {
@@ -243,12 +267,7 @@ impl Switchboard {
             Event::Client(id, event) => self.on_client(id, event),
             Event::Terminated => self.stop(None),
             Event::StopTimeout => return self.stop_timeout(),
-            Event::StalledCheck => {
-                for id in self.workload.stalled() {
-                    self.drop_client(id);
-                }
-                self.give_workload_credit();
-            }
+            Event::ExecTimeLimit(stream) => self.time_limit(stream),
             Event::TemplateTime => {
                 let look = self.look_at_start();
                 tokio::spawn(async { super::record_start(look.await).await });
@@ -267,61 +286,6 @@ impl Switchboard {
                 self.entry.record.name
             ),
         ))
-    }
-
-    /// Tells everybody how it ended.
-    pub(in crate::supervisor) fn tell_all(&mut self, end: &End) {
-        let answer = match end {
-            End::Exited(status) => SupervisorMessage::Exited { status: *status },
-            End::Failed(error) => SupervisorMessage::Failed(to_remote(error)),
-        };
-        let killed = SupervisorMessage::Exited {
-            status: ExitStatus::Signal(Signal::KILL.number()),
-        };
-        for (client, role) in self.clients.values_mut() {
-            match role {
-                Role::Attached | Role::Waiter => client.answer(&answer),
-                Role::Session(_) => client.answer(&killed),
-                Role::Stopper => client.answer(&SupervisorMessage::Done),
-                Role::None => {}
-            }
-        }
-        self.clients.retain(|_, (_, role)| *role != Role::None);
-    }
-
-    /// Waits until the clients that were told have read it and left.
-    pub(in crate::supervisor) async fn linger(mut self, queue: &mut mpsc::Receiver<Event>) {
-        while !self.clients.is_empty() {
-            match queue.recv().await {
-                Some(Event::Client(id, ClientEvent::Gone)) => {
-                    self.clients.remove(&id);
-                }
-                Some(Event::Client(id, ClientEvent::Credit { channel, bytes })) => {
-                    if let Some((client, _)) = self.clients.get_mut(&id) {
-                        client.credit(channel, bytes);
-                    }
-                }
-                Some(_) => {}
-                None => return,
-            }
-        }
-    }
-
-    pub(in crate::supervisor) fn finished(&mut self, end: &End) {
-        let state = &mut self.entry.state;
-        state.finished_ns = Some(unix_time_ns());
-        state.supervisor_pid = None;
-        state.machine_pid = None;
-        match end {
-            End::Exited(status) => {
-                state.status = SandboxStatus::Stopped;
-                state.exit = Some(*status);
-            }
-            End::Failed(error) => {
-                state.status = SandboxStatus::Failed;
-                state.failure = Some(to_remote(error).into());
-            }
-        }
     }
 
     /// Orders what the next start of this image is quicker with, once: its template, and a

@@ -31,7 +31,8 @@ pub(crate) fn forward_signals(events: &mpsc::Sender<Event>) {
     }
 }
 
-pub(super) fn spawn_accept(listener: UnixListener, events: mpsc::Sender<Event>) {
+/// Sends new connections to the queue.
+pub(crate) fn spawn_accept(listener: UnixListener, events: mpsc::Sender<Event>) {
     tokio::spawn(async move {
         loop {
             match listener.accept().await {
@@ -55,17 +56,5 @@ pub(super) fn later(delay: Duration, events: &mpsc::Sender<Event>, event: Event)
     tokio::spawn(async move {
         tokio::time::sleep(delay).await;
         let _ = events.send(event).await;
-    });
-}
-
-pub(super) fn tick(interval: Duration, events: &mpsc::Sender<Event>, event: fn() -> Event) {
-    let events = events.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(interval).await;
-            if events.send(event()).await.is_err() {
-                return;
-            }
-        }
     });
 }

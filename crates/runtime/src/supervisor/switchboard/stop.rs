@@ -6,7 +6,7 @@ use cofferdam_proto::{HostMessage, SESSION_STREAM};
 use cofferdam_types::{ExitStatus, SandboxStatus, Signal};
 
 use super::{End, Switchboard, sources::later};
-use crate::supervisor::event::Event;
+use crate::{store::EndedBy, supervisor::event::Event};
 
 /// How long the guest may take to end the workload after SIGKILL before the machine goes.
 const FORCED_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,6 +29,7 @@ impl Switchboard {
         let timeout = timeout.unwrap_or(own);
         if self.stop_stage == StopStage::NotAsked {
             self.stop_stage = StopStage::Asked;
+            self.ended_by = Some(EndedBy::Stop);
             let signal = record.stop_signal.number();
             let _ = self.send(SESSION_STREAM, &HostMessage::Signal { signal });
             self.set_stopping();
@@ -37,9 +38,10 @@ impl Switchboard {
     }
 
     /// Ends the workload now.
-    pub(super) fn force(&mut self) {
+    pub(super) fn force(&mut self, by: EndedBy) {
         if self.stop_stage < StopStage::Forced {
             self.stop_stage = StopStage::Forced;
+            self.ended_by.get_or_insert(by);
             let signal = Signal::KILL.number();
             let _ = self.send(SESSION_STREAM, &HostMessage::Signal { signal });
             self.set_stopping();
@@ -51,7 +53,7 @@ impl Switchboard {
         match self.stop_stage {
             StopStage::Forced => Some(End::Exited(ExitStatus::Signal(Signal::KILL.number()))),
             _ => {
-                self.force();
+                self.force(EndedBy::Stop);
                 None
             }
         }

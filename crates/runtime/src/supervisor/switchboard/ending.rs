@@ -1,0 +1,74 @@
+//! The end of a sandbox's life: what is put on record, and what its clients are told.
+
+use cofferdam_base::time::unix_time_ns;
+use cofferdam_proto::SupervisorMessage;
+use cofferdam_types::{ExitStatus, SandboxStatus, Signal};
+use tokio::sync::mpsc;
+
+use super::{End, Role, Switchboard};
+use crate::{
+    error::to_remote,
+    supervisor::event::{ClientEvent, Event},
+};
+
+impl Switchboard {
+    /// Tells everybody how it ended.
+    pub(in crate::supervisor) fn tell_all(&mut self, end: &End) {
+        let answer = match end {
+            End::Exited(status) => SupervisorMessage::Exited { status: *status },
+            End::Failed(error) => SupervisorMessage::Failed(to_remote(error)),
+        };
+        let killed = SupervisorMessage::Exited {
+            status: ExitStatus::Signal(Signal::KILL.number()),
+        };
+        for (id, (client, role)) in &mut self.clients {
+            match role {
+                Role::Attached => self.workload.tell_end(client, *id, &answer),
+                Role::Waiter => client.answer(&answer),
+                Role::Session(_) => client.answer(&killed),
+                Role::Stopper => client.answer(&SupervisorMessage::Done),
+                Role::None => {}
+            }
+        }
+        self.clients.retain(|_, (_, role)| *role != Role::None);
+    }
+
+    /// Waits until the clients that were told have read it and left.
+    pub(in crate::supervisor) async fn linger(mut self, queue: &mut mpsc::Receiver<Event>) {
+        while !self.clients.is_empty() {
+            match queue.recv().await {
+                Some(Event::Client(id, ClientEvent::Gone)) => {
+                    self.clients.remove(&id);
+                }
+                Some(Event::Client(id, ClientEvent::Credit { channel, bytes })) => {
+                    if let Some((client, role)) = self.clients.get_mut(&id)
+                        && client.credit(channel, bytes)
+                        && *role == Role::Attached
+                    {
+                        self.workload.has_read(client, id, (channel, bytes));
+                    }
+                }
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+
+    pub(in crate::supervisor) fn finished(&mut self, end: &End) {
+        let state = &mut self.entry.state;
+        state.finished_ns = Some(unix_time_ns());
+        state.supervisor_pid = None;
+        state.machine_pid = None;
+        state.ended_by = self.ended_by;
+        match end {
+            End::Exited(status) => {
+                state.status = SandboxStatus::Stopped;
+                state.exit = Some(*status);
+            }
+            End::Failed(error) => {
+                state.status = SandboxStatus::Failed;
+                state.failure = Some(to_remote(error).into());
+            }
+        }
+    }
+}
