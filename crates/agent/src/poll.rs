@@ -33,6 +33,8 @@ pub(crate) enum Token {
     Stray(u32),
     /// A session that waited for its streams has waited long enough.
     Grace,
+    /// The kernel has killed a process for want of memory.
+    OutOfMemory,
 }
 
 impl Token {
@@ -47,6 +49,7 @@ impl Token {
             Self::Orphan(number) => (6, number),
             Self::Stray(number) => (7, number),
             Self::Grace => (8, 0),
+            Self::OutOfMemory => (9, 0),
         };
         EventData::new_u64((kind << 32) | number as u64)
     }
@@ -63,7 +66,8 @@ impl Token {
             5 => Self::Output(number, Channel::Stderr),
             6 => Self::Orphan(number),
             7 => Self::Stray(number),
-            _ => Self::Grace,
+            8 => Self::Grace,
+            _ => Self::OutOfMemory,
         }
     }
 }
@@ -137,6 +141,7 @@ mod tests {
             Token::Orphan(3),
             Token::Stray(u32::MAX),
             Token::Grace,
+            Token::OutOfMemory,
         ] {
             assert_eq!(Token::decode(token.encode()), token);
         }

@@ -7,6 +7,7 @@
 mod capabilities;
 mod capture;
 mod error;
+pub mod log_files;
 mod machine;
 mod spec;
 
@@ -19,8 +20,8 @@ pub use capabilities::{BackendCapabilities, BackendKind, HostProbe, ProbeFix, Sn
 pub use capture::{Capture, CapturePlan};
 pub use error::{Error, ErrorKind, Result, unsupported};
 pub use machine::{
-    Backend, BoxFuture, LogKind, Machine, MachineExit, MachineInfo, MachineMetrics, MachineStatus,
-    NetworkInfo, SnapshotFiles,
+    Backend, BoxFuture, DiskFailure, LogKind, Machine, MachineExit, MachineInfo, MachineMetrics,
+    MachineStatus, NetworkInfo, SnapshotFiles,
 };
 pub use spec::{
     AgentEntrypoint, BlockDevice, ConfidentialConfig, MachineSpec, MemoryBacking, NetworkSpec,

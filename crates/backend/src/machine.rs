@@ -116,6 +116,10 @@ pub trait Machine: Send + Sync + fmt::Debug {
     /// `None` for a machine that was not restored, and where the host does not tell.
     fn touched_memory(&self) -> BoxFuture<'_, Result<Option<Vec<Range<u64>>>>>;
 
+    /// Waits for the host's first failure to read or write one of its disks, which the guest has
+    /// got as an I/O error. Never ends without one, also when the machine does.
+    fn disk_failure(&self) -> BoxFuture<'_, DiskFailure>;
+
     /// What it uses now.
     fn metrics(&self) -> Result<MachineMetrics>;
 
@@ -178,6 +182,15 @@ pub struct MachineMetrics {
     pub cpu_percent: f64,
     /// Resident memory of its program in bytes.
     pub memory_bytes: u64,
+}
+
+/// Why the host could not read or write a machine's disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskFailure {
+    /// Whether it could not write because its file system has no room left.
+    pub no_space: bool,
+    /// The host's reason.
+    pub reason: String,
 }
 
 /// Which log.

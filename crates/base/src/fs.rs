@@ -80,6 +80,14 @@ fn publish_with(
     result
 }
 
+/// Flushes the names in a directory to the disk, so that they outlive a power cut.
+///
+/// # Errors
+/// The file system's.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
 /// Publishes `value` as JSON.
 ///
 /// # Errors

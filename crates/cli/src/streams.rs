@@ -13,6 +13,7 @@ use tokio::{
 use crate::{
     detach_keys::DetachKeys,
     exit_status::{BROKEN_PIPE, ExitStatus},
+    output,
     sink::{Sink, Stream},
     terminal::{self, RawMode},
 };
@@ -129,6 +130,7 @@ pub(crate) async fn join(mut session: Session, join: Join) -> Result<Ended> {
         }
     }
     drop(raw);
+    session.warnings().iter().for_each(output::error);
     if matches!(ended, Ok(Ended::Detached)) {
         // The session may have ended in this moment, or nobody may read on its other end.
         let _ = tokio::time::timeout(LEAVE_TIMEOUT, input.leave()).await;

@@ -62,6 +62,14 @@ pub struct SandboxInfo {
     pub ended_by: Option<EndedBy>,
     /// Why it failed.
     pub failure: Option<String>,
+    /// Whether the guest's kernel has killed one of its processes since its last start because
+    /// memory ran out.
+    pub oom_killed: bool,
+    /// How many it has killed.
+    pub oom_kills: u64,
+    /// Why the host could not read or write its disk since its last start, as when the host's disk
+    /// is full.
+    pub disk_failure: Option<String>,
     /// The backend that runs or ran it.
     pub backend: Option<String>,
     /// What it was forked from.
@@ -238,6 +246,15 @@ impl Sandbox {
         Logs::open(self, options)
     }
 
+    /// The last `lines` lines that its kernel has printed, such as those of a process that was
+    /// killed for want of memory; about a mebibyte of them is kept. The guest chooses the bytes.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn kernel_log(&self, lines: usize) -> Result<Vec<String>> {
+        cofferdam_runtime::console_lines(self.coffer.runtime.store(), self.id(), lines)
+    }
+
     /// What it uses now.
     ///
     /// # Errors
@@ -318,6 +335,9 @@ impl SandboxInfo {
             exit_code: state.exit.map(ExitStatus::code),
             ended_by: state.ended_by,
             failure: state.failure.map(|failure| failure.message),
+            oom_killed: state.oom_kills > 0,
+            oom_kills: state.oom_kills,
+            disk_failure: state.disk_failure.map(|failure| failure.message),
             backend: state.backend,
             forked_from: record.forked_from,
             supervisor_pid: state.supervisor_pid,
@@ -330,6 +350,25 @@ impl SandboxInfo {
 
 pub(crate) const fn terminal_size((rows, columns): (u16, u16)) -> TerminalSize {
     TerminalSize { rows, columns }
+}
+
+impl SandboxInfo {
+    /// What went wrong around the sandbox since its last start and may have ended it: memory that
+    /// ran out, a host's disk that is full.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Error> {
+        if self.exit_code == Some(0) {
+            return Vec::new();
+        }
+        let memory = self
+            .oom_killed
+            .then(|| cofferdam_runtime::memory_error(&self.spec));
+        let disk = self
+            .disk_failure
+            .as_ref()
+            .map(|what| Error::new(ErrorKind::NoSpace, what.clone()));
+        memory.into_iter().chain(disk).collect()
+    }
 }
 
 fn timeline(started: SupervisorMessage) -> Vec<Stage> {

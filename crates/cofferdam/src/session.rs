@@ -1,12 +1,14 @@
 //! One process in a sandbox and its streams.
 
 use cofferdam_runtime::{
-    Channel, ClientMessage, Connection, ErrorKind, Incoming, Outgoing, Receiver, Result,
+    Channel, ClientMessage, Connection, Error, ErrorKind, Incoming, Outgoing, Receiver, Result,
     SupervisorMessage, TerminalSize,
 };
 use cofferdam_types::{ExitStatus, Signal};
 
 use crate::Sandbox;
+/// Most warnings that are kept.
+const MAX_WARNINGS: usize = 8;
 
 /// What a session yields.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,7 @@ pub struct Session {
     input: SessionInput,
     sandbox: Sandbox,
     timed_out: bool,
+    warnings: Vec<Error>,
 }
 
 /// The way into a session: its input, signals and terminal. May be used beside the session.
@@ -47,6 +50,7 @@ impl Session {
             input: SessionInput(outgoing),
             sandbox,
             timed_out: false,
+            warnings: Vec::new(),
         }
     }
 
@@ -60,6 +64,13 @@ impl Session {
     #[must_use]
     pub fn input(&self) -> SessionInput {
         self.input.clone()
+    }
+
+    /// What went wrong around the process and may have ended it: memory that ran out, a host's
+    /// disk that is full. Known once it has ended.
+    #[must_use]
+    pub fn warnings(&self) -> &[Error] {
+        &self.warnings
     }
 
     /// What comes next.
@@ -80,6 +91,13 @@ impl Session {
             match incoming {
                 Incoming::Output { channel, bytes, .. } if !bytes.is_empty() => {
                     return Ok(SessionEvent::Output { channel, bytes });
+                }
+                // The supervisor sends one for memory and one for the disk.
+                Incoming::Message(SupervisorMessage::Warning(failure))
+                    if self.warnings.len() < MAX_WARNINGS =>
+                {
+                    self.warnings
+                        .push(cofferdam_runtime::remote_failure(&failure));
                 }
                 Incoming::Message(SupervisorMessage::Exited { status }) => {
                     return Ok(SessionEvent::Exited(status));

@@ -1,6 +1,6 @@
 //! Blank ext4 file systems for the writes of a sandbox.
 
-use std::path::Path;
+use std::{io::Read as _, path::Path};
 
 use mkext4::{FsBuilder, InodeCount, Meta, Options, ROOT, sink::FileSink};
 
@@ -18,7 +18,12 @@ const BYTES_PER_INODE: u64 = 16 << 10;
 /// Most inodes; what a huge disk would get by ratio only costs metadata to write.
 const MAX_INODES: u64 = 4 << 20;
 
-/// Makes an ext4 of `bytes` bytes with the directories `upper` and `work` that overlayfs wants.
+/// Files in the directory `spare`, and the size of each in bytes: inodes and blocks that the agent
+/// can free when a full disk has to be mounted.
+const SPARE_FILES: u32 = 16;
+const SPARE_FILE_BYTES: u64 = 4096;
+
+/// Makes an ext4 of `bytes` bytes with the directories `upper` and `work` that overlayfs wants, and with spare files.
 /// The file must not exist; it is sparse.
 ///
 /// Every file of one size is the same, byte for byte: the identity of a disk is its file.
@@ -59,6 +64,15 @@ fn write(path: &Path, bytes: u64) -> Result<()> {
             .mkdir(ROOT, name, Meta::new(mode, 0, 0, (0, 0)))
             .map_err(failed)?;
     }
+    let spare = builder
+        .mkdir(ROOT, "spare", Meta::new(0o700, 0, 0, (0, 0)))
+        .map_err(failed)?;
+    let mut files = Vec::new();
+    for number in 0..SPARE_FILES {
+        let meta = Meta::new(0o600, 0, 0, (0, 0));
+        let file = builder.file(spare, &number.to_string(), meta, SPARE_FILE_BYTES);
+        files.push(file.map_err(failed)?);
+    }
     let layout = builder.seal().map_err(failed)?;
     let mut sink = FileSink::create(path, bytes).map_err(|error| {
         io_error(
@@ -68,7 +82,12 @@ fn write(path: &Path, bytes: u64) -> Result<()> {
     })?;
     layout
         .writer(&mut sink)
-        .and_then(|writer| writer.finish())
+        .and_then(|mut writer| {
+            for file in files {
+                writer.fill(file, &mut std::io::repeat(0).take(SPARE_FILE_BYTES))?;
+            }
+            writer.finish()
+        })
         .map_err(failed)?;
     drop(sink);
     allow_large_attributes(path).map_err(|error| {

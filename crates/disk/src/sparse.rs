@@ -19,7 +19,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::error::{Result, io as io_error};
+use crate::error::{Result, io as io_error, is_full};
 
 /// Buffer of a copy that the kernel does not make: large beside the cost of a call, small beside
 /// the cache.
@@ -56,11 +56,30 @@ pub fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
         result
     };
     copy().map_err(|error| {
-        io_error(
-            format!("Could not copy `{}` to `{}`", from.display(), to.display()),
-            error,
-        )
+        let what = if is_full(&error) {
+            no_room(from, to)
+        } else {
+            format!("Could not copy `{}` to `{}`", from.display(), to.display())
+        };
+        io_error(what, error)
     })
+}
+
+/// What is needed for a copy and what is free, now that the part that was copied is gone again.
+fn no_room(from: &Path, to: &Path) -> String {
+    let mib = |bytes: Option<u64>| {
+        bytes.map_or_else(|| "unknown".to_owned(), |bytes| (bytes >> 20).to_string())
+    };
+    let free = to.parent().and_then(|parent| {
+        let stat = rustix::fs::statvfs(parent).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    });
+    format!(
+        "There is no room for `{}`: it needs {} MiB, and {} MiB are free",
+        to.display(),
+        mib(allocated_bytes(from).ok()),
+        mib(free)
+    )
 }
 
 /// Has the kernel begin to read a file's data, if it is not in memory yet: what of it is in

@@ -149,6 +149,8 @@ pub enum SupervisorMessage {
     },
     /// The command has reached its time limit and is being ended.
     TimedOut,
+    /// What went wrong beside the session that this connection follows. Comes before `Exited`.
+    Warning(RemoteFailure),
     /// The workload or process ended; all its output was sent before.
     Exited {
         /// How it ended.

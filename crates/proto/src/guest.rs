@@ -49,6 +49,12 @@ pub enum AgentMessage {
         /// [`MAX_HOOK_OUTPUT_BYTES`]. Not to be printed unescaped.
         output: Vec<u8>,
     },
+    /// The kernel has killed processes because memory ran out. On the control stream, and before
+    /// the `Exited` of a session that this ended.
+    OutOfMemory {
+        /// How many since the last such message.
+        killed: u64,
+    },
 }
 
 /// Most output of a hook that the agent keeps, in bytes.

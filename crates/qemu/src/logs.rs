@@ -6,16 +6,13 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, Read, Write},
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
+use cofferdam_backend::log_files::{ROTATE_BYTES, older};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-/// Size at which a log is put aside. Two files of it hold a kernel's boot messages and an oops
-/// many times over, and a host with a thousand machines loses at most 4 GiB to floods.
-const ROTATE_BYTES: u64 = 1 << 20;
 
 /// A socket's default buffer is 208 KiB; larger reads would save no call.
 const READ_BYTES: usize = 64 << 10;
@@ -134,43 +131,11 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-fn older(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".1");
-    name.into()
-}
-
-/// The last `count` lines of a log, from its older file too.
-///
-/// # Errors
-/// The file system's; a log that was never made has no lines.
-pub(crate) fn tail(path: &Path, count: usize) -> io::Result<Vec<String>> {
-    let mut bytes = read_end(&older(path))?;
-    bytes.extend(read_end(path)?);
-    let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().collect();
-    let first = lines.len().saturating_sub(count);
-    Ok(lines[first..].iter().map(|&line| line.to_owned()).collect())
-}
-
-/// The file's last bytes; one read may have carried it a little over [`ROTATE_BYTES`].
-fn read_end(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let limit = ROTATE_BYTES + READ_BYTES as u64;
-    let size = file.metadata()?.len();
-    file.seek(SeekFrom::Start(size.saturating_sub(limit)))?;
-    let mut bytes = Vec::new();
-    file.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
+
+    use cofferdam_backend::log_files::tail;
 
     use super::*;
 

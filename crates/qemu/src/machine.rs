@@ -12,8 +12,8 @@ use std::{
 };
 
 use cofferdam_backend::{
-    BoxFuture, Capture, CapturePlan, Error, ErrorKind, LogKind, Machine, MachineExit,
-    MachineMetrics, MachineSpec, MachineStatus, NetworkInfo, Result, SnapshotFiles,
+    BoxFuture, Capture, CapturePlan, DiskFailure, Error, ErrorKind, LogKind, Machine, MachineExit,
+    MachineMetrics, MachineSpec, MachineStatus, NetworkInfo, Result, SnapshotFiles, log_files,
 };
 use cofferdam_types::{SandboxId, Signal};
 use tokio::time::timeout;
@@ -22,7 +22,6 @@ use crate::{
     capture::{self, Origin, QemuCapture, Turns, WritableDisk},
     control,
     controlled::Controlled,
-    logs,
     process::Process,
     qmp::Qmp,
     record::{ProcessStat, Record},
@@ -157,7 +156,7 @@ impl QemuMachine {
 
     /// What QEMU printed last, for the errors of a failed start.
     pub(crate) fn last_words(&self) -> String {
-        let lines = logs::tail(&self.vmm_log, 3).unwrap_or_default();
+        let lines = log_files::tail(&self.vmm_log, 3).unwrap_or_default();
         lines.join("; ")
     }
 }
@@ -257,6 +256,20 @@ impl Machine for QemuMachine {
         Box::pin(async move { capture::touched(self.controlled()?).await })
     }
 
+    fn disk_failure(&self) -> BoxFuture<'_, DiskFailure> {
+        Box::pin(async {
+            if let Ok(qmp) = self.qmp() {
+                let mut failure = qmp.events().disk_failure;
+                if let Ok(found) = failure.wait_for(Option::is_some).await
+                    && let Some(failure) = found.clone()
+                {
+                    return failure;
+                }
+            }
+            std::future::pending().await
+        })
+    }
+
     fn metrics(&self) -> Result<MachineMetrics> {
         self.process.alive()?;
         let stat = ProcessStat::read(self.process.pid)
@@ -287,7 +300,7 @@ impl Machine for QemuMachine {
             LogKind::Console => &self.console_log,
             LogKind::Vmm => &self.vmm_log,
         };
-        logs::tail(path, lines).map_err(|error| {
+        log_files::tail(path, lines).map_err(|error| {
             let what = format!("The log `{}` cannot be read", path.display());
             Error::new(ErrorKind::Io, what).because(error)
         })

@@ -2,7 +2,7 @@
 
 use cofferdam_base::{Fault, FaultKind};
 use cofferdam_proto::RemoteFailure;
-use cofferdam_types::Blame;
+use cofferdam_types::{Blame, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
 /// A sandbox failure.
@@ -61,6 +61,8 @@ pub enum ErrorKind {
     Cancelled,
     /// The host's memory is full.
     NoMemory,
+    /// The sandbox's own memory is full.
+    OutOfMemory,
     /// The host's disk is full.
     NoSpace,
     /// The host refuses access.
@@ -78,6 +80,7 @@ impl FaultKind for ErrorKind {
             | Self::GuestFailed
             | Self::ProgramNotFound
             | Self::ProgramNotExecutable
+            | Self::OutOfMemory
             | Self::ProcessSetup => Blame::Guest,
             Self::Registry | Self::Unauthorized => Blame::Remote,
             Self::BackendUnavailable
@@ -133,6 +136,16 @@ pub(crate) fn to_remote(error: &Error) -> RemoteFailure {
     }
 }
 
+/// What is said of a sandbox in which the guest's kernel killed a process for want of memory.
+#[must_use]
+pub fn memory_error(spec: &SandboxSpec) -> Error {
+    let what = format!(
+        "The sandbox's memory of {} MiB was full, and the guest's kernel killed a process",
+        spec.memory.bytes() >> 20
+    );
+    Error::new(ErrorKind::OutOfMemory, what).hint("Give it more with `--memory`")
+}
+
 /// The failure that travelled.
 #[must_use]
 pub fn from_remote(failure: &RemoteFailure) -> Error {
@@ -168,11 +181,17 @@ impl From<cofferdam_backend::Error> for ConvertedError {
             Backend::WrongState => ErrorKind::WrongState,
             Backend::BadSnapshot => ErrorKind::BadSnapshot,
             Backend::Gone => ErrorKind::GuestFailed,
+            Backend::Io | Backend::Control if is_full(&error.chain()) => ErrorKind::NoSpace,
             Backend::Io => ErrorKind::Io,
             _ => ErrorKind::StartFailed,
         };
         Self(rewrap(kind, error))
     }
+}
+
+/// Whether a backend failed for want of room: its program has the host's words for it, errno(3).
+fn is_full(chain: &str) -> bool {
+    chain.contains("No space left on device") || chain.contains("Disk quota exceeded")
 }
 
 impl From<cofferdam_image::Error> for ConvertedError {
@@ -236,6 +255,18 @@ mod tests {
     #[test]
     fn an_unknown_kind_is_our_bug_not_a_panic() {
         assert_eq!(ErrorKind::from_name("from_the_future"), ErrorKind::Bug);
+    }
+
+    #[test]
+    fn a_backend_that_found_no_room_says_so() {
+        for (cause, kind) in [
+            ("No space left on device", ErrorKind::NoSpace),
+            ("Input/output error", ErrorKind::Io),
+        ] {
+            let low = cofferdam_backend::Error::new(cofferdam_backend::ErrorKind::Io, "Failed")
+                .because(std::io::Error::other(cause));
+            assert_eq!(lift::<(), _>(Err(low)).unwrap_err().kind(), kind);
+        }
     }
 
     #[test]

@@ -239,6 +239,11 @@ impl SandboxPaths {
         self.dir.join("output.log")
     }
 
+    /// Room for [`Self::state`] on a full disk.
+    pub(crate) fn spare_state(&self) -> PathBuf {
+        self.dir.join("state.spare")
+    }
+
     /// The guest's console.
     #[must_use]
     pub fn console(&self) -> PathBuf {

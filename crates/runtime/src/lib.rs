@@ -28,14 +28,18 @@ mod template;
 mod uppers;
 mod usage;
 
-pub use client::{Connection, Incoming, LogFollower, LogOptions, Outgoing, Receiver};
+pub use client::{
+    Connection, Incoming, LogFollower, LogOptions, Outgoing, Receiver, console_lines,
+};
 pub use cofferdam_base::time::{rfc3339, unix_time_ns};
 pub use cofferdam_image as image;
 pub use cofferdam_proto::{
     Channel, ClientMessage, ExecOptions, LiveStatus, ProcessSpec, Request, Stage, StartMode,
     SupervisorMessage, TerminalSize, WhenGone,
 };
-pub use error::{Error, ErrorKind, Result, from_remote as remote_failure, lift_image};
+pub use error::{
+    Error, ErrorKind, Result, from_remote as remote_failure, lift_image, memory_error,
+};
 pub use layout::{Layout, SandboxPaths};
 pub use output_log::LogRecord;
 pub use pool::{PoolInfo, PoolOptions};

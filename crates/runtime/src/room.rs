@@ -1,5 +1,7 @@
 //! Whether the host has room for one more machine.
 
+use std::path::Path;
+
 use crate::{
     error::{Error, ErrorKind, Result},
     layout::Layout,
@@ -32,20 +34,34 @@ pub(crate) fn expect_for_fork(layout: &Layout, begun: usize) -> Result<()> {
             Error::new(ErrorKind::NoMemory, what).hint("Stop some sandboxes, or fork fewer")
         );
     }
-    let Ok(stat) = rustix::fs::statvfs(layout.home()) else {
+    let Some(free) = free_bytes(layout.home()) else {
         // What cannot be told shows when the files are made.
         return Ok(());
     };
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free < SPARE_DISK_BYTES {
         let what = format!(
-            "The store's disk has {} MiB left, too little for one more sandbox",
+            "A sandbox needs {} MiB on the store's disk, which has {} MiB free",
+            mib(SPARE_DISK_BYTES),
             mib(free)
         );
         return Err(Error::new(ErrorKind::NoSpace, what)
             .hint("Free some space, or move the store with `COFFER_HOME`"));
     }
     Ok(())
+}
+
+/// How much room the file system of `path` has, as a part of a sentence.
+pub(crate) fn free_text(path: &Path) -> String {
+    match free_bytes(path) {
+        Some(free) => format!("`{}` has {} MiB free", path.display(), free >> 20),
+        None => format!("the room at `{}` is unknown", path.display()),
+    }
+}
+
+/// Bytes that an ordinary user could still write to the file system of `path`.
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// Fails when a machine would have more memory than the host has.

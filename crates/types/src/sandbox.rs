@@ -242,7 +242,8 @@ impl fmt::Display for CpuCount {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResourceLimits {
-    /// Most processes and threads.
+    /// Most processes and threads; half of what the guest's kernel allows when absent, as many as
+    /// it allows for 0.
     pub pids: Option<u32>,
     /// Relative processor weight, 2 to 262144, as Docker's `--cpu-shares`.
     pub cpu_shares: Option<u32>,

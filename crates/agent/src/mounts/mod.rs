@@ -15,6 +15,7 @@ mod etc;
 mod generation;
 mod overlay;
 pub(crate) mod resolve;
+mod spare;
 mod warm;
 
 use std::{
@@ -54,8 +55,8 @@ pub(crate) struct Stage {
     pub(crate) mount_namespace: OwnedFd,
     /// The cgroup namespace that `/sys/fs/cgroup` shows.
     pub(crate) cgroup_namespace: OwnedFd,
-    /// The cgroup that processes are born into.
-    pub(crate) cgroup: OwnedFd,
+    /// The cgroups that processes start in.
+    pub(crate) groups: cgroup::Groups,
     /// The root of `/dev/pts`.
     pub(crate) pts: OwnedFd,
     /// The files of `/etc` that say who the machine is.
@@ -103,7 +104,7 @@ impl Stage {
         Ok(Self {
             mount_namespace,
             cgroup_namespace,
-            cgroup: cgroup::open()?,
+            groups: cgroup::Groups::open()?,
             pts,
             etc,
             generation,

@@ -5,21 +5,26 @@
 //! image's directories; `index=off,metacopy=off` keep an upper readable by itself, as in Docker.
 
 use std::{
+    ffi::CStr,
     fs,
     os::{
         fd::OwnedFd,
         unix::fs::{MetadataExt, PermissionsExt, chown},
     },
+    path::Path,
 };
 
 use cofferdam_proto::{FailureKind, UpperDevice};
 use rustix::mount::{MountFlags, mount, mount_remount};
 
-use super::{disk::Disks, mount_on};
+use super::{disk::Disks, mount_on, spare};
 use crate::failure::{OrFail, Result};
 
 const LOWER: &str = "/lower";
 const WRITES: &str = "/upper";
+/// Seconds between two commits of the journal. When the machine is killed, what was written before
+/// the last one and not synced is lost; the kernel's default is five.
+const UPPER_OPTIONS: &CStr = c"commit=2";
 const OPTIONS: &str = "lowerdir=/lower,upperdir=/upper/upper,workdir=/upper/work,xino=on,redirect_dir=on,index=off,metacopy=off";
 
 /// Mounts the overlay on `target`; the descriptor keeps the disk that takes the writes at hand.
@@ -28,17 +33,26 @@ pub(super) fn mount_at(target: &str, disks: &Disks, upper: UpperDevice) -> Resul
         fs::create_dir_all(path)
             .or_fail(FailureKind::Mount, || format!("Could not make `{path}`"))?;
     }
-    mount_disk(disks.root()?, LOWER, "erofs", MountFlags::RDONLY)?;
+    mount_disk(disks.root()?, LOWER, "erofs", MountFlags::RDONLY, None)?;
     match upper {
-        UpperDevice::Disk => mount_disk(disks.upper()?, WRITES, "ext4", MountFlags::NOATIME)?,
+        UpperDevice::Disk => mount_disk(
+            disks.upper()?,
+            WRITES,
+            "ext4",
+            MountFlags::NOATIME,
+            Some(UPPER_OPTIONS),
+        )?,
         // Holds no more than the mount points that the image lacks.
         UpperDevice::ReadOnly => mount_on(WRITES, "tmpfs", MountFlags::NODEV, "size=1m,mode=700")?,
     }
     prepare_upper()?;
-    mount_on(target, "overlay", MountFlags::empty(), OPTIONS)?;
+    let mount = || mount_on(target, "overlay", MountFlags::empty(), OPTIONS);
     match upper {
-        UpperDevice::Disk => Ok(Some(open_upper()?)),
-        UpperDevice::ReadOnly => Ok(None),
+        UpperDevice::Disk => {
+            spare::with_room(Path::new(WRITES), mount)?;
+            Ok(Some(open_upper()?))
+        }
+        UpperDevice::ReadOnly => mount().map(|()| None),
     }
 }
 
@@ -51,8 +65,14 @@ pub(super) fn seal(target: &str, upper: UpperDevice) -> Result<()> {
     }
 }
 
-fn mount_disk(node: &str, target: &str, kind: &str, flags: MountFlags) -> Result<()> {
-    mount(node, target, kind, flags, None).or_fail(FailureKind::Mount, || {
+fn mount_disk(
+    node: &str,
+    target: &str,
+    kind: &str,
+    flags: MountFlags,
+    options: Option<&CStr>,
+) -> Result<()> {
+    mount(node, target, kind, flags, options).or_fail(FailureKind::Mount, || {
         format!("Could not mount the disk `{node}` as {kind}")
     })
 }

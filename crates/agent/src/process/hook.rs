@@ -16,7 +16,7 @@ use cofferdam_proto::{FailureKind, MAX_HOOK_OUTPUT_BYTES, ProcessSpec};
 use cofferdam_types::ExitStatus;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::{Context, Nursery, Process, reap, spawn};
+use super::{Context, Home, Nursery, Process, reap, spawn};
 use crate::{
     cgroup,
     failure::{OrFail, Result},
@@ -49,7 +49,7 @@ pub(crate) fn run(
 ) -> Result<Ended> {
     let group = cgroup::Aside::make()?;
     let context = Context {
-        cgroup: group.as_fd(),
+        home: Home::Given(group.as_fd()),
         ..*context
     };
     let deadline = Instant::now() + timeout;

@@ -73,6 +73,18 @@ impl Place {
     }
 }
 
+/// The cgroup that a process starts in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Home<'a> {
+    /// The sandbox's, whichever has room.
+    Sandbox {
+        /// The workload's first process, for one beside it.
+        workload: Option<&'a OwnedFd>,
+    },
+    /// This one.
+    Given(BorrowedFd<'a>),
+}
+
 /// What a process is started in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Context<'a> {
@@ -82,8 +94,7 @@ pub(crate) struct Context<'a> {
     /// Limits that `spec` may override.
     pub(crate) rlimits: &'a [Rlimit],
     pub(crate) place: Place,
-    /// The cgroup that the process begins in.
-    pub(crate) cgroup: BorrowedFd<'a>,
+    pub(crate) home: Home<'a>,
 }
 
 /// Starts `spec`; it runs its program when this returns.
@@ -138,7 +149,7 @@ pub(crate) fn spawn(
         environment: &pointers(&environment, true),
         report: Report::default(),
     };
-    let pidfd = nursery.bear(&plan, context.cgroup)?;
+    let pidfd = nursery.bear(&plan, &stage.groups, &context.home)?;
     match plan.report.failure() {
         None => Ok((
             Process {

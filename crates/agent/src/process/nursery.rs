@@ -9,7 +9,7 @@ use cofferdam_proto::FailureKind;
 use rustix::io::Errno;
 
 use super::{
-    ChildStack, Place,
+    ChildStack, Home, Place,
     child::{self, Ground, Plan},
     stdio::SparePipes,
     understudy::{self, Understudy},
@@ -17,10 +17,14 @@ use super::{
     zygote::Zygote,
 };
 use crate::{
+    cgroup::{self, Groups},
     failure::{OrFail, Result, failure},
     log,
     mounts::{Root, Stage},
 };
+
+/// How often a workload may move its first process to another cgroup while an exec looks for it.
+const GROUP_TRIES: usize = 4;
 
 /// Makes processes.
 #[derive(Debug)]
@@ -50,7 +54,7 @@ impl Nursery {
         let prepared = self.pipes.fill().and_then(|()| {
             if self.zygote.is_none() {
                 let ground = ground(stage, Place::Workload);
-                self.zygote = Some(Zygote::new(&ground, stage.cgroup.as_fd())?);
+                self.zygote = Some(Zygote::new(&ground, stage.groups.workload.as_fd())?);
             }
             if self.understudy.is_none() && understudy::is_useful() {
                 let root = stage.mount_namespace.as_fd();
@@ -91,19 +95,20 @@ impl Nursery {
     }
 
     /// Starts a process; it runs its program, or has failed, when this returns.
-    pub(super) fn bear(&mut self, plan: &Plan<'_>, cgroup: BorrowedFd<'_>) -> Result<OwnedFd> {
-        let place = plan.ground.place;
-        if place == Place::Workload
+    pub(super) fn bear(
+        &mut self,
+        plan: &Plan<'_>,
+        groups: &Groups,
+        home: &Home<'_>,
+    ) -> Result<OwnedFd> {
+        if plan.ground.place == Place::Workload
             && let Some(pidfd) = self.zygote.take().and_then(|zygote| zygote.start(plan))
         {
             return Ok(pidfd);
         }
-        // SAFETY: `child::run` keeps the rules of `spawn`: it never returns, allocates nothing and
-        // stores only to the plan's atomics. The plan's pointers come from `CString`s that live in
-        // the caller until the child has left this memory.
-        let spawned = unsafe {
-            self.stack
-                .spawn(child::run, plan, cgroup, place.has_own_pids())
+        let spawned = match *home {
+            Home::Sandbox { workload } => self.spawn_in_a_group(plan, groups, workload),
+            Home::Given(cgroup) => self.spawn(plan, cgroup),
         };
         match spawned {
             Ok(pidfd) => Ok(pidfd),
@@ -116,6 +121,60 @@ impl Nursery {
             Err(error) => Err(error).or_fail(FailureKind::Internal, || "Could not make a process"),
         }
     }
+
+    /// Starts a process in the first cgroup that takes it: the workload's; where that one is
+    /// divided, that of the workload's first process, as runc does; where the default limit of
+    /// processes is near, the reserve.
+    fn spawn_in_a_group(
+        &mut self,
+        plan: &Plan<'_>,
+        groups: &Groups,
+        workload: Option<&OwnedFd>,
+    ) -> std::result::Result<OwnedFd, Errno> {
+        if let Some(reserve) = workload.and_then(|_| groups.reserve_if_crowded()) {
+            return self.spawn(plan, reserve.as_fd());
+        }
+        let mut spawned = self.spawn(plan, groups.workload.as_fd());
+        if is_divided(&spawned) && workload.is_none() {
+            // A warm-up did it, and has ended.
+            cgroup::undivide();
+            spawned = self.spawn(plan, groups.workload.as_fd());
+        }
+        for _ in 0..GROUP_TRIES {
+            let Some(workload) = workload.filter(|_| is_divided(&spawned)) else {
+                break;
+            };
+            match cgroup::of_process(workload) {
+                Ok(group) => spawned = self.spawn(plan, group.as_fd()),
+                // It has just moved or ended; the next try tells.
+                Err(failure) => log::error(&failure.message),
+            }
+        }
+        if spawned.as_ref().is_err_and(|error| *error == Errno::AGAIN)
+            && let Some(reserve) = groups.reserve().filter(|_| workload.is_some())
+        {
+            spawned = self.spawn(plan, reserve.as_fd());
+        }
+        spawned
+    }
+
+    fn spawn(
+        &mut self,
+        plan: &Plan<'_>,
+        cgroup: BorrowedFd<'_>,
+    ) -> std::result::Result<OwnedFd, Errno> {
+        let own_pids = plan.ground.place.has_own_pids();
+        // SAFETY: `child::run` keeps the rules of `spawn`: it never returns, allocates nothing and
+        // stores only to the plan's atomics. The plan's pointers come from `CString`s that live in
+        // the caller until the child has left this memory.
+        unsafe { self.stack.spawn(child::run, plan, cgroup, own_pids) }
+    }
+}
+
+/// Whether a cgroup took no process because it has handed its controllers down, or is gone.
+/// Source: cgroup-v2.rst, "No Internal Process Constraint" and "Threads".
+fn is_divided(spawned: &std::result::Result<OwnedFd, Errno>) -> bool {
+    matches!(spawned, Err(Errno::BUSY | Errno::OPNOTSUPP | Errno::NODEV))
 }
 
 /// Where a process of the root lives.

@@ -1,13 +1,13 @@
 //! The message that runs a command while everything else is frozen.
 
-use std::{os::fd::AsFd, time::Duration};
+use std::time::Duration;
 
 use cofferdam_proto::{AgentMessage, FailureKind, ProcessSpec};
 
 use super::{Agent, Workload};
 use crate::{
     failure::{Result, failure},
-    process::{self, Context, Place},
+    process::{self, Context, Home, Place},
 };
 
 impl Agent {
@@ -40,7 +40,9 @@ impl Agent {
             hostname: &self.names.hostname,
             rlimits: &self.rlimits,
             place: Place::Beside,
-            cgroup: self.stage.cgroup.as_fd(),
+            home: Home::Sandbox {
+                workload: Some(workload),
+            },
         };
         let ended = process::hook::run(&context, process, &mut self.nursery, timeout)?;
         Ok(Some(AgentMessage::HookEnded {

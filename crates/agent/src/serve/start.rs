@@ -9,7 +9,7 @@ use super::{Agent, Workload};
 use crate::{
     cgroup,
     failure::{Result, failure},
-    process::{self, Context, Place},
+    process::{self, Context, Home, Place},
     session::{MAX_SESSIONS, Streams},
 };
 
@@ -114,7 +114,12 @@ impl Agent {
             hostname: &self.names.hostname,
             rlimits: &self.rlimits,
             place,
-            cgroup: self.stage.cgroup.as_fd(),
+            home: Home::Sandbox {
+                workload: match (place, self.workload.session()) {
+                    (Place::Beside, Some(number)) => self.sessions.process(number),
+                    _ => None,
+                },
+            },
         };
         self.untouched = false;
         let (process, stdio) = process::spawn(&context, process, &mut self.nursery)?;

@@ -109,7 +109,7 @@ impl Grace {
 
 impl Sessions {
     /// A session's process has ended.
-    pub(super) fn process_ended(&mut self, number: u32) {
+    pub(super) fn process_ended(&mut self, number: u32, port: &mut Port) {
         let Some(session) = self.table.get_mut(&number) else {
             return;
         };
@@ -119,7 +119,15 @@ impl Sessions {
             // Its number cannot be found any more once it has been waited for.
             session.leader = process::number(&session.process.pidfd);
         }
-        session.exited = Some(process::reap(&session.process.pidfd));
+        let status = process::reap(&session.process.pidfd);
+        session.exited = Some(status);
+        if status == KILLED {
+            // Before its exit, so that the host knows why.
+            self.report_oom(port);
+        }
+        let Some(session) = self.table.get_mut(&number) else {
+            return;
+        };
         if session.streams != Streams::WaitForAll {
             session.input.close(&self.poll);
         }

@@ -15,7 +15,7 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use cofferdam_proto::{AgentMessage, Channel, FrameError, TerminalSize};
+use cofferdam_proto::{AgentMessage, CONTROL_STREAM, Channel, FrameError, TerminalSize};
 use cofferdam_types::ExitStatus;
 use rustix::{event::epoll::EventFlags, process::Pid};
 
@@ -27,6 +27,7 @@ use self::{
     output::{Output, Pumped},
 };
 use crate::{
+    cgroup::OomWatch,
     failure::{OrFail, Result},
     log,
     poll::{Poll, Token},
@@ -36,6 +37,9 @@ use crate::{
 
 /// Most sessions at a time, and most outputs of ended ones that are still read.
 pub(crate) const MAX_SESSIONS: usize = 1024;
+
+/// How a process ends that the kernel kills because memory ran out.
+const KILLED: ExitStatus = ExitStatus::Signal(9);
 
 #[derive(Debug)]
 struct Session {
@@ -65,6 +69,7 @@ pub(crate) struct Sessions {
     /// Sessions whose process has ended and whose streams others may still have open.
     grace: Grace,
     leftovers: Leftovers,
+    oom: OomWatch,
     /// Whether nothing is taken from processes or given to them.
     held: bool,
 }
@@ -77,6 +82,7 @@ impl Sessions {
         poll.add(&outputs, Token::Outputs, EventFlags::IN)?;
         let grace = Grace::new(&poll)?;
         Ok(Self {
+            oom: OomWatch::new(&poll)?,
             poll,
             outputs,
             outputs_held: false,
@@ -286,7 +292,7 @@ impl Sessions {
                 Token::Port => of_port = Some(flags),
                 Token::Outputs => self.pump_outputs(port)?,
                 Token::Exit(number) => {
-                    self.process_ended(number);
+                    self.process_ended(number, port);
                     ended.push(number);
                 }
                 Token::Stdin(number) => self.pump_input(number, port),
@@ -294,9 +300,18 @@ impl Sessions {
                 Token::Orphan(number) => self.leftovers.drain(&self.poll, number),
                 Token::Stray(number) => self.leftovers.reap(&self.poll, number),
                 Token::Grace => self.grace_is_over(),
+                Token::OutOfMemory => self.report_oom(port),
             }
         }
         Ok(of_port)
+    }
+
+    /// Tells the host of processes that were killed because memory ran out.
+    fn report_oom(&mut self, port: &mut Port) {
+        let killed = self.oom.killed();
+        if killed > 0 {
+            port.send(CONTROL_STREAM, &AgentMessage::OutOfMemory { killed });
+        }
     }
 
     fn pump_input(&mut self, number: u32, port: &mut Port) {

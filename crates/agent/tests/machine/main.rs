@@ -7,6 +7,7 @@ mod exec;
 mod frozen;
 mod guest;
 mod life;
+mod limits;
 mod root;
 mod streams;
 mod warm_up;

@@ -24,7 +24,7 @@ use super::{
     snapshot,
 };
 use crate::{
-    BoxFuture, Capture, CapturePlan, Error, ErrorKind, LogKind, Machine, MachineExit,
+    BoxFuture, Capture, CapturePlan, DiskFailure, Error, ErrorKind, LogKind, Machine, MachineExit,
     MachineMetrics, MachineSpec, MachineStatus, MemoryBacking, NetworkInfo, Result, SnapshotFiles,
     unsupported,
 };
@@ -221,6 +221,10 @@ impl Machine for FakeMachine {
 
     fn network_info(&self) -> Option<NetworkInfo> {
         None
+    }
+
+    fn disk_failure(&self) -> BoxFuture<'_, DiskFailure> {
+        Box::pin(std::future::pending())
     }
 
     fn touched_memory(&self) -> BoxFuture<'_, Result<Option<Vec<Range<u64>>>>> {

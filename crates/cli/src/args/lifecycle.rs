@@ -133,6 +133,9 @@ pub(crate) struct LogsArgs {
     /// Put the time before each line
     #[arg(short, long)]
     pub(crate) timestamps: bool,
+    /// Print what the guest's kernel said instead, such as which process ran out of memory
+    #[arg(long, conflicts_with_all = ["follow", "since", "until", "timestamps"])]
+    pub(crate) kernel: bool,
     pub(crate) sandbox: String,
 }
 

@@ -115,7 +115,12 @@ pub(crate) async fn rm(coffer: &Coffer, args: &RmArgs) -> ExitStatus {
 /// Waits for sandboxes and prints their exit codes.
 pub(crate) async fn wait(coffer: &Coffer, args: &WaitArgs) -> ExitStatus {
     side_by_side(&args.sandboxes, async |name| {
-        let status = coffer.sandbox(name)?.wait().await?;
+        let sandbox = coffer.sandbox(name)?;
+        let status = sandbox.wait().await?;
+        // One that removes itself is gone; its own client has the warnings.
+        if let Ok(info) = sandbox.info() {
+            info.warnings().iter().for_each(output::warning);
+        }
         Ok(status.code().to_string())
     })
     .await

@@ -21,17 +21,27 @@ async fn print(coffer: &Coffer, args: &LogsArgs) -> Result<()> {
             .map(|text| time::parse(text, now))
             .transpose()
     };
+    let tail = match args.tail.as_deref() {
+        None | Some("all") => None,
+        Some(lines) => Some(lines.parse().map_err(|_| {
+            Error::new(
+                ErrorKind::InvalidSpec,
+                format!("`{lines}` is not a number of lines"),
+            )
+        })?),
+    };
+    if args.kernel {
+        let sandbox = coffer.sandbox(&args.sandbox)?;
+        let lines = sandbox.kernel_log(tail.unwrap_or(usize::MAX))?;
+        // A closed pipe ends the list.
+        let _ = lines
+            .iter()
+            .all(|line| output::line(output::printable(line)));
+        return Ok(());
+    }
     let options = LogOptions {
         follow: args.follow,
-        tail: match args.tail.as_deref() {
-            None | Some("all") => None,
-            Some(lines) => Some(lines.parse().map_err(|_| {
-                Error::new(
-                    ErrorKind::InvalidSpec,
-                    format!("`{lines}` is not a number of lines"),
-                )
-            })?),
-        },
+        tail,
         since_ns: point(&args.since)?,
         until_ns: point(&args.until)?,
     };

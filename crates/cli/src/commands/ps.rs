@@ -145,6 +145,17 @@ fn command(info: &SandboxInfo, whole: bool) -> String {
 }
 
 fn status(info: &SandboxInfo, now: u64) -> String {
+    let mut text = life(info, now);
+    if info.oom_killed {
+        text.push_str(" (out of memory)");
+    }
+    if info.disk_failure.is_some() {
+        text.push_str(" (disk error)");
+    }
+    text
+}
+
+fn life(info: &SandboxInfo, now: u64) -> String {
     let since = |time: Option<u64>| time::span(now.saturating_sub(time.unwrap_or(now)));
     match (info.status, info.exit_code) {
         (SandboxStatus::Running, _) => format!("Up {}", since(info.started_ns)),

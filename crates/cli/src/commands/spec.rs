@@ -90,8 +90,9 @@ const CPU_SHARES: std::ops::RangeInclusive<u32> = 2..=262_144;
 
 fn limits(args: &SandboxArgs) -> Result<ResourceLimits> {
     let pids = match args.pids_limit {
+        None => None,
         // Docker: both mean no limit.
-        None | Some(-1 | 0) => None,
+        Some(-1 | 0) => Some(0),
         Some(number) => Some(
             u32::try_from(number)
                 .map_err(|_| invalid(format!("`{number}` is not a number of processes")))?,
@@ -281,12 +282,14 @@ mod tests {
     }
 
     #[test]
-    fn limits_without_a_limit_are_none() {
+    fn a_limit_of_processes_differs_from_none_and_from_the_default() {
+        let default = parsed("coffer run -c 0 x").unwrap().limits;
+        assert_eq!(default, ResourceLimits::default());
         for line in [
             "coffer run --pids-limit -1 x",
             "coffer run --pids-limit 0 -c 0 x",
         ] {
-            assert_eq!(parsed(line).unwrap().limits, ResourceLimits::default());
+            assert_eq!(parsed(line).unwrap().limits.pids, Some(0));
         }
         let limits = parsed("coffer run --pids-limit 9 -c 512 --cpuset-cpus 0 x")
             .unwrap()

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use cofferdam_backend::{Error, ErrorKind, Result};
+use cofferdam_backend::{DiskFailure, Error, ErrorKind, Result};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::Value;
 use tokio::{
@@ -53,6 +53,8 @@ pub(crate) struct Events {
     /// Whether the vCPUs run; `None` before the first event.
     pub(crate) running: watch::Receiver<Option<bool>>,
     pub(crate) migration: watch::Receiver<Option<MigrationStatus>>,
+    /// The first failure of the host to read or write a disk.
+    pub(crate) disk_failure: watch::Receiver<Option<DiskFailure>>,
 }
 
 /// The control channel of one QEMU.
@@ -80,11 +82,13 @@ impl Qmp {
         let pending = Arc::new(Mutex::new(Pending::default()));
         let (running, watch_running) = watch::channel(None);
         let (migration, watch_migration) = watch::channel(None);
+        let (disk_failure, watch_disk_failure) = watch::channel(None);
         let jobs = Arc::new(Jobs::default());
         let reading = Reader {
             pending: Arc::clone(&pending),
             running,
             migration,
+            disk_failure,
             jobs: Arc::clone(&jobs),
         };
         tokio::spawn(reading.run(reader));
@@ -95,6 +99,7 @@ impl Qmp {
             events: Events {
                 running: watch_running,
                 migration: watch_migration,
+                disk_failure: watch_disk_failure,
             },
             jobs,
         })
@@ -237,6 +242,7 @@ struct Reader {
     pending: Arc<Mutex<Pending>>,
     running: watch::Sender<Option<bool>>,
     migration: watch::Sender<Option<MigrationStatus>>,
+    disk_failure: watch::Sender<Option<DiskFailure>>,
     jobs: Arc<Jobs>,
 }
 
@@ -285,8 +291,25 @@ impl Reader {
                 };
                 self.migration.send_replace(Some(status));
             }
+            "BLOCK_IO_ERROR" => {
+                let failure = disk_failure(data);
+                self.disk_failure.send_if_modified(|first| {
+                    let is_first = first.is_none();
+                    first.get_or_insert(failure);
+                    is_first
+                });
+            }
             _ => self.jobs.note(event, data),
         }
+    }
+}
+
+/// Source: QEMU qapi/block-core.json, BLOCK_IO_ERROR; in 7.2 and 10.0 the same.
+fn disk_failure(data: &Value) -> DiskFailure {
+    let reason = data.get("reason").and_then(Value::as_str);
+    DiskFailure {
+        no_space: data.get("nospace").and_then(Value::as_bool) == Some(true),
+        reason: reason.unwrap_or("unknown").to_owned(),
     }
 }
 
@@ -390,6 +413,29 @@ mod tests {
             |status: &Option<MigrationStatus>| *status == Some(MigrationStatus::Completed);
         events.migration.wait_for(completed).await.unwrap();
         assert_eq!(*events.running.borrow(), Some(false));
+    }
+
+    #[tokio::test]
+    async fn the_first_failure_of_a_disk_is_kept() {
+        let qmp = with_qemu(|mut stream| {
+            for (nospace, reason) in [(true, "No space left on device"), (false, "Later")] {
+                let data = json!({
+                    "device": "", "node-name": "disk1", "operation": "write",
+                    "action": "report", "nospace": nospace, "reason": reason,
+                });
+                let event = json!({"event": "BLOCK_IO_ERROR", "data": data});
+                writeln!(stream, "{event}").unwrap();
+            }
+            writeln!(stream, r#"{{"event": "STOP", "data": {{}}}}"#).unwrap();
+            let _ = stream.read(&mut [0]);
+        });
+        let mut events = qmp.events();
+        events.running.wait_for(Option::is_some).await.unwrap();
+        let expected = DiskFailure {
+            no_space: true,
+            reason: "No space left on device".to_owned(),
+        };
+        assert_eq!(*events.disk_failure.borrow(), Some(expected));
     }
 
     #[tokio::test]

@@ -12,6 +12,17 @@ use crate::{
     store::Store,
 };
 
+/// The last `lines` lines of a sandbox's console: what its kernel and agent say, from all its
+/// starts, as far as the bounded log goes back.
+///
+/// # Errors
+/// The file system's.
+pub fn console_lines(store: &Store, id: SandboxId, lines: usize) -> Result<Vec<String>> {
+    let path = store.layout().sandbox(id).console();
+    cofferdam_backend::log_files::tail(&path, lines)
+        .map_err(|error| io("Could not read the sandbox's console", error))
+}
+
 /// What to read.
 #[derive(Clone, Debug, Default)]
 pub struct LogOptions {

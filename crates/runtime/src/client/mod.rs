@@ -25,7 +25,7 @@ use tokio::{
     sync::watch,
 };
 
-pub use self::logs::{LogFollower, LogOptions};
+pub use self::logs::{LogFollower, LogOptions, console_lines};
 pub(crate) use self::{
     launch::{launch, spawn_with_socket},
     reap::reap_in_background,

@@ -65,7 +65,9 @@ impl Runtime {
             dir: dir.to_str().ok_or_else(not_text)?.to_owned(),
             disk_only: kind == SnapshotKind::Disk,
         };
-        match self.request(entry, request).await?.1 {
+        let answer = self.request(entry, request).await;
+        let answer = answer.map(|(_, answer)| answer);
+        match answer.map_err(|error| self.with_room(entry, kind, error))? {
             SupervisorMessage::Captured { pause_us } => Ok(Captured {
                 kind,
                 pause_us: Some(pause_us),
@@ -75,6 +77,28 @@ impl Runtime {
                 "The supervisor answered something else",
             )),
         }
+    }
+
+    /// Says of a capture that found no room what it needs and what is free.
+    fn with_room(&self, entry: &Entry, kind: SnapshotKind, error: Error) -> Error {
+        if error.kind() != ErrorKind::NoSpace {
+            return error;
+        }
+        let layout = self.store().layout();
+        let disk = cofferdam_disk::allocated_bytes(&layout.sandbox(entry.record.id).upper());
+        let memory = match kind {
+            SnapshotKind::Full => entry.record.spec.memory.bytes(),
+            SnapshotKind::Disk => 0,
+        };
+        let needed = disk.unwrap_or(0).saturating_add(memory) >> 20;
+        let what = format!(
+            "There is no room to capture `{}`: it needs up to {needed} MiB, and {}",
+            entry.record.name,
+            crate::room::free_text(layout.home())
+        );
+        Error::new(ErrorKind::NoSpace, what)
+            .because(error)
+            .hint("Free some space, or move the store with `COFFER_HOME`")
     }
 
     fn capture_stopped(&self, entry: &Entry, dir: &Path) -> Result<Captured> {

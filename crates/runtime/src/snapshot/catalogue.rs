@@ -111,7 +111,10 @@ impl Runtime {
         let _lock = LockFile::exclusive(&layout.snapshots().join("lock"))
             .map_err(|error| io("Could not lock the snapshots", error))?;
         self.expect_snapshot_name(manifest.name.as_deref())?;
+        // First the names in it, then its own.
+        fs::sync_dir(staging.path()).map_err(failed)?;
         staging.publish()?;
+        fs::sync_dir(&layout.snapshots()).map_err(failed)?;
         Snapshot::load(layout, manifest.id)
     }
 }

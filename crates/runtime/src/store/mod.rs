@@ -9,6 +9,7 @@ mod index;
 mod names;
 mod reconcile;
 mod record;
+mod spare;
 
 use std::{
     fs as std_fs,
@@ -251,12 +252,19 @@ impl Store {
     /// # Errors
     /// The file system's.
     pub fn set_state(&self, id: SandboxId, state: &SandboxState) -> Result<()> {
-        fs::publish_json(&self.layout.sandbox(id).state(), state, false).map_err(|error| {
+        let paths = self.layout.sandbox(id);
+        spare::publish(&paths.state(), &paths.spare_state(), state).map_err(|error| {
             io(
                 format!("Could not write the state of `{}`", id.short()),
                 error,
             )
         })
+    }
+
+    /// Sets room aside, so that [`Self::set_state`] works on a disk that is full by then. Without
+    /// room now there is none: the state is written as long as it can be.
+    pub(crate) fn reserve_state(&self, id: SandboxId) {
+        spare::reserve(&self.layout.sandbox(id).spare_state());
     }
 
     /// Removes a sandbox that is not live, with its lock held by the caller or free.

@@ -101,6 +101,21 @@ pub struct SandboxState {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// How many of its processes the guest's kernel has killed since its last start because memory
+    /// ran out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub oom_kills: u64,
+    /// Why the host could not write or read its disk since its last start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_failure: Option<Failure>,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What had a workload end that did not end by itself.
@@ -166,6 +181,8 @@ impl SandboxState {
             exit: None,
             ended_by: None,
             failure: None,
+            oom_kills: 0,
+            disk_failure: None,
         }
     }
 }

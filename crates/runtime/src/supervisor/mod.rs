@@ -318,6 +318,9 @@ fn prepare(layout: &Layout, id: SandboxId, request: &ClientRequest) -> Result<Pr
     entry.state.exit = None;
     entry.state.ended_by = None;
     entry.state.failure = None;
+    entry.state.oom_kills = 0;
+    entry.state.disk_failure = None;
+    store.reserve_state(id);
     // Before the status changes: a client that sees the new one can connect.
     let paths = layout.sandbox(id);
     let listening = layout.make_sockets(&paths).and_then(|()| listen(&paths));

@@ -23,6 +23,8 @@ pub(crate) struct Session {
     pub(crate) options: ExecOptions,
     /// How far its time limit has come.
     pub(crate) limit: Limit,
+    /// Processes that were killed for want of memory before it began.
+    pub(crate) oom_kills_before: u64,
 }
 
 /// The steps by which a session that takes too long is ended.
@@ -48,6 +50,7 @@ impl Session {
             due: [0; 2],
             options,
             limit: Limit::Within,
+            oom_kills_before: 0,
         }
     }
 

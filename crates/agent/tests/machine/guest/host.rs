@@ -279,6 +279,15 @@ impl Host {
         }
     }
 
+    /// Takes a message on the control stream that has come already.
+    pub(crate) fn take_message(
+        &mut self,
+        matches: impl Fn(&AgentMessage) -> bool,
+    ) -> Option<AgentMessage> {
+        let at = self.messages.iter().position(matches)?;
+        Some(self.messages.remove(at))
+    }
+
     /// The next failure on the control stream.
     pub(crate) fn next_failure(&mut self) -> Failure {
         loop {

@@ -56,15 +56,17 @@ impl Guest {
         fs::write(directory.join("initramfs.cpio"), cpio::archive(&agent)).unwrap();
         make_root(&directory, furnish);
         make_upper(&directory);
-        let boot = [
-            "-kernel".to_owned(),
-            kernel.display().to_string(),
-            "-initrd".to_owned(),
-            directory.join("initramfs.cpio").display().to_string(),
-            "-append".to_owned(),
-            format!("console=ttyS0 loglevel=6 reboot=t panic=-1{}", clock()),
-        ];
+        let boot = boot_args(&kernel, &directory);
         Some(Self::start(directory, &boot))
+    }
+
+    /// Boots again with the same disks, after the machine has ended.
+    pub(crate) fn boot_again(&mut self) {
+        self.wait();
+        fs::remove_file(self.directory.join("agent.sock")).unwrap();
+        let boot = boot_args(&tools().unwrap(), &self.directory);
+        self.qemu = start(&self.directory, &boot);
+        self.host = Host::new(connect(&self.directory.join("agent.sock")));
     }
 
     /// Starts a machine with the disks in `directory`, which `begin` boots or restores.
@@ -113,6 +115,17 @@ impl Guest {
         wait_readable(&pidfd, "the machine's end");
         self.qemu.wait().unwrap();
     }
+}
+
+fn boot_args(kernel: &Path, directory: &Path) -> [String; 6] {
+    [
+        "-kernel".to_owned(),
+        kernel.display().to_string(),
+        "-initrd".to_owned(),
+        directory.join("initramfs.cpio").display().to_string(),
+        "-append".to_owned(),
+        format!("console=ttyS0 loglevel=6 reboot=t panic=-1{}", clock()),
+    ]
 }
 
 /// Waits for an event on `fd`.

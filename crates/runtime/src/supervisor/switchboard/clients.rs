@@ -152,6 +152,7 @@ impl Switchboard {
         self.send(stream, &HostMessage::Exec { process, wait_all })?;
         self.next_session += 1;
         let mut session = Session::new(id, options);
+        session.oom_kills_before = self.entry.state.oom_kills;
         if no_input {
             session.input.end();
         }

@@ -18,12 +18,19 @@ impl Switchboard {
             End::Exited(status) => SupervisorMessage::Exited { status: *status },
             End::Failed(error) => SupervisorMessage::Failed(to_remote(error)),
         };
+        let warnings = match end {
+            End::Exited(status) => self.warnings(0, *status),
+            End::Failed(_) => Vec::new(),
+        };
         let killed = SupervisorMessage::Exited {
             status: ExitStatus::Signal(Signal::KILL.number()),
         };
         for (id, (client, role)) in &mut self.clients {
             match role {
-                Role::Attached => self.workload.tell_end(client, *id, &answer),
+                Role::Attached => {
+                    warnings.iter().for_each(|warning| client.answer(warning));
+                    self.workload.tell_end(client, *id, &answer);
+                }
                 Role::Waiter => client.answer(&answer),
                 Role::Session(_) => client.answer(&killed),
                 Role::Stopper => client.answer(&SupervisorMessage::Done),

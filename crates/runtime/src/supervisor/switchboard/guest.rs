@@ -87,7 +87,10 @@ impl Switchboard {
             };
         }
         if frame.stream == CONTROL_STREAM {
-            self.moment_answer(message);
+            match message {
+                AgentMessage::OutOfMemory { killed } => self.out_of_memory(killed),
+                message => self.moment_answer(message),
+            }
             return None;
         }
         let session = self.sessions.get(&frame.stream)?;
@@ -98,7 +101,11 @@ impl Switchboard {
                 timeline: Vec::new(),
             }),
             AgentMessage::Exited { status } => {
-                self.sessions.remove(&frame.stream);
+                if let (Some(id), Some(session)) = (client, self.sessions.remove(&frame.stream)) {
+                    for warning in self.warnings(session.oom_kills_before, status) {
+                        self.answer(id, &warning);
+                    }
+                }
                 Some(SupervisorMessage::Exited { status })
             }
             AgentMessage::Failed(failure) => {

@@ -11,6 +11,7 @@ mod moment;
 mod sources;
 mod stop;
 mod time_limit;
+mod trouble;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -224,6 +225,7 @@ impl Switchboard {
         }
         later(TEMPLATE_DELAY, &self.events, Event::TemplateTime);
         let machine = self.machine.clone();
+        let mut disk_failure = machine.disk_failure();
         loop {
             tokio::select! {
                 // Frames that the guest sent before it died come first.
@@ -234,6 +236,11 @@ impl Switchboard {
                     },
                     None => return End::Failed(Error::new(ErrorKind::Bug, "The queue closed")),
                 },
+                failure = &mut disk_failure => {
+                    self.disk_failed(&failure);
+                    // One is enough: the guest's file system does not write again after it.
+                    disk_failure = Box::pin(std::future::pending());
+                }
                 exit = machine.wait() => {
                     if let Some(end) = self.drain(queue).await {
                         return end;
