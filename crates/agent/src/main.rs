@@ -29,6 +29,9 @@ mod session;
 use rustix::system::{RebootCommand, reboot};
 
 fn main() {
+    if process::init::is_asked_for() {
+        process::init::run();
+    }
     let ended = boot::prepare()
         .and_then(|()| port::Port::open())
         .and_then(|port| serve::Agent::new(port)?.run());

@@ -5,7 +5,10 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::error::{ContextKind, ContextValue, ErrorKind as UsageError};
 use cofferdam::{Error, ErrorKind};
 
-use crate::output;
+use crate::{
+    args::{hint_for_verb, is_noun},
+    output,
+};
 
 /// Cofferdam itself failed, in `run` and `exec`.
 pub(crate) const OWN_FAILURE: u8 = 125;
@@ -63,6 +66,13 @@ impl ExitStatus {
 /// of a verb that runs nothing, is 1.
 pub(crate) fn of_usage(mut error: clap::Error, argv: &[OsString]) -> ExitCode {
     remove_dashes_tip(&mut error);
+    if let Some((verb, hint)) = hint_for_verb(&error) {
+        output::error_line(&format!(
+            "`{verb}` is a verb of Docker that coffer does not have"
+        ));
+        output::note(format_args!("  hint: {hint}"));
+        return ExitCode::FAILURE;
+    }
     let printed = error.print();
     match usage_code(error.kind(), argv) {
         0 => {
@@ -88,7 +98,7 @@ fn usage_code(kind: UsageError, argv: &[OsString]) -> u8 {
     let verb = argv
         .iter()
         .skip(1)
-        .find(|arg| !arg.as_encoded_bytes().starts_with(b"-"));
+        .find(|arg| !arg.as_encoded_bytes().starts_with(b"-") && !is_noun(arg));
     let runs = verb.is_some_and(|verb| verb == "run" || verb == "create" || verb == "exec");
     match kind {
         UsageError::DisplayHelp | UsageError::DisplayVersion => 0,
@@ -102,16 +112,15 @@ fn usage_code(kind: UsageError, argv: &[OsString]) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
     use crate::args::Cli;
 
     #[test]
     fn nobody_is_told_to_put_dashes_before_a_value() {
-        for line in ["run --cpus -5 x", "run --nope x", "logs --tail -5 x"] {
+        for line in ["run --cpus -5 x", "run --nope x", "logs --since -5 x"] {
             let argv = std::iter::once("coffer").chain(line.split(' '));
-            let mut error = Cli::try_parse_from(argv).unwrap_err();
+            let argv: Vec<OsString> = argv.map(OsString::from).collect();
+            let mut error = Cli::read(&argv).unwrap_err();
             remove_dashes_tip(&mut error);
             assert!(!error.to_string().contains("'-- "), "{error}");
         }
@@ -131,14 +140,16 @@ mod tests {
             ("-v run --nope x", 125),
             ("run --memory many x", 125),
             ("ps --nope", 125),
+            ("container run", 125),
             ("stop", 1),
             ("nope", 1),
+            ("build .", 1),
         ] {
             let argv: Vec<OsString> = std::iter::once("coffer")
                 .chain(line.split(' '))
                 .map(OsString::from)
                 .collect();
-            let error = Cli::try_parse_from(&argv).unwrap_err();
+            let error = Cli::read(&argv).unwrap_err();
             assert_eq!(usage_code(error.kind(), &argv), code, "{line}");
         }
     }

@@ -7,6 +7,8 @@ mod commands;
 mod destination;
 mod detach_keys;
 mod exit_status;
+mod format;
+mod go_template;
 mod output;
 mod progress;
 mod sink;
@@ -17,8 +19,6 @@ mod whole_file;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::{args::Cli, exit_status::ExitStatus};
 
 fn main() -> ExitCode {
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     if let Some(code) = cofferdam::run_role(&argv) {
         return ExitCode::from(code);
     }
-    let cli = match Cli::try_parse_from(&argv) {
+    let cli = match Cli::read(&argv) {
         Ok(cli) => cli,
         Err(error) => return exit_status::of_usage(error, &argv),
     };

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use cofferdam::{Error, ErrorKind, Result};
+use cofferdam::Error;
 use serde::Serialize;
 
 /// Why standard output could not be written, if that is not for want of a reader.
@@ -161,23 +161,6 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{whole}{point}{fraction}{}", UNITS[unit])
 }
 
-/// Which form of data `--format` asks for: `true` for JSON.
-///
-/// # Errors
-/// [`ErrorKind::Unsupported`] for Docker's templates.
-pub(crate) fn wants_json(format: Option<&str>, json: bool) -> Result<bool> {
-    match format {
-        None => Ok(json),
-        Some("json") => Ok(true),
-        Some("table") => Ok(json),
-        Some(other) => {
-            let what = format!("`--format {other}` is not supported in this version");
-            Err(Error::new(ErrorKind::Unsupported, what)
-                .hint("Use `--json` and a program such as jq; Go templates are not understood"))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,15 +181,6 @@ mod tests {
         ] {
             assert_eq!(size(bytes), text, "{bytes}");
         }
-    }
-
-    #[test]
-    fn go_templates_are_refused_and_json_has_two_spellings() {
-        assert!(wants_json(Some("json"), false).unwrap());
-        assert!(wants_json(None, true).unwrap());
-        assert!(!wants_json(Some("table"), false).unwrap());
-        let error = wants_json(Some("{{.ID}}"), false).unwrap_err();
-        assert!(error.to_string().contains("{{.ID}}"));
     }
 
     #[test]

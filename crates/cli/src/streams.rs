@@ -22,6 +22,9 @@ use crate::{
 /// USR1, USR2, ALRM, TERM, CONT. Source: signal(7), the x86 column.
 const PROXIED: [u8; 8] = [1, 2, 3, 10, 12, 14, 15, 18];
 
+/// Signals with which people and shells end a program: HUP, INT, QUIT, TERM.
+const ENDING: [u8; 4] = [1, 2, 3, 15];
+
 /// SIGHUP.
 const HUP: u8 = 1;
 
@@ -48,6 +51,23 @@ pub(crate) struct Join {
     pub(crate) kind: Kind,
     /// Keys that leave a terminal's session.
     pub(crate) detach_keys: Option<DetachKeys>,
+    /// Hand our signals on; else those that end programs end only us.
+    pub(crate) proxy: bool,
+    /// Whether its standard output and its standard error are shown.
+    pub(crate) show: [bool; 2],
+}
+
+impl Default for Join {
+    fn default() -> Self {
+        Self {
+            stdin: false,
+            tty: false,
+            kind: Kind::Command,
+            detach_keys: None,
+            proxy: true,
+            show: [true; 2],
+        }
+    }
 }
 
 /// What we are to the process of a session.
@@ -75,6 +95,8 @@ pub(crate) enum Ended {
     Detached,
     /// The user's terminal is gone; a command of ours was sent SIGHUP.
     HungUp,
+    /// This signal ended us and was not handed on; the process goes on.
+    Signalled(u8),
 }
 
 impl From<Ended> for ExitStatus {
@@ -85,6 +107,7 @@ impl From<Ended> for ExitStatus {
             Ended::OutputClosed => Self::Workload(BROKEN_PIPE),
             Ended::Detached => Self::Success,
             Ended::HungUp => Self::Workload(128 + HUP),
+            Ended::Signalled(signal) => Self::Workload(128_u8.saturating_add(signal)),
         }
     }
 }
@@ -103,7 +126,10 @@ pub(crate) async fn join(mut session: Session, join: Join) -> Result<Ended> {
     let (hang_up, hung_up) = oneshot::channel();
     // Without a terminal of ours a hang-up is a signal like the others, unless we only visit.
     let hang_up = (raw.is_some() || join.kind == Kind::Visit).then_some(hang_up);
-    let mut tasks = forward_signals(&input, hang_up, join.kind);
+    let mut tasks = match join.proxy {
+        true => forward_signals(&input, hang_up, join.kind),
+        false => Vec::new(),
+    };
     if join.tty {
         tasks.push(forward_size(input.clone()));
     }
@@ -119,7 +145,8 @@ pub(crate) async fn join(mut session: Session, join: Join) -> Result<Ended> {
         tasks.push(tokio::spawn(forward_input(input.clone(), keys, ends)));
     }
     let ended = tokio::select! {
-        ended = pump(&mut session, leaving) => ended,
+        ended = pump(&mut session, leaving, join.show) => ended,
+        signal = ending_signal(), if !join.proxy => Ok(Ended::Signalled(signal)),
         Ok(()) = detached => Ok(Ended::Detached),
         Ok(()) = hung_up => Ok(Ended::HungUp),
     };
@@ -131,7 +158,7 @@ pub(crate) async fn join(mut session: Session, join: Join) -> Result<Ended> {
     }
     drop(raw);
     session.warnings().iter().for_each(output::error);
-    if matches!(ended, Ok(Ended::Detached)) {
+    if matches!(ended, Ok(Ended::Detached | Ended::Signalled(_))) {
         // The session may have ended in this moment, or nobody may read on its other end.
         let _ = tokio::time::timeout(LEAVE_TIMEOUT, input.leave()).await;
     }
@@ -141,7 +168,7 @@ pub(crate) async fn join(mut session: Session, join: Join) -> Result<Ended> {
 
 /// Copies output until the process ends, our own output is closed, or our input has ended and
 /// nothing comes any more.
-async fn pump(session: &mut Session, mut leaving: Leaving) -> Result<Ended> {
+async fn pump(session: &mut Session, mut leaving: Leaving, show: [bool; 2]) -> Result<Ended> {
     let mut stdout = Sink::new(Stream::Stdout);
     let mut stderr = Sink::new(Stream::Stderr);
     let ended = loop {
@@ -149,6 +176,8 @@ async fn pump(session: &mut Session, mut leaving: Leaving) -> Result<Ended> {
             break Ended::Detached;
         };
         match event? {
+            SessionEvent::Output { channel, .. }
+                if !show[usize::from(channel == Channel::Stderr)] => {}
             SessionEvent::Output {
                 channel: Channel::Stderr,
                 bytes,
@@ -211,6 +240,38 @@ impl Leaving {
             _ => Some(session.next().await),
         }
     }
+}
+
+/// Waits for a signal that ends programs, and returns its number.
+async fn ending_signal() -> u8 {
+    let ignored = ignored_signals();
+    let wait = |number: u8| async move {
+        let kind = SignalKind::from_raw(i32::from(number));
+        match signal(kind) {
+            Ok(mut stream) if ignored & (1 << (number - 1)) == 0 => {
+                stream.recv().await;
+                number
+            }
+            _ => std::future::pending().await,
+        }
+    };
+    let [hang_up, interrupt, quit, terminate] = ENDING.map(wait);
+    tokio::select! {
+        number = hang_up => number,
+        number = interrupt => number,
+        number = quit => number,
+        number = terminate => number,
+    }
+}
+
+/// Sends our input to a session whose output nobody shows, then leaves it.
+pub(crate) async fn feed(session: Session) {
+    let input = session.input();
+    let (detach, _) = oneshot::channel();
+    let (end, _) = oneshot::channel();
+    forward_input(input.clone(), None, Ends { detach, end }).await;
+    // The session may have ended in this moment.
+    let _ = tokio::time::timeout(LEAVE_TIMEOUT, input.leave()).await;
 }
 
 /// Waits for a signal that ends programs.

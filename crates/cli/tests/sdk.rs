@@ -73,6 +73,7 @@ fn a_sandbox_is_paused_forked_and_goes_on() {
         let options = ForkOptions {
             name: Some("copy".to_owned()),
             count: 2,
+            ..ForkOptions::default()
         };
         let mut told = Vec::new();
         let forks = sandbox
@@ -171,6 +172,7 @@ fn templates_and_pools_are_made_listed_and_removed() {
             let warm_up = WarmUp {
                 commands: vec![vec!["touch".to_owned(), "/warm".to_owned()]],
                 wait_for: None,
+                timeout: None,
             };
             let made = coffer
                 .templates()

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cofferdam_runtime::{Channel, Error, ErrorKind, ExecOptions, ProcessSpec, Request, Result};
-use cofferdam_types::ExitStatus;
+use cofferdam_types::{ExitStatus, Privileges};
 
 use crate::{Sandbox, Session, SessionEvent, sandbox::terminal_size};
 
@@ -31,6 +31,8 @@ pub struct ExecSpec {
     /// The longest that it may run. Then it and its children get SIGTERM, and 2 s later SIGKILL;
     /// see [`crate::Session::timed_out`]. No limit when absent.
     pub timeout: Option<Duration>,
+    /// Whether it may have every capability, also those that the workload may not have.
+    pub privileged: bool,
 }
 
 impl ExecSpec {
@@ -153,6 +155,14 @@ impl Sandbox {
             terminal: spec.terminal.map(terminal_size),
             stdin: spec.stdin,
             rlimits: workload.rlimits.clone(),
+            privileges: Privileges {
+                capabilities: workload
+                    .privileges
+                    .capabilities
+                    .filter(|_| !spec.privileged),
+                ..workload.privileges.clone()
+            },
+            init: false,
         })
     }
 }

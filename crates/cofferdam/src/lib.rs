@@ -38,9 +38,9 @@ mod snapshots;
 mod templates;
 
 pub use cofferdam_runtime::{
-    Channel, DamagedSnapshot, DiskUsage, EndedBy, Error, ErrorKind, ForkOptions, ForkOrigin,
-    LogRecord, PoolInfo, PoolOptions, Result, SnapshotKind, SnapshotManifest, SnapshotOptions,
-    Stage, TemplateInfo, TemplateKind, UsageClass, UsageItem, WarmUp,
+    Channel, DamagedSnapshot, DiskUsage, EndedBy, Error, ErrorKind, ForkChanges, ForkOptions,
+    ForkOrigin, LogRecord, PoolInfo, PoolOptions, Result, SnapshotKind, SnapshotManifest,
+    SnapshotOptions, Stage, TemplateInfo, TemplateKind, UsageClass, UsageItem, WarmUp,
     host::{BackendReport, HostReport},
     image::{
         HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, NoProgress,
@@ -49,9 +49,9 @@ pub use cofferdam_runtime::{
     rfc3339, run_role, unix_time_ns,
 };
 pub use cofferdam_types::{
-    Blame, ByteSize, CpuCount, Digest, ExitStatus, Platform, PlatformCapabilities, PullPolicy,
-    ResourceLimits, Rlimit, SandboxId, SandboxSpec, SandboxStatus, Signal, SnapshotId, TmpfsMount,
-    UpperSpec, valid_name,
+    Blame, ByteSize, Capability, CapabilitySet, CpuCount, Digest, ExitStatus, ParseSizeError,
+    Platform, PlatformCapabilities, Privileges, PullPolicy, ResourceLimits, Rlimit, SandboxId,
+    SandboxSpec, SandboxStatus, Signal, SnapshotId, TmpfsMount, UpperSpec, valid_name,
 };
 
 pub use coffer::Coffer;

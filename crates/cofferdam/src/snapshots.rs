@@ -193,7 +193,19 @@ impl Snapshot {
     /// # Errors
     /// [`crate::ErrorKind::WrongState`] while that sandbox is live, and those of a start.
     pub async fn restore(&self) -> Result<Sandbox> {
-        let entry = self.coffer.runtime.restore(&self.inner).await?;
+        self.restore_named(None).await
+    }
+
+    /// Like [`Self::restore`], under another name. A sandbox that is still there keeps its own.
+    ///
+    /// # Errors
+    /// Like [`Self::restore`].
+    pub async fn restore_as(&self, name: &str) -> Result<Sandbox> {
+        self.restore_named(Some(name)).await
+    }
+
+    async fn restore_named(&self, name: Option<&str>) -> Result<Sandbox> {
+        let entry = self.coffer.runtime.restore(&self.inner, name).await?;
         Ok(Sandbox::new(self.coffer.clone(), entry))
     }
 

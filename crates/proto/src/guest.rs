@@ -55,6 +55,8 @@ pub enum AgentMessage {
         /// How many since the last such message.
         killed: u64,
     },
+    /// The limits are set.
+    Limited,
 }
 
 /// Most output of a hook that the agent keeps, in bytes.

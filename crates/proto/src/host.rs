@@ -96,6 +96,9 @@ pub enum HostMessage {
         /// How long it may take, in milliseconds.
         timeout_ms: u32,
     },
+    /// Sets the workload's limits anew on a frozen machine, whose next host may give it less.
+    /// Answered by `Limited`, or by `Failed` when the workload uses more.
+    Limit(ResourceLimits),
     /// Syncs, unmounts and ends the machine.
     Shutdown,
 }
@@ -185,4 +188,6 @@ pub struct TmpfsSpec {
     pub read_only: bool,
     /// Whether programs on it may run.
     pub exec: bool,
+    /// User and group that own its root; 0 when absent.
+    pub owner: (Option<u32>, Option<u32>),
 }

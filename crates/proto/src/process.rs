@@ -1,6 +1,6 @@
 //! A process as the host asks the agent for it.
 
-use cofferdam_types::Rlimit;
+use cofferdam_types::{Privileges, Rlimit};
 use serde::{Deserialize, Serialize};
 
 /// What to run. Everything of the image and of the user is already merged in by the host.
@@ -21,6 +21,12 @@ pub struct ProcessSpec {
     pub stdin: bool,
     /// POSIX resource limits.
     pub rlimits: Vec<Rlimit>,
+    /// What it may do beside what its user may.
+    #[serde(default)]
+    pub privileges: Privileges,
+    /// Whether an init runs it, which hands signals on and reaps zombies; for a workload only.
+    #[serde(default)]
+    pub init: bool,
 }
 
 /// A terminal's size in character cells.

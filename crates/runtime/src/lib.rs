@@ -10,6 +10,7 @@ mod error;
 mod guest;
 pub mod host;
 mod layout;
+mod log_mark;
 mod output_log;
 mod pool;
 mod process;
@@ -46,8 +47,8 @@ pub use pool::{PoolInfo, PoolOptions};
 pub use program::run_role;
 pub use sandbox::Runtime;
 pub use snapshot::{
-    DamagedSnapshot, ForkOptions, ForkSource, Forked, Snapshot, SnapshotFile, SnapshotFileName,
-    SnapshotKind, SnapshotManifest, SnapshotOptions,
+    DamagedSnapshot, ForkChanges, ForkOptions, ForkSource, Forked, Snapshot, SnapshotFile,
+    SnapshotFileName, SnapshotKind, SnapshotManifest, SnapshotOptions,
 };
 pub use store::{
     EndedBy, Entry, Failure, ForkOrigin, RecordedImage, SandboxRecord, SandboxState, Store,

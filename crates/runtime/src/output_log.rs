@@ -31,7 +31,7 @@ const MAX_RECORD_BYTES: usize = 1 << 20;
 pub struct LogRecord {
     /// When the supervisor received it, in nanoseconds since the Unix epoch.
     pub time_ns: u64,
-    /// Standard output or error.
+    /// Standard output or error; standard input for a mark, a line that is not the workload's.
     pub channel: Channel,
     /// The bytes.
     pub bytes: Vec<u8>,
@@ -211,6 +211,7 @@ impl LogReader {
             };
             let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
             let channel = match channel {
+                0 => crate::log_mark::MARK,
                 1 => Channel::Stdout,
                 2 => Channel::Stderr,
                 _ => return Err(damaged()),
@@ -317,6 +318,23 @@ mod tests {
             rest.extend(record.bytes);
         }
         assert_eq!(rest, b"cd");
+    }
+
+    #[test]
+    fn a_mark_stands_between_records_and_is_none_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("output.log");
+        let mut writer = LogWriter::open(&path).unwrap();
+        writer.append(1, Channel::Stdout, b"a").unwrap();
+        writer.append(2, crate::log_mark::MARK, b"mark\n").unwrap();
+        writer.append(3, Channel::Stderr, b"b").unwrap();
+        let mut reader = LogReader::open(&path).unwrap();
+        let mut channels = Vec::new();
+        while let Some(record) = reader.next_record().unwrap() {
+            channels.push(record.channel);
+        }
+        let expected = [Channel::Stdout, crate::log_mark::MARK, Channel::Stderr];
+        assert_eq!(channels, expected);
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub(crate) fn merge(spec: &SandboxSpec, image: &ImageConfig, id: SandboxId) -> R
         terminal: spec.tty.then_some(DEFAULT_TERMINAL),
         stdin: spec.stdin,
         rlimits: spec.limits.rlimits.clone(),
+        privileges: spec.privileges.clone(),
+        init: spec.init,
     })
 }
 

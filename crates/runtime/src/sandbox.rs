@@ -197,6 +197,11 @@ impl Runtime {
         if let Some(user) = records.find(|record| record.image.id == *image) {
             return Some(format!("the sandbox `{}`", user.name));
         }
+        if let Some(pool) = self.pool_of_image(image) {
+            return Some(format!(
+                "the pool `{pool}` (remove it with `coffer pool rm {pool}`)"
+            ));
+        }
         let mut snapshots = snapshots.iter();
         if let Some(user) = snapshots.find(|found| found.manifest.sandbox.image.id == *image) {
             return Some(format!("the snapshot `{}`", user.label()));
@@ -222,7 +227,7 @@ impl Runtime {
         let begin = Instant::now();
         let claim = self.claim(entry, mode).await;
         let silent = match claim {
-            Claim::Taken(taken) => return taken,
+            Claim::Taken(taken) => return *taken,
             Claim::None => None,
             Claim::Silent => Some(stage("standby did not answer", begin.elapsed())),
         };

@@ -7,6 +7,7 @@ mod capabilities;
 mod digest;
 mod id;
 mod platform;
+mod privileges;
 mod sandbox;
 mod signal;
 mod size;
@@ -17,6 +18,7 @@ pub use capabilities::{BridgeBackend, GuestChannel, HostFamily, PlatformCapabili
 pub use digest::{Digest, ParseDigestError};
 pub use id::{ParseIdError, SandboxId, SnapshotId, valid_name};
 pub use platform::{ParsePlatformError, Platform};
+pub use privileges::{Capability, CapabilitySet, ParseCapabilityError, Privileges};
 pub use sandbox::{
     CpuCount, ExitStatus, PullPolicy, ResourceLimits, Rlimit, SandboxSpec, TmpfsMount, UpperSpec,
 };

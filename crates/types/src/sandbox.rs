@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, Platform, Signal};
+use crate::{ByteSize, Platform, Privileges, Signal};
 
 /// A sandbox as asked for, before an image's defaults are merged in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +63,10 @@ pub struct SandboxSpec {
     pub on_fork: Option<String>,
     /// Limits inside the guest.
     pub limits: ResourceLimits,
+    /// What the workload and all execs may do beside what their user may.
+    pub privileges: Privileges,
+    /// Whether an init is process 1, which hands signals on and reaps zombies.
+    pub init: bool,
 }
 
 impl Default for SandboxSpec {
@@ -93,6 +97,8 @@ impl Default for SandboxSpec {
             auto_remove: false,
             on_fork: None,
             limits: ResourceLimits::default(),
+            privileges: Privileges::default(),
+            init: false,
         }
     }
 }
@@ -127,6 +133,12 @@ pub struct TmpfsMount {
     pub read_only: bool,
     /// Whether programs on it may run; Docker's default is no.
     pub exec: bool,
+    /// User who owns its root; 0 when absent.
+    #[serde(default)]
+    pub uid: Option<u32>,
+    /// Group that owns its root; 0 when absent.
+    #[serde(default)]
+    pub gid: Option<u32>,
 }
 
 /// When to ask the registry for an image.
@@ -178,6 +190,12 @@ impl CpuCount {
     #[must_use]
     pub fn vcpus(self) -> u8 {
         u8::try_from(self.0.div_ceil(1000)).unwrap_or(Self::MAX_VCPUS)
+    }
+
+    /// Thousandths of a processor.
+    #[must_use]
+    pub const fn millis(self) -> u32 {
+        self.0
     }
 
     /// Thousandths of a processor when the count is fractional and needs a quota.
@@ -253,6 +271,8 @@ pub struct ResourceLimits {
     pub cpuset: Option<String>,
     /// Memory kept for the workload under pressure.
     pub memory_reservation: Option<ByteSize>,
+    /// Most memory, below that of the guest.
+    pub memory: Option<ByteSize>,
     /// POSIX resource limits.
     pub rlimits: Vec<Rlimit>,
 }

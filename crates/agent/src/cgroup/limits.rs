@@ -10,11 +10,11 @@ use std::{
 };
 
 use cofferdam_proto::FailureKind;
-use cofferdam_types::ResourceLimits;
+use cofferdam_types::{ByteSize, ResourceLimits};
 
 use super::{RESERVE, WORKLOAD, set};
 use crate::{
-    failure::{OrFail, Result},
+    failure::{OrFail, Result, failure},
     log,
 };
 
@@ -93,6 +93,25 @@ pub(crate) fn limit(limits: &ResourceLimits) -> Result<()> {
     Ok(())
 }
 
+/// Sets limits anew while the workload is frozen. One below what the workload uses is refused: to
+/// set it would end processes.
+pub(crate) fn limit_again(limits: &ResourceLimits) -> Result<()> {
+    let failed = || "Could not read the workload's memory";
+    let kind = FailureKind::Limits;
+    if let Some(memory) = limits.memory {
+        let text =
+            fs::read_to_string(format!("{WORKLOAD}/memory.current")).or_fail(kind, failed)?;
+        let used: u64 = text.trim().parse().or_fail(kind, failed)?;
+        if used > memory.bytes() {
+            let used = ByteSize::from_bytes(used);
+            let message =
+                format!("The workload uses {used} of memory, which is more than {memory}");
+            return Err(failure(kind, message));
+        }
+    }
+    limit(limits)
+}
+
 fn settings(limits: &ResourceLimits, most_pids: u32) -> Vec<(&'static str, String)> {
     let mut settings = Vec::new();
     if let Some(pids) = limits.pids {
@@ -115,6 +134,9 @@ fn settings(limits: &ResourceLimits, most_pids: u32) -> Vec<(&'static str, Strin
     }
     if let Some(reservation) = limits.memory_reservation {
         settings.push(("memory.low", reservation.bytes().to_string()));
+    }
+    if let Some(memory) = limits.memory {
+        settings.push(("memory.max", memory.bytes().to_string()));
     }
     settings
 }

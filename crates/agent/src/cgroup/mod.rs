@@ -29,7 +29,11 @@ use rustix::{
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 
-pub(crate) use self::{aside::Aside, limits::limit, oom::OomWatch};
+pub(crate) use self::{
+    aside::Aside,
+    limits::{limit, limit_again},
+    oom::OomWatch,
+};
 use crate::{
     failure::{OrFail, Result},
     log,

@@ -202,6 +202,12 @@ fn mount_tmpfs(root: &OwnedFd, spec: &TmpfsSpec) -> Result<()> {
     if let Some(bytes) = spec.size_bytes {
         options.push_str(&format!(",size={bytes}"));
     }
+    let (uid, gid) = spec.owner;
+    for (name, id) in [("uid", uid), ("gid", gid)] {
+        if let Some(id) = id {
+            options.push_str(&format!(",{name}={id}"));
+        }
+    }
     mount_on(&through(&target), "tmpfs", flags, &options).map_err(|cause| {
         failure(
             cause.kind,

@@ -5,11 +5,12 @@
 
 use std::{
     ffi::{CStr, c_char},
-    os::fd::BorrowedFd,
+    os::fd::{AsRawFd, BorrowedFd},
     ptr,
     sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed},
 };
 
+use cofferdam_types::CapabilitySet;
 use rustix::{
     fs::Mode,
     io::{Errno, dup2},
@@ -42,19 +43,23 @@ pub(super) enum Step {
     Terminal,
     Limits,
     Workdir,
+    Privileges,
     User,
+    Init,
     Program,
 }
 
 impl Step {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Namespace,
         Self::Proc,
         Self::Stdio,
         Self::Terminal,
         Self::Limits,
         Self::Workdir,
+        Self::Privileges,
         Self::User,
+        Self::Init,
         Self::Program,
     ];
 }
@@ -116,6 +121,12 @@ pub(super) struct Plan<'a> {
     pub(super) workdir: Option<&'a CStr>,
     /// `None` is root with its one group, as whom every child begins.
     pub(super) rights: Option<Rights<'a>>,
+    /// Capabilities that the process and its children can ever have; `None` is all.
+    pub(super) capabilities: Option<CapabilitySet>,
+    /// Whether programs give no privileges.
+    pub(super) no_new_privileges: bool,
+    /// The program that runs all of `arguments`, in place of `programs`.
+    pub(super) init: Option<BorrowedFd<'a>>,
     /// The program's possible paths, tried in order.
     pub(super) programs: &'a [*const c_char],
     /// Ended by null, as `environment` is.
@@ -147,7 +158,7 @@ pub(super) unsafe fn run_settled(settled: Result<(), (Step, Errno)>, plan: &Plan
         .store(getpid().as_raw_nonzero().get().unsigned_abs(), Relaxed);
     let failed = match settled.and_then(|()| prepare(plan)) {
         // SAFETY: the pointers are valid, by this function's contract.
-        Ok(()) => (Step::Program, unsafe { execute(plan) }),
+        Ok(()) => unsafe { execute(plan) },
         Err(failed) => failed,
     };
     plan.report.fail(failed);
@@ -198,14 +209,41 @@ fn prepare(plan: &Plan<'_>) -> Result<(), (Step, Errno)> {
     if let Some(workdir) = plan.workdir {
         chdir(workdir).map_err(at(Step::Workdir))?;
     }
+    if let Some(kept) = plan.capabilities {
+        limit_capabilities(kept).map_err(at(Step::Privileges))?;
+    }
     if let Some(Rights { uid, gid, groups }) = plan.rights {
         set_thread_groups(groups).map_err(at(Step::User))?;
         set_thread_res_gid(gid, gid, gid).map_err(at(Step::User))?;
-        // Leaving uid 0 drops all capabilities; for uid 0 they all stay, since the machine is the
-        // jail.
+        // Leaving uid 0 drops all capabilities; for uid 0 they stay, since the machine is the jail.
         set_thread_res_uid(uid, uid, uid).map_err(at(Step::User))?;
     }
+    if plan.no_new_privileges {
+        control(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(at(Step::Privileges))?;
+    }
     Ok(())
+}
+
+/// Takes the capabilities that are not `kept` out of the bounding set. The process has them until
+/// it runs its program, whose permitted set is the bounding set for root and empty for others.
+fn limit_capabilities(kept: CapabilitySet) -> rustix::io::Result<()> {
+    for number in (0..64).filter(|number| !kept.contains(*number)) {
+        match control(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number)) {
+            // This kernel has no capability of this number, nor of one above it.
+            Err(Errno::INVAL) => break,
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// prctl(2) with one argument that is a number.
+fn control(operation: libc::c_int, argument: libc::c_ulong) -> rustix::io::Result<()> {
+    // SAFETY: the operations of this file take no pointer and change this process alone.
+    match unsafe { libc::syscall(libc::SYS_prctl, operation, argument, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(last_errno()),
+    }
 }
 
 /// Makes the descriptors this process's own, which a zygote shares with the agent, and sees to it
@@ -275,19 +313,26 @@ fn reset_signals() -> rustix::io::Result<()> {
 ///
 /// # Safety
 /// The pointers of `plan` are valid C strings, in lists that null ends.
-unsafe fn execute(plan: &Plan<'_>) -> Errno {
+unsafe fn execute(plan: &Plan<'_>) -> (Step, Errno) {
     let mut outcome = Errno::NOENT;
+    let (arguments, environment) = (plan.arguments.as_ptr(), plan.environment.as_ptr());
+    if let Some(init) = plan.init {
+        let (fd, path) = (init.as_raw_fd(), c"".as_ptr());
+        let flags = libc::AT_EMPTY_PATH;
+        // SAFETY: valid by this function's contract; execveat only reads them.
+        unsafe { libc::syscall(libc::SYS_execveat, fd, path, arguments, environment, flags) };
+        return (Step::Init, last_errno());
+    }
     for program in plan.programs {
-        let (arguments, environment) = (plan.arguments.as_ptr(), plan.environment.as_ptr());
         // SAFETY: valid by this function's contract; execve only reads them.
         unsafe { libc::syscall(libc::SYS_execve, *program, arguments, environment) };
         match last_errno() {
             Errno::NOENT | Errno::NOTDIR => {}
             Errno::ACCESS => outcome = Errno::ACCESS,
-            other => return other,
+            other => return (Step::Program, other),
         }
     }
-    outcome
+    (Step::Program, outcome)
 }
 
 fn last_errno() -> Errno {

@@ -13,7 +13,7 @@ use rustix::{
 };
 
 use crate::{
-    failure::failure,
+    failure::{Result, failure},
     mounts::{Root, resolve},
 };
 
@@ -55,6 +55,22 @@ pub(super) fn of_program(
             not_executable(format!("`{program}`: exec format error"))
         }
         (errno, _) => not_executable(format!("`{program}`: {errno}")),
+    }
+}
+
+/// Fails as a start would when none of `candidates` is there.
+pub(super) fn expect_program(
+    root: &Root,
+    program: &str,
+    candidates: &[String],
+    workdir: &str,
+) -> Result<()> {
+    match candidates
+        .iter()
+        .any(|path| open(root, path, workdir).is_some())
+    {
+        true => Ok(()),
+        false => Err(of_program(root, program, candidates, workdir, Errno::NOENT)),
     }
 }
 

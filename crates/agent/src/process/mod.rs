@@ -10,6 +10,7 @@ mod clone;
 mod diagnosis;
 mod env;
 pub(crate) mod hook;
+pub(crate) mod init;
 mod nursery;
 mod posix_session;
 mod stdio;
@@ -104,7 +105,8 @@ pub(crate) fn spawn(
     nursery: &mut Nursery,
 ) -> Result<(Process, Stdio)> {
     let (stage, root) = (context.stage, context.root);
-    let user = nursery.accounts(root)?.resolve(&spec.user)?;
+    let more_groups = &spec.privileges.groups;
+    let user = nursery.accounts(root)?.resolve(&spec.user, more_groups)?;
     let workdir = workdir(root, &spec.workdir, context.place)?;
     let Some(program) = spec.argv.first().filter(|program| !program.is_empty()) else {
         return Err(failure(
@@ -135,8 +137,19 @@ pub(crate) fn spawn(
             .map(|text| env::c_string(text))
             .collect::<Result<Vec<_>>>()
     };
+    let init = match spec.init && context.place == Place::Workload {
+        true => {
+            diagnosis::expect_program(root, program, &candidates, workdir)?;
+            Some(init::open()?)
+        }
+        false => None,
+    };
+    let mut argv = spec.argv.clone();
+    if init.is_some() {
+        argv.insert(0, init::NAME.to_owned());
+    }
     let (programs, arguments, environment) =
-        (strings(&candidates)?, strings(&spec.argv)?, strings(&env)?);
+        (strings(&candidates)?, strings(&argv)?, strings(&env)?);
     let plan = Plan {
         ground: nursery::ground(stage, context.place),
         stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
@@ -144,6 +157,9 @@ pub(crate) fn spawn(
         rlimits: &rlimits(context.rlimits, &spec.rlimits),
         workdir: directory.as_deref(),
         rights,
+        capabilities: spec.privileges.capabilities,
+        no_new_privileges: spec.privileges.no_new_privileges,
+        init: init.as_ref().map(AsFd::as_fd),
         programs: &pointers(&programs, false),
         arguments: &pointers(&arguments, true),
         environment: &pointers(&environment, true),
@@ -195,6 +211,11 @@ fn at_step(step: Step, errno: Errno, workdir: &str) -> Failure {
             FailureKind::Internal,
             "Could not take on the user".to_owned(),
         ),
+        Step::Privileges => (
+            FailureKind::Internal,
+            "Could not limit what the process may do".to_owned(),
+        ),
+        Step::Init => (FailureKind::Internal, "Could not run the init".to_owned()),
         Step::Proc => (FailureKind::Mount, "Could not mount `/proc`".to_owned()),
         Step::Terminal => (
             FailureKind::Internal,

@@ -64,16 +64,23 @@ impl Accounts {
     /// Looks up ahead who is meant when nobody is named.
     pub(super) fn ahead(root: &Root) -> Result<Self> {
         let mut accounts = Self::read(root)?;
-        accounts.nobody_named = accounts.resolve("").ok();
+        accounts.nobody_named = accounts.resolve("", &[]).ok();
         Ok(accounts)
     }
 
-    /// The user that `user` means; empty is root.
-    pub(super) fn resolve(&self, user: &str) -> Result<User> {
-        match &self.nobody_named {
-            Some(root) if user.is_empty() => Ok(root.clone()),
-            _ => find(user, &self.passwd, &self.group),
+    /// The user that `user` means, with more groups; empty is root.
+    pub(super) fn resolve(&self, user: &str, more: &[String]) -> Result<User> {
+        let mut user = match &self.nobody_named {
+            Some(root) if user.is_empty() => root.clone(),
+            _ => find(user, &self.passwd, &self.group)?,
+        };
+        for name in more {
+            let gid = find_group(name, &self.group)?;
+            if !user.groups.contains(&gid) && user.groups.len() < MAX_GROUPS {
+                user.groups.push(gid);
+            }
         }
+        Ok(user)
     }
 }
 
@@ -122,18 +129,7 @@ fn find(user: &str, passwd: &str, group: &str) -> Result<User> {
     };
     let groups = || group.lines().filter_map(Group::parse);
     let (gid, mut groups) = match wanted_group {
-        Some(wanted) => {
-            let found =
-                groups().find(|group| group.name == wanted || id(wanted) == Some(group.gid));
-            let gid = found
-                .map(|group| group.gid)
-                .or_else(|| id(wanted))
-                .ok_or_else(|| {
-                    let message = format!("Group `{wanted}` is not in the image's /etc/group");
-                    failure(FailureKind::UnknownUser, message)
-                })?;
-            (gid, Vec::new())
-        }
+        Some(wanted) => (find_group(wanted, group)?, Vec::new()),
         None => {
             let lists_user = |group: &Group<'_>| {
                 name.is_some_and(|name| group.members.split(',').any(|member| member == name))
@@ -153,6 +149,19 @@ fn find(user: &str, passwd: &str, group: &str) -> Result<User> {
         groups,
         home: home.to_owned(),
     })
+}
+
+/// The group that a name or number means; a number need not be in the file.
+fn find_group(wanted: &str, file: &str) -> Result<u32> {
+    let mut groups = file.lines().filter_map(Group::parse);
+    groups
+        .find(|group| group.name == wanted || id(wanted) == Some(group.gid))
+        .map(|group| group.gid)
+        .or_else(|| id(wanted))
+        .ok_or_else(|| {
+            let message = format!("Group `{wanted}` is not in the image's /etc/group");
+            failure(FailureKind::UnknownUser, message)
+        })
 }
 
 /// A user or group number as Docker allows it: decimal, at most 2^31 - 1.
@@ -267,6 +276,22 @@ mod tests {
         let user = find("", "", "").unwrap();
         assert_eq!((user.uid, user.gid, user.home.as_str()), (0, 0, "/"));
         assert!(find("root", "", "").is_err());
+    }
+
+    #[test]
+    fn more_groups_are_added_once_each_by_name_or_number() {
+        let accounts = Accounts {
+            passwd: PASSWD.to_owned(),
+            group: GROUP.to_owned(),
+            nobody_named: None,
+        };
+        let more = ["log", "4", "webmasters", "999"].map(str::to_owned);
+        let user = accounts.resolve("web:ssl", &more).unwrap();
+        assert_eq!((user.gid, user.groups), (101, vec![101, 4, 9, 999]));
+        for bad in ["nope", "-1", ""] {
+            let failure = accounts.resolve("", &[bad.to_owned()]).unwrap_err();
+            assert_eq!(failure.kind, FailureKind::UnknownUser, "{bad}");
+        }
     }
 
     proptest! {

@@ -1,9 +1,11 @@
 //! The messages that stop everything for a capture and let it go on, here or in a copy.
 
 use cofferdam_proto::{AgentMessage, FailureKind};
+use cofferdam_types::ResourceLimits;
 
 use super::{Agent, Workload};
 use crate::{
+    cgroup,
     failure::{Result, failure},
     frozen::Frozen,
     identity,
@@ -73,5 +75,17 @@ impl Agent {
         self.sessions.inherit(self.workload.session())?;
         frozen.inherited();
         Ok(Some(AgentMessage::Inherited))
+    }
+    /// Sets limits before the workload goes on with another host.
+    pub(super) fn limit_again(&mut self, limits: ResourceLimits) -> Result<Option<AgentMessage>> {
+        if self.frozen.is_none() {
+            return Err(failure(
+                FailureKind::OutOfOrder,
+                "The machine is not frozen",
+            ));
+        }
+        cgroup::limit_again(&limits)?;
+        self.rlimits = limits.rlimits;
+        Ok(Some(AgentMessage::Limited))
     }
 }

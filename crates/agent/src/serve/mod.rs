@@ -221,6 +221,7 @@ impl Agent {
                 process,
                 timeout_ms,
             } => self.hook(&process, Duration::from_millis(timeout_ms.into())),
+            HostMessage::Limit(limits) => self.step(|agent| agent.limit_again(limits)),
             HostMessage::Shutdown => {
                 self.ending = true;
                 Ok(None)

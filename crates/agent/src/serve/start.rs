@@ -1,7 +1,5 @@
 //! The messages that start a process: the workload, those beside it, and warm-ups before it.
 
-use std::os::fd::AsFd;
-
 use cofferdam_proto::{AgentMessage, CONTROL_STREAM, FailureKind, ProcessSpec};
 use cofferdam_types::ResourceLimits;
 

@@ -121,7 +121,7 @@ impl Sessions {
         }
         let status = process::reap(&session.process.pidfd);
         session.exited = Some(status);
-        if status == KILLED {
+        if status == super::KILLED {
             // Before its exit, so that the host knows why.
             self.report_oom(port);
         }

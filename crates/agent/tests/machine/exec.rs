@@ -226,6 +226,7 @@ fn the_workload_keeps_within_its_limits() {
         cpu_quota_millis: Some(1500),
         cpuset: Some("0".to_owned()),
         memory_reservation: Some(ByteSize::from_mib(16)),
+        memory: Some(ByteSize::from_mib(64)),
         rlimits: vec![Rlimit {
             resource: 4,
             soft: 0,
@@ -233,11 +234,10 @@ fn the_workload_keeps_within_its_limits() {
         }],
     };
     host.start_limited(shell("sleep 1000"), limits);
-    let script =
-        "cd /sys/fs/cgroup; cat pids.max cpu.weight cpu.max cpuset.cpus memory.low; ulimit -c";
+    let script = "cd /sys/fs/cgroup; cat pids.max cpu.weight cpu.max cpuset.cpus memory.low memory.max; ulimit -c";
     assert_eq!(
         host.run(shell(script)).text(),
-        "8\n20\n150000 100000\n0\n16777216\n0\n"
+        "8\n20\n150000 100000\n0\n16777216\n67108864\n0\n"
     );
     let lifted = host.run(shell("echo 1000 > /sys/fs/cgroup/pids.max"));
     assert_eq!(lifted.status, Some(ExitStatus::Code(1)), "{lifted:?}");

@@ -37,6 +37,7 @@ fn a_workload_that_takes_all_memory_leaves_the_agent_some() {
         mode: 0o777,
         read_only: false,
         exec: false,
+        owner: (None, None),
     });
     host.mount(&root);
     host.start(shell("sleep 1000"));

@@ -22,6 +22,7 @@ fn a_root_has_devices_mounts_and_names() {
         mode: 0o1750,
         read_only,
         exec,
+        owner: (Some(7), None),
     };
     spec.tmpfs = vec![
         tmpfs("/scratch/deep", true, false),
@@ -113,6 +114,7 @@ fn links_of_an_image_stay_in_its_root() {
         mode: 0o755,
         read_only: false,
         exec: false,
+        owner: (None, None),
     }];
     host.mount(&spec);
     host.start(shell("sleep 1000"));

@@ -19,7 +19,7 @@ pub(crate) struct ImagesArgs {
     /// Docker's flag for hidden images; there are none
     #[arg(short, long, hide = true)]
     all: bool,
-    /// Form: table or json
+    /// Form: table, json or a Go template
     #[arg(long, value_name = "FORM")]
     pub(crate) format: Option<String>,
     /// Print JSON
@@ -108,6 +108,9 @@ pub(crate) struct PruneArgs {
 /// Print all about images.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImageInspectArgs {
+    /// Form: json or a Go template
+    #[arg(short, long, value_name = "FORM")]
+    pub(crate) format: Option<String>,
     #[arg(required = true)]
     pub(crate) images: Vec<String>,
 }
@@ -143,7 +146,7 @@ pub(crate) struct HistoryArgs {
     /// Only ids
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Form: table or json
+    /// Form: table, json or a Go template
     #[arg(long, value_name = "FORM")]
     pub(crate) format: Option<String>,
     /// Whole commands

@@ -11,6 +11,7 @@ enum Topic {
     Device,
     Privilege,
     Health,
+    Log,
     Other,
 }
 
@@ -23,14 +24,10 @@ type Flag = (&'static str, Option<char>, bool, Topic);
 const FLAGS: &[Flag] = &[
     ("add-host", None, true, Topic::Network),
     ("annotation", None, true, Topic::Other),
-    ("attach", Some('a'), true, Topic::Other),
     ("blkio-weight", None, true, Topic::Other),
     ("blkio-weight-device", None, true, Topic::Other),
-    ("cap-add", None, true, Topic::Privilege),
-    ("cap-drop", None, true, Topic::Privilege),
     ("cgroup-parent", None, true, Topic::Other),
     ("cgroupns", None, true, Topic::Other),
-    ("cidfile", None, true, Topic::Other),
     ("cpu-period", None, true, Topic::Other),
     ("cpu-quota", None, true, Topic::Other),
     ("cpu-rt-period", None, true, Topic::Other),
@@ -48,13 +45,11 @@ const FLAGS: &[Flag] = &[
     ("domainname", None, true, Topic::Network),
     ("expose", None, true, Topic::Network),
     ("gpus", None, true, Topic::Device),
-    ("group-add", None, true, Topic::Other),
     ("health-cmd", None, true, Topic::Health),
     ("health-interval", None, true, Topic::Health),
     ("health-retries", None, true, Topic::Health),
     ("health-start-period", None, true, Topic::Health),
     ("health-timeout", None, true, Topic::Health),
-    ("init", None, false, Topic::Other),
     ("ip", None, true, Topic::Network),
     ("ip6", None, true, Topic::Network),
     ("ipc", None, true, Topic::Other),
@@ -62,10 +57,9 @@ const FLAGS: &[Flag] = &[
     ("label-file", None, true, Topic::Other),
     ("link", None, true, Topic::Network),
     ("link-local-ip", None, true, Topic::Network),
-    ("log-driver", None, true, Topic::Other),
-    ("log-opt", None, true, Topic::Other),
+    ("log-driver", None, true, Topic::Log),
+    ("log-opt", None, true, Topic::Log),
     ("mac-address", None, true, Topic::Network),
-    ("memory-swap", None, true, Topic::Other),
     ("memory-swappiness", None, true, Topic::Other),
     ("mount", None, true, Topic::Volume),
     ("network-alias", None, true, Topic::Network),
@@ -73,12 +67,10 @@ const FLAGS: &[Flag] = &[
     ("oom-kill-disable", None, false, Topic::Other),
     ("oom-score-adj", None, true, Topic::Other),
     ("pid", None, true, Topic::Other),
-    ("privileged", None, false, Topic::Privilege),
     ("publish", Some('p'), true, Topic::Network),
     ("publish-all", Some('P'), false, Topic::Network),
     ("restart", None, true, Topic::Other),
     ("runtime", None, true, Topic::Other),
-    ("security-opt", None, true, Topic::Privilege),
     ("storage-opt", None, true, Topic::Other),
     ("sysctl", None, true, Topic::Other),
     ("userns", None, true, Topic::Privilege),
@@ -86,6 +78,21 @@ const FLAGS: &[Flag] = &[
     ("volume", None, true, Topic::Volume),
     ("volume-driver", None, true, Topic::Volume),
     ("volumes-from", None, true, Topic::Volume),
+];
+
+/// Values of flags that are so already.
+const SO_ALREADY: &[(&str, &[&str])] = &[
+    ("cgroupns", &["private", ""]),
+    ("ipc", &["private", ""]),
+    ("isolation", &["default", ""]),
+    ("log-driver", &["json-file", ""]),
+    ("no-healthcheck", &["true", "false"]),
+    ("oom-kill-disable", &["false"]),
+    ("pid", &[""]),
+    ("publish-all", &["false"]),
+    ("restart", &["no", ""]),
+    ("userns", &[""]),
+    ("uts", &[""]),
 ];
 
 /// The one with a value that works, so it stands in the help.
@@ -115,6 +122,9 @@ impl Topic {
                 "A sandbox is a virtual machine: root in it has every capability of the guest"
             }
             Self::Health => "Check it with `coffer exec`",
+            Self::Log => {
+                "Output is kept as by `--log-driver json-file`; read it with `coffer logs`"
+            }
             Self::Other => "See `coffer run --help` for what there is",
         }
     }
@@ -153,8 +163,10 @@ impl FromArgMatches for LaterArgs {
         if network.is_some_and(|name| name != "none") {
             return Ok(Self(Some((NETWORK, Topic::Network))));
         }
-        let asked =
-            |(name, ..): &&Flag| matches.value_source(name) == Some(ValueSource::CommandLine);
+        let asked = |flag: &&Flag| {
+            let is_given = matches.value_source(flag.0) == Some(ValueSource::CommandLine);
+            is_given && !is_so_already(matches, flag)
+        };
         let first = FLAGS.iter().find(asked);
         Ok(Self(first.map(|(name, _, _, topic)| (*name, *topic))))
     }
@@ -165,10 +177,21 @@ impl FromArgMatches for LaterArgs {
     }
 }
 
+/// Whether all that a flag was given is so without it.
+fn is_so_already(matches: &ArgMatches, (name, _, has_value, _): &Flag) -> bool {
+    let Some((_, values)) = SO_ALREADY.iter().find(|(known, _)| known == name) else {
+        return false;
+    };
+    if *has_value {
+        let mut given = matches.get_many::<String>(name).into_iter().flatten();
+        return given.all(|value| values.contains(&value.as_str()));
+    }
+    let given = matches.get_flag(name).to_string();
+    values.contains(&given.as_str())
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::{
         super::{Cli, Verb},
         *,
@@ -176,7 +199,8 @@ mod tests {
 
     fn later(line: &[&str]) -> Option<&'static str> {
         let line = ["coffer", "run"].iter().chain(line).chain(&["image"]);
-        match Cli::try_parse_from(line).map(|cli| cli.verb) {
+        let line: Vec<std::ffi::OsString> = line.map(Into::into).collect();
+        match Cli::read(&line).map(|cli| cli.verb) {
             Ok(Verb::Run(args)) => {
                 assert_eq!(args.sandbox.image(), "image");
                 args.sandbox.later.refused().map(|(name, _)| name)
@@ -186,8 +210,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_so_already_is_no_reason_to_refuse() {
+        for line in [
+            &["--log-driver", "json-file"][..],
+            &["--log-driver=json-file", "--restart=no"],
+            &["--no-healthcheck"],
+            &["--oom-kill-disable=false", "-P=false"],
+            &["--cgroupns", "private", "--ipc", "private"],
+        ] {
+            assert_eq!(later(line), None, "{line:?}");
+        }
+        for (line, name) in [
+            (&["--log-driver", "none"][..], "log-driver"),
+            (&["--restart", "always"], "restart"),
+            (&["--oom-kill-disable"], "oom-kill-disable"),
+            (&["--ipc=host"], "ipc"),
+        ] {
+            assert_eq!(later(line), Some(name), "{line:?}");
+        }
+    }
+
+    #[test]
     fn every_flag_is_refused_by_its_own_name_in_every_spelling() {
-        for (name, short, has_value, _) in FLAGS {
+        let refused = |flag: &&Flag| flag.0 != "no-healthcheck";
+        for (name, short, has_value, _) in FLAGS.iter().filter(refused) {
             let long = format!("--{name}");
             let short = short.map(|short| format!("-{short}"));
             for flag in [Some(long), short].into_iter().flatten() {

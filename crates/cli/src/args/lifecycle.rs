@@ -23,6 +23,16 @@ impl DetachArgs {
     }
 }
 
+/// What becomes of signals to this program.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ProxyArgs {
+    /// Hand signals on to the command; with false they end only this program
+    #[arg(long, value_name = "BOOL", default_value_t = true)]
+    #[arg(action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true")]
+    pub(crate) sig_proxy: bool,
+}
+
 /// Start stopped sandboxes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StartArgs {
@@ -32,6 +42,8 @@ pub(crate) struct StartArgs {
     /// Send standard input to it
     #[arg(short, long)]
     pub(crate) interactive: bool,
+    #[command(flatten)]
+    pub(crate) proxy: ProxyArgs,
     #[command(flatten)]
     pub(crate) detaching: DetachArgs,
     #[arg(required = true)]
@@ -87,7 +99,7 @@ pub(crate) struct PsArgs {
     /// Whole ids and commands
     #[arg(long)]
     pub(crate) no_trunc: bool,
-    /// Only those with name=, status=, label=, image= or id=
+    /// Only those with name=, id=, status=, exited=, label=, image=, before= or since=
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub(crate) filter: Vec<String>,
     /// The newest ones, whatever their status
@@ -96,7 +108,7 @@ pub(crate) struct PsArgs {
     /// The newest one, whatever its status
     #[arg(short, long)]
     pub(crate) latest: bool,
-    /// Form: table or json
+    /// Form: table, json or a Go template
     #[arg(long, value_name = "FORM")]
     pub(crate) format: Option<String>,
     /// Print JSON
@@ -111,6 +123,8 @@ pub(crate) struct AttachArgs {
     #[arg(long)]
     pub(crate) no_stdin: bool,
     #[command(flatten)]
+    pub(crate) proxy: ProxyArgs,
+    #[command(flatten)]
     pub(crate) detaching: DetachArgs,
     pub(crate) sandbox: String,
 }
@@ -121,8 +135,8 @@ pub(crate) struct LogsArgs {
     /// Go on while it runs
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Only the last lines; `all` for all
-    #[arg(short = 'n', long, value_name = "LINES")]
+    /// Only the last lines; `all` or -1 for all
+    #[arg(short = 'n', long, value_name = "LINES", allow_negative_numbers = true)]
     pub(crate) tail: Option<String>,
     /// Only since a time: RFC 3339, Unix seconds, or a duration such as 10m
     #[arg(long, value_name = "TIME")]
@@ -145,9 +159,9 @@ pub(crate) struct InspectArgs {
     /// Only sandboxes, or only images
     #[arg(long, value_name = "KIND")]
     pub(crate) r#type: Option<InspectKind>,
-    /// Form: json, which is the only one
-    #[arg(short, long, value_name = "FORM", value_parser = ["json"])]
-    format: Option<String>,
+    /// Form: json or a Go template
+    #[arg(short, long, value_name = "FORM")]
+    pub(crate) format: Option<String>,
     /// Print JSON, as it does anyway
     #[arg(long)]
     json: bool,

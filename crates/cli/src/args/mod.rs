@@ -1,18 +1,29 @@
 //! The command line: Docker's names and letters wherever the thing is the same.
 
+mod boolean;
+mod container;
+mod elsewhere;
+mod fork;
 mod images;
 mod later;
 mod lifecycle;
 mod pools;
+mod privileges;
 mod run;
 mod snapshots;
 mod system;
 mod templates;
 
-use clap::{Parser, Subcommand};
+use std::ffi::OsString;
 
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+pub(crate) use self::container::ContainerVerb;
+pub(crate) use self::elsewhere::{hint as hint_for_verb, is_noun};
+pub(crate) use self::fork::ForkArgs;
 pub(crate) use self::images::{
-    HistoryArgs, ImageVerb, ImagesArgs, LoadArgs, PruneArgs, PullArgs, RmiArgs, SaveArgs, TagArgs,
+    HistoryArgs, ImageInspectArgs, ImageVerb, ImagesArgs, LoadArgs, PruneArgs, PullArgs, RmiArgs,
+    SaveArgs, TagArgs,
 };
 pub(crate) use self::later::LaterArgs;
 pub(crate) use self::lifecycle::{
@@ -20,9 +31,9 @@ pub(crate) use self::lifecycle::{
     StartArgs, StopArgs, WaitArgs,
 };
 pub(crate) use self::pools::{PoolCreateArgs, PoolListArgs, PoolRmArgs, PoolVerb};
-pub(crate) use self::run::{CreateArgs, ExecArgs, RunArgs, SandboxArgs};
+pub(crate) use self::run::{Cpus, CreateArgs, ExecArgs, Memory, RunArgs, SandboxArgs, Stream};
 pub(crate) use self::snapshots::{
-    ForkArgs, PauseArgs, RestoreArgs, SnapshotCreateArgs, SnapshotExportArgs, SnapshotImportArgs,
+    PauseArgs, RestoreArgs, SnapshotCreateArgs, SnapshotExportArgs, SnapshotImportArgs,
     SnapshotListArgs, SnapshotNamesArgs, SnapshotPruneArgs, SnapshotVerb,
 };
 
@@ -45,6 +56,27 @@ pub(crate) struct Cli {
     pub(crate) verbose: bool,
     #[command(subcommand)]
     pub(crate) verb: Verb,
+}
+
+impl Cli {
+    /// Reads a command line, in which flags may have a truth value.
+    ///
+    /// # Errors
+    /// A usage error, or a text that was asked for.
+    pub(crate) fn read(argv: &[OsString]) -> Result<Self, clap::Error> {
+        let mut command = boolean::with_values(Self::command());
+        let read = command
+            .try_get_matches_from_mut(argv)
+            .and_then(|matches| Self::from_arg_matches(&matches));
+        match read {
+            // Help shows the flags as people write them.
+            Err(error) if boolean::is_help(&error) => match Self::try_parse_from(argv) {
+                Err(plain) if boolean::is_help(&plain) => Err(plain),
+                _ => Err(error),
+            },
+            other => other,
+        }
+    }
 }
 
 /// What to do.
@@ -112,7 +144,10 @@ pub(crate) enum Verb {
     /// Manage images
     #[command(subcommand, hide = true)]
     Image(ImageVerb),
-    /// Show what takes room on the disk
+    /// Manage sandboxes
+    #[command(subcommand, hide = true)]
+    Container(ContainerVerb),
+    /// Show and clean the store
     #[command(subcommand)]
     System(SystemVerb),
     /// Say what this host can do, and what mends the rest
@@ -141,12 +176,99 @@ pub(crate) struct CompletionArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     fn parse(words: &str) -> Cli {
-        Cli::try_parse_from(words.split(' ')).unwrap_or_else(|error| panic!("{words}: {error}"))
+        try_parse(words).unwrap_or_else(|error| panic!("{words}: {error}"))
+    }
+
+    fn try_parse(words: &str) -> Result<Cli, clap::Error> {
+        let words: Vec<OsString> = words.split(' ').map(OsString::from).collect();
+        Cli::read(&words)
+    }
+
+    #[test]
+    fn a_flag_may_have_a_truth_value_and_takes_no_word_for_one() {
+        for (words, rm, interactive, tty, command) in [
+            ("coffer run --rm=true x false", true, false, false, "false"),
+            ("coffer run --rm -it x true", true, true, true, "true"),
+            (
+                "coffer run --rm --rm=false -i=1 x y",
+                false,
+                true,
+                false,
+                "y",
+            ),
+            ("coffer run -ti=false --tty=T x y", false, false, true, "y"),
+            (
+                "coffer run -i -t=0 x --rm=true",
+                false,
+                true,
+                false,
+                "--rm=true",
+            ),
+        ] {
+            let Verb::Run(args) = parse(words).verb else {
+                panic!("{words}")
+            };
+            let process = &args.sandbox.process;
+            assert_eq!(
+                (args.sandbox.rm, process.interactive, process.tty),
+                (rm, interactive, tty),
+                "{words}"
+            );
+            assert_eq!(args.sandbox.command(), [command], "{words}");
+        }
+        assert!(parse("coffer -v=true run x").verbose && !parse("coffer run x").verbose);
+        assert!(parse("coffer run -v x").verbose);
+        let Verb::Ps(args) = parse("coffer ps -aq=true --no-trunc=false").verb else {
+            panic!()
+        };
+        assert!(args.all && args.quiet && !args.no_trunc);
+        assert!(try_parse("coffer run --rm=maybe x").is_err());
+    }
+
+    #[test]
+    fn help_shows_flags_without_values() {
+        let help = try_parse("coffer run --help").unwrap_err().to_string();
+        assert!(
+            help.contains("--rm ") && !help.contains("--rm[") && !help.contains("--rm ["),
+            "{help}"
+        );
+    }
+
+    #[test]
+    fn dockers_longer_names_are_the_same_verbs() {
+        for (words, name) in [
+            ("coffer container ls -a", "Ps"),
+            ("coffer container rm -f a", "Rm"),
+            ("coffer container exec a b -c", "Exec"),
+            ("coffer container run --rm x", "Run"),
+            ("coffer system info", "Info"),
+            ("coffer system prune -f", "Prune"),
+        ] {
+            let verb = format!("{:?}", parse(words).verb.short());
+            assert!(verb.starts_with(name), "{words}: {verb}");
+        }
+    }
+
+    #[test]
+    fn a_verb_that_docker_has_gets_a_hint() {
+        for words in [
+            "coffer build .",
+            "coffer cp a b",
+            "coffer image push x",
+            "coffer container stats",
+        ] {
+            let error = try_parse(words).unwrap_err();
+            assert!(hint_for_verb(&error).is_some(), "{words}: {error}");
+        }
+        for words in ["coffer bulid .", "coffer run --nope x"] {
+            assert!(
+                hint_for_verb(&try_parse(words).unwrap_err()).is_none(),
+                "{words}"
+            );
+        }
     }
 
     #[test]
@@ -273,6 +395,19 @@ mod tests {
             "coffer load -i file",
             "coffer save -o file a b",
             "coffer rmi -f a",
+            "coffer run --cap-drop ALL --cap-add CHOWN --group-add 5 --security-opt label=disable x",
+            "coffer run --privileged --init --memory-swap -1 --log-driver json-file x",
+            "coffer run -a stdout -a STDERR --sig-proxy=false --cidfile f x",
+            "coffer run --cpus 0 -m 0 -w= --no-healthcheck --restart no --cgroupns private x",
+            "coffer exec --privileged a b",
+            "coffer attach --sig-proxy=false a",
+            "coffer start -a --sig-proxy=false a",
+            "coffer logs --tail -1 a",
+            "coffer fork -n a -c 2 -e A=1 -l b=c --cpus 0.5 -m 1g -w /x --hostname h --rm=false s",
+            "coffer restore -n a s",
+            "coffer template build --exec x --timeout 5 i",
+            "coffer logs -n=-1 a",
+            "coffer inspect -f {{.Id}} a",
         ] {
             parse(words);
         }

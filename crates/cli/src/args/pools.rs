@@ -16,7 +16,10 @@ pub(crate) enum PoolVerb {
 
 /// Make a pool.
 #[derive(Debug, clap::Args)]
-#[command(disable_help_flag = true)]
+#[command(
+    disable_help_flag = true,
+    override_usage = "coffer pool create [OPTIONS] IMAGE"
+)]
 pub(crate) struct PoolCreateArgs {
     /// How many standbys
     #[arg(long, default_value_t = 2, value_name = "NUMBER")]

@@ -1,11 +1,15 @@
 //! `run`, `create` and `exec`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::ArgAction;
 use cofferdam::{ByteSize, CpuCount, Platform, PullPolicy, Signal};
 
-use super::{LaterArgs, lifecycle::DetachArgs};
+use super::{
+    LaterArgs,
+    lifecycle::{DetachArgs, ProxyArgs},
+    privileges::PrivilegeArgs,
+};
 
 /// A process of a sandbox.
 #[derive(Debug, Default, clap::Args)]
@@ -56,10 +60,13 @@ pub(crate) struct SandboxArgs {
     pub(crate) label: Vec<String>,
     /// Processors, whole or fractional
     #[arg(long, value_name = "NUMBER")]
-    pub(crate) cpus: Option<CpuCount>,
+    pub(crate) cpus: Option<Cpus>,
     /// Memory, such as 512m or 2g
     #[arg(short, long, value_name = "SIZE")]
     pub(crate) memory: Option<ByteSize>,
+    /// Memory and swap together; a guest has no swap. -1 for no limit
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub(crate) memory_swap: Option<Memory>,
     /// Memory kept for the command under pressure
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory_reservation: Option<ByteSize>,
@@ -81,7 +88,7 @@ pub(crate) struct SandboxArgs {
     /// Make the root read-only
     #[arg(long, conflicts_with = "disk")]
     pub(crate) read_only: bool,
-    /// Mount a tmpfs; options size=, mode=, ro, exec
+    /// Mount a tmpfs; options size=, mode=, uid=, gid=, ro, exec
     #[arg(long, value_name = "DIR[:OPTIONS]")]
     pub(crate) tmpfs: Vec<String>,
     /// Size of /dev/shm
@@ -108,6 +115,8 @@ pub(crate) struct SandboxArgs {
     /// Run on this backend; see `coffer doctor`
     #[arg(long, value_name = "NAME")]
     pub(crate) backend: Option<String>,
+    #[command(flatten)]
+    pub(crate) privileges: PrivilegeArgs,
     #[command(flatten)]
     pub(crate) later: LaterArgs,
     /// Print help
@@ -138,10 +147,74 @@ pub(crate) struct RunArgs {
     /// End it when this command dies, unless it was left by the detach keys
     #[arg(long, conflicts_with = "detach")]
     pub(crate) kill_with_client: bool,
+    /// Attach only to stdin, stdout or stderr
+    #[arg(short, long, value_name = "STREAM", ignore_case = true)]
+    #[arg(conflicts_with = "detach")]
+    pub(crate) attach: Vec<Stream>,
+    /// Write the id into this new file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cidfile: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) proxy: ProxyArgs,
     #[command(flatten)]
     pub(crate) detaching: DetachArgs,
     #[command(flatten)]
     pub(crate) sandbox: SandboxArgs,
+}
+
+/// A stream that can be attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Stream {
+    /// Standard input
+    Stdin,
+    /// Standard output
+    Stdout,
+    /// Standard error
+    Stderr,
+}
+
+/// Processors as asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cpus {
+    /// 0: the default.
+    Default,
+    /// So many.
+    Count(CpuCount),
+}
+
+impl FromStr for Cpus {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_zero = text.starts_with('0') && text.parse() == Ok(0.0_f64);
+        match is_zero {
+            true => Ok(Self::Default),
+            false => text.parse().map(Self::Count),
+        }
+    }
+}
+
+/// An amount of memory, or no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Memory {
+    /// -1: no limit.
+    Unlimited,
+    /// So much; 0 is the default.
+    Size(ByteSize),
+}
+
+impl FromStr for Memory {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "-1" => Ok(Self::Unlimited),
+            size => size
+                .parse()
+                .map(Self::Size)
+                .map_err(|error: cofferdam::ParseSizeError| error.to_string()),
+        }
+    }
 }
 
 /// Create a sandbox.
@@ -151,6 +224,9 @@ pub(crate) struct RunArgs {
     override_usage = "coffer create [OPTIONS] IMAGE [COMMAND] [ARG]..."
 )]
 pub(crate) struct CreateArgs {
+    /// Write the id into this new file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cidfile: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) sandbox: SandboxArgs,
 }
@@ -176,6 +252,9 @@ pub(crate) struct ExecArgs {
     /// Wait until all that write to its output have ended, not only for 2 seconds
     #[arg(long, conflicts_with = "detach")]
     pub(crate) wait_all: bool,
+    /// Give it every capability of the guest
+    #[arg(long)]
+    pub(crate) privileged: bool,
     #[command(flatten)]
     pub(crate) detaching: DetachArgs,
     /// Sandbox, then the command and its arguments

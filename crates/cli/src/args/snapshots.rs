@@ -9,25 +9,12 @@ pub(crate) struct PauseArgs {
     pub(crate) sandboxes: Vec<String>,
 }
 
-/// Make new sandboxes from one.
-#[derive(Debug, clap::Args)]
-pub(crate) struct ForkArgs {
-    /// Name of the fork; of several, the start of their names
-    #[arg(short, long)]
-    pub(crate) name: Option<String>,
-    /// How many
-    #[arg(short, long, default_value_t = 1, value_name = "NUMBER")]
-    pub(crate) count: u32,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Sandbox or snapshot
-    pub(crate) source: String,
-}
-
 /// Bring a sandbox back.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RestoreArgs {
+    /// Name of the sandbox, if it is gone; else it keeps its own
+    #[arg(short, long)]
+    pub(crate) name: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

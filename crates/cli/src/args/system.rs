@@ -1,19 +1,22 @@
 //! Verbs about the store as a whole.
 
+use super::{DataArgs, PruneArgs};
+
 /// What to do with the store.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum SystemVerb {
     /// Show what takes room on the disk, and what can be freed
     Df(DfArgs),
+    /// Show the store, the counts and the backend
+    Info(DataArgs),
+    /// Remove stopped sandboxes and images without a name
+    Prune(PruneArgs),
 }
 
-/// Show what takes room on the disk.
+/// Show what takes room on the disk; with `--verbose`, which every verb has, each thing in a row.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DfArgs {
-    /// Each thing in a row of its own
-    #[arg(short = 'v', long = "verbose", id = "df_verbose")]
-    pub(crate) each: bool,
-    /// Form: table or json
+    /// Form: table, json or a Go template
     #[arg(long, value_name = "FORM")]
     pub(crate) format: Option<String>,
     /// Print JSON

@@ -16,12 +16,19 @@ pub(crate) enum TemplateVerb {
 
 /// Make a template.
 #[derive(Debug, clap::Args)]
-#[command(disable_help_flag = true)]
+#[command(
+    disable_help_flag = true,
+    override_usage = "coffer template build [OPTIONS] IMAGE [COMMAND] [ARG]...",
+    after_help = "Examples:\n  coffer template build --exec 'python3 -c pass' python:3\n  coffer template build --wait-for 'listening on' IMAGE server --port 80"
+)]
 pub(crate) struct TemplateBuildArgs {
     /// Run a shell command in it to its end first
     #[arg(long, value_name = "COMMAND")]
     pub(crate) exec: Vec<String>,
-    /// Keep the command running in it, captured once it has printed this
+    /// Seconds that each command, and the wait for a text, may take; 600 by default
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) timeout: Option<u64>,
+    /// Keep COMMAND running in it, captured once it has printed this
     #[arg(long, value_name = "TEXT")]
     pub(crate) wait_for: Option<String>,
     /// Print JSON

@@ -2,7 +2,7 @@
 
 use cofferdam::{Coffer, ExecSpec, Result};
 
-use super::env;
+use super::{env, spec::given};
 use crate::{
     args::{AttachArgs, ExecArgs},
     exit_status::ExitStatus,
@@ -25,8 +25,8 @@ pub(crate) async fn exec(coffer: &Coffer, args: &ExecArgs) -> ExitStatus {
         let spec = ExecSpec {
             command: args.command().to_vec(),
             env: env::collect(&process.env, &process.env_file)?,
-            workdir: process.workdir.clone(),
-            user: process.user.clone(),
+            workdir: given(&process.workdir),
+            user: given(&process.user),
             terminal: process
                 .tty
                 .then(|| terminal::size().unwrap_or(DEFAULT_SIZE)),
@@ -34,6 +34,7 @@ pub(crate) async fn exec(coffer: &Coffer, args: &ExecArgs) -> ExitStatus {
             wait_all: args.wait_all,
             kill_with_client: args.kill_with_client,
             timeout: args.timeout,
+            privileged: args.privileged,
         };
         let sandbox = coffer.sandbox(args.sandbox())?;
         if args.detach {
@@ -46,6 +47,7 @@ pub(crate) async fn exec(coffer: &Coffer, args: &ExecArgs) -> ExitStatus {
             tty: process.tty,
             kind: Kind::Command,
             detach_keys: Some(keys),
+            ..Join::default()
         };
         streams::join(session, join).await.map(Some)
     };
@@ -76,6 +78,8 @@ pub(crate) async fn attach(coffer: &Coffer, args: &AttachArgs) -> ExitStatus {
             tty: spec.tty,
             kind: Kind::Visit,
             detach_keys: Some(keys),
+            proxy: args.proxy.sig_proxy,
+            ..Join::default()
         };
         streams::join(session, join).await
     };

@@ -6,12 +6,15 @@ use cofferdam::{
     Coffer, Digest, Error, ErrorKind, HistoryEntry, LoadSource, Platform, Reference, Removed,
     Result, SaveFormat,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::docker_names;
 use crate::{
     args::{HistoryArgs, ImagesArgs, LoadArgs, PullArgs, RmiArgs, SaveArgs, TagArgs},
     destination::write_to,
     exit_status::ExitStatus,
+    format::{Format, Row, print_rows},
+    go_template::Template,
     output,
     progress::Bars,
     time,
@@ -46,7 +49,8 @@ fn list(coffer: &Coffer, args: &ImagesArgs) -> Result<()> {
             !image.references.is_empty()
         });
     }
-    if output::wants_json(args.format.as_deref(), args.json)? {
+    let format = Format::of_list(args.format.as_deref(), args.json)?;
+    if matches!(format, Format::Json) {
         output::json(&images);
         return Ok(());
     }
@@ -58,6 +62,7 @@ fn list(coffer: &Coffer, args: &ImagesArgs) -> Result<()> {
     }
     let now = cofferdam::unix_time_ns();
     let mut rows = Vec::new();
+    let mut fields = Vec::new();
     for image in &images {
         let names = if image.references.is_empty() {
             vec![("<none>".to_owned(), "<none>".to_owned())]
@@ -65,6 +70,15 @@ fn list(coffer: &Coffer, args: &ImagesArgs) -> Result<()> {
             image.references.iter().map(|name| split(name)).collect()
         };
         for (repository, tag) in names {
+            fields.push(json!({
+                "ID": id(&image.id, args.no_trunc),
+                "Repository": output::printable(&repository),
+                "Tag": output::printable(&tag),
+                "Digest": image.manifest,
+                "CreatedSince": created(image.created.as_deref(), now),
+                "CreatedAt": image.created.as_deref().map_or_else(|| "N/A".to_owned(), output::printable),
+                "Size": output::size(image.size_bytes),
+            }));
             let mut row = vec![output::printable(&repository), output::printable(&tag)];
             if args.digests {
                 row.push(image.manifest.to_string());
@@ -77,12 +91,25 @@ fn list(coffer: &Coffer, args: &ImagesArgs) -> Result<()> {
             rows.push(row);
         }
     }
+    if let Format::Rows { template, header } = &format {
+        return print_fields(template, *header, fields);
+    }
     let mut header = vec!["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
     if args.digests {
         header.insert(2, "DIGEST");
     }
     output::table(&header, &rows);
     Ok(())
+}
+
+/// Prints rows that have no labels by a template.
+fn print_fields(template: &Template, header: bool, fields: Vec<Value>) -> Result<()> {
+    let row = |fields| Row {
+        fields,
+        labels: None,
+    };
+    let rows: Vec<Row> = fields.into_iter().map(row).collect();
+    print_rows(template, header, docker_names::IMAGE_TITLES, &rows)
 }
 
 /// When an image was made, for people; images often do not say, or say what is no time.
@@ -255,9 +282,9 @@ pub(crate) fn history(coffer: &Coffer, args: &HistoryArgs) -> ExitStatus {
 }
 
 fn steps(coffer: &Coffer, args: &HistoryArgs) -> Result<()> {
-    let json = output::wants_json(args.format.as_deref(), args.json)?;
+    let format = Format::of_list(args.format.as_deref(), args.json)?;
     let steps = coffer.images().history(&args.image)?;
-    if json {
+    if matches!(format, Format::Json) {
         output::json(&steps);
         return Ok(());
     }
@@ -271,6 +298,19 @@ fn steps(coffer: &Coffer, args: &HistoryArgs) -> Result<()> {
         return Ok(());
     }
     let now = cofferdam::unix_time_ns();
+    if let Format::Rows { template, header } = &format {
+        let fields = |step: &HistoryEntry| {
+            json!({
+                "ID": step_id(step),
+                "CreatedSince": created(step.created.as_deref(), now),
+                "CreatedAt": step.created.as_deref().map_or_else(|| "N/A".to_owned(), output::printable),
+                "CreatedBy": shortened(&step.created_by, args.no_trunc),
+                "Size": output::size(step.size_bytes),
+                "Comment": output::printable(&step.comment),
+            })
+        };
+        return print_fields(template, *header, steps.iter().map(fields).collect());
+    }
     let row = |step: &HistoryEntry| {
         vec![
             step_id(step),

@@ -30,7 +30,7 @@ pub(crate) async fn start(coffer: &Coffer, args: &StartArgs, verbose: bool) -> E
             SandboxStatus::Starting => sandbox.wait_until_started().await?,
             _ => print_stages(verbose, &sandbox.start().await?),
         }
-        Ok(name.to_owned())
+        Ok(Some(name.to_owned()))
     })
     .await
 }
@@ -59,6 +59,8 @@ async fn start_attached(
             tty,
             kind: Kind::Workload,
             detach_keys: Some(keys),
+            proxy: args.proxy.sig_proxy,
+            ..Join::default()
         };
         streams::join(session, join).await
     };
@@ -76,7 +78,7 @@ pub(crate) async fn stop(coffer: &Coffer, args: &StopArgs) -> ExitStatus {
             .sandbox(name)?
             .stop(args.time.map(Duration::from_secs))
             .await?;
-        Ok(name.to_owned())
+        Ok(Some(name.to_owned()))
     })
     .await
 }
@@ -89,7 +91,7 @@ pub(crate) async fn restart(coffer: &Coffer, args: &RestartArgs) -> ExitStatus {
             .stop(args.stop.time.map(Duration::from_secs))
             .await?;
         sandbox.start().await?;
-        Ok(name.to_owned())
+        Ok(Some(name.to_owned()))
     })
     .await
 }
@@ -98,7 +100,7 @@ pub(crate) async fn restart(coffer: &Coffer, args: &RestartArgs) -> ExitStatus {
 pub(crate) async fn kill(coffer: &Coffer, args: &KillArgs) -> ExitStatus {
     side_by_side(&args.sandboxes, async |name| {
         coffer.sandbox(name)?.kill(args.signal).await?;
-        Ok(name.to_owned())
+        Ok(Some(name.to_owned()))
     })
     .await
 }
@@ -106,8 +108,14 @@ pub(crate) async fn kill(coffer: &Coffer, args: &KillArgs) -> ExitStatus {
 /// Removes sandboxes.
 pub(crate) async fn rm(coffer: &Coffer, args: &RmArgs) -> ExitStatus {
     side_by_side(&args.sandboxes, async |name| {
-        coffer.remove(name, args.force).await?;
-        Ok(name.to_owned())
+        match coffer.remove(name, args.force).await {
+            // As in Docker: it is as it was to be, and yet it may have been misspelt.
+            Err(error) if args.force && error.kind() == ErrorKind::NotFound => {
+                output::error(&error);
+                Ok(None)
+            }
+            removed => removed.map(|()| Some(name.to_owned())),
+        }
     })
     .await
 }
@@ -121,7 +129,7 @@ pub(crate) async fn wait(coffer: &Coffer, args: &WaitArgs) -> ExitStatus {
         if let Ok(info) = sandbox.info() {
             info.warnings().iter().for_each(output::warning);
         }
-        Ok(status.code().to_string())
+        Ok(Some(status.code().to_string()))
     })
     .await
 }

@@ -14,6 +14,18 @@ pub(crate) async fn logs(coffer: &Coffer, args: &LogsArgs) -> ExitStatus {
     }
 }
 
+/// How many lines are asked for; none is all of them, as is a number below 0 in Docker.
+fn tail(lines: &str) -> Result<Option<usize>> {
+    if lines == "all" || lines.parse::<i64>().is_ok_and(|lines| lines < 0) {
+        return Ok(None);
+    }
+    let invalid = |_| {
+        let what = format!("`{lines}` is not a number of lines");
+        Error::new(ErrorKind::InvalidSpec, what).hint("-1 and `all` mean all lines")
+    };
+    lines.parse().map(Some).map_err(invalid)
+}
+
 async fn print(coffer: &Coffer, args: &LogsArgs) -> Result<()> {
     let now = cofferdam::unix_time_ns();
     let point = |text: &Option<String>| {
@@ -21,15 +33,7 @@ async fn print(coffer: &Coffer, args: &LogsArgs) -> Result<()> {
             .map(|text| time::parse(text, now))
             .transpose()
     };
-    let tail = match args.tail.as_deref() {
-        None | Some("all") => None,
-        Some(lines) => Some(lines.parse().map_err(|_| {
-            Error::new(
-                ErrorKind::InvalidSpec,
-                format!("`{lines}` is not a number of lines"),
-            )
-        })?),
-    };
+    let tail = args.tail.as_deref().map_or(Ok(None), tail)?;
     if args.kernel {
         let sandbox = coffer.sandbox(&args.sandbox)?;
         let lines = sandbox.kernel_log(tail.unwrap_or(usize::MAX))?;
@@ -49,6 +53,13 @@ async fn print(coffer: &Coffer, args: &LogsArgs) -> Result<()> {
     // Each channel has lines of its own.
     let (mut out_at_start, mut err_at_start) = (true, true);
     while let Some(record) = logs.next().await? {
+        if record.channel == Channel::Stdin {
+            // A mark is no output of the workload: it goes where our own notes go.
+            let text = String::from_utf8_lossy(&record.bytes).trim_end().to_owned();
+            let stamp = cofferdam::rfc3339(record.time_ns);
+            output::note(format_args!("--- {stamp} {} ---", output::printable(&text)));
+            continue;
+        }
         let bytes = if args.timestamps {
             let at_line_start = match record.channel {
                 Channel::Stderr => &mut err_at_start,
@@ -87,6 +98,20 @@ fn stamped(record: &LogRecord, at_line_start: &mut bool) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tail_below_zero_is_all() {
+        for (text, lines) in [
+            ("all", None),
+            ("-1", None),
+            ("-7", None),
+            ("0", Some(0)),
+            ("3", Some(3)),
+        ] {
+            assert_eq!(tail(text).unwrap(), lines, "{text}");
+        }
+        assert!(tail("x").is_err() && tail("").is_err() && tail("1.5").is_err());
+    }
 
     #[test]
     fn every_line_is_stamped_once() {

@@ -1,5 +1,7 @@
 //! One file a group of verbs; each verb one function from its arguments to an exit status.
 
+mod cidfile;
+mod docker_names;
 mod doctor;
 mod env;
 mod exec;
@@ -10,6 +12,7 @@ mod logs;
 mod pools;
 mod prune;
 mod ps;
+mod ps_filter;
 mod run;
 mod side_by_side;
 mod snapshots;
@@ -22,15 +25,16 @@ use clap::CommandFactory as _;
 use cofferdam::Coffer;
 
 use crate::{
-    args::{Cli, DataArgs, ImageVerb, Verb},
+    args::{Cli, ContainerVerb, DataArgs, ImageVerb, Verb},
     exit_status::ExitStatus,
     output,
 };
 
 /// Does what the command line says.
 pub(crate) async fn run(cli: Cli) -> ExitStatus {
-    let runs = matches!(cli.verb, Verb::Run(_) | Verb::Create(_) | Verb::Exec(_));
-    match cli.verb {
+    let verb = cli.verb.short();
+    let runs = matches!(verb, Verb::Run(_) | Verb::Create(_) | Verb::Exec(_));
+    match verb {
         Verb::Version(args) => return version(&args),
         Verb::Completion(args) => {
             // Into memory first: the generator panics when its writer fails.
@@ -47,7 +51,7 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
         Err(error) if runs => return ExitStatus::RunError(error),
         Err(error) => return ExitStatus::Error(error),
     };
-    match cli.verb {
+    match verb {
         Verb::Run(args) => run::run(&coffer, &args, cli.verbose).await,
         Verb::Create(args) => run::create(&coffer, &args, cli.verbose).await,
         Verb::Exec(args) => exec::exec(&coffer, &args).await,
@@ -78,8 +82,12 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
         Verb::Prune(args) => prune::everything(&coffer, &args).await,
         Verb::Image(verb) => image(&coffer, verb, cli.verbose).await,
         Verb::System(verb) => system::system(&coffer, &verb, cli.verbose),
+        Verb::Container(ContainerVerb::Prune(args)) => prune::sandboxes(&coffer, &args).await,
         Verb::Info(args) => doctor::info(&coffer, &args),
-        Verb::Version(_) | Verb::Completion(_) | Verb::Doctor(_) => ExitStatus::Success,
+        // Done above, or by another name.
+        Verb::Version(_) | Verb::Completion(_) | Verb::Doctor(_) | Verb::Container(_) => {
+            ExitStatus::Success
+        }
     }
 }
 
@@ -93,7 +101,7 @@ async fn image(coffer: &Coffer, verb: ImageVerb, verbose: bool) -> ExitStatus {
         ImageVerb::Tag(args) => images::tag(coffer, &args),
         ImageVerb::Rm(args) => images::rmi(coffer, &args),
         ImageVerb::History(args) => images::history(coffer, &args),
-        ImageVerb::Inspect(args) => inspect::images(coffer, &args.images),
+        ImageVerb::Inspect(args) => inspect::images(coffer, &args),
         ImageVerb::Prune(args) => prune::images(coffer, &args).await,
     }
 }

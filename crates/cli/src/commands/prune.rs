@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use cofferdam::{Coffer, Error, ErrorKind, Result, SandboxStatus, TemplateInfo};
+use cofferdam::{Coffer, Error, ErrorKind, Result, SandboxId, SandboxStatus, TemplateInfo};
 use serde_json::json;
 
 use crate::{args::PruneArgs, exit_status::ExitStatus, output};
@@ -19,6 +19,40 @@ pub(crate) async fn images(coffer: &Coffer, args: &PruneArgs) -> ExitStatus {
     prune(coffer, args, false)
         .await
         .map_or_else(ExitStatus::Error, |()| ExitStatus::Success)
+}
+
+/// Removes stopped sandboxes.
+pub(crate) async fn sandboxes(coffer: &Coffer, args: &PruneArgs) -> ExitStatus {
+    let prune = async || -> Result<()> {
+        if !args.force && !confirmed("all stopped sandboxes")? {
+            return Ok(());
+        }
+        let gone = remove_stopped(coffer).await?;
+        if args.json {
+            output::json(&json!({ "sandboxes": gone }));
+            return Ok(());
+        }
+        // A closed pipe ends the list.
+        let _ = gone
+            .iter()
+            .all(|id| output::line(format_args!("Deleted sandbox: {id}")));
+        Ok(())
+    };
+    prune()
+        .await
+        .map_or_else(ExitStatus::Error, |()| ExitStatus::Success)
+}
+
+/// Removes those that have ended. One that was just created is about to be started.
+async fn remove_stopped(coffer: &Coffer) -> Result<Vec<SandboxId>> {
+    let mut gone = Vec::new();
+    for info in coffer.sandboxes()? {
+        if matches!(info.status, SandboxStatus::Stopped | SandboxStatus::Failed) {
+            coffer.remove(&info.id.to_string(), false).await?;
+            gone.push(info.id);
+        }
+    }
+    Ok(gone)
 }
 
 async fn prune(coffer: &Coffer, args: &PruneArgs, sandboxes: bool) -> Result<()> {
@@ -39,17 +73,10 @@ async fn prune(coffer: &Coffer, args: &PruneArgs, sandboxes: bool) -> Result<()>
     if !args.force && !confirmed(&what)? {
         return Ok(());
     }
-    let mut gone = Vec::new();
-    if sandboxes {
-        for info in coffer.sandboxes()? {
-            // One that was just created is about to be started.
-            let ended = matches!(info.status, SandboxStatus::Stopped | SandboxStatus::Failed);
-            if ended {
-                coffer.remove(&info.id.to_string(), false).await?;
-                gone.push(info.id);
-            }
-        }
-    }
+    let gone = match sandboxes {
+        true => remove_stopped(coffer).await?,
+        false => Vec::new(),
+    };
     let before = coffer.templates().list()?;
     let removed = coffer.images().prune(args.all)?;
     coffer.templates().prune()?;

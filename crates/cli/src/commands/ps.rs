@@ -1,24 +1,29 @@
 //! `ps`.
 
-use cofferdam::{Coffer, Error, ErrorKind, Result, SandboxInfo, SandboxStatus};
+use cofferdam::{Coffer, Result, SandboxInfo, SandboxStatus};
 
-use crate::{args::PsArgs, exit_status::ExitStatus, output, time};
+use super::{docker_names, ps_filter::Filters};
+use crate::{
+    args::PsArgs,
+    exit_status::ExitStatus,
+    format::{Format, Row, print_rows},
+    output, time,
+};
 
 /// Longest command that a row shows, in characters.
 const COMMAND_CHARS: usize = 20;
 
 /// Lists sandboxes.
 pub(crate) fn ps(coffer: &Coffer, args: &PsArgs) -> ExitStatus {
-    let wanted = output::wants_json(args.format.as_deref(), args.json)
-        .and_then(|json| Ok((json, selected(coffer, args)?)));
-    let (json, infos) = match wanted {
-        Ok(wanted) => wanted,
-        Err(error) => return ExitStatus::Error(error),
-    };
-    if json {
-        output::json(&infos);
-        return ExitStatus::Success;
+    match list(coffer, args) {
+        Ok(()) => ExitStatus::Success,
+        Err(error) => ExitStatus::Error(error),
     }
+}
+
+fn list(coffer: &Coffer, args: &PsArgs) -> Result<()> {
+    let format = Format::of_list(args.format.as_deref(), args.json)?;
+    let infos = selected(coffer, args)?;
     let id = |info: &SandboxInfo| {
         if args.no_trunc {
             info.id.to_string()
@@ -26,48 +31,49 @@ pub(crate) fn ps(coffer: &Coffer, args: &PsArgs) -> ExitStatus {
             info.id.short()
         }
     };
+    if matches!(format, Format::Json) {
+        output::json(&infos);
+        return Ok(());
+    }
     if args.quiet {
         // A closed pipe ends the list.
         let _ = infos.iter().all(|info| output::line(id(info)));
-        return ExitStatus::Success;
+        return Ok(());
     }
     let now = cofferdam::unix_time_ns();
-    let rows: Vec<Vec<String>> = infos
-        .iter()
-        .map(|info| {
-            vec![
-                id(info),
-                output::printable(&info.image),
-                command(info, args.no_trunc),
-                time::ago(info.created_ns, now),
-                status(info, now),
-                info.name.clone(),
-            ]
-        })
-        .collect();
-    output::table(
-        &[
-            "SANDBOX ID",
-            "IMAGE",
-            "COMMAND",
-            "CREATED",
-            "STATUS",
-            "NAMES",
-        ],
-        &rows,
-    );
-    ExitStatus::Success
+    if let Format::Rows { template, header } = &format {
+        let row = |info: &SandboxInfo| {
+            let command = command(info, args.no_trunc);
+            docker_names::sandbox_row(info, &id(info), &command, &status(info, now), now)
+        };
+        let rows: Vec<Row> = infos.iter().map(row).collect();
+        return print_rows(template, *header, docker_names::SANDBOX_TITLES, &rows);
+    }
+    let row = |info: &SandboxInfo| {
+        vec![
+            id(info),
+            output::printable(&info.image),
+            command(info, args.no_trunc),
+            time::ago(info.created_ns, now),
+            status(info, now),
+            info.name.clone(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = infos.iter().map(row).collect();
+    let header = [
+        "SANDBOX ID",
+        "IMAGE",
+        "COMMAND",
+        "CREATED",
+        "STATUS",
+        "NAMES",
+    ];
+    output::table(&header, &rows);
+    Ok(())
 }
 
 fn selected(coffer: &Coffer, args: &PsArgs) -> Result<Vec<SandboxInfo>> {
-    let filters = args
-        .filter
-        .iter()
-        .map(|text| Filter::parse(text))
-        .collect::<Result<Vec<_>>>()?;
-    let by_status = filters
-        .iter()
-        .any(|filter| matches!(filter, Filter::Status(_)));
+    let filters = Filters::parse(&args.filter, coffer)?;
     let mut infos = coffer.sandboxes()?;
     if args.all {
         for error in coffer.damaged_sandboxes()? {
@@ -75,64 +81,11 @@ fn selected(coffer: &Coffer, args: &PsArgs) -> Result<Vec<SandboxInfo>> {
         }
     }
     let newest = args.last.or_else(|| args.latest.then_some(1));
-    let any_status = args.all || by_status || newest.is_some();
-    infos.retain(|info| {
-        (any_status || info.status.is_live()) && filters.iter().all(|f| f.fits(info))
-    });
+    let any_status = args.all || filters.any_status || newest.is_some();
+    infos.retain(|info| (any_status || info.status.is_live()) && filters.fit(info));
     // They come newest first.
     infos.truncate(newest.unwrap_or(usize::MAX));
     Ok(infos)
-}
-
-enum Filter {
-    Name(String),
-    Id(String),
-    Image(String),
-    Status(SandboxStatus),
-    Label(String, Option<String>),
-}
-
-impl Filter {
-    fn parse(text: &str) -> Result<Self> {
-        let invalid = |what: String| Error::new(ErrorKind::InvalidSpec, what);
-        let (key, value) = text
-            .split_once('=')
-            .ok_or_else(|| invalid(format!("`{text}` is not `KEY=VALUE`")))?;
-        match key {
-            "name" => Ok(Self::Name(value.to_owned())),
-            "id" => Ok(Self::Id(value.to_owned())),
-            "image" | "ancestor" => Ok(Self::Image(value.to_owned())),
-            "label" => Ok(match value.split_once('=') {
-                Some((key, value)) => Self::Label(key.to_owned(), Some(value.to_owned())),
-                None => Self::Label(value.to_owned(), None),
-            }),
-            "status" => SandboxStatus::ALL
-                .into_iter()
-                // Docker's `exited` and `dead`.
-                .find(|s| {
-                    s.to_string() == value
-                        || (value == "exited" && *s == SandboxStatus::Stopped)
-                        || (value == "dead" && *s == SandboxStatus::Failed)
-                })
-                .map(Self::Status)
-                .ok_or_else(|| invalid(format!("`{value}` is not a status"))),
-            _ => Err(invalid(format!("`{key}` is not a filter"))
-                .hint("Filter by name, id, image, status or label")),
-        }
-    }
-
-    fn fits(&self, info: &SandboxInfo) -> bool {
-        match self {
-            Self::Name(part) => info.name.contains(part),
-            Self::Id(start) => info.id.to_string().starts_with(start),
-            Self::Image(image) => info.image == *image,
-            Self::Status(status) => info.status == *status,
-            Self::Label(key, value) => info
-                .labels
-                .get(key)
-                .is_some_and(|found| value.as_ref().is_none_or(|value| value == found)),
-        }
-    }
 }
 
 fn command(info: &SandboxInfo, whole: bool) -> String {

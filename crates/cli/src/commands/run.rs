@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use cofferdam::{AttachOptions, Coffer, Result, Sandbox, Stage};
 
-use super::spec::spec;
+use super::{cidfile::CidFile, spec::spec};
 use crate::{
-    args::{CreateArgs, RunArgs, SandboxArgs},
+    args::{CreateArgs, RunArgs, SandboxArgs, Stream},
     exit_status::ExitStatus,
     output,
     progress::Bars,
@@ -22,24 +22,39 @@ pub(crate) async fn run(coffer: &Coffer, args: &RunArgs, verbose: bool) -> ExitS
         if !args.detach {
             streams::check_terminal(process.interactive, process.tty)?;
         }
+        let cidfile = CidFile::reserve(args.cidfile.as_deref())?;
         let sandbox = make(coffer, &args.sandbox, verbose).await?;
+        cidfile.write(sandbox.id())?;
         if args.detach {
             print_stages(verbose, &sandbox.start().await?);
             output::line(sandbox.id());
             return Ok(ExitStatus::Success);
         }
+        let is_attached = |stream| args.attach.is_empty() || args.attach.contains(&stream);
+        let stdin = process.interactive && is_attached(Stream::Stdin);
+        let show = [Stream::Stdout, Stream::Stderr].map(is_attached);
+        if show == [false; 2] {
+            print_stages(verbose, &sandbox.start().await?);
+            output::line(sandbox.id());
+            if stdin {
+                streams::feed(sandbox.attach(true).await?).await;
+            }
+            return Ok(ExitStatus::Success);
+        }
         let options = AttachOptions {
-            stdin: process.interactive,
+            stdin,
             terminal: process.tty.then(terminal::size).flatten(),
             survives: !args.kill_with_client,
         };
         let (session, stages) = sandbox.start_attached_with(options).await?;
         print_stages(verbose, &stages);
         let join = Join {
-            stdin: process.interactive,
+            stdin,
             tty: process.tty,
             kind: Kind::Workload,
             detach_keys: Some(keys),
+            proxy: args.proxy.sig_proxy,
+            show,
         };
         Ok(streams::join(session, join).await?.into())
     };
@@ -48,7 +63,13 @@ pub(crate) async fn run(coffer: &Coffer, args: &RunArgs, verbose: bool) -> ExitS
 
 /// Creates a sandbox and prints its id.
 pub(crate) async fn create(coffer: &Coffer, args: &CreateArgs, verbose: bool) -> ExitStatus {
-    match make(coffer, &args.sandbox, verbose).await {
+    let create = async || -> Result<Sandbox> {
+        let cidfile = CidFile::reserve(args.cidfile.as_deref())?;
+        let sandbox = make(coffer, &args.sandbox, verbose).await?;
+        cidfile.write(sandbox.id())?;
+        Ok(sandbox)
+    };
+    match create().await {
         Ok(sandbox) => {
             output::line(sandbox.id());
             ExitStatus::Success

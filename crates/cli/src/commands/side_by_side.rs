@@ -8,11 +8,11 @@ use crate::{exit_status::ExitStatus, output};
 /// Most actions at once.
 const MAX_AT_ONCE: usize = 16;
 
-/// Does one thing to each of many, several at once, and prints what each returns in the order of
-/// the names; goes on after an error and fails at the end.
+/// Does one thing to each of many, several at once, and prints what each returns, if anything,
+/// in the order of the names; goes on after an error and fails at the end.
 pub(super) async fn side_by_side(
     names: &[String],
-    action: impl AsyncFn(&str) -> Result<String>,
+    action: impl AsyncFn(&str) -> Result<Option<String>>,
 ) -> ExitStatus {
     let action = &action;
     let mut results = stream::iter(names)
@@ -21,7 +21,8 @@ pub(super) async fn side_by_side(
     let mut failed = false;
     while let Some(result) = results.next().await {
         match result {
-            Ok(text) => drop(output::line(text)),
+            Ok(Some(text)) => drop(output::line(text)),
+            Ok(None) => {}
             Err(error) => {
                 output::error(&error);
                 failed = true;
@@ -59,7 +60,7 @@ mod tests {
                     cofferdam::ErrorKind::NotFound,
                     "No b",
                 )),
-                name => Ok(name.to_owned()),
+                name => Ok(Some(name.to_owned())),
             }
         }));
         assert!(matches!(status, ExitStatus::Failure));

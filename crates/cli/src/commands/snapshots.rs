@@ -7,15 +7,18 @@ use std::{
 };
 
 use cofferdam::{
-    Coffer, Error, ErrorKind, ForkOptions, Forks, Result, Sandbox, Snapshot, SnapshotKind,
-    SnapshotOptions,
+    Coffer, Error, ErrorKind, ForkChanges, ForkOptions, Forks, Result, Sandbox, Snapshot,
+    SnapshotKind, SnapshotOptions,
 };
 use serde_json::json;
 
-use super::for_each;
+use super::{
+    env, for_each,
+    spec::{given, labels},
+};
 use crate::{
     args::{
-        ForkArgs, PauseArgs, RestoreArgs, SnapshotCreateArgs, SnapshotExportArgs,
+        Cpus, ForkArgs, PauseArgs, RestoreArgs, SnapshotCreateArgs, SnapshotExportArgs,
         SnapshotImportArgs, SnapshotListArgs, SnapshotNamesArgs, SnapshotPruneArgs, SnapshotVerb,
     },
     destination::write_to,
@@ -286,7 +289,11 @@ fn import(coffer: &Coffer, args: &SnapshotImportArgs, verbose: bool) -> Result<(
 /// Brings a sandbox back.
 pub(crate) async fn restore(coffer: &Coffer, args: &RestoreArgs) -> ExitStatus {
     let restore = async || -> Result<()> {
-        let sandbox = coffer.snapshots().get(&args.snapshot)?.restore().await?;
+        let snapshot = coffer.snapshots().get(&args.snapshot)?;
+        let sandbox = match &args.name {
+            Some(name) => snapshot.restore_as(name).await?,
+            None => snapshot.restore().await?,
+        };
         print_sandbox(&sandbox, args.json)
     };
     status(restore().await)
@@ -303,15 +310,13 @@ fn print_sandbox(sandbox: &Sandbox, json: bool) -> Result<()> {
 
 /// Makes new sandboxes from one or from a snapshot.
 pub(crate) async fn fork(coffer: &Coffer, args: &ForkArgs, verbose: bool) -> ExitStatus {
-    let options = ForkOptions {
-        name: args.name.clone(),
-        count: args.count,
-    };
-    let forks = match forks(coffer, args, &options).await {
+    let forks = async || forks(coffer, args, &fork_options(args)?).await;
+    let forks = match forks().await {
         Ok(forks) => forks,
         Err(error) => return ExitStatus::Error(error),
     };
     note_pause(verbose, forks.pause_us);
+    note_removal(args, &forks);
     if args.json {
         let infos = forks
             .sandboxes
@@ -339,19 +344,68 @@ async fn forks(coffer: &Coffer, args: &ForkArgs, options: &ForkOptions) -> Resul
             output::line(sandbox.id());
         }
     };
-    match coffer.sandbox(&args.source) {
-        Ok(sandbox) => sandbox.fork(options, made).await,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            match coffer.snapshots().get(&args.source) {
-                Ok(snapshot) => snapshot.fork(options, made).await,
-                Err(other) if other.kind() == ErrorKind::NotFound => {
-                    let what = format!("There is no sandbox and no snapshot `{}`", args.source);
-                    Err(Error::new(ErrorKind::NotFound, what)
-                        .hint("List them with `coffer ps -a` and `coffer snapshot list`"))
-                }
-                Err(other) => Err(other),
-            }
+    let missing = |kind| kind == ErrorKind::NotFound;
+    let sandbox = match coffer.sandbox(&args.source) {
+        Err(error) if missing(error.kind()) => None,
+        found => Some(found?),
+    };
+    let snapshot = match coffer.snapshots().get(&args.source) {
+        Err(error) if missing(error.kind()) || sandbox.is_some() => None,
+        found => Some(found?),
+    };
+    match (sandbox, snapshot) {
+        (Some(sandbox), None) => sandbox.fork(options, made).await,
+        (None, Some(snapshot)) => snapshot.fork(options, made).await,
+        (Some(sandbox), Some(snapshot)) => {
+            let what = format!("`{}` is a sandbox and a snapshot", args.source);
+            Err(Error::new(ErrorKind::Ambiguous, what).hint(format!(
+                "Name one by its id: the sandbox {}, the snapshot {}",
+                sandbox.id().short(),
+                snapshot.id().short()
+            )))
         }
-        Err(error) => Err(error),
+        (None, None) => {
+            let what = format!("There is no sandbox and no snapshot `{}`", args.source);
+            Err(Error::new(ErrorKind::NotFound, what)
+                .hint("List them with `coffer ps -a` and `coffer snapshot list`"))
+        }
+    }
+}
+
+/// What the flags ask for.
+fn fork_options(args: &ForkArgs) -> Result<ForkOptions> {
+    if let Some(flag) = args.fixed.refused() {
+        let what = format!("`--{flag}` cannot differ in a fork");
+        return Err(Error::new(ErrorKind::Unsupported, what).hint(
+            "A fork has it from its source; variables, labels, names, working directory and \
+             lower limits can differ",
+        ));
+    }
+    Ok(ForkOptions {
+        name: given(&args.name),
+        count: args.count,
+        changes: ForkChanges {
+            env: env::collect(&args.env, &args.env_file)?,
+            labels: labels(&args.label),
+            cpus: match args.cpus {
+                Some(Cpus::Count(count)) => Some(count),
+                Some(Cpus::Default) | None => None,
+            },
+            memory: args.memory.filter(|size| size.bytes() != 0),
+            hostname: given(&args.hostname),
+            workdir: given(&args.workdir),
+            auto_remove: args.rm,
+        },
+    })
+}
+
+/// Says that forks go with their end, where that was not asked for.
+fn note_removal(args: &ForkArgs, forks: &Forks) {
+    let goes = |sandbox: &Sandbox| sandbox.info().is_ok_and(|info| info.spec.auto_remove);
+    if args.rm.is_none() && forks.sandboxes.iter().any(goes) {
+        output::note(
+            "note: the source is `--rm`, so its forks are removed when they stop; \
+             `--rm=false` keeps them",
+        );
     }
 }

@@ -7,7 +7,7 @@ use cofferdam::{
 };
 
 use super::env;
-use crate::args::SandboxArgs;
+use crate::args::{Cpus, Memory, SandboxArgs};
 
 /// What the flags ask for; fails at the first that asks for what is not there.
 pub(crate) fn spec(args: &SandboxArgs, verbose: bool) -> Result<SandboxSpec> {
@@ -35,16 +35,19 @@ pub(crate) fn spec(args: &SandboxArgs, verbose: bool) -> Result<SandboxSpec> {
     let tmpfs = args.tmpfs.iter().map(|text| tmpfs(text));
     Ok(SandboxSpec {
         image: args.image().to_owned(),
-        name: args.name.clone(),
-        hostname: args.hostname.clone(),
+        name: given(&args.name),
+        hostname: given(&args.hostname),
         entrypoint,
         command: args.command().to_vec(),
         env: env::collect(&process.env, &process.env_file)?,
-        workdir: process.workdir.clone(),
-        user: process.user.clone(),
+        workdir: given(&process.workdir),
+        user: given(&process.user),
         labels: labels(&args.label),
-        cpus: args.cpus.unwrap_or(default.cpus),
-        memory: args.memory.unwrap_or(default.memory),
+        cpus: match args.cpus {
+            Some(Cpus::Count(count)) => count,
+            Some(Cpus::Default) | None => default.cpus,
+        },
+        memory: memory(args, default.memory)?,
         upper,
         tmpfs: tmpfs.collect::<Result<_>>()?,
         // Docker takes 0 for the default.
@@ -63,7 +66,31 @@ pub(crate) fn spec(args: &SandboxArgs, verbose: bool) -> Result<SandboxSpec> {
         auto_remove: args.rm,
         on_fork: args.on_fork.clone(),
         limits: limits(args)?,
+        privileges: args.privileges.privileges()?,
+        init: args.privileges.init,
     })
+}
+
+/// As in Docker, an empty text is as if the flag was not given.
+pub(super) fn given(text: &Option<String>) -> Option<String> {
+    text.clone().filter(|text| !text.is_empty())
+}
+
+/// The guest's memory. A guest has no swap, so that a limit of both together is kept by any that is
+/// not below the memory.
+fn memory(args: &SandboxArgs, default: ByteSize) -> Result<ByteSize> {
+    // Docker takes 0 for the default.
+    let memory = args
+        .memory
+        .filter(|size| size.bytes() != 0)
+        .unwrap_or(default);
+    match args.memory_swap {
+        Some(Memory::Size(both)) if both.bytes() != 0 && both < memory => {
+            let what = format!("`--memory-swap {both}` is below the memory of {memory}");
+            Err(invalid(what).hint("It is memory and swap together; a guest has no swap"))
+        }
+        _ => Ok(memory),
+    }
 }
 
 fn unsupported(flag: &str) -> Error {
@@ -76,7 +103,7 @@ fn invalid(what: String) -> Error {
 }
 
 /// `KEY=VALUE`, or `KEY` for an empty value; the last of a key counts.
-fn labels(texts: &[String]) -> BTreeMap<String, String> {
+pub(super) fn labels(texts: &[String]) -> BTreeMap<String, String> {
     let pair = |text: &String| {
         let (key, value) = text.split_once('=').unwrap_or((text, ""));
         (key.to_owned(), value.to_owned())
@@ -111,8 +138,9 @@ fn limits(args: &SandboxArgs) -> Result<ResourceLimits> {
         pids,
         cpu_shares,
         cpu_quota_millis: None,
-        cpuset: args.cpuset_cpus.clone(),
-        memory_reservation: args.memory_reservation,
+        cpuset: given(&args.cpuset_cpus),
+        memory_reservation: args.memory_reservation.filter(|size| size.bytes() != 0),
+        memory: None,
         rlimits: rlimits.collect::<Result<_>>()?,
     })
 }
@@ -188,7 +216,7 @@ fn ulimit(text: &str) -> Result<Rlimit> {
     }
 }
 
-/// Reads `DIR[:size=1m,mode=755,ro,exec]`.
+/// Reads `DIR[:size=1m,mode=755,uid=7,gid=7,ro,exec]`.
 fn tmpfs(text: &str) -> Result<TmpfsMount> {
     let (target, options) = text.split_once(':').unwrap_or((text, ""));
     let mut mount = TmpfsMount {
@@ -197,6 +225,8 @@ fn tmpfs(text: &str) -> Result<TmpfsMount> {
         mode: 0o1777,
         read_only: false,
         exec: false,
+        uid: None,
+        gid: None,
     };
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=').unwrap_or((option, "")) {
@@ -212,6 +242,8 @@ fn tmpfs(text: &str) -> Result<TmpfsMount> {
                     .filter(|mode| *mode <= 0o7777)
                     .ok_or_else(|| invalid(format!("`{mode}` is not an octal mode")))?;
             }
+            ("uid", id) => mount.uid = Some(owner(id)?),
+            ("gid", id) => mount.gid = Some(owner(id)?),
             ("ro", "") => mount.read_only = true,
             ("rw", "") => mount.read_only = false,
             // What a tmpfs in a sandbox has anyway.
@@ -224,17 +256,26 @@ fn tmpfs(text: &str) -> Result<TmpfsMount> {
     Ok(mount)
 }
 
+/// A number of a user or group, at most 2^31 - 1 as for a process.
+fn owner(text: &str) -> Result<u32> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let id = digits.then(|| text.parse::<i32>().ok()).flatten();
+    id.and_then(|id| u32::try_from(id).ok())
+        .ok_or_else(|| invalid(format!("`{text}` is not a number of a user or group")))
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
+    use std::ffi::OsString;
 
     use super::*;
     use crate::args::{Cli, Verb};
 
     fn parsed(line: &str) -> Result<SandboxSpec> {
-        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        let cli = Cli::read(&line).unwrap();
         let Verb::Run(args) = cli.verb else {
-            panic!("{line}")
+            panic!("{line:?}")
         };
         spec(&args.sandbox, cli.verbose)
     }
@@ -245,7 +286,15 @@ mod tests {
         assert_eq!((mount.target.as_str(), mount.mode), ("/run", 0o700));
         assert_eq!((mount.exec, mount.read_only), (true, false));
         assert_eq!(mount.size, Some(ByteSize::from_mib(8)));
-        for bad in ["/t:size=x", "/t:mode=99", "/t:uid=3"] {
+        let owned = tmpfs("/run:uid=1000,gid=7").unwrap();
+        assert_eq!((owned.uid, owned.gid), (Some(1000), Some(7)));
+        for bad in [
+            "/t:size=x",
+            "/t:mode=99",
+            "/t:uid=me",
+            "/t:gid=-1",
+            "/t:uid=2147483648",
+        ] {
             assert!(tmpfs(bad).is_err(), "{bad}");
         }
     }
@@ -282,6 +331,43 @@ mod tests {
     }
 
     #[test]
+    fn what_is_empty_or_zero_is_as_if_not_given() {
+        let line = "coffer run --cpus 0 -m 0 -w= -u= --name= --hostname= --cpuset-cpus= x";
+        let expected = SandboxSpec {
+            image: "x".to_owned(),
+            ..SandboxSpec::default()
+        };
+        assert_eq!(parsed(line).unwrap(), expected);
+        assert_eq!(parsed("coffer run --cpus 0.0 x").unwrap(), expected);
+        assert_eq!(
+            parsed("coffer run --cpus 0.5 x").unwrap().cpus,
+            "0.5".parse().unwrap()
+        );
+    }
+
+    #[test]
+    fn memory_and_swap_together_are_not_below_the_memory() {
+        for line in [
+            "coffer run -m 1g --memory-swap 1g x",
+            "coffer run -m 1g --memory-swap 2g x",
+            "coffer run --memory-swap -1 x",
+            "coffer run --memory-swap 0 x",
+        ] {
+            assert!(parsed(line).is_ok(), "{line}");
+        }
+        for line in [
+            "coffer run -m 1g --memory-swap 512m x",
+            "coffer run --memory-swap 64m x",
+        ] {
+            assert_eq!(
+                parsed(line).unwrap_err().kind(),
+                ErrorKind::InvalidSpec,
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
     fn a_limit_of_processes_differs_from_none_and_from_the_default() {
         let default = parsed("coffer run -c 0 x").unwrap().limits;
         assert_eq!(default, ResourceLimits::default());
@@ -302,8 +388,8 @@ mod tests {
 
     #[test]
     fn an_empty_entrypoint_clears_and_flags_are_carried_over() {
-        let cli = Cli::try_parse_from(["coffer", "run", "--entrypoint", "", "-it", "x", "a"]);
-        let Verb::Run(args) = cli.unwrap().verb else {
+        let line = ["coffer", "run", "--entrypoint", "", "-it", "x", "a"].map(OsString::from);
+        let Verb::Run(args) = Cli::read(&line).unwrap().verb else {
             panic!()
         };
         let spec = spec(&args.sandbox, false).unwrap();

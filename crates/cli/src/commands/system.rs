@@ -1,10 +1,12 @@
 //! `system df`.
 
 use cofferdam::{Coffer, DiskUsage, Result, UsageClass};
+use serde_json::json;
 
 use crate::{
     args::{DfArgs, SystemVerb},
     exit_status::ExitStatus,
+    format::{Format, Row, print_rows},
     output,
 };
 
@@ -14,22 +16,44 @@ const ID_CHARS: usize = 12;
 /// Does what `system` is to do.
 pub(crate) fn system(coffer: &Coffer, verb: &SystemVerb, verbose: bool) -> ExitStatus {
     let result = match verb {
-        SystemVerb::Df(args) => df(coffer, args, verbose || args.each),
+        SystemVerb::Df(args) => df(coffer, args, verbose),
+        // Done by their shorter names.
+        SystemVerb::Info(_) | SystemVerb::Prune(_) => Ok(()),
     };
     result.map_or_else(ExitStatus::Error, |()| ExitStatus::Success)
 }
 
 fn df(coffer: &Coffer, args: &DfArgs, each: bool) -> Result<()> {
-    let json = output::wants_json(args.format.as_deref(), args.json)?;
+    let format = Format::of_list(args.format.as_deref(), args.json)?;
     let usage = coffer.disk_usage()?;
-    if json {
-        output::json(&usage);
-    } else if each {
-        show_each(&usage);
-    } else {
-        show(&usage);
+    match format {
+        Format::Json => drop(output::json(&usage)),
+        Format::Rows { template, header } => {
+            let rows: Vec<Row> = kinds(&usage).into_iter().map(fields).collect();
+            print_rows(&template, header, TITLES, &rows)?;
+        }
+        Format::Table if each => show_each(&usage),
+        Format::Table => show(&usage),
     }
     Ok(())
+}
+
+/// Headers that are not the field's name.
+const TITLES: &[(&str, &str)] = &[("TotalCount", "TOTAL")];
+
+/// A kind by the names that Docker gives its parts.
+fn fields((name, class): (&str, &UsageClass)) -> Row {
+    let fields = json!({
+        "Type": name,
+        "TotalCount": class.total().to_string(),
+        "Active": class.active().to_string(),
+        "Size": output::size(class.size_bytes),
+        "Reclaimable": reclaimable(class),
+    });
+    Row {
+        fields,
+        labels: None,
+    }
 }
 
 /// The kinds as they are shown, with their names.

@@ -1,5 +1,7 @@
 //! `template`.
 
+use std::time::Duration;
+
 use cofferdam::{Coffer, Error, ErrorKind, Result, TemplateInfo, WarmUp};
 use serde_json::json;
 
@@ -11,6 +13,9 @@ use crate::{
     progress::Bars,
     time,
 };
+
+/// How long a build is waited for without a word.
+const NOTICE_AFTER: Duration = Duration::from_secs(15);
 
 /// How much of a key and of a command a row shows, in characters.
 const KEY_CHARS: usize = 12;
@@ -51,9 +56,12 @@ async fn build(coffer: &Coffer, args: &TemplateBuildArgs, verbose: bool) -> Resu
     let warm_up = WarmUp {
         commands,
         wait_for: asked.wait_for,
+        timeout: args.timeout.map(Duration::from_secs),
     };
     let bars = Bars::new(false, verbose);
-    let info = coffer.templates().build(spec, &warm_up, &bars).await?;
+    let templates = coffer.templates();
+    let build = templates.build(spec, &warm_up, &bars);
+    let info = with_notice(build, waits_for(&warm_up)).await?;
     bars.finish();
     if args.json {
         output::json(&info);
@@ -61,6 +69,34 @@ async fn build(coffer: &Coffer, args: &TemplateBuildArgs, verbose: bool) -> Resu
         output::line(info.key);
     }
     Ok(())
+}
+
+/// What a build that takes long is likely to wait for.
+fn waits_for(warm_up: &WarmUp) -> Option<&'static str> {
+    match (warm_up.commands.is_empty(), &warm_up.wait_for) {
+        (false, None) => Some(
+            "still waiting for the commands to end; what keeps running, such as a server, belongs \
+             behind the image, with `--wait-for TEXT`",
+        ),
+        (false, Some(_)) => Some(
+            "still waiting for the commands of `--exec` to end, or for the text of `--wait-for`; \
+             what keeps running, such as a server, belongs behind the image and not into `--exec`",
+        ),
+        (true, Some(_)) => Some("still waiting for the text of `--wait-for`"),
+        (true, None) => None,
+    }
+}
+
+/// Waits for a build, and says once what it is likely to wait for.
+async fn with_notice<T>(build: impl Future<Output = T>, notice: Option<&str>) -> T {
+    tokio::pin!(build);
+    if let Some(notice) = notice {
+        tokio::select! {
+            built = &mut build => return built,
+            () = tokio::time::sleep(NOTICE_AFTER) => output::note(format_args!("note: {notice}")),
+        }
+    }
+    build.await
 }
 
 fn list(coffer: &Coffer, args: &TemplateListArgs) -> Result<()> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cofferdam_base::{fs, time::unix_time_ns};
 use cofferdam_image::Progress;
 use cofferdam_proto::Request;
-use cofferdam_types::{SandboxId, SandboxSpec, valid_name};
+use cofferdam_types::{Digest, SandboxId, SandboxSpec, valid_name};
 
 use super::{FORMAT_VERSION, MAX_SIZE, Place, Pool, PoolInfo, PoolManifest, PoolOptions, fill};
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     process,
     sandbox::Runtime,
     staging::StagingDir,
-    template::{MachineShape, RootShape, TemplatePlan},
+    template::{self, MachineShape, RootShape, TemplatePlan},
 };
 
 /// How long the removal of a pool waits for a process that fills it to have made its standby.
@@ -67,6 +67,7 @@ impl Runtime {
             created_ns: unix_time_ns(),
             backend: backend.name().to_owned(),
             kernel: spec.kernel.clone(),
+            image: Some(image.id),
             plan: TemplatePlan {
                 shape: MachineShape::of(&spec, rootfs.disk_bytes),
                 root,
@@ -74,6 +75,7 @@ impl Runtime {
                 image_name: spec.image.clone(),
                 warm_ups: Vec::new(),
                 workload: None,
+                limit: template::DEFAULT_TIMEOUT,
             },
             warm_ups: options
                 .warm_ups
@@ -92,6 +94,15 @@ impl Runtime {
             return Err(error);
         }
         Ok(pool.info(layout))
+    }
+
+    /// The name of a pool whose standbys have this image.
+    pub(crate) fn pool_of_image(&self, image: &Digest) -> Option<String> {
+        let pools = Pool::all(self.store().layout());
+        let mut manifests = pools.into_iter().map(|pool| pool.manifest);
+        manifests
+            .find(|manifest| manifest.image == Some(*image))
+            .map(|manifest| manifest.name)
     }
 
     /// Every pool.

@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) enum Claim {
     /// A standby has taken the sandbox over; what it answered.
-    Taken(Result<(Connection, SupervisorMessage)>),
+    Taken(Box<Result<(Connection, SupervisorMessage)>>),
     /// No standby fits.
     None,
     /// A standby did not answer in time. It is killed and replaced in the background.
@@ -74,7 +74,7 @@ impl Runtime {
                 let begin = *first_asked.get_or_insert_with(Instant::now);
                 match ask(&place, request, begin).await {
                     // Another was faster, or it is gone.
-                    Claim::Taken(Err(error)) if error.kind() == ErrorKind::SupervisorLost => {}
+                    Claim::Taken(taken) if is_lost(&taken) => {}
                     Claim::Silent => {
                         fill_in_background(layout, pool);
                         return Some(Claim::Silent);
@@ -105,9 +105,16 @@ async fn ask(place: &Place, request: Request, begin: Instant) -> Claim {
     tokio::pin!(asked);
     let deadline = tokio::time::Instant::from_std(begin + CLAIM_TIMEOUT);
     match tokio::time::timeout_at(deadline, &mut asked).await {
-        Ok(answer) => Claim::Taken(answer),
+        Ok(answer) => Claim::Taken(Box::new(answer)),
         Err(_) if place.give_up() => Claim::Silent,
         // It has accepted, and its machine answers: the rest takes as long as any start.
-        Err(_) => Claim::Taken(asked.await),
+        Err(_) => Claim::Taken(Box::new(asked.await)),
     }
+}
+
+/// Whether the standby was gone before it took the sandbox.
+fn is_lost(taken: &Result<(Connection, SupervisorMessage)>) -> bool {
+    taken
+        .as_ref()
+        .is_err_and(|error| error.kind() == ErrorKind::SupervisorLost)
 }

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use cofferdam_backend::Backend;
 use cofferdam_base::{LockFile, fs};
 use cofferdam_proto::ProcessSpec;
-use cofferdam_types::{SandboxId, valid_name};
+use cofferdam_types::{Digest, SandboxId, valid_name};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{
@@ -62,6 +62,9 @@ pub(crate) struct PoolManifest {
     created_ns: u64,
     backend: String,
     kernel: Option<String>,
+    /// Digest of its image's configuration; none if that was not written down.
+    #[serde(default)]
+    image: Option<Digest>,
     plan: TemplatePlan,
     /// Processes that each standby runs to their end before it waits.
     warm_ups: Vec<ProcessSpec>,

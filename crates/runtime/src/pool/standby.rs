@@ -196,7 +196,7 @@ fn may_replace(pool: &Pool) -> bool {
 /// Runs what makes a standby quicker than a fresh machine: under emulation code that has run
 /// once is translated.
 async fn warm(agent: &mut AgentLink, pool: &Pool) -> Result<()> {
-    template::warm_up(agent, &pool.manifest.warm_ups).await?;
+    template::warm_up(agent, &pool.manifest.warm_ups, template::DEFAULT_TIMEOUT).await?;
     agent
         .send(&[(CONTROL_STREAM, HostMessage::Quiesce)])
         .await?;

@@ -1,16 +1,23 @@
 //! Getting a sandbox's files of one moment into a directory.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
+use cofferdam_base::fs;
 use cofferdam_proto::{Request, SupervisorMessage};
 use cofferdam_types::SandboxStatus;
 
 use super::{SnapshotFileName, SnapshotKind};
 use crate::{
-    error::{Error, ErrorKind, Result, lift},
+    error::{Error, ErrorKind, Result, io, lift},
     sandbox::Runtime,
     store::Entry,
 };
+
+/// How long a workload that has ended may take to be written down as such.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often that is looked at: there is nothing to wait for that tells of a lock let go.
+const END_CHECK: Duration = Duration::from_millis(10);
 
 /// What was captured.
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +43,12 @@ impl Runtime {
         };
         match entry.state.status {
             SandboxStatus::Starting | SandboxStatus::Running | SandboxStatus::Paused => {
-                self.capture_live(entry, kind.unwrap_or(SnapshotKind::Full), dir)
-                    .await
+                let wanted = kind.unwrap_or(SnapshotKind::Full);
+                let captured = self.capture_live(entry, wanted, dir).await;
+                match captured {
+                    Err(error) if kind.is_none() => self.capture_ended(entry, dir, error).await,
+                    captured => captured,
+                }
             }
             SandboxStatus::Stopped if kind == Some(SnapshotKind::Full) => {
                 Err(refused("it has no memory to capture").hint("Ask for its disk with `--disk`"))
@@ -99,6 +110,57 @@ impl Runtime {
         Error::new(ErrorKind::NoSpace, what)
             .because(error)
             .hint("Free some space, or move the store with `COFFER_HOME`")
+    }
+
+    /// Captures the disk of a sandbox whose workload ended while it was to be captured, as if it
+    /// had been stopped before. `error` is why that failed; it stays if the sandbox goes on.
+    async fn capture_ended(&self, entry: &Entry, dir: &Path, error: Error) -> Result<Captured> {
+        let may_have_ended = matches!(
+            error.kind(),
+            ErrorKind::WrongState | ErrorKind::SupervisorLost | ErrorKind::GuestFailed
+        );
+        if !may_have_ended || !self.ends_now(entry).await {
+            return Err(error);
+        }
+        let Some(entry) = self.store().load(entry.record.id)? else {
+            let what = format!("Sandbox `{}` ended and is removed", entry.record.name);
+            return Err(Error::new(ErrorKind::NotFound, what)
+                .because(error)
+                .hint("One that is not `--rm` keeps its disk, which can be forked"));
+        };
+        // The capture may have left parts of itself.
+        for name in SnapshotKind::Full.files() {
+            let part = dir.join(name.as_str());
+            fs::remove_file_if_present(&part)
+                .map_err(|error| io("Could not begin a capture anew", error))?;
+        }
+        self.capture_stopped(&entry, dir)
+    }
+
+    /// Whether a sandbox has stopped, or does so in a moment: its workload has ended, and its
+    /// supervisor writes that down and lets go of it.
+    async fn ends_now(&self, entry: &Entry) -> bool {
+        let stopped = async {
+            // Its own failure is told by its state.
+            let _ = self.wait(entry).await;
+            loop {
+                match self.store().load(entry.record.id) {
+                    Ok(Some(now)) if now.state.status.is_live() => {}
+                    Ok(Some(now)) if now.state.status != SandboxStatus::Stopped => return false,
+                    Ok(Some(_)) => {
+                        if let Ok(Some(_lock)) = self.store().try_lock(entry.record.id) {
+                            return true;
+                        }
+                    }
+                    Ok(None) => return true,
+                    Err(_) => return false,
+                }
+                tokio::time::sleep(END_CHECK).await;
+            }
+        };
+        tokio::time::timeout(END_TIMEOUT, stopped)
+            .await
+            .unwrap_or(false)
     }
 
     fn capture_stopped(&self, entry: &Entry, dir: &Path) -> Result<Captured> {

@@ -4,11 +4,16 @@ use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::{IdentityCause, Request, StartMode};
 use cofferdam_types::{SandboxId, SandboxSpec, SnapshotId};
 
-use super::{Snapshot, SnapshotKind, machine_files, resume::Moment};
+use super::{
+    Snapshot, SnapshotKind,
+    changes::{ForkChanges, numbered},
+    machine_files,
+    resume::Moment,
+};
 use crate::{
     client::{Connection, launch},
     error::{Error, ErrorKind, Result},
-    process, random,
+    random,
     sandbox::Runtime,
     store::{Entry, ForkOrigin, SandboxRecord},
 };
@@ -36,6 +41,18 @@ pub struct ForkOptions {
     pub name: Option<String>,
     /// How many.
     pub count: u32,
+    /// What is to differ from the source.
+    pub changes: ForkChanges,
+}
+
+impl Default for ForkOptions {
+    fn default() -> Self {
+        Self {
+            name: None,
+            count: 1,
+            changes: ForkChanges::default(),
+        }
+    }
 }
 
 /// What became of a fork.
@@ -63,9 +80,17 @@ impl Runtime {
         made: &mut dyn FnMut(&Entry),
     ) -> Result<Forked> {
         check_options(options)?;
-        self.expect_free_names(options)?;
+        let of = match source {
+            ForkSource::Sandbox(entry) => entry.record.id,
+            ForkSource::Snapshot(snapshot) => snapshot.manifest.sandbox.id,
+        };
+        self.expect_free_names(options, of)?;
         match source {
             ForkSource::Snapshot(snapshot) => {
+                let is_live = snapshot.manifest.kind == SnapshotKind::Full;
+                options
+                    .changes
+                    .check(&snapshot.manifest.sandbox.spec, is_live)?;
                 snapshot.expect_untouched().await?;
                 let moment = Moment {
                     dir: snapshot.dir().to_owned(),
@@ -76,6 +101,7 @@ impl Runtime {
                 let origin = ForkOrigin {
                     sandbox: record.id,
                     snapshot: Some(snapshot.manifest.id),
+                    index: 0,
                 };
                 let forks = self.make_forks(&record, &origin, &moment, options, made);
                 forks.await.into_result(None)
@@ -90,6 +116,8 @@ impl Runtime {
         options: &ForkOptions,
         made: &mut dyn FnMut(&Entry),
     ) -> Result<Forked> {
+        let is_live = entry.state.status.is_live();
+        options.changes.check(&entry.record.spec, is_live)?;
         crate::room::expect_for_fork(self.store().layout(), 0)?;
         let staging = self.snapshot_staging(SnapshotId::from_random(random::bytes()?))?;
         let captured = self.capture(entry, None, staging.path()).await?;
@@ -101,6 +129,7 @@ impl Runtime {
         let origin = ForkOrigin {
             sandbox: entry.record.id,
             snapshot: None,
+            index: 0,
         };
         let forks = self.make_forks(&entry.record, &origin, &moment, options, made);
         // The machines hold the memory open; its name is not needed any more.
@@ -153,11 +182,12 @@ impl Runtime {
         options: &ForkOptions,
         number: u32,
     ) -> Result<(SandboxId, Option<Connection>)> {
-        let name = options.name.as_ref().map(|name| match options.count {
-            1 => name.clone(),
-            _ => format!("{name}-{number}"),
-        });
-        let mut record = child(parent, origin, name)?;
+        let name = |start: &String| numbered(start, number, options.count);
+        let mut record = child(parent, origin, options.name.as_ref().map(name), number)?;
+        let is_live = moment.machine.is_some();
+        options
+            .changes
+            .apply(&mut record, is_live, number, options.count);
         self.insert_with(&mut record, |dir| moment.place(dir))?;
         if moment.machine.is_none() {
             return Ok((record.id, None));
@@ -190,19 +220,21 @@ impl Runtime {
         let _ = self.store().remove(id);
     }
 
-    fn expect_free_names(&self, options: &ForkOptions) -> Result<()> {
+    fn expect_free_names(&self, options: &ForkOptions, source: SandboxId) -> Result<()> {
         let Some(name) = &options.name else {
             return Ok(());
         };
-        let names = (1..=options.count).map(|number| match options.count {
-            1 => name.clone(),
-            _ => format!("{name}-{number}"),
-        });
+        let names = (1..=options.count).map(|number| numbered(name, number, options.count));
         for name in names {
             if self.store().is_taken(&name)? {
                 let what = format!("The name `{name}` is taken by another sandbox");
-                let hint =
-                    format!("Remove it with `coffer rm {name}`, or choose another name with `-n`");
+                let holder = self.store().find(&name).map(|entry| entry.record.id);
+                let hint = match holder.is_ok_and(|id| id == source) {
+                    true => "It is the source; choose another name with `-n`".to_owned(),
+                    false => format!(
+                        "Remove it with `coffer rm {name}`, or choose another name with `-n`"
+                    ),
+                };
                 return Err(Error::new(ErrorKind::NameTaken, what).hint(hint));
             }
         }
@@ -245,8 +277,9 @@ fn check_options(options: &ForkOptions) -> Result<()> {
         };
         cofferdam_types::valid_name(name) && name.len() + digits <= 63
     };
-    match &options.name {
-        Some(name) if !valid(name) => invalid(format!("`{name}` is not a sandbox name")),
+    match (&options.name, &options.changes.hostname) {
+        (Some(name), _) if !valid(name) => invalid(format!("`{name}` is not a sandbox name")),
+        (_, Some(name)) if !valid(name) => invalid(format!("`{name}` is not a host name")),
         _ => Ok(()),
     }
 }
@@ -256,6 +289,7 @@ fn child(
     parent: &SandboxRecord,
     origin: &ForkOrigin,
     name: Option<String>,
+    index: u32,
 ) -> Result<SandboxRecord> {
     let id = SandboxId::from_random(random::bytes()?);
     let spec = SandboxSpec {
@@ -264,16 +298,16 @@ fn child(
         hostname: None,
         ..parent.spec.clone()
     };
-    let mut workload = parent.process.clone();
-    process::set_env(&mut workload.env, format!("HOSTNAME={}", id.short()));
     Ok(SandboxRecord {
         id,
         name: String::new(),
         created_ns: unix_time_ns(),
         spec,
-        process: workload,
         hostname: id.short(),
-        forked_from: Some(origin.clone()),
+        forked_from: Some(ForkOrigin {
+            index,
+            ..origin.clone()
+        }),
         ..parent.clone()
     })
 }

@@ -11,6 +11,7 @@
 
 mod capture;
 mod catalogue;
+mod changes;
 mod content;
 mod create;
 mod fork;
@@ -32,6 +33,7 @@ use cofferdam_types::{CpuCount, SnapshotId};
 use self::manifest::FORMAT_VERSION;
 pub use self::{
     catalogue::DamagedSnapshot,
+    changes::ForkChanges,
     create::SnapshotOptions,
     fork::{ForkOptions, ForkSource, Forked},
     manifest::{SnapshotFile, SnapshotFileName, SnapshotKind, SnapshotManifest},

@@ -10,20 +10,25 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result, io},
+    log_mark,
     sandbox::Runtime,
     store::{Entry, SandboxRecord},
 };
 
 impl Runtime {
-    /// Brings back the sandbox of a snapshot with its id and name. From a full snapshot it runs on
+    /// Brings back the sandbox of a snapshot with its id and name; under another name only if it is
+    /// gone. From a full snapshot it runs on
     /// from that moment; from a disk it is there to be started. What it has on its disk since is
     /// lost.
     ///
     /// # Errors
     /// [`ErrorKind::WrongState`] when it is live; [`ErrorKind::NameTaken`] when it is gone and
     /// another has its name; [`ErrorKind::BadSnapshot`] and those of a start.
-    pub async fn restore(&self, snapshot: &Snapshot) -> Result<Entry> {
-        let record = self.repin(&snapshot.manifest.sandbox)?;
+    pub async fn restore(&self, snapshot: &Snapshot, name: Option<&str>) -> Result<Entry> {
+        let mut record = self.repin(&snapshot.manifest.sandbox)?;
+        if let Some(name) = name {
+            self.rename(&mut record, name)?;
+        }
         snapshot.expect_untouched().await?;
         // What the sandbox has now is lost with the swap, so a machine that cannot go on is
         // refused before.
@@ -43,14 +48,40 @@ impl Runtime {
                 return Err(bad(&snapshot.label(), what));
             }
             Some(entry) => self.replace(&entry, &moment)?,
-            None => drop(self.store().insert(&record, |dir| moment.place(dir))?),
+            None => drop(
+                self.store()
+                    .insert(&record, |dir| moment.place(dir))
+                    .map_err(|error| other_name(error, &record.name))?,
+            ),
         }
+        let log = self.store().layout().sandbox(id).output();
+        log_mark::restored(&log, &snapshot.manifest)?;
         let entry = self.find(&id.to_string())?;
         if moment.machine.is_none() {
             return Ok(entry);
         }
         self.start(&entry, StartMode::default()).await?;
         self.find(&id.to_string())
+    }
+
+    /// Gives a sandbox that is to be brought back another name.
+    fn rename(&self, record: &mut SandboxRecord, name: &str) -> Result<()> {
+        if !cofferdam_types::valid_name(name) {
+            let what = format!("`{name}` is not a sandbox name");
+            return Err(Error::new(ErrorKind::InvalidSpec, what));
+        }
+        if let Some(there) = self.store().load(record.id)?
+            && there.record.name != name
+        {
+            let there = there.record.name;
+            let what = format!("The sandbox is still there as `{there}` and keeps that name");
+            return Err(Error::new(ErrorKind::WrongState, what).hint(format!(
+                "Restore it without `-n`, or make another with `coffer fork -n {name}`"
+            )));
+        }
+        record.name = name.to_owned();
+        record.spec.name = Some(name.to_owned());
+        Ok(())
     }
 
     /// Puts a moment's files in place of those of a sandbox that does not run.
@@ -90,6 +121,15 @@ impl Runtime {
     }
 }
 
+/// The error of a name that another has, with the way around it.
+fn other_name(error: Error, name: &str) -> Error {
+    if error.kind() != ErrorKind::NameTaken {
+        return error;
+    }
+    let what = format!("The name `{name}` is taken by another sandbox");
+    Error::new(ErrorKind::NameTaken, what).hint("Give it another name with `-n`")
+}
+
 /// Whether two records are of one sandbox. An id alone does not say so: a stranger's snapshot may
 /// name any. Paths are of the host that wrote them.
 fn is_same(ours: &SandboxRecord, theirs: &SandboxRecord) -> bool {
@@ -97,6 +137,9 @@ fn is_same(ours: &SandboxRecord, theirs: &SandboxRecord) -> bool {
         let mut record = record.clone();
         record.image.rootfs = std::path::PathBuf::new();
         record.spec.kernel = None;
+        // One that was gone may have come back under another name.
+        record.name.clear();
+        record.spec.name = None;
         record
     };
     without_paths(ours) == without_paths(theirs)

@@ -151,7 +151,12 @@ impl Runtime {
     pub(super) fn repin(&self, record: &SandboxRecord) -> Result<SandboxRecord> {
         let recorded = &record.image;
         let platform = record.spec.platform.clone().unwrap_or_else(Platform::host);
-        let hint = || format!("Get it with `coffer pull {}`", recorded.name.escape_debug());
+        let hint = || {
+            format!(
+                "Get it with `coffer pull {}`, or with `coffer load` if it came from an archive",
+                recorded.name.escape_debug()
+            )
+        };
         let found = lift(self.images().resolve(&recorded.id.to_string(), &platform))?;
         let Some(image) = found else {
             let what = format!(

@@ -112,7 +112,7 @@ impl Index {
                     format!("The name `{}` is taken by another sandbox", entry.name),
                 )
                 .hint(format!(
-                    "Remove it with `coffer rm {}`, or choose another name",
+                    "Choose another name, or remove that one with `coffer rm {}`",
                     entry.name
                 )),
                 _ => failed("write", error),

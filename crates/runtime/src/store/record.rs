@@ -49,6 +49,9 @@ pub struct ForkOrigin {
     /// The snapshot that kept the moment; none if it was forked from the sandbox itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotId>,
+    /// Which of the forks of that moment it is, from 1; 0 if that was not written down.
+    #[serde(default)]
+    pub index: u32,
 }
 
 /// An image as a sandbox pinned it.

@@ -119,6 +119,15 @@ pub(super) async fn resume_workload(
         expect(agent, &AgentMessage::Adopted).await?;
         expect(agent, &AgentMessage::Inherited).await?;
         clock.lap("identity");
+        let limits = workload_limits(&entry.record.spec);
+        let has_less = limits.cpu_quota_millis.is_some() || limits.memory.is_some();
+        if has_less && entry.record.forked_from.is_some() {
+            agent
+                .send(&[(CONTROL_STREAM, HostMessage::Limit(limits))])
+                .await?;
+            expect(agent, &AgentMessage::Limited).await?;
+            clock.lap("limits");
+        }
         if let Some(command) = hook {
             hook::run(agent, &entry.record, command).await?;
             clock.lap("hook");
@@ -159,8 +168,11 @@ fn identity_of(record: &SandboxRecord, cause: IdentityCause) -> Result<Identity>
     const DIGITS: usize = 32;
     let mut machine_id = record.id.to_string();
     machine_id.truncate(DIGITS);
+    let origin = record.forked_from.as_ref();
+    let index = origin.map(|origin| origin.index);
     Ok(Identity {
         machine_id,
+        fork_index: index.filter(|index| *index > 0 && cause == IdentityCause::Fork),
         ..adopt(&record.hostname, cause)?
     })
 }
@@ -200,6 +212,7 @@ fn root_spec(spec: &SandboxSpec) -> RootSpec {
                 mode: mount.mode,
                 read_only: mount.read_only,
                 exec: mount.exec,
+                owner: (mount.uid, mount.gid),
             })
             .collect(),
     }

@@ -252,6 +252,7 @@ impl Origin {
             image_name: image.name.clone(),
             warm_ups: Vec::new(),
             workload: None,
+            limit: template::DEFAULT_TIMEOUT,
         };
         Some(WantedTemplate { guest, plan })
     }

@@ -178,10 +178,10 @@ async fn warm_to_rest(
     plan: &TemplatePlan,
 ) -> Result<HostMessage> {
     let steps = async {
-        warm::warm_up(agent, &plan.warm_ups).await?;
+        warm::warm_up(agent, &plan.warm_ups, plan.limit).await?;
         match &plan.workload {
             Some(workload) => {
-                warm::start(agent, workload).await?;
+                warm::start(agent, workload, plan.limit).await?;
                 Ok(HostMessage::Freeze { sync: false })
             }
             None => Ok(HostMessage::Quiesce),

@@ -1,11 +1,13 @@
 //! Making templates by hand, listing and removing them.
 
+use std::time::Duration;
+
 use cofferdam_image::Progress;
 use cofferdam_types::{Digest, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    FORMAT_VERSION, MachineShape, RootShape, Template, TemplateKind,
+    DEFAULT_TIMEOUT, FORMAT_VERSION, MachineShape, RootShape, Template, TemplateKind,
     background::build_and_wait,
     plan::{StartedWorkload, TemplatePlan},
     warm::MAX_READY_BYTES,
@@ -52,6 +54,9 @@ pub struct WarmUp {
     /// Text in the workload's output: the template holds the workload running, captured once it
     /// has printed this.
     pub wait_for: Option<String>,
+    /// How long each command may take, and the workload until it has printed that; ten minutes
+    /// when absent.
+    pub timeout: Option<Duration>,
 }
 
 impl Runtime {
@@ -108,6 +113,7 @@ impl Runtime {
             image_name: spec.image.clone(),
             warm_ups,
             workload,
+            limit: warm_up.timeout.unwrap_or(DEFAULT_TIMEOUT),
         };
         let layout = self.store().layout();
         let backend = crate::host::backend(layout, spec.backend.as_deref())?;

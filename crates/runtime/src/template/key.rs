@@ -231,6 +231,8 @@ mod tests {
             mode: 0o1777,
             read_only: false,
             exec: false,
+            uid: None,
+            gid: None,
         });
         assert!(RootShape::of(&spec, manifest).is_none());
     }

@@ -36,7 +36,7 @@ pub(crate) use self::{
     key::{MachineShape, RootShape, base_key, image_key, workload_key},
     machine::machine_spec,
     plan::TemplatePlan,
-    warm::warm_up,
+    warm::{DEFAULT_TIMEOUT, warm_up},
     working_set::{Recording, Touched},
 };
 use crate::{

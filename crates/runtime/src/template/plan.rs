@@ -1,12 +1,12 @@
 //! What an image's template is to hold.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use cofferdam_proto::ProcessSpec;
 use cofferdam_types::ResourceLimits;
 use serde::{Deserialize, Serialize};
 
-use super::{MachineShape, RootShape};
+use super::{DEFAULT_TIMEOUT, MachineShape, RootShape};
 
 /// An image's template as asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,6 +23,13 @@ pub(crate) struct TemplatePlan {
     pub(crate) warm_ups: Vec<ProcessSpec>,
     /// The workload, if the template is to hold it running.
     pub(crate) workload: Option<StartedWorkload>,
+    /// How long each process may take to its end, and the workload until it is ready.
+    #[serde(default = "default_limit")]
+    pub(crate) limit: Duration,
+}
+
+const fn default_limit() -> Duration {
+    DEFAULT_TIMEOUT
 }
 
 impl TemplatePlan {

@@ -1,5 +1,7 @@
 //! Processes that run in a guest before it is captured.
 
+use std::time::Duration;
+
 use cofferdam_proto::{
     AgentMessage, CONTROL_STREAM, FrameKind, HostMessage, ProcessSpec, SESSION_STREAM,
     decode_control,
@@ -15,23 +17,40 @@ use crate::{
 /// How much of a failed process's output an error shows, in bytes.
 const TAIL_BYTES: usize = 2048;
 
+/// How long a command, or the wait for a workload, may take unless something else is asked for.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// Longest text to wait for; what is searched must hold it whole.
 pub(crate) const MAX_READY_BYTES: usize = 4096;
 
-/// Runs processes one after another; each must succeed.
-pub(crate) async fn warm_up(agent: &mut AgentLink, processes: &[ProcessSpec]) -> Result<()> {
+/// Runs processes one after another; each must succeed within `limit`.
+pub(crate) async fn warm_up(
+    agent: &mut AgentLink,
+    processes: &[ProcessSpec],
+    limit: Duration,
+) -> Result<()> {
     for (process, stream) in processes.iter().zip(SESSION_STREAM + 1..) {
         agent
             .send(&[(stream, HostMessage::WarmUp(process.clone()))])
             .await?;
         let mut output = Tail::new(TAIL_BYTES);
-        let status = loop {
-            match said(agent, stream, &mut output).await? {
-                Some(AgentMessage::Exited { status }) => break status,
-                Some(AgentMessage::Failed(failure)) => return Err(refused(&failure)),
-                _ => {}
+        let ended = async {
+            loop {
+                match said(agent, stream, &mut output).await? {
+                    Some(AgentMessage::Exited { status }) => return Ok(status),
+                    Some(AgentMessage::Failed(failure)) => return Err(refused(&failure)),
+                    _ => {}
+                }
             }
         };
+        let Ok(ended) = tokio::time::timeout(limit, ended).await else {
+            let command = process.argv.join(" ");
+            let what = format!("`{command}` did not end in {} s", limit.as_secs());
+            let hint = "What keeps running belongs behind the image, with `--wait-for TEXT`; \
+                        what takes longer needs a longer `--timeout`";
+            return Err(output.blame(Error::new(ErrorKind::GuestFailed, what).hint(hint)));
+        };
+        let status = ended?;
         if status != ExitStatus::Code(0) {
             let what = format!("`{}` ended with {}", process.argv.join(" "), status.code());
             return Err(output.blame(Error::new(ErrorKind::GuestFailed, what)));
@@ -41,7 +60,11 @@ pub(crate) async fn warm_up(agent: &mut AgentLink, processes: &[ProcessSpec]) ->
 }
 
 /// Starts the workload and waits until its output says that it is ready.
-pub(super) async fn start(agent: &mut AgentLink, workload: &StartedWorkload) -> Result<()> {
+pub(super) async fn start(
+    agent: &mut AgentLink,
+    workload: &StartedWorkload,
+    limit: Duration,
+) -> Result<()> {
     let start = HostMessage::Start {
         process: workload.process.clone(),
         limits: workload.limits.clone(),
@@ -49,8 +72,23 @@ pub(super) async fn start(agent: &mut AgentLink, workload: &StartedWorkload) -> 
     agent.send(&[(SESSION_STREAM, start)]).await?;
     // What is kept must hold the text even when it comes in pieces.
     let mut output = Tail::new(TAIL_BYTES + workload.ready.len());
+    match tokio::time::timeout(limit, until_ready(agent, workload, &mut output)).await {
+        Ok(ready) => ready,
+        Err(_) => {
+            let what = format!("The workload was not ready in {} s", limit.as_secs());
+            let hint = "Check the text of `--wait-for`, or give it a longer `--timeout`";
+            Err(output.blame(Error::new(ErrorKind::GuestFailed, what).hint(hint)))
+        }
+    }
+}
+
+async fn until_ready(
+    agent: &mut AgentLink,
+    workload: &StartedWorkload,
+    output: &mut Tail,
+) -> Result<()> {
     while !output.contains(workload.ready.as_bytes()) {
-        match said(agent, SESSION_STREAM, &mut output).await? {
+        match said(agent, SESSION_STREAM, output).await? {
             Some(AgentMessage::Exited { status }) => {
                 let what = format!(
                     "The workload ended with {} before it was ready",
