@@ -25,6 +25,7 @@ mod port;
 mod process;
 mod serve;
 mod session;
+mod write_back;
 
 use rustix::system::{RebootCommand, reboot};
 

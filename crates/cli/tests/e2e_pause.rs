@@ -3,7 +3,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    process::Stdio,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -334,4 +334,42 @@ fn a_command_that_runs_through_a_pause_loses_nothing() {
     let output = exec.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(5));
     assert_eq!(output.stderr, b"end\n");
+}
+
+/// Sends a signal by its name, as an operator does.
+fn signal(name: &str, pid: i32) {
+    let sent = Command::new("kill").args([name, &pid.to_string()]).status();
+    assert!(sent.unwrap().success());
+}
+
+#[test]
+fn every_verb_says_that_a_machine_is_stopped_and_works_when_it_goes_on() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.sleeper();
+    let machine = sandbox.machine();
+    signal("-STOP", machine);
+    let command = format!("kill -CONT {machine}");
+    let done = coffer.run(["exec", &sandbox.id, "true"]);
+    assert!(done.code != 0 && done.stderr.contains(&command), "{done:?}");
+    for verb in [
+        &["pause", sandbox.id.as_str()][..],
+        &["fork", &sandbox.id],
+        &["snapshot", "create", &sandbox.id],
+        &["snapshot", "create", "--disk", &sandbox.id],
+    ] {
+        let done = coffer.refused(verb, &["is stopped", &command]);
+        assert!(done.elapsed < BOUND, "{done:?}");
+    }
+    signal("-CONT", machine);
+    assert_eq!(sandbox.exec(&["true"]).code, 0);
+    coffer.refused(&["unpause", &sandbox.id], &["is not paused"]);
+    coffer.ok(["pause", &sandbox.id]);
+    coffer.ok(["unpause", &sandbox.id]);
+    assert_eq!(sandbox.exec(&["true"]).code, 0);
+    signal("-STOP", machine);
+    let done = coffer.run(["stop", "-t", "1", &sandbox.id]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.elapsed < BOUND, "{done:?}");
+    assert_eq!(sandbox.status(), "stopped");
+    until("the machine's end", || !is_alive(machine));
 }

@@ -57,6 +57,11 @@ pub enum AgentMessage {
     },
     /// The limits are set.
     Limited,
+    /// How much was written by processes and not by the disks yet.
+    Dirty {
+        /// Bytes, of all file systems.
+        bytes: u64,
+    },
 }
 
 /// Most output of a hook that the agent keeps, in bytes.

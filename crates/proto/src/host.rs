@@ -82,6 +82,13 @@ pub enum HostMessage {
         /// The host's wall clock when this was sent, in nanoseconds since the Unix epoch.
         unix_ns: u64,
     },
+    /// Writes dirty pages to the disks early and holds back processes that make more of them than
+    /// the disks take, or ends that. Answered at once by `Dirty`, so that a host sees how far it
+    /// has come. [`HostMessage::Thaw`] ends it too.
+    WriteBack {
+        /// Whether it begins, or ends.
+        eager: bool,
+    },
     /// This host has a copy of a frozen machine and knows of no session but the workload's. The
     /// others are detached and their numbers are free. The workload's windows are fresh since
     /// `Hello`; of its output the new host gets what no host has got, and its exit if that was

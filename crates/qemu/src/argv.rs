@@ -88,7 +88,7 @@ pub(crate) fn argv(plan: &Plan) -> Result<Vec<OsString>> {
     for (index, disk) in plan.disks.iter().enumerate() {
         let node = disk_node(index);
         args.json("-blockdev", &block_node(&node, disk)?);
-        args.json("-device", &block_device(&node, disk));
+        args.json("-device", &block_device(&node, &disk_device(index), disk));
     }
     match &plan.begin {
         Begin::Boot {
@@ -116,6 +116,11 @@ pub(crate) fn argv(plan: &Plan) -> Result<Vec<OsString>> {
 /// Name of the node of the spec's disk `index`.
 pub(crate) fn disk_node(index: usize) -> String {
     format!("disk{index}")
+}
+
+/// Name of the device of the spec's disk `index`.
+pub(crate) fn disk_device(index: usize) -> String {
+    format!("disk{index}-device")
 }
 
 #[derive(Default)]
@@ -204,9 +209,9 @@ fn block_node(node: &str, disk: &BlockDevice) -> Result<Value> {
 /// machines whose memory is copy-on-write (see `cofferdam-jail`). A guest sees the same features
 /// before and after a restore, so they are off in all. An error is the guest's to handle: by
 /// default QEMU would stop a machine whose host has a full disk, and nobody would start it again.
-fn block_device(node: &str, disk: &BlockDevice) -> Value {
+fn block_device(node: &str, id: &str, disk: &BlockDevice) -> Value {
     json!({
-        "driver": "virtio-blk-device", "drive": node, "serial": disk.id,
+        "driver": "virtio-blk-device", "id": id, "drive": node, "serial": disk.id,
         "discard": false, "write-zeroes": false, "werror": "report", "rerror": "report",
     })
 }

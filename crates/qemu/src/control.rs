@@ -19,6 +19,10 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// cannot hold for longer than a disk request takes.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What a host may have to flush when a machine is stopped: its own limit of dirty pages for a file
+/// that is being written is some hundred MB.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// A capture writes memory at the speed of a disk: 64 GiB at 150 MB/s.
 const CAPTURE_TIMEOUT: Duration = Duration::from_secs(450);
 
@@ -70,10 +74,15 @@ pub(crate) async fn load(qmp: &Qmp) -> Result<()> {
         .map_err(|_| gone("it had loaded the captured state"))
 }
 
-/// Stops or continues the vCPUs and waits until that is so.
+/// Stops or continues the vCPUs and waits until that is so. They stop at once; then QEMU flushes
+/// the disks.
 pub(crate) async fn set_running(qmp: &Qmp, running: bool) -> Result<()> {
-    let command = if running { "cont" } else { "stop" };
-    run(qmp, command, Value::Null).await
+    let (command, limit) = if running {
+        ("cont", COMMAND_TIMEOUT)
+    } else {
+        ("stop", STOP_TIMEOUT)
+    };
+    qmp.run(command, Value::Null, limit).await.map(drop)
 }
 
 /// A migration that was begun.
@@ -172,11 +181,62 @@ pub(crate) async fn remove_target(qmp: &Qmp, name: &str) -> Result<()> {
     run(qmp, "blockdev-del", json!({ "node-name": name })).await
 }
 
+/// Bytes of a disk that a bitmap has noted.
+pub(crate) async fn bitmap_bytes(qmp: &Qmp, node: &str, name: &str) -> Result<u64> {
+    let nodes = qmp
+        .run(
+            "query-named-block-nodes",
+            json!({ "flat": true }),
+            COMMAND_TIMEOUT,
+        )
+        .await?;
+    noted_bytes(&nodes, node, name).ok_or_else(|| {
+        let what = format!("QEMU does not know the bitmap `{name}` of the disk `{node}`");
+        Error::new(ErrorKind::Control, what)
+    })
+}
+
+fn noted_bytes(nodes: &Value, node: &str, name: &str) -> Option<u64> {
+    let named = |value: &Value, key: &str, name: &str| value[key].as_str() == Some(name);
+    let nodes = nodes.as_array()?;
+    let node = nodes.iter().find(|of| named(of, "node-name", node))?;
+    let bitmaps = node["dirty-bitmaps"].as_array()?;
+    let bitmap = bitmaps.iter().find(|of| named(of, "name", name))?;
+    bitmap["count"].as_u64()
+}
+
+/// Lets the guest write this many bytes to a device in a second; 0 is no limit.
+pub(crate) async fn limit_writes(qmp: &Qmp, device: &str, bytes: u64) -> Result<()> {
+    let limits = json!({
+        "id": device, "bps": 0, "bps_rd": 0, "bps_wr": bytes, "iops": 0, "iops_rd": 0, "iops_wr": 0,
+    });
+    run(qmp, "block_set_io_throttle", limits).await
+}
+
+/// What becomes of a bitmap when what it has noted was copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BitmapEnd {
+    /// It has only noted what was written since the copy began.
+    Clear,
+    /// It is of no further use.
+    Keep,
+}
+
+impl BitmapEnd {
+    /// QEMU's word, `BitmapSyncMode` of `qapi/block-core.json`.
+    const fn mode(self) -> &'static str {
+        match self {
+            Self::Clear => "on-success",
+            Self::Keep => "never",
+        }
+    }
+}
+
 /// Starts the job `name`: what the bitmap `name` has noted goes to the node `name` as it is now.
-pub(crate) async fn start_backup(qmp: &Qmp, node: &str, name: &str) -> Result<()> {
+pub(crate) async fn start_backup(qmp: &Qmp, node: &str, name: &str, end: BitmapEnd) -> Result<()> {
     let job = json!({
         "job-id": name, "device": node, "target": name,
-        "sync": "bitmap", "bitmap": name, "bitmap-mode": "never",
+        "sync": "bitmap", "bitmap": name, "bitmap-mode": end.mode(),
     });
     run(qmp, "blockdev-backup", job).await
 }
@@ -213,4 +273,23 @@ pub(crate) async fn within<T>(
 
 fn gone(before: &str) -> Error {
     Error::new(ErrorKind::Gone, format!("QEMU ended before {before}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_a_bitmap_are_found_by_disk_and_name() {
+        let nodes = json!([
+            { "node-name": "disk0" },
+            { "node-name": "disk1", "dirty-bitmaps": [
+                { "name": "other", "count": 1 }, { "name": "ours", "count": 65536 },
+            ] },
+        ]);
+        assert_eq!(noted_bytes(&nodes, "disk1", "ours"), Some(65536));
+        for (disk, name) in [("disk0", "ours"), ("disk1", "none"), ("disk2", "ours")] {
+            assert_eq!(noted_bytes(&nodes, disk, name), None, "{disk} {name}");
+        }
+    }
 }

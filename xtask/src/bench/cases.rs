@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use super::{
     bundle::{self, DEBIAN, Inputs},
     measure::{self, Pair, Times},
+    moments::{STEADY_WRITER, SYNC_WRITER},
 };
 use crate::{process, qemu::Qemu};
 
@@ -78,6 +79,16 @@ pub(crate) fn run_all(
         bench.fork_pause(
             "pause of a live capture, 512 MiB, a 380 MiB file just written",
             380,
+        )?,
+        bench.writers_pause(
+            "pause of a live capture, one writer of 40 MB/s",
+            1,
+            STEADY_WRITER,
+        )?,
+        bench.writers_pause(
+            "pause of a live capture, three writers with fsync",
+            3,
+            SYNC_WRITER,
         )?,
         bench.fork_memory()?,
         bench.snapshot_file()?,

@@ -16,6 +16,16 @@ use super::{
 };
 use crate::process;
 
+/// Writes 40 MB about once a second, over the same 200 MB.
+pub(super) const STEADY_WRITER: &str = "n=0; while :; do \
+    dd if=/dev/urandom of=$f bs=1M count=40 seek=$((n % 5 * 40)) conv=notrunc 2> /dev/null; \
+    n=$((n+1)); sleep 1; done";
+
+/// Writes 4 MB and syncs them, over the same 200 MB, as fast as it can.
+pub(super) const SYNC_WRITER: &str = "n=0; while :; do \
+    dd if=/dev/zero of=$f bs=1M count=4 seek=$((n % 50 * 4)) conv=notrunc,fsync 2> /dev/null; \
+    n=$((n+1)); done";
+
 /// Standbys of the pools that are measured.
 const POOL_SIZE: u64 = 3;
 
@@ -111,6 +121,30 @@ impl Bench<'_> {
         })
     }
 
+    /// And while programs write to its disk?
+    pub(super) fn writers_pause(
+        &self,
+        name: &'static str,
+        writers: u32,
+        script: &str,
+    ) -> Result<Outcome> {
+        self.with_sleeper(|id| {
+            for writer in 0..writers {
+                let script = format!("f=/written-{writer}; {script}");
+                process::capture(&mut self.coffer(&["exec", "-d", id, "sh", "-c", &script]))?;
+            }
+            // They have filled their files once.
+            std::thread::sleep(Duration::from_secs(6));
+            Ok(Outcome {
+                name,
+                ours: Times::of(self.pauses(id)?)?,
+                peer: None,
+                target: "at most 100 ms",
+                note: String::new(),
+            })
+        })
+    }
+
     /// How long does a live sandbox stand still for a fork?
     pub(super) fn fork_pause(&self, name: &'static str, megabytes: u32) -> Result<Outcome> {
         self.with_sleeper(|id| {
@@ -118,24 +152,28 @@ impl Bench<'_> {
                 let script = format!("head -c {megabytes}M /dev/urandom > /x");
                 process::capture(&mut self.coffer(&["exec", id, "sh", "-c", &script]))?;
             }
-            let mut times = Vec::new();
-            for _ in 0..5 {
-                let args = ["snapshot", "create", "--json", id];
-                let info: Value =
-                    serde_json::from_str(&process::capture(&mut self.coffer(&args))?)?;
-                let micros = info["pause_us"].as_u64().context("No pause was told")?;
-                times.push(Duration::from_micros(micros));
-                let snapshot = info["id"].as_str().context("The snapshot has no id")?;
-                process::capture(&mut self.coffer(&["snapshot", "rm", snapshot]))?;
-            }
             Ok(Outcome {
                 name,
-                ours: Times::of(times)?,
+                ours: Times::of(self.pauses(id)?)?,
                 peer: None,
                 target: "at most 100 ms",
                 note: "forkd publishes 56 ms at 1.5 GiB, on hardware".to_owned(),
             })
         })
+    }
+
+    /// For how long a sandbox stands still in each of five captures.
+    fn pauses(&self, id: &str) -> Result<Vec<Duration>> {
+        let mut times = Vec::new();
+        for _ in 0..5 {
+            let args = ["snapshot", "create", "--json", id];
+            let info: Value = serde_json::from_str(&process::capture(&mut self.coffer(&args))?)?;
+            let micros = info["pause_us"].as_u64().context("No pause was told")?;
+            times.push(Duration::from_micros(micros));
+            let snapshot = info["id"].as_str().context("The snapshot has no id")?;
+            process::capture(&mut self.coffer(&["snapshot", "rm", snapshot]))?;
+        }
+        Ok(times)
     }
 
     /// How much memory does an idle fork add to those that are there? What all forks of one

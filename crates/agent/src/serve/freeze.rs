@@ -8,7 +8,7 @@ use crate::{
     cgroup,
     failure::{Result, failure},
     frozen::Frozen,
-    identity,
+    identity, write_back,
 };
 
 impl Agent {
@@ -55,14 +55,26 @@ impl Agent {
         Ok(Some(AgentMessage::Thawed))
     }
 
+    pub(super) fn write_back(&mut self, eager: bool) -> Result<Option<AgentMessage>> {
+        if eager {
+            self.write_back.begin()?;
+        } else {
+            self.write_back.end()?;
+        }
+        let bytes = write_back::dirty_bytes()?;
+        Ok(Some(AgentMessage::Dirty { bytes }))
+    }
+
     /// Lets the workload and its sessions go on.
     fn go_on(&mut self) -> Result<()> {
+        // The processes go on even if their writes stay slow.
+        let relaxed = self.write_back.end();
         if let Some(frozen) = &mut self.frozen {
             frozen.thaw(self.root.as_ref())?;
             self.frozen = None;
             self.sessions.release(&mut self.port);
         }
-        Ok(())
+        relaxed
     }
 
     pub(super) fn inherit(&mut self) -> Result<Option<AgentMessage>> {

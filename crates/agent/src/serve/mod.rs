@@ -31,6 +31,7 @@ use crate::{
     port::Port,
     process::Nursery,
     session::Sessions,
+    write_back::WriteBack,
 };
 
 /// Where the workload is in its life.
@@ -70,6 +71,7 @@ pub(crate) struct Agent {
     /// Sessions of warm-ups that may still run.
     warm_ups: BTreeSet<u32>,
     frozen: Option<Frozen>,
+    write_back: WriteBack,
     /// Limits of the sandbox, for every process.
     rlimits: Vec<Rlimit>,
     /// Whether a step has failed.
@@ -96,6 +98,7 @@ impl Agent {
             joined: false,
             warm_ups: BTreeSet::new(),
             frozen: None,
+            write_back: WriteBack::default(),
             rlimits: Vec::new(),
             failed: false,
             ending: false,
@@ -216,6 +219,7 @@ impl Agent {
             HostMessage::Quiesce => self.quiesce(),
             HostMessage::Freeze { sync } => self.freeze(sync),
             HostMessage::Thaw { unix_ns } => self.thaw(unix_ns),
+            HostMessage::WriteBack { eager } => self.write_back(eager),
             HostMessage::Inherit => self.step(Self::inherit),
             HostMessage::Hook {
                 process,

@@ -89,8 +89,10 @@ async fn create(coffer: &Coffer, args: &SnapshotCreateArgs, verbose: bool) -> Re
     Ok(())
 }
 
+/// Says how long the sandbox stood still, to a person or to one who asked for it.
 fn note_pause(verbose: bool, pause_us: Option<u64>) {
-    if let (true, Some(micros)) = (verbose, pause_us) {
+    let wanted = verbose || io::stderr().is_terminal();
+    if let (true, Some(micros)) = (wanted, pause_us) {
         output::stage(
             std::time::Duration::from_micros(micros),
             "the sandbox stood still",
@@ -321,7 +323,12 @@ pub(crate) async fn fork(coffer: &Coffer, args: &ForkArgs, verbose: bool) -> Exi
         let infos = forks
             .sandboxes
             .iter()
-            .filter_map(|sandbox| sandbox.info().ok());
+            .filter_map(|sandbox| sandbox.info().ok())
+            .map(|info| {
+                let mut info = json!(info);
+                info["pause_us"] = json!(forks.pause_us);
+                info
+            });
         output::json(&infos.collect::<Vec<_>>());
     }
     match forks.failure {

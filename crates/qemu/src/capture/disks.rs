@@ -1,7 +1,8 @@
 //! A capture's disks: copied while the guest writes, then made to be of one moment.
 //!
 //! ```text
-//! begin   a bitmap on the disk's node notes what is written from now on; the file is copied
+//! begin   a bitmap on the disk's node notes what is written from now on; the file is copied, and
+//!         in rounds what was written meanwhile (see [`super::rounds`])
 //! take    the machine stands still: a job is started that copies what the bitmap notes
 //! settle  the job has preserved what the guest overwrote meanwhile, and is over
 //! ```
@@ -10,6 +11,7 @@
 
 use std::{
     fs::File,
+    io,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -20,7 +22,7 @@ use cofferdam_backend::{Error, ErrorKind, MachineSpec, Result};
 use super::files::Maker;
 use crate::{
     argv,
-    control::{self, JOB_TIMEOUT},
+    control::{self, BitmapEnd, JOB_TIMEOUT},
     qmp::{JobEnd, Qmp},
 };
 
@@ -29,6 +31,8 @@ use crate::{
 pub(crate) struct WritableDisk {
     /// Name of its node in QEMU.
     pub(crate) node: String,
+    /// Name of its device in QEMU.
+    pub(crate) device: String,
     /// Its file, whatever becomes of the path.
     pub(crate) file: Arc<File>,
 }
@@ -45,6 +49,7 @@ impl WritableDisk {
             })?;
             Ok(Self {
                 node: argv::disk_node(index),
+                device: argv::disk_device(index),
                 file: Arc::new(file),
             })
         });
@@ -62,6 +67,8 @@ pub(super) struct DiskCopy {
     maker: Maker,
     has_bitmap: bool,
     has_target: bool,
+    /// Whether the guest's writes are slowed down.
+    is_slowed: bool,
     job: Option<JobEnd>,
 }
 
@@ -75,6 +82,7 @@ impl DiskCopy {
             maker,
             has_bitmap: false,
             has_target: false,
+            is_slowed: false,
             job: None,
         }
     }
@@ -100,10 +108,53 @@ impl DiskCopy {
         .await
     }
 
+    /// Bytes that were written and are not in the copy yet.
+    pub(super) async fn left_bytes(&self, qmp: &Qmp) -> Result<u64> {
+        control::bitmap_bytes(qmp, &self.source.node, &self.name).await
+    }
+
+    /// Copies what was written until now; what is written meanwhile is noted anew.
+    pub(super) async fn copy_changes(&mut self, qmp: &Qmp) -> Result<()> {
+        self.job = Some(qmp.job_end(&self.name));
+        control::start_backup(qmp, &self.source.node, &self.name, BitmapEnd::Clear).await?;
+        self.finish().await
+    }
+
+    /// Has the host write to its disk what QEMU has written to the file: QEMU does it when it stops
+    /// the vCPUs, and then has little to do.
+    pub(super) async fn flush_source(&self) -> Result<()> {
+        let file = Arc::clone(&self.source.file);
+        super::blocking(move || file.sync_data().map_err(unflushed)).await
+    }
+
+    /// The same for the copy.
+    pub(super) async fn flush_copy(&self) -> Result<()> {
+        let path = self.target.clone();
+        super::blocking(move || {
+            let synced = File::open(path).and_then(|file| file.sync_data());
+            synced.map_err(unflushed)
+        })
+        .await
+    }
+
+    /// From now on the guest writes no more than this many bytes in a second.
+    pub(super) async fn slow_down(&mut self, qmp: &Qmp, bytes: u64) -> Result<()> {
+        self.is_slowed = true;
+        control::limit_writes(qmp, &self.source.device, bytes).await
+    }
+
+    /// Ends [`Self::slow_down`].
+    pub(super) async fn let_loose(&mut self, qmp: &Qmp) -> Result<()> {
+        if std::mem::take(&mut self.is_slowed) {
+            control::limit_writes(qmp, &self.source.device, 0).await?;
+        }
+        Ok(())
+    }
+
     /// Pins the disk as it is now. The machine is paused.
     pub(super) async fn pin(&mut self, qmp: &Qmp) -> Result<()> {
         self.job = Some(qmp.job_end(&self.name));
-        control::start_backup(qmp, &self.source.node, &self.name).await
+        control::start_backup(qmp, &self.source.node, &self.name, BitmapEnd::Keep).await
     }
 
     /// Waits until what was pinned is in the file.
@@ -118,13 +169,13 @@ impl DiskCopy {
 
     /// Takes down what the copy has set up in QEMU; tries all and returns the first failure.
     pub(super) async fn take_down(&mut self, qmp: &Qmp) -> Result<()> {
-        let mut result = Ok(());
+        let mut result = self.let_loose(qmp).await;
         if let Some(mut job) = self.job.take() {
             // It may not have been started, or be over; its end is what counts.
             if control::cancel_job(qmp, &self.name).await.is_ok() {
                 let ended = control::within(JOB_TIMEOUT, "a copy's end", job.wait()).await;
                 // That it was cancelled is no failure here.
-                result = ended.map(drop);
+                result = result.and(ended.map(drop));
             }
         }
         if std::mem::take(&mut self.has_target) {
@@ -137,14 +188,15 @@ impl DiskCopy {
     }
 }
 
-/// Copies what is open, whatever its path is by now. What the guest has written is flushed to the
-/// host's disk ahead, or else the pause would wait for that.
+/// Copies what is open, whatever its path is by now.
 fn copy_file(from: &File, to: &Path) -> Result<()> {
     let opened = PathBuf::from(format!("/proc/self/fd/{}", from.as_raw_fd()));
     cofferdam_disk::copy_sparse(&opened, to).map_err(|error| {
         let what = format!("The disk cannot be copied to `{}`", to.display());
         Error::new(ErrorKind::Io, what).because(error)
-    })?;
-    from.sync_data()
-        .map_err(|error| Error::new(ErrorKind::Io, "The disk cannot be flushed").because(error))
+    })
+}
+
+fn unflushed(error: io::Error) -> Error {
+    Error::new(ErrorKind::Io, "The disk cannot be flushed").because(error)
 }

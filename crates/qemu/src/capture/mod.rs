@@ -14,6 +14,7 @@ mod disks;
 mod files;
 mod memory;
 mod pages;
+mod rounds;
 mod turn;
 
 use std::{mem, sync::Arc};
@@ -75,14 +76,12 @@ impl QemuCapture {
         Ok(capture)
     }
 
+    /// Disks first: what the guest changes in memory after it was sent ahead has to be sent again
+    /// in the pause.
     async fn copy_ahead(&mut self, plan: CapturePlan, number: u64) -> Result<()> {
-        let machine = &self.machine;
+        let machine = Arc::clone(&self.machine);
         if machine.status() == MachineStatus::Paused {
             control::activate_disks(&machine.qmp).await?;
-        }
-        if let Some(files) = plan.memory {
-            self.memory =
-                Some(MemoryCapture::begin(machine, files, number, &mut self.files).await?);
         }
         let pairs = machine.disks.iter().zip(plan.disks);
         for (disk, path) in pairs {
@@ -94,7 +93,21 @@ impl QemuCapture {
         for disk in &mut self.disks {
             disk.copy_ahead(&machine.qmp).await?;
         }
+        self.bring_down().await?;
+        if let Some(files) = plan.memory {
+            let memory = MemoryCapture::begin(&machine, files, number, &mut self.files);
+            self.memory = Some(memory.await?);
+            self.bring_down().await?;
+        }
         Ok(())
+    }
+
+    /// A paused machine writes nothing.
+    async fn bring_down(&mut self) -> Result<()> {
+        match self.machine.status() {
+            MachineStatus::Running => rounds::bring_down(&mut self.disks, &self.machine.qmp).await,
+            _ => Ok(()),
+        }
     }
 
     async fn take_now(&mut self) -> Result<()> {

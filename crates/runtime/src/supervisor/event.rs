@@ -30,6 +30,8 @@ pub(crate) enum Event {
     TemplateTime,
     /// A pause, its end, or a capture is over.
     Moment(Result<Outcome>),
+    /// The time that the guest may take for the start of this session is over.
+    ExecTimeout(u32),
 }
 
 /// What a client said.

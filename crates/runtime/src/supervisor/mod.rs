@@ -15,6 +15,7 @@ mod handshake;
 mod hook;
 mod input;
 mod session;
+mod silence;
 mod start;
 mod switchboard;
 mod workload;
@@ -252,7 +253,8 @@ async fn finish(mut board: Switchboard, end: End, queue: &mut mpsc::Receiver<Eve
         let _ = board.machine.kill().await;
     } else {
         recorded = look_at_short_life(&mut board).await;
-        if matches!(end, End::Exited(_)) {
+        // A machine whose process is stopped puts nothing in order.
+        if matches!(end, End::Exited(_)) && silence::stopped(board.machine.pid()).is_none() {
             board.shut_down();
             let ended = tokio::time::timeout(SHUTDOWN_TIMEOUT, board.machine.wait());
             if ended.await.is_err() {

@@ -19,10 +19,15 @@ use crate::{
         input::MAX_WRITERS,
         only_at_birth,
         session::Session,
+        silence,
         start::other_generation,
         workload::Follower,
     },
 };
+
+/// How long a guest may take to start one more process. It takes milliseconds; the rest is for a
+/// host with far more guests than processors.
+const EXEC_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Switchboard {
     pub(super) fn connected(&mut self, stream: UnixStream) {
@@ -133,12 +138,20 @@ impl Switchboard {
         }
     }
 
-    fn exec(&mut self, id: ClientId, process: ProcessSpec, options: ExecOptions) -> Result<()> {
-        if self.paused {
+    pub(super) fn exec(
+        &mut self,
+        id: ClientId,
+        process: ProcessSpec,
+        options: ExecOptions,
+    ) -> Result<()> {
+        if self.standing.is_paused() {
             let name = &self.entry.record.name;
             let what = format!("Sandbox `{name}` is paused");
             return Err(Error::new(ErrorKind::WrongState, what)
                 .hint(format!("Let it go on with `coffer unpause {name}`")));
+        }
+        if let Some(error) = silence::stopped(self.machine.pid()) {
+            return Err(error);
         }
         if self.sessions.len() >= MAX_SESSIONS {
             return Err(Error::new(
@@ -151,6 +164,8 @@ impl Switchboard {
         let wait_all = options.wait_all;
         self.send(stream, &HostMessage::Exec { process, wait_all })?;
         self.next_session += 1;
+        self.starting.insert(stream);
+        later(EXEC_TIMEOUT, &self.events, Event::ExecTimeout(stream));
         let mut session = Session::new(id, options);
         session.oom_kills_before = self.entry.state.oom_kills;
         if no_input {
@@ -162,6 +177,30 @@ impl Switchboard {
         self.sessions.insert(stream, session);
         self.set_role(id, Role::Session(stream));
         Ok(())
+    }
+
+    /// A process that the guest has not started in time is given up, and killed if it starts later.
+    pub(super) fn exec_timeout(&mut self, stream: u32) {
+        if !self.starting.contains(&stream) {
+            return;
+        }
+        if self.standing.is_moving() || self.standing.is_paused() {
+            later(EXEC_TIMEOUT, &self.events, Event::ExecTimeout(stream));
+            return;
+        }
+        self.starting.remove(&stream);
+        let signal = Signal::KILL.number();
+        // A message this small always encodes.
+        let _ = self.send(stream, &HostMessage::Signal { signal });
+        let client = self
+            .sessions
+            .get(&stream)
+            .and_then(|session| session.client);
+        if let Some(client) = client {
+            let error = silence::unanswered(self.machine.pid(), EXEC_TIMEOUT);
+            self.answer(client, &SupervisorMessage::Failed(to_remote(&error)));
+        }
+        self.leave_session(stream);
     }
 
     pub(super) fn status(&self) -> Result<LiveStatus> {

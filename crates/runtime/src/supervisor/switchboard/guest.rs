@@ -93,6 +93,7 @@ impl Switchboard {
             }
             return None;
         }
+        self.starting.remove(&frame.stream);
         let session = self.sessions.get(&frame.stream)?;
         let (client, detach) = (session.client, session.options.detach);
         let answer = match message {

@@ -8,13 +8,17 @@ mod clients;
 mod ending;
 mod guest;
 mod moment;
+mod outbox;
 mod sources;
+mod standing;
+mod steps;
 mod stop;
 mod time_limit;
 mod trouble;
+mod wire;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -26,13 +30,10 @@ use cofferdam_proto::{
 use cofferdam_types::{ExitStatus, SandboxStatus};
 use tokio::sync::mpsc;
 
+use self::{outbox::Outbox, sources::later, standing::Standing, wire::Wire};
 pub(crate) use self::{
-    moment::Outcome,
     sources::{forward_signals, spawn_accept},
-};
-use self::{
-    moment::{Moment, Outbox},
-    sources::later,
+    steps::Outcome,
 };
 use super::{
     FIRST_CLIENT, TEMPLATE_DELAY,
@@ -99,9 +100,13 @@ pub(crate) struct Switchboard {
     early: Vec<(ClientId, ClientRequest)>,
     /// Whether the client that asked for the start was gone before the sandbox ran.
     first_is_gone: bool,
-    /// What has the guest stand still now, and who wants the same after it.
-    moment: Option<Moment>,
-    paused: bool,
+    /// Whether the guest runs.
+    standing: Standing,
+    /// What is asked of the agent for that.
+    wire: Wire,
+    /// Sessions that the guest has not started yet.
+    starting: HashSet<u32>,
+    /// Who wants the guest to stand still after what is under way.
     waiting: VecDeque<(ClientId, Request)>,
 }
 
@@ -174,6 +179,7 @@ impl Switchboard {
             clients.insert(id, (client, Role::None));
             requests.extend(request.map(|request| (id, request)));
         }
+        let wire = Wire::new(agent.clone());
         let board = Self {
             store,
             entry,
@@ -194,8 +200,9 @@ impl Switchboard {
             ended_by: None,
             early: requests,
             first_is_gone,
-            moment: None,
-            paused: false,
+            standing: Standing::default(),
+            wire,
+            starting: HashSet::new(),
             waiting: VecDeque::new(),
         };
         Ok((board, early))
@@ -281,6 +288,7 @@ impl Switchboard {
                 self.make_ready_for_the_next();
             }
             Event::Moment(result) => self.moment_over(result),
+            Event::ExecTimeout(stream) => self.exec_timeout(stream),
         }
         None
     }

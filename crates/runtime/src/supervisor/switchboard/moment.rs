@@ -1,109 +1,34 @@
 //! Standing still: pauses, their ends, and captures.
 //!
-//! Each is a task that talks to the agent and the machine in turn; one at a time, further ones
-//! wait. While it stands still nothing is sent to the guest: what would be is held, and goes out
-//! when the guest runs again. So a restored copy of the guest has no part of a frame in it.
+//! Each is a task ([`steps`]); one at a time, further ones wait. [`Standing`] says what the guest
+//! does. From a freeze to its thaw nothing else is sent to the guest: what would be is held in the
+//! outbox. So a restored copy of the guest has no part of a frame in it.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::path::{Path, PathBuf};
 
-use cofferdam_backend::{Capture, CapturePlan, Machine};
-use cofferdam_base::time::unix_time_ns;
-use cofferdam_proto::{
-    AgentMessage, CONTROL_STREAM, HostMessage, Request, SupervisorMessage, encode_control,
-};
+use cofferdam_backend::CapturePlan;
+use cofferdam_proto::{AgentMessage, Request, SupervisorMessage};
 use cofferdam_types::SandboxStatus;
-use tokio::sync::mpsc;
 
-use super::Switchboard;
-use crate::{
-    error::{Error, ErrorKind, Result, lift, to_remote},
-    snapshot::{SnapshotFileName, machine_files},
-    supervisor::{
-        agent::refused,
-        event::{ClientId, Event},
-    },
+use super::{
+    Switchboard,
+    standing::{Purpose, Standing, Step},
+    steps::{self, Guest, Outcome},
 };
-
-/// How long the guest may take to stop or continue its processes. A process that waits for a
-/// disk takes as long as the disk.
-const AGENT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What standing still was for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
-    Pause,
-    Unpause,
-    Capture,
-}
-
-/// One that is under way.
-#[derive(Debug)]
-pub(super) struct Moment {
-    /// Who asked; none when the sandbox is to be stopped.
-    client: Option<ClientId>,
-    purpose: Purpose,
-    /// The agent's answers go here.
-    answers: mpsc::UnboundedSender<AgentMessage>,
-}
-
-/// How one ended.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Outcome {
-    /// How long the sandbox stood still.
-    still: Duration,
-}
-
-/// What the guest is sent, held back while it stands still.
-#[derive(Debug)]
-pub(super) struct Outbox {
-    queue: mpsc::UnboundedSender<Vec<u8>>,
-    held: Option<Vec<Vec<u8>>>,
-}
-
-impl Outbox {
-    pub(super) const fn new(queue: mpsc::UnboundedSender<Vec<u8>>) -> Self {
-        Self { queue, held: None }
-    }
-
-    /// Sends or holds. What is held is bounded: input by its windows, all else by the clients.
-    pub(super) fn send(&mut self, bytes: Vec<u8>) {
-        match &mut self.held {
-            Some(held) => held.push(bytes),
-            // A closed queue means that the machine is gone; its event is under way.
-            None => drop(self.queue.send(bytes)),
-        }
-    }
-
-    fn hold(&mut self) {
-        self.held.get_or_insert_default();
-    }
-
-    fn release(&mut self) {
-        for bytes in self.held.take().unwrap_or_default() {
-            self.send(bytes);
-        }
-    }
-}
-
-/// The two that a task speaks with.
-struct Guest {
-    machine: Arc<dyn Machine>,
-    agent: mpsc::UnboundedSender<Vec<u8>>,
-    answers: mpsc::UnboundedReceiver<AgentMessage>,
-}
+use crate::{
+    error::{Error, ErrorKind, Result, to_remote},
+    snapshot::{SnapshotFileName, machine_files},
+    supervisor::event::{ClientId, Event},
+};
 
 impl Switchboard {
     /// Begins what a client asked for, or puts it behind the one that is under way.
     pub(super) fn moment(&mut self, client: ClientId, request: Request) -> Result<()> {
-        if self.moment.is_some() {
+        if self.standing.is_moving() {
             self.waiting.push_back((client, request));
             return Ok(());
         }
-        let paused = self.paused;
+        let paused = self.standing.is_paused();
         let name = &self.entry.record.name;
         let wrong = |what: &str| {
             let what = format!("Sandbox `{name}` is {what}");
@@ -112,14 +37,13 @@ impl Switchboard {
         match request {
             _ if self.entry.state.status == SandboxStatus::Stopping => wrong("stopping"),
             Request::Pause if paused => wrong("paused already"),
-            Request::Unpause if !paused => wrong("not paused")
-                .map_err(|error| error.hint(format!("Pause it with `coffer pause {name}`"))),
             Request::Pause => {
-                self.begin(Some(client), Purpose::Pause, pause);
+                self.begin(Some(client), Purpose::Pause, steps::pause);
                 Ok(())
             }
+            // One that is not paused is told to go on too: whatever happened before, it runs then.
             Request::Unpause => {
-                self.begin(Some(client), Purpose::Unpause, unpause);
+                self.begin(Some(client), Purpose::Unpause, steps::unpause);
                 Ok(())
             }
             Request::Capture {
@@ -129,7 +53,7 @@ impl Switchboard {
             Request::Capture { dir, disk_only } => {
                 let plan = self.plan(Path::new(&dir), disk_only)?;
                 self.begin(Some(client), Purpose::Capture, move |guest| {
-                    capture(guest, plan, disk_only, paused)
+                    steps::capture(guest, plan, disk_only, paused)
                 });
                 Ok(())
             }
@@ -139,8 +63,8 @@ impl Switchboard {
 
     /// A paused sandbox that is told to end must run to do so.
     pub(super) fn resume_to_end(&mut self) {
-        if self.paused && self.moment.is_none() {
-            self.begin(None, Purpose::Unpause, unpause);
+        if self.standing == Standing::Paused {
+            self.begin(None, Purpose::Unpause, steps::unpause);
         }
     }
 
@@ -152,18 +76,11 @@ impl Switchboard {
     ) where
         F: Future<Output = Result<Outcome>> + Send + 'static,
     {
-        let (sender, answers) = mpsc::unbounded_channel();
-        self.moment = Some(Moment {
-            client,
-            purpose,
-            answers: sender,
-        });
-        // From here on nothing may come between the agent and the task.
-        self.agent.hold();
+        self.standing.begin(purpose, client, self.wire.is_owed());
         let task = task(Guest {
             machine: self.machine.clone(),
-            agent: self.agent.queue.clone(),
-            answers,
+            wire: self.wire.clone(),
+            outbox: self.agent.clone(),
         });
         let events = self.events.clone();
         tokio::spawn(async move {
@@ -171,51 +88,57 @@ impl Switchboard {
         });
     }
 
-    /// What the agent answers to the one under way.
-    pub(super) fn moment_answer(&self, message: AgentMessage) {
-        if let Some(moment) = &self.moment {
-            // A task that has given up needs no answer.
-            let _ = moment.answers.send(message);
+    /// What the agent answers to a step, also to one that was given up.
+    pub(super) fn moment_answer(&mut self, message: AgentMessage) {
+        let late = self.wire.answered(message);
+        if late == Some(AgentMessage::Thawed) && self.standing.thawed_late() {
+            self.set_status(SandboxStatus::Running);
+            self.agent.release();
         }
     }
 
     pub(super) fn moment_over(&mut self, result: Result<Outcome>) {
-        let Some(moment) = self.moment.take() else {
+        let Some(step) = self.standing.over(result.is_ok()) else {
             return;
         };
-        match (moment.purpose, &result) {
-            (Purpose::Pause, Ok(_)) => {
-                self.paused = true;
-                self.set_status(SandboxStatus::Paused);
-            }
-            (Purpose::Unpause, Ok(_)) => {
-                self.paused = false;
+        if self.standing.is_paused() {
+            self.set_status(SandboxStatus::Paused);
+        } else {
+            if step.was_paused {
                 self.set_status(SandboxStatus::Running);
             }
-            _ => {}
-        }
-        if !self.paused {
             self.agent.release();
         }
-        let answer = match (moment.purpose, result) {
-            (_, Err(error)) => SupervisorMessage::Failed(to_remote(&error)),
-            (Purpose::Capture, Ok(outcome)) => SupervisorMessage::Captured {
-                pause_us: u64::try_from(outcome.still.as_micros()).unwrap_or(u64::MAX),
-            },
-            (_, Ok(_)) => SupervisorMessage::Done,
-        };
-        if let Some(client) = moment.client {
-            self.answer(client, &answer);
+        if let Some(client) = step.client {
+            self.answer(client, &self.moment_result(&step, result));
         }
         if self.stop_asked() {
             self.resume_to_end();
         }
-        while self.moment.is_none()
+        while !self.standing.is_moving()
             && let Some((client, request)) = self.waiting.pop_front()
         {
             if let Err(error) = self.moment(client, request) {
                 self.answer(client, &SupervisorMessage::Failed(to_remote(&error)));
             }
+        }
+    }
+
+    fn moment_result(&self, step: &Step, result: Result<Outcome>) -> SupervisorMessage {
+        match (step.purpose, result) {
+            (_, Err(error)) => SupervisorMessage::Failed(to_remote(&error)),
+            (Purpose::Capture, Ok(outcome)) => SupervisorMessage::Captured {
+                pause_us: u64::try_from(outcome.still.as_micros()).unwrap_or(u64::MAX),
+            },
+            // It ran, and nothing that was asked of its guest before was still to be answered.
+            (Purpose::Unpause, Ok(_)) if !step.was_paused && !step.owed => {
+                let name = &self.entry.record.name;
+                let what = format!("Sandbox `{name}` is not paused");
+                let error = Error::new(ErrorKind::WrongState, what)
+                    .hint(format!("Pause it with `coffer pause {name}`"));
+                SupervisorMessage::Failed(to_remote(&error))
+            }
+            (_, Ok(_)) => SupervisorMessage::Done,
         }
     }
 
@@ -231,93 +154,5 @@ impl Switchboard {
             memory: (!disk_only).then(|| machine_files(dir)),
             disks: vec![upper],
         })
-    }
-}
-
-async fn pause(mut guest: Guest) -> Result<Outcome> {
-    let began = Instant::now();
-    guest.freeze(false).await?;
-    if let Err(error) = lift(guest.machine.pause().await) {
-        guest.go_on().await?;
-        return Err(error);
-    }
-    Ok(Outcome {
-        still: began.elapsed(),
-    })
-}
-
-async fn unpause(mut guest: Guest) -> Result<Outcome> {
-    let began = Instant::now();
-    guest.go_on().await?;
-    Ok(Outcome {
-        still: began.elapsed(),
-    })
-}
-
-async fn capture(
-    mut guest: Guest,
-    plan: CapturePlan,
-    disk_only: bool,
-    paused: bool,
-) -> Result<Outcome> {
-    let mut capture = lift(guest.machine.begin_capture(plan).await)?;
-    let began = Instant::now();
-    if paused {
-        lift(capture.take().await)?;
-    } else {
-        guest.freeze(disk_only).await?;
-        let taken = guest.take(capture.as_mut()).await;
-        // Whatever happened, the sandbox goes on.
-        guest.go_on().await?;
-        taken?;
-    }
-    let still = began.elapsed();
-    lift(capture.settle().await)?;
-    Ok(Outcome { still })
-}
-
-impl Guest {
-    async fn take(&self, capture: &mut dyn Capture) -> Result<()> {
-        lift(self.machine.pause().await)?;
-        lift(capture.take().await)
-    }
-
-    async fn freeze(&mut self, sync: bool) -> Result<()> {
-        self.ask(&HostMessage::Freeze { sync }, &AgentMessage::Frozen)
-            .await
-    }
-
-    /// The vCPUs run, then the processes, with the right time.
-    async fn go_on(&mut self) -> Result<()> {
-        lift(self.machine.resume().await)?;
-        let thaw = HostMessage::Thaw {
-            unix_ns: unix_time_ns(),
-        };
-        self.ask(&thaw, &AgentMessage::Thawed).await
-    }
-
-    async fn ask(&mut self, message: &HostMessage, wanted: &AgentMessage) -> Result<()> {
-        let mut bytes = Vec::new();
-        encode_control(CONTROL_STREAM, message, &mut bytes).map_err(|error| {
-            Error::new(ErrorKind::Bug, "A message without content is too large").because(error)
-        })?;
-        let gone = || Error::new(ErrorKind::GuestFailed, "The machine ended meanwhile");
-        self.agent.send(bytes).map_err(|_| gone())?;
-        let answered = async {
-            loop {
-                match self.answers.recv().await {
-                    Some(AgentMessage::Failed(failure)) => return Err(refused(&failure)),
-                    Some(answer) if answer == *wanted => return Ok(()),
-                    Some(_) => {}
-                    None => return Err(gone()),
-                }
-            }
-        };
-        tokio::time::timeout(AGENT_TIMEOUT, answered)
-            .await
-            .unwrap_or_else(|_| {
-                let what = format!("The guest did not answer in {} s", AGENT_TIMEOUT.as_secs());
-                Err(Error::new(ErrorKind::GuestFailed, what))
-            })
     }
 }
