@@ -110,6 +110,7 @@ impl Frozen {
         match message {
             HostMessage::MountRoot(_)
             | HostMessage::WarmUp(_)
+            | HostMessage::Rehearse(_)
             | HostMessage::Start { .. }
             | HostMessage::Exec { .. }
             | HostMessage::Quiesce => {

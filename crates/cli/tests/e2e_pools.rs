@@ -277,6 +277,104 @@ fn standbys_have_run_what_they_were_asked_to() {
     assert_eq!((text.as_str(), claimed), ("warm", true));
 }
 
+/// What a workload can see of its machine's past.
+const PAST: &str = "echo $$; set -- /proc/[0-9]*; echo $#; cat /proc/self/mounts; \
+    find / -xdev 2> /dev/null | sort; ls -A /tmp /dev/shm /run; cat /sys/fs/cgroup/pids.current";
+
+#[test]
+fn what_a_standby_has_rehearsed_leaves_no_trace() {
+    let coffer = Coffer::private();
+    let pool = Pool::create(&coffer, "clean", &["--size", "1", BUSYBOX]);
+    let (claimed, was_claimed) = run(&coffer, &[BUSYBOX, "sh", "-c", PAST]);
+    assert!(was_claimed);
+    drop(pool);
+    let (fresh, was_claimed) = run(&coffer, &[BUSYBOX, "sh", "-c", PAST]);
+    assert!(!was_claimed);
+    assert_eq!(claimed, fresh);
+}
+
+#[test]
+fn a_known_interpreter_is_warmed_and_one_that_fails_is_no_failure() {
+    let coffer = Coffer::private();
+    // Stands for an interpreter: fails, and would leave a file.
+    let make = "printf '#!/bin/sh\\necho x > /trace\\necho $@ >&2\\nexit 3\\n' > /bin/python3; \
+        chmod +x /bin/python3";
+    let args = [
+        "--size",
+        "1",
+        "--entrypoint",
+        "python3",
+        "--exec",
+        make,
+        BUSYBOX,
+    ];
+    let pool = Pool::create(&coffer, "snake", &args);
+    let warm = "python3 -c pass";
+    assert!(pool.info()["commands"].to_string().contains(warm));
+    let log = coffer.home().join("pools/snake/standby.log");
+    let log = std::fs::read_to_string(log).unwrap();
+    for word in [warm, "ended with 3", "-c pass"] {
+        assert!(log.contains(word), "{word}: {log}");
+    }
+    let (text, claimed) = run(
+        &coffer,
+        &[BUSYBOX, "sh", "-c", "ls /trace 2> /dev/null; echo no"],
+    );
+    assert_eq!((text.as_str(), claimed), ("no", true));
+    drop(pool);
+    let args = [
+        "--size",
+        "1",
+        "--no-warm",
+        "--entrypoint",
+        "python3",
+        BUSYBOX,
+    ];
+    let pool = Pool::create(&coffer, "cold", &args);
+    assert_eq!(pool.info()["commands"], serde_json::json!([]));
+    assert!(run(&coffer, &[BUSYBOX, "true"]).1);
+}
+
+#[test]
+fn an_automatic_standby_follows_the_image_that_ran_last_and_ends_by_itself() {
+    let coffer = Coffer::private();
+    let pools = || {
+        coffer
+            .json(["pool", "list", "--json"])
+            .as_array()
+            .unwrap()
+            .clone()
+    };
+    let ready_of = |memory_mib: u64| {
+        let pools = pools();
+        pools.len() == 1 && pools[0]["memory_bytes"] == memory_mib << 20 && pools[0]["ready"] == 1
+    };
+    assert!(!run(&coffer, &[BUSYBOX, "true"]).1);
+    assert!(pools().is_empty());
+    assert_eq!(coffer.ok(["config", "get", "standby.auto"]), "off");
+    coffer.ok(["config", "set", "standby.auto", "on"]);
+    assert!(!run(&coffer, &[BUSYBOX, "true"]).1);
+    until("an automatic standby", || ready_of(512));
+    assert!(run(&coffer, &[BUSYBOX, "true"]).1);
+    // Another shape takes the place, and what is too large gets none.
+    assert!(!run(&coffer, &["-m", "256m", BUSYBOX, "true"]).1);
+    until("the other standby", || ready_of(256));
+    coffer.ok(["config", "set", "standby.memory", "128m"]);
+    coffer.ok(["config", "set", "standby.seconds", "1"]);
+    assert!(run(&coffer, &["-m", "256m", BUSYBOX, "true"]).1);
+    coffer.ok(["config", "unset", "standby.memory"]);
+    assert!(!run(&coffer, &["-m", "300m", BUSYBOX, "true"]).1);
+    until("its end", || pools().is_empty());
+    until("no files", || coffer.entries("pools").is_empty());
+    coffer.refused(
+        &["config", "set", "standby.auto", "maybe"],
+        &["`maybe`", "`on` or `off`"],
+    );
+    coffer.refused(&["config", "get", "nope"], &["There is no setting `nope`"]);
+    coffer.ok(["config", "unset", "standby.auto"]);
+    assert_eq!(coffer.ok(["config", "get", "standby.auto"]), "off");
+}
+
 #[test]
 fn a_pool_that_cannot_be_is_refused_and_leaves_nothing() {
     let coffer = Coffer::private();

@@ -4,8 +4,8 @@
 use std::process::Command;
 
 use cofferdam::{
-    Coffer, ErrorKind, ExecSpec, ForkOptions, NoProgress, PoolOptions, Sandbox, SandboxSpec,
-    SandboxStatus, SnapshotKind, SnapshotOptions, TemplateKind, WarmUp,
+    Coffer, CofferOptions, ErrorKind, ExecSpec, ForkOptions, NoProgress, PoolOptions, Sandbox,
+    SandboxSpec, SandboxStatus, SnapshotKind, SnapshotOptions, TemplateKind, WarmUp,
 };
 use cofferdam_testkit::coffer::{self, BUSYBOX};
 use rustix::process::{Pid, Signal, kill_process};
@@ -40,6 +40,26 @@ fn spec(command: &[&str]) -> SandboxSpec {
         command: command.iter().map(|word| (*word).to_owned()).collect(),
         ..SandboxSpec::default()
     }
+}
+
+#[test]
+fn a_program_that_opens_with_options_has_automatic_standbys_by_default() {
+    let name = "a_program_that_opens_with_options_has_automatic_standbys_by_default";
+    with_program(name, async |plain| {
+        let options = CofferOptions::new().home(plain.home());
+        for (options, keeps) in [
+            (Some(options.clone()), true),
+            (Some(options.standby_auto(false)), false),
+            (None, false),
+        ] {
+            let coffer = options.map_or_else(
+                || plain.clone(),
+                |options| Coffer::open_with(&options).unwrap(),
+            );
+            let sandbox = coffer.create(spec(&["true"]), &NoProgress).await.unwrap();
+            assert_eq!(sandbox.info().unwrap().spec.keep_standby, keeps);
+        }
+    });
 }
 
 async fn started(coffer: &Coffer) -> Sandbox {

@@ -6,7 +6,8 @@ use cofferdam_runtime::{Runtime, host::HostReport, image::Progress};
 use cofferdam_types::{Digest, SandboxSpec};
 
 use crate::{
-    DiskUsage, Error, ErrorKind, Images, Pools, Result, Sandbox, SandboxInfo, Snapshots, Templates,
+    CofferOptions, DiskUsage, Error, ErrorKind, Images, Pools, Result, Sandbox, SandboxInfo,
+    Settings, Snapshots, Templates,
 };
 
 /// An open store of images and sandboxes. Cheap to clone.
@@ -34,6 +35,20 @@ impl Coffer {
     pub fn open_at(home: &Path) -> Result<Self> {
         Ok(Self {
             runtime: Arc::new(Runtime::open_at(home)?),
+        })
+    }
+
+    /// Opens a store with other choices than the environment's.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn open_with(options: &CofferOptions) -> Result<Self> {
+        let runtime = match &options.home {
+            Some(home) => Runtime::open_at(home)?,
+            None => Runtime::open()?,
+        };
+        Ok(Self {
+            runtime: Arc::new(runtime.with_standby_auto(options.standby_auto)),
         })
     }
 
@@ -111,6 +126,12 @@ impl Coffer {
     #[must_use]
     pub const fn pools(&self) -> Pools<'_> {
         Pools::new(self)
+    }
+
+    /// The settings of the store.
+    #[must_use]
+    pub const fn settings(&self) -> Settings<'_> {
+        Settings::new(self)
     }
 
     /// The templates of the store.

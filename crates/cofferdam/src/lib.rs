@@ -31,15 +31,17 @@ mod coffer;
 mod exec;
 mod images;
 mod logs;
+mod options;
 mod pools;
 mod sandbox;
 mod session;
+mod settings;
 mod snapshots;
 mod templates;
 
 pub use cofferdam_runtime::{
     Channel, DamagedSnapshot, DiskUsage, EndedBy, Error, ErrorKind, ForkChanges, ForkOptions,
-    ForkOrigin, LogRecord, PoolInfo, PoolOptions, Result, SnapshotKind, SnapshotManifest,
+    ForkOrigin, LogRecord, PoolInfo, PoolOptions, Result, Setting, SnapshotKind, SnapshotManifest,
     SnapshotOptions, Stage, TemplateInfo, TemplateKind, UsageClass, UsageItem, WarmUp,
     host::{BackendReport, HostReport},
     image::{
@@ -58,8 +60,10 @@ pub use coffer::Coffer;
 pub use exec::{ExecSpec, Output};
 pub use images::{Images, parse_reference};
 pub use logs::{LogOptions, Logs};
+pub use options::CofferOptions;
 pub use pools::Pools;
 pub use sandbox::{AttachOptions, Sandbox, SandboxInfo, SandboxStats};
 pub use session::{Session, SessionEvent, SessionInput};
+pub use settings::Settings;
 pub use snapshots::{Forks, Snapshot, SnapshotInfo, Snapshots};
 pub use templates::Templates;

@@ -108,6 +108,9 @@ pub enum HostMessage {
     Limit(ResourceLimits),
     /// Syncs, unmounts and ends the machine.
     Shutdown,
+    /// Runs a process only for what it leaves in caches and translated code. Like `WarmUp`, but
+    /// every file system is read-only for it, so that it leaves no file either.
+    Rehearse(ProcessSpec),
 }
 
 /// Who a machine is after a boot, restore or fork.

@@ -13,6 +13,7 @@
 //!   snapshots/<id>/          manifest.json, upper.ext4; of a full one also memory and state
 //!   templates/<key>/         memory, state, manifest.json, upper.ext4
 //!   cache/                   worthless when lost: blank uppers, host findings
+//!   config.json              the user's settings
 //!   index.db                 SQLite; rebuilt from the directories when lost
 //! run/<short id>/            0700, sockets and the machine's record; gone after a reboot
 //! ```
@@ -142,6 +143,12 @@ impl Layout {
     #[must_use]
     pub fn cache(&self) -> PathBuf {
         self.home.join("cache")
+    }
+
+    /// The user's settings.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.home.join("config.json")
     }
 
     /// The index.

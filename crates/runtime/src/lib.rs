@@ -5,10 +5,12 @@
 
 mod check;
 mod client;
+mod config;
 mod diagnosis;
 mod error;
 mod guest;
 pub mod host;
+mod interpreters;
 mod layout;
 mod log_mark;
 mod output_log;
@@ -38,9 +40,11 @@ pub use cofferdam_proto::{
     Channel, ClientMessage, ExecOptions, LiveStatus, ProcessSpec, Request, Stage, StartMode,
     SupervisorMessage, TerminalSize, WhenGone,
 };
+pub use config::{Config, Setting};
 pub use error::{
     Error, ErrorKind, Result, from_remote as remote_failure, lift_image, memory_error,
 };
+pub use interpreters::Rehearsals;
 pub use layout::{Layout, SandboxPaths};
 pub use output_log::LogRecord;
 pub use pool::{PoolInfo, PoolOptions};

@@ -14,7 +14,9 @@ use cofferdam_types::{
 
 use crate::{
     client::{Connection, launch},
+    config::Config,
     error::{Error, ErrorKind, Result, lift},
+    interpreters::Rehearsals,
     layout::Layout,
     pool::Claim,
     process, random,
@@ -26,6 +28,8 @@ use crate::{
 pub struct Runtime {
     store: Store,
     images: ImageStore,
+    /// Whether each sandbox that starts is followed by a standby, whatever the settings say.
+    standby_auto: bool,
 }
 
 impl Runtime {
@@ -50,7 +54,31 @@ impl Runtime {
         Ok(Self {
             store: Store::open(layout)?,
             images,
+            standby_auto: false,
         })
+    }
+
+    /// Has each sandbox that is made here followed by an automatic standby, whatever the settings
+    /// say.
+    #[must_use]
+    pub fn with_standby_auto(self, standby_auto: bool) -> Self {
+        Self {
+            standby_auto,
+            ..self
+        }
+    }
+
+    fn keeps_standby(&self) -> bool {
+        if self.standby_auto {
+            return true;
+        }
+        match Config::load(self.store.layout()) {
+            Ok(config) => config.standby_auto(),
+            Err(error) => {
+                crate::supervisor::log_line(&format!("warning: {}", error.chain()));
+                false
+            }
+        }
     }
 
     /// The store of sandboxes.
@@ -69,7 +97,8 @@ impl Runtime {
     ///
     /// # Errors
     /// Of the image, the spec or the name.
-    pub async fn create(&self, spec: SandboxSpec, progress: &dyn Progress) -> Result<Entry> {
+    pub async fn create(&self, mut spec: SandboxSpec, progress: &dyn Progress) -> Result<Entry> {
+        spec.keep_standby |= self.keeps_standby();
         crate::check::spec(&spec)?;
         let image = self.find_image(&spec, progress).await?;
         let rootfs = lift(self.images.rootfs(&image, progress))?;
@@ -90,6 +119,7 @@ impl Runtime {
                 manifest: image.manifest,
                 rootfs: rootfs.path,
                 disk_bytes: rootfs.disk_bytes,
+                rehearsals: Rehearsals::of(&spec, &image.config),
             },
             process,
             hostname: spec.hostname.clone().unwrap_or_else(|| id.short()),

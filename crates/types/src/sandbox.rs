@@ -61,6 +61,12 @@ pub struct SandboxSpec {
     /// workload's processes go on. If it fails, so does the start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_fork: Option<String>,
+    /// Run no program of the image ahead, in templates and standbys.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub no_warm: bool,
+    /// Keep one standby for the next sandbox like this one, once it has started.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub keep_standby: bool,
     /// Limits inside the guest.
     pub limits: ResourceLimits,
     /// What the workload and all execs may do beside what their user may.
@@ -96,6 +102,8 @@ impl Default for SandboxSpec {
             tty: false,
             auto_remove: false,
             on_fork: None,
+            no_warm: false,
+            keep_standby: false,
             limits: ResourceLimits::default(),
             privileges: Privileges::default(),
             init: false,

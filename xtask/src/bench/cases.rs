@@ -14,6 +14,7 @@ use super::{
     bundle::{self, DEBIAN, Inputs},
     measure::{self, Pair, Times},
     moments::{STEADY_WRITER, SYNC_WRITER},
+    pools::{PYTHON, TRUE},
 };
 use crate::{process, qemu::Qemu};
 
@@ -68,8 +69,22 @@ pub(crate) fn run_all(
         bench.exec()?,
         bench.exec_stdout()?,
         bench.fork_to_exec()?,
-        bench.pool_run()?,
-        bench.pool_python()?,
+        bench.pool("run --rm /bin/true from a plain pool", &[], TRUE)?,
+        bench.pool(
+            "run --rm /bin/true from a pool warmed with it",
+            &["--exec", "true"],
+            TRUE,
+        )?,
+        bench.pool(
+            "run --rm python3 -c 'print(1)' from a plain pool of an image that starts python3",
+            &["--entrypoint", "/usr/bin/python3"],
+            PYTHON,
+        )?,
+        bench.pool(
+            "run --rm python3 -c 'print(1)' from a pool warmed with it",
+            &["--exec", "python3 -c 'print(1)'"],
+            PYTHON,
+        )?,
         bench.forks_at_once()?,
         bench.fork_pause("pause of a live capture, 512 MiB, idle", 0)?,
         bench.fork_pause(
@@ -195,10 +210,9 @@ impl Bench<'_> {
 
     /// And one that does something?
     fn python(&self) -> Result<Outcome> {
-        let command = ["/usr/bin/python3", "-c", "print(1)"];
         let mut ours = vec!["run", "--rm", DEBIAN, "--"];
-        ours.extend(command);
-        let pair = measure::pair(5, || Ok(self.coffer(&ours)), || self.runsc(&command))?;
+        ours.extend(PYTHON);
+        let pair = measure::pair(5, || Ok(self.coffer(&ours)), || self.runsc(PYTHON))?;
         Ok(outcome(
             "run --rm python3 -c 'print(1)'",
             pair,

@@ -9,6 +9,7 @@ mod cases;
 mod measure;
 mod moments;
 mod plot;
+mod pools;
 mod report;
 
 use std::ffi::OsString;

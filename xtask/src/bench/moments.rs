@@ -1,4 +1,4 @@
-//! The cases about forks, snapshots and pools. Each names what peers publish of theirs: on other
+//! The cases about forks and snapshots. Each names what peers publish of theirs: on other
 //! hosts, with hardware virtualisation, so for orientation only.
 
 use std::{
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     bundle::DEBIAN,
-    cases::{Bench, Outcome, outcome},
+    cases::{Bench, Outcome},
     measure::{self, Times},
 };
 use crate::process;
@@ -25,9 +25,6 @@ pub(super) const STEADY_WRITER: &str = "n=0; while :; do \
 pub(super) const SYNC_WRITER: &str = "n=0; while :; do \
     dd if=/dev/zero of=$f bs=1M count=4 seek=$((n % 50 * 4)) conv=notrunc,fsync 2> /dev/null; \
     n=$((n+1)); done";
-
-/// Standbys of the pools that are measured.
-const POOL_SIZE: u64 = 3;
 
 impl Bench<'_> {
     /// How long is it from a fork of the image's template to the first reply of a command in it?
@@ -48,52 +45,6 @@ impl Bench<'_> {
             peer: None,
             target: "at most 150 ms",
             note: "Mitos publishes 104 ms, forkd 61, on hardware".to_owned(),
-        })
-    }
-
-    /// How long does a command take that claims a standby?
-    pub(super) fn pool_run(&self) -> Result<Outcome> {
-        self.with_pool("true", || {
-            let pair = measure::pair(
-                self.runs,
-                || {
-                    self.wait_for_pool()?;
-                    Ok(self.coffer(&["run", "--rm", DEBIAN, "--", "/bin/true"]))
-                },
-                || self.runsc(&["/bin/true"]),
-            )?;
-            Ok(Outcome {
-                note: "vm0 publishes 22 ms for a parked machine, on hardware".to_owned(),
-                ..outcome(
-                    "run --rm /bin/true from a pool",
-                    pair,
-                    "runsc ptrace",
-                    "at most 60 ms",
-                )
-            })
-        })
-    }
-
-    /// And one that does something?
-    pub(super) fn pool_python(&self) -> Result<Outcome> {
-        let command = ["/usr/bin/python3", "-c", "print(1)"];
-        let mut ours = vec!["run", "--rm", DEBIAN, "--"];
-        ours.extend(command);
-        self.with_pool("python3 -c 'print(1)'", || {
-            let pair = measure::pair(
-                self.runs,
-                || {
-                    self.wait_for_pool()?;
-                    Ok(self.coffer(&ours))
-                },
-                || self.runsc(&command),
-            )?;
-            Ok(outcome(
-                "run --rm python3 -c 'print(1)' from a pool",
-                pair,
-                "runsc ptrace",
-                "not slower than runsc",
-            ))
         })
     }
 
@@ -255,35 +206,6 @@ impl Bench<'_> {
             .chain(ids.iter().map(AsRef::as_ref))
             .collect();
         process::capture(&mut self.coffer(&args)).map(drop)
-    }
-
-    fn with_pool<T>(&self, warm_up: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let size = POOL_SIZE.to_string();
-        let args = [
-            "pool", "create", "--name", "bench", "--size", &size, "--exec", warm_up, DEBIAN,
-        ];
-        process::capture(&mut self.coffer(&args))?;
-        let result = work();
-        process::capture(&mut self.coffer(&["pool", "rm", "bench"]))?;
-        result
-    }
-
-    /// A claimed standby is replaced in the background; what is measured is a full pool.
-    fn wait_for_pool(&self) -> Result<()> {
-        const LIMIT: Duration = Duration::from_secs(60);
-        let begin = Instant::now();
-        loop {
-            let text = process::capture(&mut self.coffer(&["pool", "list", "--json"]))?;
-            let pools: Value = serde_json::from_str(&text)?;
-            if pools[0]["ready"].as_u64() == Some(POOL_SIZE) {
-                return Ok(());
-            }
-            anyhow::ensure!(
-                begin.elapsed() < LIMIT,
-                "The pool was not full in {LIMIT:?}"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
     }
 }
 

@@ -176,9 +176,12 @@ pub(super) fn settle(ground: &Ground<'_>) -> Result<(), (Step, Errno)> {
     setsid().map_err(at(Step::Terminal))?;
     enter_root(ground.mount_namespace).map_err(at(Step::Namespace))?;
     enter(ground.cgroup_namespace, LinkNameSpaceType::ControlGroup).map_err(at(Step::Namespace))?;
-    if ground.place == Place::WarmUp {
+    if ground.place.has_own_mounts() {
         // SAFETY: a mount namespace changes no descriptor and no memory.
         unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(at(Step::Namespace))?;
+    }
+    if ground.place == Place::Rehearsal {
+        make_read_only().map_err(at(Step::Namespace))?;
     }
     if ground.place.has_own_pids() {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
@@ -265,6 +268,32 @@ pub(super) fn enter_root(mount_namespace: BorrowedFd<'_>) -> rustix::io::Result<
 
 fn enter(namespace: BorrowedFd<'_>, kind: LinkNameSpaceType) -> rustix::io::Result<()> {
     move_into_link_name_space(namespace, Some(kind))
+}
+
+/// Makes every mount of this process's namespace read-only. Source: mount_setattr(2).
+fn make_read_only() -> rustix::io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: the path ends with a zero; the kernel reads `attributes`, whose size it is told, and
+    // stores nothing.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            c"/".as_ptr(),
+            libc::AT_RECURSIVE,
+            ptr::from_ref(&attributes),
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(last_errno()),
+    }
 }
 
 fn set_limit(resource: u32, limit: &libc::rlimit64) -> rustix::io::Result<()> {

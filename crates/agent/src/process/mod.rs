@@ -65,12 +65,19 @@ pub(crate) enum Place {
     Beside,
     /// Alone, before there is a workload.
     WarmUp,
+    /// Alone, before there is a workload, and unable to write to any file system.
+    Rehearsal,
 }
 
 impl Place {
     /// Whether it is the first process of a PID namespace, for which no `/proc` is mounted yet.
     fn has_own_pids(self) -> bool {
         self != Self::Beside
+    }
+
+    /// Whether it gets a mount namespace of its own.
+    fn has_own_mounts(self) -> bool {
+        matches!(self, Self::WarmUp | Self::Rehearsal)
     }
 }
 
@@ -255,11 +262,12 @@ fn rlimits(general: &[Rlimit], own: &[Rlimit]) -> Vec<(u32, libc::rlimit64)> {
 }
 
 /// The working directory. As in Docker, the workload's is made when absent, and so is that of what
-/// runs before it; that of a process beside it is not: whoever misspells one is told.
+/// runs before it; that of a process beside it is not: whoever misspells one is told. A rehearsal
+/// makes nothing.
 fn workdir<'a>(root: &Root, path: &'a str, place: Place) -> Result<&'a str> {
     match path {
         "" | "/" => Ok("/"),
-        path if path.starts_with('/') && place != Place::Beside => {
+        path if path.starts_with('/') && !matches!(place, Place::Beside | Place::Rehearsal) => {
             resolve::ensure(&root.directory, path, resolve::Kind::Directory)
                 .map(|_| path)
                 .or_fail(FailureKind::BadWorkdir, || {

@@ -32,6 +32,8 @@ pub(crate) struct Nursery {
     stack: ChildStack,
     zygote: Option<Zygote>,
     understudy: Option<Understudy>,
+    /// Whether one has gone already: this processor has translated what it is for.
+    understudy_has_gone: bool,
     /// The image's users, as long as no process could change them.
     accounts: Option<Accounts>,
     pub(super) pipes: SparePipes,
@@ -44,6 +46,7 @@ impl Nursery {
             stack: ChildStack::new()?,
             zygote: None,
             understudy: None,
+            understudy_has_gone: false,
             accounts: None,
             pipes: SparePipes::default(),
         })
@@ -56,7 +59,8 @@ impl Nursery {
                 let ground = ground(stage, Place::Workload);
                 self.zygote = Some(Zygote::new(&ground, stage.groups.workload.as_fd())?);
             }
-            if self.understudy.is_none() && understudy::is_useful() {
+            let wanted = !self.understudy_has_gone && understudy::is_useful();
+            if self.understudy.is_none() && wanted {
                 let root = stage.mount_namespace.as_fd();
                 self.understudy = Some(Understudy::new(&mut self.stack, root)?);
             }
@@ -91,7 +95,9 @@ impl Nursery {
 
     /// Sends before the workload what was made for that; returns its pidfd, for whoever reaps it.
     pub(crate) fn send_ahead(&mut self) -> Option<OwnedFd> {
-        self.understudy.take().map(Understudy::go)
+        let understudy = self.understudy.take()?;
+        self.understudy_has_gone = true;
+        Some(understudy.go())
     }
 
     /// Starts a process; it runs its program, or has failed, when this returns.

@@ -29,7 +29,7 @@ use crate::{
     mounts::{self, Root, Stage},
     poll::Poll,
     port::Port,
-    process::Nursery,
+    process::{Nursery, Place},
     session::Sessions,
     write_back::WriteBack,
 };
@@ -195,7 +195,8 @@ impl Agent {
             HostMessage::Hello { generation } => self.greet(generation),
             HostMessage::Adopt(identity) => self.step(|agent| agent.adopt(&identity)),
             HostMessage::MountRoot(spec) => self.step(|agent| agent.mount_root(&spec)),
-            HostMessage::WarmUp(process) => self.warm_up(stream, &process),
+            HostMessage::WarmUp(process) => self.warm_up(stream, &process, Place::WarmUp),
+            HostMessage::Rehearse(process) => self.warm_up(stream, &process, Place::Rehearsal),
             HostMessage::Start { process, limits } => {
                 self.step(|agent| agent.start(stream, &process, limits))
             }

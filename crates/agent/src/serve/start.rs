@@ -47,6 +47,7 @@ impl Agent {
         &mut self,
         stream: u32,
         process: &ProcessSpec,
+        place: Place,
     ) -> Result<Option<AgentMessage>> {
         self.check_steps()?;
         if self.workload != Workload::NotStarted {
@@ -56,7 +57,7 @@ impl Agent {
             ));
         }
         self.nursery.discard(&self.stage)?;
-        self.spawn(stream, process, Place::WarmUp, Streams::EndWithProcess)?;
+        self.spawn(stream, process, place, Streams::EndWithProcess)?;
         self.warm_ups.insert(stream);
         Ok(None)
     }

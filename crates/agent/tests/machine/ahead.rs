@@ -175,6 +175,28 @@ fn a_warm_up_undoes_what_was_made_ahead() {
     assert_eq!(host.finish(number).text(), "77\n/late\n1\n1\n");
 }
 
+/// A rehearsal may be any program of the image; whatever it does, no file system has it.
+#[test]
+fn a_rehearsal_leaves_no_file_and_no_process() {
+    let Some(mut guest) = Guest::boot(|_| {}) else {
+        return;
+    };
+    let host = &mut guest.host;
+    host.mount(&Host::root(UpperDevice::Disk));
+    let number = host.number();
+    let script = "for file in /trace /tmp/trace /dev/shm/trace /etc/hostname; do \
+        (echo x > $file) 2> /dev/null && echo wrote $file; done; \
+        echo > /dev/null && sleep 1000 & echo $$";
+    host.send(number, &HostMessage::Rehearse(shell(script)));
+    assert_eq!(host.finish(number).text(), "1\n");
+    quiesce(host);
+    let workload = host.start(shell(
+        "ls /trace /tmp/trace /dev/shm/trace 2> /dev/null; touch /new && echo writable; \
+         set -- /proc/[0-9]*; echo $#",
+    ));
+    assert_eq!(host.finish(workload).text(), "writable\n1\n");
+}
+
 /// What goes before the workload opens files of the image, which may be anything, and is none of
 /// the workload's processes. Its PID namespace goes with it, and those can be counted.
 #[test]

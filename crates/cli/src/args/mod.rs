@@ -1,6 +1,7 @@
 //! The command line: Docker's names and letters wherever the thing is the same.
 
 mod boolean;
+mod config;
 mod container;
 mod elsewhere;
 mod fork;
@@ -18,6 +19,7 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+pub(crate) use self::config::ConfigVerb;
 pub(crate) use self::container::ContainerVerb;
 pub(crate) use self::elsewhere::{hint as hint_for_verb, is_noun};
 pub(crate) use self::fork::ForkArgs;
@@ -123,6 +125,9 @@ pub(crate) enum Verb {
     /// Keep standby machines that `run` claims
     #[command(subcommand)]
     Pool(PoolVerb),
+    /// Read and change the settings of the store
+    #[command(subcommand)]
+    Config(ConfigVerb),
     /// Bring the sandbox of a snapshot back
     Restore(RestoreArgs),
     /// List images

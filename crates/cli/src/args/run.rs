@@ -109,6 +109,9 @@ pub(crate) struct SandboxArgs {
     /// Show no progress
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// Warm no interpreter of the image ahead, in its template and standbys
+    #[arg(long)]
+    pub(crate) no_warm: bool,
     /// Boot this kernel
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<String>,

@@ -1,6 +1,7 @@
 //! One file a group of verbs; each verb one function from its arguments to an exit status.
 
 mod cidfile;
+mod config;
 mod docker_names;
 mod doctor;
 mod env;
@@ -66,6 +67,7 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
         Verb::Snapshot(verb) => snapshots::snapshot(&coffer, &verb, cli.verbose).await,
         Verb::Template(verb) => templates::template(&coffer, &verb, cli.verbose).await,
         Verb::Pool(verb) => pools::pool(&coffer, &verb, cli.verbose).await,
+        Verb::Config(verb) => config::config(&coffer, &verb),
         Verb::Restore(args) => snapshots::restore(&coffer, &args).await,
         Verb::Rm(args) => lifecycle::rm(&coffer, &args).await,
         Verb::Wait(args) => lifecycle::wait(&coffer, &args).await,

@@ -65,6 +65,8 @@ pub(crate) fn spec(args: &SandboxArgs, verbose: bool) -> Result<SandboxSpec> {
         tty: process.tty,
         auto_remove: args.rm,
         on_fork: args.on_fork.clone(),
+        no_warm: args.no_warm,
+        keep_standby: false,
         limits: limits(args)?,
         privileges: args.privileges.privileges()?,
         init: args.privileges.init,

@@ -11,6 +11,7 @@ use super::{FORMAT_VERSION, MAX_SIZE, Place, Pool, PoolInfo, PoolManifest, PoolO
 use crate::{
     client::Connection,
     error::{Error, ErrorKind, Result, io, lift},
+    interpreters::Rehearsals,
     process,
     sandbox::Runtime,
     staging::StagingDir,
@@ -22,7 +23,7 @@ const FILL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the standbys of a pool that is removed may take to end, all together. Each takes
 /// milliseconds.
-const RETIRE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const RETIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Runtime {
     /// Makes a pool of standbys for `spec`'s image and shape, and fills it.
@@ -76,12 +77,14 @@ impl Runtime {
                 warm_ups: Vec::new(),
                 workload: None,
                 limit: template::DEFAULT_TIMEOUT,
+                rehearsals: Rehearsals::of(&spec, &image.config),
             },
             warm_ups: options
                 .warm_ups
                 .iter()
                 .map(command)
                 .collect::<Result<_>>()?,
+            ends_after_s: None,
         };
         let staging = StagingDir::new(target)?;
         fs::publish_json(&staging.path().join("pool.json"), &manifest, false)

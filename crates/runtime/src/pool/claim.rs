@@ -82,8 +82,10 @@ impl Runtime {
                     taken => return Some(taken),
                 }
             }
-            // None was left: for the next who comes.
-            fill_in_background(layout, pool);
+            // None was left: for the next claim. An automatic one is made when the sandbox runs.
+            if !pool.is_automatic() {
+                fill_in_background(layout, pool);
+            }
         }
         None
     }

@@ -23,6 +23,9 @@ use crate::{
 pub(super) async fn fill(layout: &Layout, pool: &Pool) -> Result<()> {
     let _lock = lock(pool).await?;
     pool.end_given_up(layout);
+    if pool.is_automatic() {
+        pool.end_other_automatic(layout).await;
+    }
     while pool.dir.join("pool.json").exists() {
         let there = pool.standbys(layout).len();
         if there >= usize::try_from(pool.manifest.size).unwrap_or(usize::MAX) {

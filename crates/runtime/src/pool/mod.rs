@@ -14,6 +14,7 @@
 //! no daemon: a pool that lost its standbys, to a reboot say, is filled again by the next start
 //! that would have claimed one, or the next who lists it.
 
+mod automatic;
 mod catalogue;
 mod claim;
 mod fill;
@@ -29,6 +30,7 @@ use cofferdam_types::{Digest, SandboxId, valid_name};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{
+    automatic::{is_automatic, keep_one},
     claim::Claim,
     fill::{fill_main, spawn_fill},
     standby::{Standby, standby_main},
@@ -68,6 +70,9 @@ pub(crate) struct PoolManifest {
     plan: TemplatePlan,
     /// Processes that each standby runs to their end before it waits.
     warm_ups: Vec<ProcessSpec>,
+    /// Of an automatic pool: how long its standby waits, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ends_after_s: Option<u64>,
 }
 
 /// A pool as people see it.
@@ -179,6 +184,7 @@ impl Pool {
             .any(|id| Place::of(layout, self, *id).is_given_up());
         let ids = self.standbys(layout);
         if (given_up || ids.len() < before.len())
+            && !self.is_automatic()
             && let Err(error) = spawn_fill(layout, &self.manifest.name)
         {
             crate::supervisor::log_line(&error.chain());

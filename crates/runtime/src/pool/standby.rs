@@ -4,9 +4,7 @@ use std::{ffi::OsString, io::ErrorKind as IoErrorKind, path::Path, sync::Arc, ti
 
 use cofferdam_backend::{Machine, MachineSpec};
 use cofferdam_base::{LockFile, fs};
-use cofferdam_proto::{
-    AgentMessage, CLIENT_GENERATION, CONTROL_STREAM, HostMessage, Request, SupervisorMessage,
-};
+use cofferdam_proto::{CLIENT_GENERATION, Request, SupervisorMessage};
 use cofferdam_types::SandboxId;
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -17,6 +15,7 @@ use super::{Place, Pool, READY, Ready, fill::spawn_fill, handover};
 use crate::{
     error::{Error, ErrorKind, Result, io, lift, to_remote},
     guest,
+    interpreters::Rehearsals,
     layout::{Layout, SandboxPaths},
     socket,
     staging::StagingDir,
@@ -97,7 +96,7 @@ async fn stand_by(layout: Layout, pool: String, id: SandboxId) -> Result<()> {
     };
     let pool = Pool::load(&layout, &pool)?;
     let place = Place::of(&layout, &pool, id);
-    let ready = prepare(&layout, &pool, &place, id).await;
+    let ready = prepare_or_retry(&layout, &pool, &place, id).await;
     let (standby, listener) = match ready {
         Ok(ready) => ready,
         Err(error) => {
@@ -110,9 +109,16 @@ async fn stand_by(layout: Layout, pool: String, id: SandboxId) -> Result<()> {
     starter.answer(&SupervisorMessage::Done);
     starter.close().await;
     supervisor::forward_signals(&events);
-    let result = match wait(&standby, listener, queue).await {
+    let ends_after = pool.manifest.ends_after_s.map(Duration::from_secs);
+    let result = match wait(&standby, listener, queue, ends_after).await {
         Ok(Some(stream)) => serve(standby, stream).await,
-        Ok(None) => Ok(()),
+        Ok(None) => {
+            let _ = standby.machine.kill().await;
+            drop(standby);
+            place.remove(&layout);
+            pool.remove_empty(&layout);
+            return Ok(());
+        }
         Err(error) => {
             place.remove(&layout);
             if may_replace(&pool)
@@ -128,13 +134,42 @@ async fn stand_by(layout: Layout, pool: String, id: SandboxId) -> Result<()> {
     result
 }
 
+/// What came of the making of a standby.
+enum Prepared {
+    Ready(Box<Standby>, UnixListener),
+    /// The machine was lost while it ran what the user had not asked for.
+    Lost(Error),
+}
+
+/// Makes the standby, without what it would run by itself if its machine does not survive that.
+async fn prepare_or_retry(
+    layout: &Layout,
+    pool: &Pool,
+    place: &Place,
+    id: SandboxId,
+) -> Result<(Standby, UnixListener)> {
+    let rehearsals = pool.manifest.plan.rehearsals.as_ref();
+    let error = match prepare(layout, pool, place, id, rehearsals).await? {
+        Prepared::Ready(standby, listener) => return Ok((*standby, listener)),
+        Prepared::Lost(error) => error,
+    };
+    let what = "The standby's machine was lost while it was warmed, and is made without that";
+    supervisor::log_line(&format!("{what}: {}", error.chain()));
+    place.remove(layout);
+    match prepare(layout, pool, place, id, None).await? {
+        Prepared::Ready(standby, listener) => Ok((*standby, listener)),
+        Prepared::Lost(error) => Err(error),
+    }
+}
+
 /// Brings a machine up to the point before the workload, and makes the socket for its claim.
 async fn prepare(
     layout: &Layout,
     pool: &Pool,
     place: &Place,
     id: SandboxId,
-) -> Result<(Standby, UnixListener)> {
+    rehearsals: Option<&Rehearsals>,
+) -> Result<Prepared> {
     let failed = |error| io("Could not prepare a standby", error);
     // It appears with its lock held: a directory whose lock is free is a dead one's.
     let staging = StagingDir::new(place.dir.clone())?;
@@ -149,7 +184,11 @@ async fn prepare(
     let guest = guest::find(layout, manifest.kernel.as_deref())?;
     let key = pool.template_key(backend.as_ref(), &guest)?;
     if Template::find(layout, &key).is_none() {
-        template::make_image(layout, backend.as_ref(), &guest, &manifest.plan, false).await?;
+        let plan = &manifest.plan;
+        let made = template::make_image(layout, backend.as_ref(), &guest, plan, false).await?;
+        if made.is_none() {
+            template::wait_for_maker(layout, &key).await?;
+        }
     }
     let lost = || Error::new(ErrorKind::NotFound, "The pool's template is gone");
     let found = Template::find(layout, &key).ok_or_else(lost)?;
@@ -164,7 +203,15 @@ async fn prepare(
     let machine: Arc<dyn Machine> = lift(backend.restore(&found.files(), &spec).await)?.into();
     let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
     agent.ready(BOOT_TIMEOUT).await?;
-    warm(&mut agent, pool).await?;
+    template::warm_up(
+        &mut agent,
+        &pool.manifest.warm_ups,
+        template::DEFAULT_TIMEOUT,
+    )
+    .await?;
+    if let Err(error) = warm(&mut agent, rehearsals).await {
+        return Ok(Prepared::Lost(error));
+    }
     let ready = Ready {
         template: key,
         generation: CLIENT_GENERATION,
@@ -180,7 +227,7 @@ async fn prepare(
         backend: backend.name(),
         _lock: lock,
     };
-    Ok((standby, listener))
+    Ok(Prepared::Ready(Box::new(standby), listener))
 }
 
 /// Whether a lost standby may be replaced at once; notes that it was.
@@ -194,31 +241,37 @@ fn may_replace(pool: &Pool) -> bool {
 }
 
 /// Runs what makes a standby quicker than a fresh machine: under emulation code that has run
-/// once is translated.
-async fn warm(agent: &mut AgentLink, pool: &Pool) -> Result<()> {
-    template::warm_up(agent, &pool.manifest.warm_ups, template::DEFAULT_TIMEOUT).await?;
-    agent
-        .send(&[(CONTROL_STREAM, HostMessage::Quiesce)])
-        .await?;
-    agent
-        .expect(CONTROL_STREAM, |message| {
-            matches!(message, AgentMessage::Quiesced).then_some(())
-        })
-        .await
+/// once is translated. Fails only when the machine is lost.
+async fn warm(agent: &mut AgentLink, rehearsals: Option<&Rehearsals>) -> Result<()> {
+    let interpreters = rehearsals.map(Rehearsals::interpreters);
+    template::rehearse(agent, &interpreters.unwrap_or_default()).await?;
+    template::quiesce(agent).await?;
+    let claims = rehearsals.map(Rehearsals::claims).unwrap_or_default();
+    template::rehearse_claim(agent, &claims).await
 }
 
-/// Waits to be claimed, to be retired, or for the end of the machine or of the world.
+/// Waits for a client, or for the end: of the machine, of this process, or of the time for which
+/// an automatic standby waits.
 async fn wait(
     standby: &Standby,
     listener: UnixListener,
     mut queue: mpsc::Receiver<Event>,
+    ends_after: Option<Duration>,
 ) -> Result<Option<UnixStream>> {
+    let end = async {
+        match ends_after {
+            Some(time) => tokio::time::sleep(time).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(end);
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let (stream, _) = accepted.map_err(|error| io("Could not be claimed", error))?;
                 return Ok(Some(stream));
             }
+            () = &mut end => return Ok(None),
             exit = standby.machine.wait() => {
                 let what = format!("The standby's machine ended with {exit:?}");
                 return Err(Error::new(ErrorKind::GuestFailed, what));

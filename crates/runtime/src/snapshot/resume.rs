@@ -179,6 +179,8 @@ impl Runtime {
         Ok(SandboxRecord {
             image: RecordedImage {
                 rootfs: rootfs.path,
+                // They may be an import's: nothing of it may run in a template that others share.
+                rehearsals: None,
                 ..recorded.clone()
             },
             ..record.clone()

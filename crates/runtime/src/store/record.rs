@@ -8,7 +8,10 @@ use cofferdam_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, from_remote};
+use crate::{
+    error::{Error, from_remote},
+    interpreters::Rehearsals,
+};
 
 /// Version of the files' form. A newer one is refused, not guessed at.
 pub(crate) const RECORD_VERSION: u32 = 1;
@@ -68,6 +71,9 @@ pub struct RecordedImage {
     pub rootfs: PathBuf,
     /// Size of the disk that the guest sees it on, in bytes.
     pub disk_bytes: u64,
+    /// What its templates and standbys run ahead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rehearsals: Option<Rehearsals>,
 }
 
 /// Where a sandbox is in its life.

@@ -35,6 +35,7 @@ fn record(byte: u8, name: &str) -> SandboxRecord {
             manifest: Digest::from_sha256([2; 32]),
             rootfs: "/rootfs".into(),
             disk_bytes: 0,
+            rehearsals: None,
         },
         process: ProcessSpec::default(),
         hostname: "host".to_owned(),

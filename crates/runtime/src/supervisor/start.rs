@@ -253,6 +253,7 @@ impl Origin {
             warm_ups: Vec::new(),
             workload: None,
             limit: template::DEFAULT_TIMEOUT,
+            rehearsals: image.rehearsals.clone(),
         };
         Some(WantedTemplate { guest, plan })
     }

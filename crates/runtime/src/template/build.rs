@@ -16,6 +16,7 @@ use super::{
     MachineShape, Manifest, RootShape, Template, TemplateKind, base_key, files_in, image_key,
     machine::machine_spec,
     plan::{StartedWorkload, TemplatePlan},
+    rehearse::rehearse,
     state_digest, warm, workload_key,
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
     layout::Layout,
     random,
     staging::StagingDir,
-    supervisor::{AgentLink, adopt},
+    supervisor::{AgentLink, adopt, log_line},
 };
 
 /// How long a guest may take to boot. Emulated on a loaded host it takes seconds; a guest that
@@ -111,8 +112,46 @@ pub(crate) async fn make_image(
             _ => return Ok(None),
         }
     };
+    match make_locked(layout, backend, guest, plan, (&key, &about)).await? {
+        Made::Template(template) => Ok(Some(template)),
+        Made::Nothing => Ok(None),
+        Made::Lost(error) => {
+            log_line(&format!(
+                "A template is made without warm interpreters: {}",
+                error.chain()
+            ));
+            let plan = TemplatePlan {
+                rehearsals: None,
+                ..plan.clone()
+            };
+            match make_locked(layout, backend, guest, &plan, (&key, &about)).await? {
+                Made::Template(template) => Ok(Some(template)),
+                Made::Nothing => Ok(None),
+                Made::Lost(error) => Err(error),
+            }
+        }
+    }
+}
+
+/// What came of the making of a template.
+enum Made {
+    Template(Template),
+    /// The image has gone meanwhile.
+    Nothing,
+    /// The machine was lost while it ran what the user had not asked for.
+    Lost(Error),
+}
+
+/// Makes an image's template under the lock of its key.
+async fn make_locked(
+    layout: &Layout,
+    backend: &dyn Backend,
+    guest: &GuestFiles,
+    plan: &TemplatePlan,
+    (key, about): (&str, &[String]),
+) -> Result<Made> {
     let base = ensure_base(layout, backend, guest, &plan.shape).await?;
-    let staging = StagingDir::new(layout.templates().join(&key))?;
+    let staging = StagingDir::new(layout.templates().join(key))?;
     let memory = files_in(staging.path()).memory;
     lift(cofferdam_disk::copy_sparse(&base.files().memory, &memory))?;
     let upper = staging.path().join("upper.ext4");
@@ -129,6 +168,9 @@ pub(crate) async fn make_image(
     watch(machine.as_ref(), &spec, agent.ready(STEP_TIMEOUT)).await?;
     watch(machine.as_ref(), &spec, mount(&mut agent, &plan.root)).await?;
     let rest = warm_to_rest(machine.as_ref(), &spec, &mut agent, plan).await?;
+    if let Err(error) = rehearse(&mut agent, &plan.interpreters()).await {
+        return Ok(Made::Lost(error));
+    }
     capture(machine.as_ref(), &spec, &mut agent, &rest, staging.path()).await?;
     let kind = match plan.workload {
         Some(_) => TemplateKind::Workload,
@@ -142,16 +184,21 @@ pub(crate) async fn make_image(
             .workload
             .as_ref()
             .and_then(|workload| workload.on_fork.clone()),
-        ..Manifest::new(kind, about, &plan.shape)
+        ..Manifest::new(kind, about.to_vec(), &plan.shape)
     };
     // An image that was removed meanwhile took its templates along.
     if !plan.rootfs.exists() {
-        return Ok(None);
+        return Ok(Made::Nothing);
     }
     let template = publish(staging, manifest)?;
     super::catalogue::drop_stale(layout);
     super::space::keep_within_limit(layout, &template);
-    Ok(Some(template))
+    Ok(Made::Template(template))
+}
+
+/// Waits while somebody makes the template of a key.
+pub(crate) async fn wait_for_maker(layout: &Layout, key: &str) -> Result<()> {
+    lock(layout, key).await.map(drop)
 }
 
 async fn mount(agent: &mut AgentLink, root: &RootShape) -> Result<()> {

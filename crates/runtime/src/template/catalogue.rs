@@ -15,6 +15,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind, Result, io, lift},
     guest,
+    interpreters::Rehearsals,
     layout::Layout,
     process,
     sandbox::Runtime,
@@ -114,6 +115,7 @@ impl Runtime {
             warm_ups,
             workload,
             limit: warm_up.timeout.unwrap_or(DEFAULT_TIMEOUT),
+            rehearsals: Rehearsals::of(&spec, &image.config),
         };
         let layout = self.store().layout();
         let backend = crate::host::backend(layout, spec.backend.as_deref())?;

@@ -17,6 +17,7 @@ mod catalogue;
 mod key;
 mod machine;
 mod plan;
+mod rehearse;
 mod space;
 mod warm;
 mod working_set;
@@ -32,10 +33,11 @@ use sha2::{Digest as _, Sha256};
 pub use self::catalogue::{TemplateInfo, WarmUp};
 pub(crate) use self::{
     background::{build_main, spawn_image_build},
-    build::{BOOT_TIMEOUT, ensure_base, make_image},
+    build::{BOOT_TIMEOUT, ensure_base, make_image, wait_for_maker},
     key::{MachineShape, RootShape, base_key, image_key, workload_key},
     machine::machine_spec,
     plan::TemplatePlan,
+    rehearse::{quiesce, rehearse, rehearse_claim},
     warm::{DEFAULT_TIMEOUT, warm_up},
     working_set::{Recording, Touched},
 };

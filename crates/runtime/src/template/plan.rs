@@ -7,6 +7,7 @@ use cofferdam_types::ResourceLimits;
 use serde::{Deserialize, Serialize};
 
 use super::{DEFAULT_TIMEOUT, MachineShape, RootShape};
+use crate::interpreters::Rehearsals;
 
 /// An image's template as asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub(crate) struct TemplatePlan {
     /// How long each process may take to its end, and the workload until it is ready.
     #[serde(default = "default_limit")]
     pub(crate) limit: Duration,
+    /// What its machines run ahead by themselves.
+    #[serde(default)]
+    pub(crate) rehearsals: Option<Rehearsals>,
 }
 
 const fn default_limit() -> Duration {
@@ -33,10 +37,21 @@ const fn default_limit() -> Duration {
 }
 
 impl TemplatePlan {
+    /// The harmless starts of known interpreters.
+    pub(crate) fn interpreters(&self) -> Vec<ProcessSpec> {
+        // A template of a running workload is warm by that.
+        if self.workload.is_some() {
+            return Vec::new();
+        }
+        let known = self.rehearsals.as_ref().map(Rehearsals::interpreters);
+        known.unwrap_or_default()
+    }
+
     /// The command lines, for people.
     pub(crate) fn commands(&self) -> Vec<String> {
         let workload = self.workload.iter().map(|workload| &workload.process);
-        let all = self.warm_ups.iter().chain(workload);
+        let interpreters = self.interpreters();
+        let all = self.warm_ups.iter().chain(&interpreters).chain(workload);
         all.map(|process| process.argv.join(" ")).collect()
     }
 }

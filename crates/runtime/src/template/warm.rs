@@ -104,7 +104,7 @@ async fn until_ready(
 }
 
 /// The next frame of a session: output goes to `output`, with its credit given back.
-async fn said(
+pub(super) async fn said(
     agent: &mut AgentLink,
     stream: u32,
     output: &mut Tail,
@@ -128,13 +128,13 @@ async fn said(
 }
 
 /// The last bytes of an output.
-struct Tail {
+pub(super) struct Tail {
     bytes: Vec<u8>,
     limit: usize,
 }
 
 impl Tail {
-    const fn new(limit: usize) -> Self {
+    pub(super) const fn new(limit: usize) -> Self {
         Self {
             bytes: Vec::new(),
             limit,
@@ -155,7 +155,7 @@ impl Tail {
             .any(|window| window == text)
     }
 
-    fn blame(&self, error: Error) -> Error {
+    pub(super) fn blame(&self, error: Error) -> Error {
         let from = self.bytes.len().saturating_sub(self.limit);
         let text = String::from_utf8_lossy(&self.bytes[from..]);
         // The guest chose these bytes: no control characters of its may reach a terminal.

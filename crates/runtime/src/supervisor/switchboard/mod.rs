@@ -92,6 +92,8 @@ pub(crate) struct Switchboard {
     recording: Option<Recording>,
     /// The pool that the machine came from.
     pool: Option<String>,
+    /// Whether an automatic standby is to follow.
+    keeps_standby: bool,
     backend: &'static str,
     stop_stage: stop::StopStage,
     /// Who had the workload end, if it was not the workload itself.
@@ -180,6 +182,7 @@ impl Switchboard {
             requests.extend(request.map(|request| (id, request)));
         }
         let wire = Wire::new(agent.clone());
+        let keeps_standby = entry.record.spec.keep_standby && entry.record.forked_from.is_none();
         let board = Self {
             store,
             entry,
@@ -195,6 +198,7 @@ impl Switchboard {
             wanted_template: live.wanted_template,
             recording: live.recording,
             pool: live.pool,
+            keeps_standby,
             backend: live.backend,
             stop_stage: stop::StopStage::NotAsked,
             ended_by: None,
@@ -306,12 +310,22 @@ impl Switchboard {
     /// Orders what the next start of this image is quicker with, once: its template, and a
     /// standby for the one that this sandbox took.
     pub(in crate::supervisor) fn make_ready_for_the_next(&mut self) {
-        if let Some(pool) = self.pool.take()
-            && let Err(error) = crate::pool::spawn_fill(self.store.layout(), &pool)
-        {
+        if let Err(error) = self.make_standby() {
             super::log_line(&format!("No new standby: {}", error.chain()));
         }
         self.make_template();
+    }
+
+    /// Orders a standby, once, in its pool or in the automatic one.
+    fn make_standby(&mut self) -> crate::error::Result<()> {
+        use crate::pool;
+        let layout = self.store.layout();
+        let automatic = std::mem::take(&mut self.keeps_standby);
+        match self.pool.take() {
+            Some(name) if !pool::is_automatic(&name) => pool::spawn_fill(layout, &name),
+            _ if automatic => pool::keep_one(layout, &self.entry, self.backend),
+            _ => Ok(()),
+        }
     }
 
     /// Looks at what the machine's start has touched, once, if its template still wants to know.

@@ -1,0 +1,123 @@
+//! Processes that a machine runs only to be quicker later.
+//!
+//! None of them is a reason to fail: one that fails or takes too long is noted in the log. Only a
+//! machine that is lost meanwhile is an error, and then its maker does without them.
+
+use std::time::Duration;
+
+use cofferdam_proto::{
+    AgentMessage, CONTROL_STREAM, HostMessage, IdentityCause, ProcessSpec, SESSION_STREAM,
+};
+use cofferdam_types::{ExitStatus, Signal};
+
+use super::{
+    BOOT_TIMEOUT,
+    warm::{Tail, said},
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    supervisor::{AgentLink, adopt, log_line, refused},
+};
+
+/// How long one process may take. An emulated JVM on a busy host takes some 10 s.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a killed process may take to end.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a standby does what a claim does. The second time is as quick as any later one.
+const ROUNDS: u32 = 2;
+
+/// How one process ended.
+enum Outcome {
+    Done,
+    Failed(String),
+}
+
+/// Runs processes one after another.
+///
+/// # Errors
+/// When the machine is lost.
+pub(crate) async fn rehearse(agent: &mut AgentLink, processes: &[ProcessSpec]) -> Result<()> {
+    for process in processes {
+        match run(agent, process).await? {
+            Outcome::Done => {}
+            Outcome::Failed(why) => {
+                let line = process.argv.join(" ");
+                log_line(&format!("`{line}` was to be warmed and is not: {why}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Does what a claim does to a standby's machine: a new identity, and programs that start and end.
+/// The real claim gives it another identity.
+///
+/// # Errors
+/// When the machine is lost.
+pub(crate) async fn rehearse_claim(agent: &mut AgentLink, programs: &[ProcessSpec]) -> Result<()> {
+    for _ in 0..ROUNDS {
+        agent.ready(BOOT_TIMEOUT).await?;
+        let identity = HostMessage::Adopt(adopt("standby", IdentityCause::Start)?);
+        agent.send(&[(CONTROL_STREAM, identity)]).await?;
+        let adopted = |message: &AgentMessage| matches!(message, AgentMessage::Adopted);
+        agent
+            .expect(CONTROL_STREAM, |message| adopted(message).then_some(()))
+            .await?;
+        rehearse(agent, programs).await?;
+        quiesce(agent).await?;
+    }
+    Ok(())
+}
+
+/// Brings the guest to rest, with what a start needs made ahead.
+pub(crate) async fn quiesce(agent: &mut AgentLink) -> Result<()> {
+    let quiesce = HostMessage::Quiesce;
+    agent.send(&[(CONTROL_STREAM, quiesce)]).await?;
+    let quiesced = |message: &AgentMessage| matches!(message, AgentMessage::Quiesced);
+    agent
+        .expect(CONTROL_STREAM, |message| quiesced(message).then_some(()))
+        .await
+}
+
+async fn run(agent: &mut AgentLink, process: &ProcessSpec) -> Result<Outcome> {
+    /// Free: no session outlives its process here.
+    const STREAM: u32 = SESSION_STREAM + 1;
+    let start = HostMessage::Rehearse(process.clone());
+    agent.send(&[(STREAM, start)]).await?;
+    if let Ok(outcome) = tokio::time::timeout(TIMEOUT, end(agent, STREAM)).await {
+        return outcome;
+    }
+    let signal = Signal::KILL.number();
+    agent
+        .send(&[(STREAM, HostMessage::Signal { signal })])
+        .await?;
+    let ended = tokio::time::timeout(KILL_TIMEOUT, end(agent, STREAM)).await;
+    ended.map_err(|_| Error::new(ErrorKind::GuestFailed, "The guest stopped answering"))??;
+    let seconds = TIMEOUT.as_secs();
+    Ok(Outcome::Failed(format!("it took longer than {seconds} s")))
+}
+
+/// Waits for the end of a session.
+async fn end(agent: &mut AgentLink, stream: u32) -> Result<Outcome> {
+    /// Bytes of output that a failure shows.
+    const TAIL_BYTES: usize = 512;
+    let mut output = Tail::new(TAIL_BYTES);
+    loop {
+        match said(agent, stream, &mut output).await? {
+            Some(AgentMessage::Exited {
+                status: ExitStatus::Code(0),
+            }) => return Ok(Outcome::Done),
+            Some(AgentMessage::Exited { status }) => {
+                let what = format!("it ended with {}", status.code());
+                let error = output.blame(Error::new(ErrorKind::GuestFailed, what));
+                return Ok(Outcome::Failed(error.chain()));
+            }
+            Some(AgentMessage::Failed(failure)) => {
+                return Ok(Outcome::Failed(refused(&failure).chain()));
+            }
+            _ => {}
+        }
+    }
+}
