@@ -15,6 +15,7 @@
 
 mod boot;
 mod cgroup;
+mod condition;
 mod failure;
 mod frozen;
 mod identity;

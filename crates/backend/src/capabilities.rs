@@ -1,5 +1,7 @@
 //! What a backend can do, and what it found on this host.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// Which implementation a backend is; branch on this, never on a name.
@@ -60,7 +62,9 @@ pub struct HostProbe {
     pub usable: bool,
     /// One sentence: what is there, or what is missing.
     pub summary: String,
-    /// Version of the program behind it, if there is one.
+    /// The program behind it, if there is one.
+    pub program: Option<PathBuf>,
+    /// Its version.
     pub version: Option<String>,
     /// What kind of isolation a machine of it has, in words for people.
     pub isolation: String,

@@ -215,6 +215,7 @@ impl Backend for FakeBackend {
         HostProbe {
             usable: true,
             summary: "The fake works everywhere".to_owned(),
+            program: None,
             version: None,
             isolation: "none: a thread of this process".to_owned(),
             fixes: Vec::new(),

@@ -135,7 +135,7 @@ fn a_machine_that_this_host_cannot_continue_is_refused_with_what_goes_everywhere
             &there,
             &bytes,
             &other.to_string(),
-            &["cannot continue", "`--disk`"],
+            &["cannot continue", "this host has", "`--disk-only`"],
         );
     }
     for backend in ["nope", "qemu-kvm\u{1b}[31m"] {

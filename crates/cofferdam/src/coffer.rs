@@ -43,10 +43,7 @@ impl Coffer {
     /// # Errors
     /// When it cannot be read or written.
     pub fn open_with(options: &CofferOptions) -> Result<Self> {
-        let runtime = match &options.home {
-            Some(home) => Runtime::open_at(home)?,
-            None => Runtime::open()?,
-        };
+        let runtime = Runtime::open_with(options.home.as_deref(), options.qemu.as_deref())?;
         Ok(Self {
             runtime: Arc::new(runtime.with_standby_auto(options.standby_auto)),
         })

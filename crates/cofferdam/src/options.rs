@@ -5,11 +5,14 @@ use std::path::PathBuf;
 /// How a store is opened. What is not set comes from the environment.
 ///
 /// ```
-/// let options = cofferdam::CofferOptions::new().standby_auto(false);
+/// let options = cofferdam::CofferOptions::new()
+///     .qemu("/opt/qemu/bin/qemu-system-x86_64")
+///     .standby_auto(false);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CofferOptions {
     pub(crate) home: Option<PathBuf>,
+    pub(crate) qemu: Option<PathBuf>,
     pub(crate) standby_auto: bool,
 }
 
@@ -17,6 +20,7 @@ impl Default for CofferOptions {
     fn default() -> Self {
         Self {
             home: None,
+            qemu: None,
             standby_auto: true,
         }
     }
@@ -41,6 +45,14 @@ impl CofferOptions {
     #[must_use]
     pub const fn standby_auto(mut self, on: bool) -> Self {
         self.standby_auto = on;
+        self
+    }
+
+    /// The QEMU program of everything that is started through this store, in place of
+    /// `COFFER_QEMU` and the one in `PATH`. A relative path counts from the current directory.
+    #[must_use]
+    pub fn qemu(mut self, program: impl Into<PathBuf>) -> Self {
+        self.qemu = Some(program.into());
         self
     }
 }

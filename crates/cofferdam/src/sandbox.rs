@@ -72,6 +72,9 @@ pub struct SandboxInfo {
     pub disk_failure: Option<String>,
     /// The backend that runs or ran it.
     pub backend: Option<String>,
+    /// What went wrong with quicker ways to start it, one sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<String>,
     /// What it was forked from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forked_from: Option<ForkOrigin>,
@@ -339,6 +342,7 @@ impl SandboxInfo {
             oom_kills: state.oom_kills,
             disk_failure: state.disk_failure.map(|failure| failure.message),
             backend: state.backend,
+            degraded: state.degraded,
             forked_from: record.forked_from,
             supervisor_pid: state.supervisor_pid,
             machine_pid: state.machine_pid,

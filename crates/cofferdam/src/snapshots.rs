@@ -187,6 +187,17 @@ impl Snapshot {
             .export_snapshot(&self.inner, output, progress)
     }
 
+    /// The disk of a full snapshot by itself, for hosts that cannot continue its machine: what is
+    /// restored from it, forked, or imported after an export is there to be started. It is as after
+    /// a power cut: what was only in memory is not on it.
+    #[must_use]
+    pub fn disk_only(&self) -> Self {
+        Self {
+            coffer: self.coffer.clone(),
+            inner: self.inner.disk_only(),
+        }
+    }
+
     /// Brings its sandbox back, with its id and name. From a full snapshot it runs on from that
     /// moment; from a disk it is there to be started.
     ///

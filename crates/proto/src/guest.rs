@@ -62,6 +62,23 @@ pub enum AgentMessage {
         /// Bytes, of all file systems.
         bytes: u64,
     },
+    /// What of the guest was settled at its boot.
+    Condition(Condition),
+}
+
+/// What of a guest was settled when it booted, and stays so in everything that is restored from a
+/// capture of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// Step of the timers by which programs sleep, in nanoseconds: 1 with high-resolution timers,
+    /// else the length of a tick.
+    pub timer_resolution_ns: u64,
+    /// The kernel's name of its clock source, such as `tsc`.
+    pub clock_source: String,
+    /// Memory that the kernel found, in bytes.
+    pub memory_bytes: u64,
+    /// Messages of the kernel about timers and clocks that do not work, a few.
+    pub complaints: Vec<String>,
 }
 
 /// Most output of a hook that the agent keeps, in bytes.

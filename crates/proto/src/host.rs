@@ -111,6 +111,8 @@ pub enum HostMessage {
     /// Runs a process only for what it leaves in caches and translated code. Like `WarmUp`, but
     /// every file system is read-only for it, so that it leaves no file either.
     Rehearse(ProcessSpec),
+    /// Asks what of the guest was settled at its boot. Answered by `Condition`.
+    Examine,
 }
 
 /// Who a machine is after a boot, restore or fork.

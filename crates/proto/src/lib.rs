@@ -24,7 +24,7 @@ pub use frame::{
     CONTROL_STREAM, Channel, Decoder, FLAG_EOF, Frame, FrameError, FrameKind, HEADER_BYTES,
     MAX_DATA_BYTES, MAX_PAYLOAD_BYTES, decode_control, encode_control, encode_credit, encode_data,
 };
-pub use guest::{AgentMessage, Failure, FailureKind, MAX_HOOK_OUTPUT_BYTES};
+pub use guest::{AgentMessage, Condition, Failure, FailureKind, MAX_HOOK_OUTPUT_BYTES};
 pub use host::{
     GENERATION_FILE, HostMessage, Identity, IdentityCause, RootSpec, TmpfsSpec, UpperDevice,
 };

@@ -6,13 +6,6 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use cofferdam_backend::{
-    Backend, BackendCapabilities, BackendKind, BoxFuture, Error, ErrorKind, HostProbe, Machine,
-    MachineInfo, MachineSpec, MemoryBacking, ProbeFix, Result, SnapshotFiles, SnapshotTier,
-};
-use cofferdam_types::Digest;
-use sha2::{Digest as _, Sha256};
-
 use crate::{
     argv::{self, MACHINE_GENERATION},
     capture::Origin,
@@ -20,9 +13,14 @@ use crate::{
     machine::QemuMachine,
     map,
     probe::{INSTALL, Program},
+    processor,
     record::Record,
     snapshot::{self, Shape},
     spawn::{self, Spawned},
+};
+use cofferdam_backend::{
+    Backend, BackendCapabilities, BackendKind, BoxFuture, Error, ErrorKind, HostProbe, Machine,
+    MachineInfo, MachineSpec, MemoryBacking, ProbeFix, Result, SnapshotFiles, SnapshotTier,
 };
 
 /// What executes guest code.
@@ -215,10 +213,8 @@ impl Backend for QemuBackend {
     }
 
     fn probe(&self) -> HostProbe {
-        let version = self
-            .program()
-            .ok()
-            .map(|program| program.version_text.clone());
+        let program = self.program().ok();
+        let version = program.map(|program| program.version_text.clone());
         let mut fixes = match &self.kvm {
             KvmUsable::No { fixes, .. } => fixes.clone(),
             KvmUsable::Yes => Vec::new(),
@@ -234,9 +230,14 @@ impl Backend for QemuBackend {
         HostProbe {
             usable: usable.is_ok(),
             summary: match usable {
-                Ok(program) => format!("QEMU {} can run machines", program.version_text),
+                Ok(program) => format!(
+                    "QEMU {} can run machines (`{}`)",
+                    program.version_text,
+                    program.path.display()
+                ),
                 Err(error) => error.chain(),
             },
+            program: program.map(|program| program.path.clone()),
             version,
             isolation: match self.accel {
                 Accel::Kvm => "guest kernel on virtual hardware by KVM, in QEMU".to_owned(),
@@ -269,16 +270,15 @@ impl Backend for QemuBackend {
     fn compatibility_key(&self) -> Result<String> {
         let program = self.program()?;
         let key = format!(
-            "{} {} {} {MACHINE_GENERATION} {}",
+            "backend {}; QEMU {}; machine {MACHINE_GENERATION}; processor {}",
             self.name(),
             program.version_text,
-            program.identity,
             argv::cpu(self.accel)
         );
         match self.accel {
             // Emulated processors are the same on every host.
             Accel::Tcg => Ok(key),
-            Accel::Kvm => Ok(format!("{key} {}", host_processor()?)),
+            Accel::Kvm => Ok(format!("{key}; {}", processor::of_host()?)),
         }
     }
 
@@ -335,30 +335,4 @@ fn list(parent: &Path, backend: &str) -> Result<Vec<MachineInfo>> {
         .collect();
     machines.sort_by(|a, b| a.run_dir.cmp(&b.run_dir));
     Ok(machines)
-}
-
-/// What a guest of KVM sees of the host: its processor, by the fields that do not change with
-/// load, and the kernel, whose KVM adds features of its own.
-fn host_processor() -> Result<String> {
-    let text = fs::read_to_string("/proc/cpuinfo").map_err(|error| {
-        Error::new(ErrorKind::Io, "The host's processor cannot be told").because(error)
-    })?;
-    const FIELDS: [&str; 6] = [
-        "vendor_id",
-        "cpu family",
-        "model",
-        "stepping",
-        "microcode",
-        "flags",
-    ];
-    let mut hash = Sha256::new();
-    // The first processor's block.
-    for line in text.lines().take_while(|line| !line.is_empty()) {
-        let name = line.split(':').next().unwrap_or_default().trim();
-        if FIELDS.contains(&name) {
-            hash.update(line);
-        }
-    }
-    hash.update(rustix::system::uname().release().to_bytes());
-    Ok(Digest::from_sha256(hash.finalize().into()).to_string())
 }

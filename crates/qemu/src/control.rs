@@ -101,7 +101,12 @@ pub(crate) async fn migrate(qmp: &Qmp, stream: impl AsFd) -> Result<Migration> {
     let mut status = qmp.events().migration;
     status.mark_unchanged();
     let uri = json!({ "uri": format!("fd:{CAPTURE_FD_NAME}") });
-    run(qmp, "migrate", uri).await?;
+    if let Err(error) = run(qmp, "migrate", uri).await {
+        // A descriptor that QEMU keeps would have the stream's reader wait for ever. The first error
+        // is the one to report.
+        let _ = run(qmp, "closefd", json!({ "fdname": CAPTURE_FD_NAME })).await;
+        return Err(error);
+    }
     Ok(Migration(status))
 }
 

@@ -71,10 +71,15 @@ impl Controlled {
             then();
             written
         });
-        let sent = match control::migrate(&self.qmp, theirs).await {
-            Ok(migration) => migration.end().await,
-            Err(error) => Err(error),
+        let migration = match control::migrate(&self.qmp, theirs).await {
+            Ok(migration) => migration,
+            Err(refused) => {
+                // It finds an empty stream, which is not the reason.
+                let _ = writing.await;
+                return self.or_gone(Err(refused)).await;
+            }
         };
+        let sent = migration.end().await;
         let written = writing.await.map_err(|error| {
             Error::new(ErrorKind::Io, "Writing the snapshot was cut off").because(error)
         })?;

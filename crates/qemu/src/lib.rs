@@ -34,6 +34,7 @@ mod machine;
 mod map;
 mod probe;
 mod process;
+mod processor;
 mod qmp;
 mod record;
 mod snapshot;

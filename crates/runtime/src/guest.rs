@@ -36,6 +36,13 @@ pub(crate) struct GuestFiles {
     pub(crate) key: String,
 }
 
+impl GuestFiles {
+    /// The parts of a machine's key that are about the guest; see `snapshot::fit`.
+    pub(crate) fn parts(&self) -> String {
+        self.key.replacen(" initramfs ", "; agent ", 1)
+    }
+}
+
 /// Whether this program was built with its agent.
 pub(crate) const fn has_agent() -> bool {
     !INITRAMFS.is_empty()

@@ -30,6 +30,7 @@ use crate::error::{Error, ErrorKind, Result, io};
 pub struct Layout {
     home: PathBuf,
     run: PathBuf,
+    qemu: Option<PathBuf>,
 }
 
 impl Layout {
@@ -67,6 +68,7 @@ impl Layout {
         Self {
             run: run_dir(&home),
             home,
+            qemu: env_vars::program(env_vars::QEMU),
         }
     }
 
@@ -78,6 +80,7 @@ impl Layout {
         let layout = Self {
             home: home.to_owned(),
             run: run_dir(home),
+            qemu: env_vars::program(env_vars::QEMU),
         };
         for path in [
             layout.home.clone(),
@@ -92,6 +95,19 @@ impl Layout {
             }
         }
         Ok(layout)
+    }
+
+    /// The same with another QEMU program than the environment's.
+    #[must_use]
+    pub fn with_qemu(mut self, program: PathBuf) -> Self {
+        self.qemu = Some(program);
+        self
+    }
+
+    /// The QEMU program to use; `None` for the one in `PATH`.
+    #[must_use]
+    pub fn qemu(&self) -> Option<&Path> {
+        self.qemu.as_deref()
     }
 
     /// The home directory.

@@ -1,11 +1,14 @@
 //! The `coffer` program as seen by itself and by programs that use the library: supervisors,
 //! template builders and standbys are this program again with a first argument that no user types.
 
-use std::path::PathBuf;
+use std::{ffi::OsStr, path::PathBuf, process::Command};
 
 use cofferdam_base::env_vars;
 
-use crate::error::{Error, ErrorKind, Result, io};
+use crate::{
+    error::{Error, ErrorKind, Result, io},
+    layout::Layout,
+};
 
 /// First argument of a supervisor.
 pub(crate) const SUPERVISE: &str = "__supervise";
@@ -58,6 +61,19 @@ pub(crate) fn path() -> Result<PathBuf> {
             )
             .hint("Put it in `PATH`, or name it with `COFFER_PROGRAM`")
         })
+}
+
+/// The program in a role, with what it must inherit of this process's choices.
+///
+/// # Errors
+/// When the program is not there.
+pub(crate) fn command(layout: &Layout, role: impl AsRef<OsStr>) -> Result<Command> {
+    let mut command = Command::new(path()?);
+    command.arg(role);
+    if let Some(qemu) = layout.qemu() {
+        command.env(env_vars::QEMU, qemu);
+    }
+    Ok(command)
 }
 
 /// Runs the role that the program's arguments name, if they name one; returns its exit code.

@@ -15,7 +15,7 @@ use cofferdam_types::{
 use crate::{
     client::{Connection, launch},
     config::Config,
-    error::{Error, ErrorKind, Result, lift},
+    error::{Error, ErrorKind, Result, io, lift},
     interpreters::Rehearsals,
     layout::Layout,
     pool::Claim,
@@ -47,6 +47,25 @@ impl Runtime {
     /// When it cannot be read or written.
     pub fn open_at(home: &Path) -> Result<Self> {
         Self::with_layout(Layout::at(home)?)
+    }
+
+    /// Opens the stores below `home` with the QEMU program `qemu`; what is `None` comes from the
+    /// environment.
+    ///
+    /// # Errors
+    /// When the home cannot be read or written, or the program has no path.
+    pub fn open_with(home: Option<&Path>, qemu: Option<&Path>) -> Result<Self> {
+        let mut layout = match home {
+            Some(home) => Layout::at(home)?,
+            None => Layout::from_environment()?,
+        };
+        if let Some(program) = qemu {
+            // What is started works in other directories.
+            let program = std::path::absolute(program)
+                .map_err(|error| io("Could not resolve the QEMU program's path", error))?;
+            layout = layout.with_qemu(program);
+        }
+        Self::with_layout(layout)
     }
 
     fn with_layout(layout: Layout) -> Result<Self> {

@@ -11,6 +11,7 @@ pub mod coffer;
 pub mod exports;
 pub mod image;
 pub mod moments;
+pub mod qemu;
 pub mod registry;
 pub mod sandboxes;
 

@@ -21,7 +21,7 @@ use rustix::{
 };
 
 use crate::{
-    cgroup,
+    cgroup, condition,
     failure::{Result, failure},
     frozen::Frozen,
     identity::{self, Names},
@@ -231,6 +231,7 @@ impl Agent {
                 self.ending = true;
                 Ok(None)
             }
+            HostMessage::Examine => Ok(Some(AgentMessage::Condition(condition::examine()))),
         });
         match answer {
             Ok(Some(message)) => self.port.send(stream, &message),

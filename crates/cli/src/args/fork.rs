@@ -19,6 +19,9 @@ pub(crate) struct ForkArgs {
     /// How many
     #[arg(short, long, default_value_t = 1, value_name = "NUMBER")]
     pub(crate) count: u32,
+    /// Take only the disk; the forks are started like any other sandbox
+    #[arg(long)]
+    pub(crate) disk_only: bool,
     /// Set a variable of later processes; without a value, take the caller's
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub(crate) env: Vec<String>,

@@ -15,6 +15,9 @@ pub(crate) struct RestoreArgs {
     /// Name of the sandbox, if it is gone; else it keeps its own
     #[arg(short, long)]
     pub(crate) name: Option<String>,
+    /// Take only the disk of a full snapshot; the sandbox is there to be started
+    #[arg(long)]
+    pub(crate) disk_only: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -105,6 +108,9 @@ pub(crate) struct SnapshotExportArgs {
     /// File to write; standard output by default and for `-`
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Take only the disk of a full snapshot
+    #[arg(long)]
+    pub(crate) disk_only: bool,
     /// No progress
     #[arg(short, long)]
     pub(crate) quiet: bool,

@@ -248,7 +248,7 @@ fn prune(coffer: &Coffer, args: &SnapshotPruneArgs) -> Result<()> {
 }
 
 fn export(coffer: &Coffer, args: &SnapshotExportArgs, verbose: bool) -> Result<ExitStatus> {
-    let snapshot = coffer.snapshots().get(&args.snapshot)?;
+    let snapshot = whole_or_disk(coffer, &args.snapshot, args.disk_only)?;
     let bars = Bars::new(args.quiet, verbose);
     let status = write_to(args.output.as_deref(), Rights::Private, |output| {
         snapshot.export(BufWriter::with_capacity(1 << 20, output), &bars)
@@ -291,7 +291,7 @@ fn import(coffer: &Coffer, args: &SnapshotImportArgs, verbose: bool) -> Result<(
 /// Brings a sandbox back.
 pub(crate) async fn restore(coffer: &Coffer, args: &RestoreArgs) -> ExitStatus {
     let restore = async || -> Result<()> {
-        let snapshot = coffer.snapshots().get(&args.snapshot)?;
+        let snapshot = whole_or_disk(coffer, &args.snapshot, args.disk_only)?;
         let sandbox = match &args.name {
             Some(name) => snapshot.restore_as(name).await?,
             None => snapshot.restore().await?,
@@ -299,6 +299,15 @@ pub(crate) async fn restore(coffer: &Coffer, args: &RestoreArgs) -> ExitStatus {
         print_sandbox(&sandbox, args.json)
     };
     status(restore().await)
+}
+
+fn whole_or_disk(coffer: &Coffer, name: &str, disk_only: bool) -> Result<Snapshot> {
+    let snapshot = coffer.snapshots().get(name)?;
+    Ok(if disk_only {
+        snapshot.disk_only()
+    } else {
+        snapshot
+    })
 }
 
 fn print_sandbox(sandbox: &Sandbox, json: bool) -> Result<()> {
@@ -391,6 +400,7 @@ fn fork_options(args: &ForkArgs) -> Result<ForkOptions> {
     Ok(ForkOptions {
         name: given(&args.name),
         count: args.count,
+        disk_only: args.disk_only,
         changes: ForkChanges {
             env: env::collect(&args.env, &args.env_file)?,
             labels: labels(&args.label),

@@ -1,53 +1,44 @@
 //! A fork whose agent does not confirm who it is now.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer, Finished},
-    image,
+    image, qemu,
 };
-
-const QEMU: &str = "qemu-system-x86_64";
 
 /// A store of its own whose machines run under a QEMU that, once told, lets what their agents say
 /// go nowhere. The machines are the same, so a capture of one fits the other.
 struct Deaf {
     coffer: Coffer,
     dir: tempfile::TempDir,
+    qemu: PathBuf,
 }
 
 impl Deaf {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let script = format!(
-            "#!/bin/sh\n\
-             if test -e {flag}; then\n\
+            "if test -e {flag}; then\n\
                for word; do\n\
                  shift\n\
                  case $word in socket,id=agent,*) word=null,id=agent ;; esac\n\
                  set -- \"$@\" \"$word\"\n\
                done\n\
-             fi\n\
-             exec {qemu} \"$@\"\n",
+             fi",
             flag = dir.path().join("deaf").display(),
-            qemu = which(QEMU).display()
         );
-        let path = dir.path().join(QEMU);
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let qemu = qemu::wrapped(dir.path(), &script);
         let coffer = Coffer::empty();
-        let deaf = Self { coffer, dir };
+        let deaf = Self { coffer, dir, qemu };
         let archive = image::busybox_archive(BUSYBOX);
         assert_eq!(deaf.coffer.run_with_input(["load"], &archive).code, 0);
         deaf
     }
 
     fn run(&self, args: &[&str]) -> Finished {
-        let mut path = self.dir.path().as_os_str().to_owned();
-        path.push(":");
-        path.push(std::env::var_os("PATH").unwrap());
         let mut command = self.coffer.command(args);
-        let output = command.env("PATH", path).output().unwrap();
+        let output = command.env("COFFER_QEMU", &self.qemu).output().unwrap();
         Finished {
             code: output.status.code().unwrap(),
             stdout: output.stdout,
@@ -70,15 +61,6 @@ impl Deaf {
             fs::remove_file(flag).unwrap();
         }
     }
-}
-
-/// Finds a program as a shell does.
-fn which(name: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap();
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(name))
-        .find(|path| path.is_file())
-        .unwrap()
 }
 
 #[test]

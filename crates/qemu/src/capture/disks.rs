@@ -175,7 +175,8 @@ impl DiskCopy {
             if control::cancel_job(qmp, &self.name).await.is_ok() {
                 let ended = control::within(JOB_TIMEOUT, "a copy's end", job.wait()).await;
                 // That it was cancelled is no failure here.
-                result = result.and(ended.map(drop));
+                let ended = ended.map(drop);
+                result = result.and(ended);
             }
         }
         if std::mem::take(&mut self.has_target) {

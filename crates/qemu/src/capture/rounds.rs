@@ -104,7 +104,8 @@ mod tests {
         let speeds: Vec<_> = (0..MAX_ROUNDS).map(speed).collect();
         assert!(speeds.iter().take(2).all(Option::is_none), "{speeds:?}");
         let slowed: Vec<u64> = speeds.into_iter().flatten().collect();
-        assert_eq!(slowed.len() as u32, MAX_ROUNDS - FREE_ROUNDS);
+        let most = usize::try_from(MAX_ROUNDS - FREE_ROUNDS).unwrap();
+        assert_eq!(slowed.len(), most);
         assert!(
             slowed.windows(2).all(|pair| pair[0] >= pair[1]),
             "{slowed:?}"

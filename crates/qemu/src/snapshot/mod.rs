@@ -196,11 +196,13 @@ pub(crate) fn open(path: &Path, shape: &Shape) -> Result<File> {
     let header = header::read(&file)
         .map_err(|error| bad("is damaged or was never finished").because(error))?;
     if header.compatibility != shape.compatibility {
-        return Err(
-            bad("was made by another QEMU or on another processor").because(io::Error::other(
-                format!("it needs `{}`", header.compatibility),
-            )),
+        let differ = format!(
+            "it needs `{}`, this host has `{}`",
+            header.compatibility.escape_debug(),
+            shape.compatibility
         );
+        return Err(bad("was made by another QEMU or on another processor")
+            .because(io::Error::other(differ)));
     }
     if (header.vcpus, header.memory_mib) != (shape.vcpus, shape.memory_mib)
         || header.disks != shape.disks

@@ -58,6 +58,10 @@ pub(crate) fn harness() -> Option<QemuHarness> {
         Some(Some("qemu-kvm")) => QemuBackend::kvm(KvmUsable::Yes),
         Some(_) => panic!("There is no backend {asked:?}"),
     };
+    let backend = match std::env::var_os("COFFER_QEMU").filter(|path| !path.is_empty()) {
+        Some(program) => backend.with_program(program.into()),
+        None => backend,
+    };
     if let Err(error) = backend.compatibility_key() {
         skip(error.chain());
         return None;

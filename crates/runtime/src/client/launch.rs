@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     fs::File,
     os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
 use cofferdam_proto::Request;
@@ -12,7 +12,7 @@ use cofferdam_types::SandboxId;
 
 use super::{Connection, from_std, reap_in_background};
 use crate::{
-    error::{Result, io},
+    error::{Error, ErrorKind, Result, io},
     layout::Layout,
 };
 
@@ -35,7 +35,7 @@ pub(crate) async fn launch(layout: &Layout, id: SandboxId, request: Request) -> 
         layout.home().as_os_str().to_owned(),
         id.to_string().into(),
     ];
-    spawn_with_socket(&args, log, request).await
+    spawn_with_socket(layout, &args, log, request).await
 }
 
 /// Starts this program in a role whose first client is this process.
@@ -43,13 +43,17 @@ pub(crate) async fn launch(layout: &Layout, id: SandboxId, request: Request) -> 
 /// # Errors
 /// When the process cannot be started.
 pub(crate) async fn spawn_with_socket(
+    layout: &Layout,
     args: &[OsString],
     log: File,
     request: Request,
 ) -> Result<Connection> {
     let failed = |error| io("Could not start a supervisor", error);
     let (ours, theirs) = StdUnixStream::pair().map_err(failed)?;
-    let child = Command::new(crate::program::path()?)
+    let (role, args) = args
+        .split_first()
+        .ok_or_else(|| Error::new(ErrorKind::Bug, "A process of this program needs a role"))?;
+    let child = crate::program::command(layout, role)?
         .args(args)
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(theirs)))

@@ -16,6 +16,7 @@ pub(super) fn all(layout: &Layout, kernel: &Result<PathBuf>, lost: Option<&Error
         agent_check(),
         space_check(layout),
         memory_check(),
+        template_check(layout),
         capture_check(),
     ]
 }
@@ -135,6 +136,27 @@ fn memory_check() -> Check {
         ),
         cost: (!ok).then(|| "A sandbox of the default size may not start".to_owned()),
         command: None,
+    }
+}
+
+/// What the last starts found about templates.
+fn template_check(layout: &Layout) -> Check {
+    let missing = crate::template::recent_failures(layout);
+    let reasons: Vec<String> = missing
+        .iter()
+        .map(|missing| format!("the {} template: {}", missing.what, missing.error().chain()))
+        .collect();
+    let ok = reasons.is_empty();
+    Check {
+        name: "templates".to_owned(),
+        ok,
+        detail: if ok {
+            "none failed to be made in the last minutes".to_owned()
+        } else {
+            reasons.join("; ")
+        },
+        cost: (!ok).then(|| "Sandboxes work, but each of them boots by itself".to_owned()),
+        command: (!ok).then(|| "coffer template build IMAGE".to_owned()),
     }
 }
 

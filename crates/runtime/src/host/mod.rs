@@ -55,6 +55,8 @@ pub struct BackendReport {
     pub chosen: bool,
     /// One sentence.
     pub summary: String,
+    /// The program behind it.
+    pub program: Option<PathBuf>,
     /// Version of the program behind it.
     pub version: Option<String>,
     /// What isolates a guest of it.
@@ -97,6 +99,7 @@ fn look(layout: &Layout, lost: Option<&Error>) -> HostReport {
         let HostProbe {
             usable,
             summary,
+            program,
             version,
             isolation,
             fixes,
@@ -108,6 +111,7 @@ fn look(layout: &Layout, lost: Option<&Error>) -> HostReport {
             usable,
             chosen,
             summary,
+            program,
             version,
             isolation,
             fixes,
@@ -199,10 +203,14 @@ fn all(layout: &Layout, kvm: &KvmFinding) -> Vec<Box<dyn Backend>> {
         }
     };
     let kept = layout.cache().join("qemu.json");
-    vec![
-        Box::new(QemuBackend::kvm(usable).with_kept_probe(kept.clone())),
-        Box::new(QemuBackend::tcg().with_kept_probe(kept)),
-    ]
+    let qemu = |backend: QemuBackend| -> Box<dyn Backend> {
+        let backend = backend.with_kept_probe(kept.clone());
+        Box::new(match layout.qemu() {
+            Some(program) => backend.with_program(program.to_owned()),
+            None => backend,
+        })
+    };
+    vec![qemu(QemuBackend::kvm(usable)), qemu(QemuBackend::tcg())]
 }
 
 /// What would mend KVM, in a backend's terms.

@@ -1,11 +1,6 @@
 //! Bringing a pool up to its size.
 
-use std::{
-    ffi::OsString,
-    fs::File,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{ffi::OsString, fs::File, path::Path, process::Stdio};
 
 use cofferdam_base::LockFile;
 use cofferdam_proto::Request;
@@ -61,7 +56,7 @@ async fn start_one(layout: &Layout, pool: &Pool) -> Result<()> {
         pool.manifest.name.clone().into(),
         id.to_string().into(),
     ];
-    let mut connection = spawn_with_socket(&args, log, Request::StandBy).await?;
+    let mut connection = spawn_with_socket(layout, &args, log, Request::StandBy).await?;
     let answer = connection.answer().await;
     if answer.is_err() {
         place.remove(layout);
@@ -77,8 +72,7 @@ pub(crate) fn spawn_fill(layout: &Layout, name: &str) -> Result<()> {
         .truncate(true)
         .open(layout.pools().join(name).join("fill.log"))
         .map_err(|error| io("Could not open a pool's log", error))?;
-    let child = Command::new(program::path()?)
-        .arg(program::FILL_POOL)
+    let child = program::command(layout, program::FILL_POOL)?
         .arg(layout.home())
         .arg(name)
         .current_dir("/")

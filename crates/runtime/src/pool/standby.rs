@@ -17,6 +17,7 @@ use crate::{
     guest,
     interpreters::Rehearsals,
     layout::{Layout, SandboxPaths},
+    snapshot::fit,
     socket,
     staging::StagingDir,
     supervisor::{self, AgentLink, Client, Duty, Event, FIRST_CLIENT},
@@ -40,6 +41,8 @@ pub(crate) struct Standby {
     pub(crate) machine: Arc<dyn Machine>,
     pub(crate) agent: AgentLink,
     pub(crate) backend: &'static str,
+    /// What a machine must have in common with this one to go on from a capture of it.
+    pub(crate) machine_key: String,
     // Held for as long as the standby has files of its own.
     _lock: LockFile,
 }
@@ -225,6 +228,7 @@ async fn prepare(
         machine,
         agent,
         backend: backend.name(),
+        machine_key: fit::machine_key(backend.as_ref(), &guest)?,
         _lock: lock,
     };
     Ok(Prepared::Ready(Box::new(standby), listener))

@@ -74,7 +74,12 @@ impl Runtime {
         if kind == SnapshotKind::Disk {
             return Ok(None);
         }
-        let backend = crate::host::backend(self.store().layout(), entry.state.backend.as_deref())?;
+        // What the machine is, and not what this process would start.
+        if let Some(key) = &entry.state.machine_key {
+            return Ok(Some(key.clone()));
+        }
+        let layout = self.store().layout();
+        let backend = crate::host::backend(layout, entry.state.backend.as_deref())?;
         lift(backend.compatibility_key()).map(Some)
     }
 

@@ -43,6 +43,8 @@ pub struct ForkOptions {
     pub count: u32,
     /// What is to differ from the source.
     pub changes: ForkChanges,
+    /// Take only the disk; the forks are started like any other sandbox.
+    pub disk_only: bool,
 }
 
 impl Default for ForkOptions {
@@ -51,6 +53,7 @@ impl Default for ForkOptions {
             name: None,
             count: 1,
             changes: ForkChanges::default(),
+            disk_only: false,
         }
     }
 }
@@ -87,11 +90,16 @@ impl Runtime {
         self.expect_free_names(options, of)?;
         match source {
             ForkSource::Snapshot(snapshot) => {
+                let part = options.disk_only.then(|| snapshot.disk_only());
+                let snapshot = part.as_ref().unwrap_or(snapshot);
                 let is_live = snapshot.manifest.kind == SnapshotKind::Full;
                 options
                     .changes
                     .check(&snapshot.manifest.sandbox.spec, is_live)?;
                 snapshot.expect_untouched().await?;
+                if snapshot.manifest.kind == SnapshotKind::Full {
+                    self.expect_same_machine(&snapshot.manifest)?;
+                }
                 let moment = Moment {
                     dir: snapshot.dir().to_owned(),
                     machine: snapshot.machine_files(),
@@ -116,11 +124,12 @@ impl Runtime {
         options: &ForkOptions,
         made: &mut dyn FnMut(&Entry),
     ) -> Result<Forked> {
-        let is_live = entry.state.status.is_live();
+        let is_live = entry.state.status.is_live() && !options.disk_only;
         options.changes.check(&entry.record.spec, is_live)?;
         crate::room::expect_for_fork(self.store().layout(), 0)?;
         let staging = self.snapshot_staging(SnapshotId::from_random(random::bytes()?))?;
-        let captured = self.capture(entry, None, staging.path()).await?;
+        let kind = options.disk_only.then_some(SnapshotKind::Disk);
+        let captured = self.capture(entry, kind, staging.path()).await?;
         let moment = Moment {
             dir: staging.path().to_owned(),
             machine: (captured.kind == SnapshotKind::Full).then(|| machine_files(staging.path())),

@@ -14,6 +14,7 @@ mod catalogue;
 mod changes;
 mod content;
 mod create;
+pub(crate) mod fit;
 mod fork;
 mod manifest;
 mod restore;
@@ -56,6 +57,8 @@ pub struct Snapshot {
     dir: PathBuf,
     /// What it says of itself.
     pub manifest: SnapshotManifest,
+    /// Whether it is the disk of a full snapshot, whose directory has more.
+    is_part: bool,
 }
 
 impl Snapshot {
@@ -80,7 +83,11 @@ impl Snapshot {
                     id.short()
                 ))
             })?;
-        let snapshot = Self { dir, manifest };
+        let snapshot = Self {
+            dir,
+            manifest,
+            is_part: false,
+        };
         check_manifest(&snapshot.manifest)?;
         if snapshot.manifest.id != id {
             return Err(bad(&id.short(), "has the manifest of another"));
@@ -98,6 +105,25 @@ impl Snapshot {
             }
         }
         Ok(snapshot)
+    }
+
+    /// The disk of a full snapshot by itself, for hosts that cannot continue its machine. It is as
+    /// after a power cut: what was only in memory is not on it.
+    #[must_use]
+    pub fn disk_only(&self) -> Self {
+        let mut part = self.clone();
+        if part.manifest.kind == SnapshotKind::Disk {
+            return part;
+        }
+        let kind = SnapshotKind::Disk;
+        part.manifest.kind = kind;
+        part.manifest.backend = None;
+        part.manifest.compatibility = None;
+        part.manifest
+            .files
+            .retain(|file| kind.files().contains(&file.name));
+        part.is_part = true;
+        part
     }
 
     /// Its directory.

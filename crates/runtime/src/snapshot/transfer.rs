@@ -18,6 +18,7 @@ use std::{
 
 use cofferdam_disk::{BundleLimits, BundleReader, BundleWriter};
 use cofferdam_image::{Phase, Progress, ProgressEvent};
+use cofferdam_types::SnapshotId;
 use serde::Deserialize;
 
 use super::{
@@ -26,6 +27,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result, io as io_error, lift},
+    random,
     sandbox::Runtime,
 };
 
@@ -44,7 +46,12 @@ impl Runtime {
         output: impl Write,
         progress: &dyn Progress,
     ) -> Result<()> {
-        let manifest = serde_json::to_vec(&snapshot.manifest).map_err(|error| {
+        let mut said = snapshot.manifest.clone();
+        if snapshot.is_part {
+            // Another snapshot than the whole one, and a store may have both.
+            said.id = SnapshotId::from_random(random::bytes()?);
+        }
+        let manifest = serde_json::to_vec(&said).map_err(|error| {
             Error::new(ErrorKind::Bug, "Could not write a manifest").because(error)
         })?;
         progress.event(ProgressEvent::Phase {
@@ -163,23 +170,6 @@ impl Runtime {
             self.expect_same_machine(manifest)?;
         }
         Ok(())
-    }
-
-    /// Refuses a machine that this host's backend could not continue.
-    pub(super) fn expect_same_machine(&self, manifest: &SnapshotManifest) -> Result<()> {
-        let label = manifest.id.short();
-        let backend = crate::host::backend(self.store().layout(), manifest.backend.as_deref())
-            .map_err(|error| bad(&label, "needs a backend that this host lacks").because(error))?;
-        let ours = lift(backend.compatibility_key())?;
-        if manifest.compatibility.as_deref() == Some(&ours) {
-            return Ok(());
-        }
-        let theirs = manifest.compatibility.as_deref().unwrap_or("nothing known");
-        let what = format!(
-            "was taken of a machine that this host cannot continue: of `{}`, here is `{ours}`",
-            theirs.escape_debug()
-        );
-        Err(bad(&label, &what).hint("Its disk alone goes everywhere: take one with `--disk`"))
     }
 }
 

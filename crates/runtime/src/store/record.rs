@@ -117,6 +117,12 @@ pub struct SandboxState {
     /// Why the host could not write or read its disk since its last start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_failure: Option<Failure>,
+    /// What a machine must have in common with it to go on from a capture of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_key: Option<String>,
+    /// What went wrong with quicker ways to start, one sentence each; it runs all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<String>,
 }
 
 #[allow(
@@ -192,6 +198,8 @@ impl SandboxState {
             failure: None,
             oom_kills: 0,
             disk_failure: None,
+            machine_key: None,
+            degraded: Vec::new(),
         }
     }
 }

@@ -14,6 +14,7 @@ mod event;
 mod handshake;
 mod hook;
 mod input;
+mod origin;
 mod session;
 mod silence;
 mod start;
@@ -320,6 +321,8 @@ fn prepare(layout: &Layout, id: SandboxId, request: &ClientRequest) -> Result<Pr
     entry.state.exit = None;
     entry.state.ended_by = None;
     entry.state.failure = None;
+    entry.state.machine_key = None;
+    entry.state.degraded = Vec::new();
     entry.state.oom_kills = 0;
     entry.state.disk_failure = None;
     store.reserve_state(id);

@@ -2,30 +2,29 @@
 //!
 //! Normally a fork: the machine comes from the image's template, or from the base template and
 //! mounts the root itself. The base template is made first if there is none; it takes hardly
-//! longer than a boot. Only when templates cannot be kept does the machine boot for itself.
+//! longer than a boot. When no template can be had the machine boots for itself; see `origin`.
 
 use std::{sync::Arc, time::Duration};
 
-use cofferdam_backend::{Backend, Machine, MachineSpec, SnapshotFiles};
+use cofferdam_backend::{Backend, Machine, MachineSpec};
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::{
     CLIENT_GENERATION, ClientRequest, IdentityCause, Request, Stage, StartMode, TerminalSize,
 };
-use cofferdam_types::{SandboxSpec, UpperSpec};
 
 use super::{
     AgentLink,
-    handshake::{Clock, resume_workload, start_workload, workload_limits},
-    log_line,
+    handshake::{Clock, resume_workload, start_workload},
+    origin::{Origin, Ways, machine_spec, read_ahead},
 };
 use crate::{
     error::{Error, ErrorKind, Result, lift},
     guest::{self, GuestFiles},
     layout::{Layout, SandboxPaths},
     pool::Standby,
-    snapshot::resume::Resume,
-    store::{Entry, RecordedImage, Store},
-    template::{self, MachineShape, Recording, RootShape, Template, TemplatePlan},
+    snapshot::{fit, resume::Resume},
+    store::{Entry, Store},
+    template::{self, MachineShape, Recording, Template, TemplatePlan},
 };
 
 /// How long a restored guest may take to answer. It was ready when it was captured, so even a
@@ -66,6 +65,10 @@ pub(crate) struct Live {
     pub(crate) recording: Option<Recording>,
     /// The pool that the machine came from.
     pub(crate) pool: Option<String>,
+    /// What a machine must have in common with this one to go on from a capture of it.
+    pub(crate) machine_key: String,
+    /// What went wrong with quicker ways to start, one sentence each.
+    pub(crate) degraded: Vec<String>,
 }
 
 /// An image template to make.
@@ -103,6 +106,7 @@ pub(super) async fn claim(of: Starting<'_>, standby: Standby) -> Result<Live> {
         machine,
         mut agent,
         backend,
+        machine_key,
         ..
     } = standby;
     start_workload(&mut agent, entry, terminal, true, &mut clock).await?;
@@ -115,6 +119,8 @@ pub(super) async fn claim(of: Starting<'_>, standby: Standby) -> Result<Live> {
         wanted_template: None,
         recording: None,
         pool: Some(pool),
+        machine_key,
+        degraded: Vec::new(),
     })
 }
 
@@ -133,10 +139,10 @@ fn record_machine(
 pub(super) async fn start(of: Starting<'_>) -> Result<Live> {
     let Starting {
         layout,
-        store,
         entry,
         paths,
         terminal,
+        ..
     } = of;
     let mut clock = Clock::new();
     let record = &entry.record;
@@ -147,37 +153,17 @@ pub(super) async fn start(of: Starting<'_>) -> Result<Live> {
     layout.make_sockets(paths)?;
     clock.lap("prepare");
 
-    let origin = choose_origin(
-        layout,
-        backend.as_ref(),
-        &guest,
-        entry,
-        paths,
-        &shape,
-        &mut clock,
-    )
-    .await?;
-    let spec = machine_spec(entry, paths, &guest, &shape);
-    read_ahead(&origin);
-    let machine: Arc<dyn Machine> = match &origin {
-        Origin::Resume(files, _) => lift(backend.restore(files, &spec).await)?.into(),
-        Origin::Image(template) | Origin::Base(template) | Origin::Workload(template) => {
-            lift(backend.restore(&template.files(), &spec).await)?.into()
+    let spec = machine_spec(of, &guest, &shape);
+    let mut ways = Ways::new(of, backend.as_ref(), &guest, &shape);
+    let (origin, machine, mut agent) = loop {
+        let origin = ways.choose(&mut clock).await?;
+        match bring_machine(of, backend.as_ref(), &origin, &spec, &mut clock).await {
+            Ok((machine, agent)) => break (origin, machine, agent),
+            Err(error) => ways.give_up(&origin, error, &mut clock)?,
         }
-        Origin::Boot => lift(backend.start(&spec).await)?.into(),
-    };
-    clock.lap("machine");
-    record_machine(store, entry, machine.as_ref(), backend.name())?;
-    let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
-    let limit = if matches!(origin, Origin::Boot) {
-        template::BOOT_TIMEOUT
-    } else {
-        RESTORE_TIMEOUT
     };
     let spec_hook = record.spec.on_fork.as_deref();
     let handshake = async {
-        agent.ready(limit).await?;
-        clock.lap("guest ready");
         match &origin {
             Origin::Resume(_, cause) => {
                 resume_workload(&mut agent, entry, *cause, spec_hook, &mut clock).await?;
@@ -198,158 +184,58 @@ pub(super) async fn start(of: Starting<'_>) -> Result<Live> {
     if let Err(error) = handshake.await {
         return Err(crate::diagnosis::explain(machine.as_ref(), &spec, error));
     }
-    let recording = origin.template().and_then(Template::recording);
-    let wanted_template = origin.wants_template(&record.spec, &record.image, guest, shape);
     Ok(Live {
         machine,
         agent,
         backend: backend.name(),
         timeline: clock.stages,
         started_ns: unix_time_ns(),
-        wanted_template,
-        recording,
+        wanted_template: ways.wanted_template(&origin),
+        recording: origin.template().and_then(Template::recording),
         pool: None,
+        machine_key: fit::machine_key(backend.as_ref(), &guest)?,
+        degraded: ways.notes,
     })
 }
 
-/// Where a machine comes from.
-enum Origin {
-    /// Another sandbox's moment, or its own from a snapshot.
-    Resume(SnapshotFiles, IdentityCause),
-    /// A template with this very workload running.
-    Workload(Template),
-    Image(Template),
-    Base(Template),
-    Boot,
-}
-
-impl Origin {
-    fn template(&self) -> Option<&Template> {
-        match self {
-            Self::Workload(template) | Self::Image(template) | Self::Base(template) => {
-                Some(template)
-            }
-            Self::Resume(..) | Self::Boot => None,
-        }
-    }
-
-    /// What would have made this start a quicker one.
-    fn wants_template(
-        &self,
-        spec: &SandboxSpec,
-        image: &RecordedImage,
-        guest: GuestFiles,
-        shape: MachineShape,
-    ) -> Option<WantedTemplate> {
-        if matches!(self, Self::Workload(_) | Self::Image(_) | Self::Resume(..)) {
-            return None;
-        }
-        let root = RootShape::of(spec, image.manifest)?;
-        let plan = TemplatePlan {
-            shape,
-            root,
-            rootfs: image.rootfs.clone(),
-            image_name: image.name.clone(),
-            warm_ups: Vec::new(),
-            workload: None,
-            limit: template::DEFAULT_TIMEOUT,
-            rehearsals: image.rehearsals.clone(),
-        };
-        Some(WantedTemplate { guest, plan })
-    }
-}
-
-/// Has what the guest will touch read from the disk while QEMU starts: after a reboot it comes in
-/// one stream then and not page by page as the guest touches it. Where that is not known, all
-/// that the guest remembers; on fast disks that gains nothing, on slow ones seeks. See
-/// `docs/start.md`.
-fn read_ahead(origin: &Origin) {
-    let (memory, template) = match origin {
-        Origin::Resume(files, _) => (files.memory.clone(), None),
-        Origin::Workload(template) | Origin::Image(template) | Origin::Base(template) => {
-            (template.files().memory, Some(template.clone()))
-        }
-        Origin::Boot => return,
-    };
-    tokio::task::spawn_blocking(move || {
-        let wanted = template.and_then(|template| template.working_set());
-        // What cannot be read is the backend's to tell; nothing waits for this.
-        drop(cofferdam_disk::read_ahead(&memory, wanted.as_deref()));
-    });
-}
-
-/// Finds the best template and makes the upper that goes with it.
-async fn choose_origin(
-    layout: &Layout,
+/// A machine from `origin` whose agent is ready. No process of the user runs yet, so that another
+/// machine can take its place. After a failure this one is gone.
+async fn bring_machine(
+    of: Starting<'_>,
     backend: &dyn Backend,
-    guest: &GuestFiles,
-    entry: &Entry,
-    paths: &SandboxPaths,
-    shape: &MachineShape,
+    origin: &Origin,
+    spec: &MachineSpec,
     clock: &mut Clock,
-) -> Result<Origin> {
-    let spec = &entry.record.spec;
-    let read_only = spec.upper == UpperSpec::ReadOnly;
-    let upper = paths.upper();
-    if let Some(mut resume) = Resume::read(paths)? {
-        resume.begin(paths)?;
-        clock.lap("snapshot");
-        return Ok(Origin::Resume(resume.files(), resume.cause()));
-    }
-    // A sandbox that has run before has a disk of its own, which no image template's guest knows.
-    let fresh = !upper.exists();
-    if fresh && let Some(root) = RootShape::of(spec, entry.record.image.manifest) {
-        let compatibility = lift(backend.compatibility_key())?;
-        let (process, limits) = (&entry.record.process, workload_limits(spec));
-        let (running, _) =
-            template::workload_key(guest, &compatibility, shape, &root, process, &limits);
-        if let Some(found) = Template::find(layout, &running) {
-            lift(cofferdam_disk::copy_sparse(&found.upper(), &upper))?;
-            clock.lap("workload template");
-            return Ok(Origin::Workload(found));
+) -> Result<(Arc<dyn Machine>, AgentLink)> {
+    read_ahead(origin);
+    let machine: Arc<dyn Machine> = match origin {
+        Origin::Resume(files, _) => lift(backend.restore(files, spec).await)?.into(),
+        Origin::Image(template) | Origin::Base(template) | Origin::Workload(template) => {
+            lift(backend.restore(&template.files(), spec).await)?.into()
         }
-        let (key, _) = template::image_key(guest, &compatibility, shape, &root);
-        if let Some(found) = Template::find(layout, &key) {
-            lift(cofferdam_disk::copy_sparse(&found.upper(), &upper))?;
-            clock.lap("image template");
-            return Ok(Origin::Image(found));
+        Origin::Boot => lift(backend.start(spec).await)?.into(),
+    };
+    clock.lap("machine");
+    record_machine(of.store, of.entry, machine.as_ref(), backend.name())?;
+    let limit = if matches!(origin, Origin::Boot) {
+        template::BOOT_TIMEOUT
+    } else {
+        RESTORE_TIMEOUT
+    };
+    let ready = async {
+        let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
+        agent.ready(limit).await.map(|()| agent)
+    };
+    match ready.await {
+        Ok(agent) => {
+            clock.lap("guest ready");
+            Ok((machine, agent))
         }
-    }
-    if fresh {
-        crate::uppers::make(layout, shape.upper_bytes, read_only, &upper)?;
-    }
-    let base = template::ensure_base(layout, backend, guest, shape).await;
-    clock.lap("base template");
-    match base {
-        Ok(base) => Ok(Origin::Base(base)),
-        // Without room for a template a machine can still boot for itself.
-        Err(error) if error.kind() == ErrorKind::NoSpace => {
-            log_line(&format!("No template: {}", error.chain()));
-            Ok(Origin::Boot)
+        Err(error) => {
+            let explained = crate::diagnosis::explain(machine.as_ref(), spec, error);
+            // The first error is the one to report. It lets go of its disks before others take them.
+            let _ = machine.kill().await;
+            Err(explained)
         }
-        Err(error) => Err(error),
-    }
-}
-
-fn machine_spec(
-    entry: &Entry,
-    paths: &SandboxPaths,
-    guest: &GuestFiles,
-    shape: &MachineShape,
-) -> MachineSpec {
-    let record = &entry.record;
-    MachineSpec {
-        console_log: paths.console(),
-        vmm_log: paths.vmm(),
-        run_dir: paths.run.clone(),
-        labels: record.spec.labels.clone(),
-        limits: workload_limits(&record.spec),
-        ..template::machine_spec(
-            record.id,
-            guest,
-            shape,
-            record.image.rootfs.clone(),
-            paths.upper(),
-        )
     }
 }

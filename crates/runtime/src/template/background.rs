@@ -2,10 +2,7 @@
 //! a client that waits. Only the program has the guest's agent in it; one that uses the library
 //! has not.
 
-use std::{
-    path::PathBuf,
-    process::{Command, Stdio},
-};
+use std::{path::PathBuf, process::Stdio};
 
 use serde::{Deserialize, Serialize};
 
@@ -60,8 +57,7 @@ pub(crate) fn spawn_image_build(
         .truncate(true)
         .open(layout.templates().join("build.log"))
         .map_err(|error| io("Could not open the template builder's log", error))?;
-    let mut child = Command::new(crate::program::path()?)
-        .arg(crate::program::BUILD_TEMPLATE)
+    let mut child = crate::program::command(layout, crate::program::BUILD_TEMPLATE)?
         // For whoever looks at the processes of a store.
         .arg(layout.home())
         .current_dir("/")
@@ -100,9 +96,9 @@ pub(crate) async fn build_and_wait(
         client: Some(std::process::id()),
     };
     let lost = |error| io("Could not run the template builder", error);
+    let layout = layout.clone();
     let work = move || -> Result<Vec<u8>> {
-        let mut child = Command::new(crate::program::path()?)
-            .arg(crate::program::BUILD_TEMPLATE)
+        let mut child = crate::program::command(&layout, crate::program::BUILD_TEMPLATE)?
             // For whoever looks at the processes of a store.
             .arg(&order.home)
             .stdin(Stdio::piped())

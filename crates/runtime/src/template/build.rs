@@ -1,7 +1,9 @@
 //! Making templates.
 
 use std::{
+    borrow::Cow,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -13,9 +15,11 @@ use cofferdam_proto::{
 use cofferdam_types::{SandboxId, Signal};
 
 use super::{
-    MachineShape, Manifest, RootShape, Template, TemplateKind, base_key, files_in, image_key,
+    MachineShape, Manifest, RootShape, Template, TemplateKind, base_key, failure, files_in,
+    image_key,
     machine::machine_spec,
     plan::{StartedWorkload, TemplatePlan},
+    quality::{self, Attempt},
     rehearse::rehearse,
     state_digest, warm, workload_key,
 };
@@ -25,7 +29,7 @@ use crate::{
     layout::Layout,
     random,
     staging::StagingDir,
-    supervisor::{AgentLink, adopt, log_line},
+    supervisor::{AgentLink, adopt},
 };
 
 /// How long a guest may take to boot. Emulated on a loaded host it takes seconds; a guest that
@@ -51,7 +55,41 @@ pub(crate) async fn ensure_base(
     if let Some(template) = Template::find(layout, &key) {
         return Ok(template);
     }
-    let staging = StagingDir::new(layout.templates().join(&key))?;
+    if let Some(missing) = failure::recent(layout, &key) {
+        return Err(missing.error());
+    }
+    let made =
+        quality::in_attempts(async || make_base(layout, backend, guest, shape, &key, &about).await);
+    let lost = || Error::new(ErrorKind::Bug, "A base template is never unwanted");
+    let template = kept(layout, &key, TemplateKind::Base, made.await)?.ok_or_else(lost)?;
+    super::catalogue::drop_stale(layout);
+    super::space::keep_within_limit(layout, &template);
+    Ok(template)
+}
+
+/// Keeps why a template could not be made, or forgets why an earlier one could not.
+fn kept(
+    layout: &Layout,
+    key: &str,
+    kind: TemplateKind,
+    made: Result<Option<Template>>,
+) -> Result<Option<Template>> {
+    match &made {
+        Ok(_) => failure::forget(layout, key),
+        Err(error) => failure::keep(layout, key, kind, error),
+    }
+    made
+}
+
+async fn make_base(
+    layout: &Layout,
+    backend: &dyn Backend,
+    guest: &GuestFiles,
+    shape: &MachineShape,
+    key: &str,
+    about: &[String],
+) -> Result<Attempt> {
+    let staging = StagingDir::new(layout.templates().join(key))?;
     for (name, bytes) in [
         ("root.blank", shape.root_bytes),
         ("upper.blank", shape.upper_bytes),
@@ -67,15 +105,18 @@ pub(crate) async fn ensure_base(
     let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
     watch(machine.as_ref(), &spec, agent.ready(BOOT_TIMEOUT)).await?;
     let rest = HostMessage::Quiesce;
+    let unfit = quality::unfit(&mut agent, shape);
+    if let Some(why) = watch(machine.as_ref(), &spec, unfit).await? {
+        lift(machine.kill().await)?;
+        return Ok(Attempt::Unfit(why));
+    }
     capture(machine.as_ref(), &spec, &mut agent, &rest, staging.path()).await?;
     for name in ["root.blank", "upper.blank"] {
         // Placeholders; a leftover would do no harm.
         let _ = fs::remove_file_if_present(&staging.path().join(name));
     }
-    let template = publish(staging, Manifest::new(TemplateKind::Base, about, shape))?;
-    super::catalogue::drop_stale(layout);
-    super::space::keep_within_limit(layout, &template);
-    Ok(template)
+    let manifest = Manifest::new(TemplateKind::Base, about.to_vec(), shape);
+    publish(staging, manifest).map(Attempt::Made)
 }
 
 /// Makes an image's template. With `again` also when there is one; else not when there is one or
@@ -108,75 +149,22 @@ pub(crate) async fn make_image(
         let lock = LockFile::try_exclusive(&path)
             .map_err(|error| io("Could not lock a template", error))?;
         match lock {
-            Some(lock) if Template::find(layout, &key).is_none() => lock,
+            // What failed a short time ago fails again, and nobody waits for it.
+            Some(lock)
+                if Template::find(layout, &key).is_none()
+                    && failure::recent(layout, &key).is_none() =>
+            {
+                lock
+            }
             _ => return Ok(None),
         }
     };
-    match make_locked(layout, backend, guest, plan, (&key, &about)).await? {
-        Made::Template(template) => Ok(Some(template)),
-        Made::Nothing => Ok(None),
-        Made::Lost(error) => {
-            log_line(&format!(
-                "A template is made without warm interpreters: {}",
-                error.chain()
-            ));
-            let plan = TemplatePlan {
-                rehearsals: None,
-                ..plan.clone()
-            };
-            match make_locked(layout, backend, guest, &plan, (&key, &about)).await? {
-                Made::Template(template) => Ok(Some(template)),
-                Made::Nothing => Ok(None),
-                Made::Lost(error) => Err(error),
-            }
-        }
-    }
-}
-
-/// What came of the making of a template.
-enum Made {
-    Template(Template),
-    /// The image has gone meanwhile.
-    Nothing,
-    /// The machine was lost while it ran what the user had not asked for.
-    Lost(Error),
-}
-
-/// Makes an image's template under the lock of its key.
-async fn make_locked(
-    layout: &Layout,
-    backend: &dyn Backend,
-    guest: &GuestFiles,
-    plan: &TemplatePlan,
-    (key, about): (&str, &[String]),
-) -> Result<Made> {
     let base = ensure_base(layout, backend, guest, &plan.shape).await?;
-    let staging = StagingDir::new(layout.templates().join(key))?;
-    let memory = files_in(staging.path()).memory;
-    lift(cofferdam_disk::copy_sparse(&base.files().memory, &memory))?;
-    let upper = staging.path().join("upper.ext4");
-    crate::uppers::make(layout, plan.shape.upper_bytes, plan.root.read_only, &upper)?;
-    let spec = spec_in(
-        staging.path(),
-        guest,
-        &plan.shape,
-        plan.rootfs.clone(),
-        "upper.ext4",
-    )?;
-    let machine = lift(backend.restore(&base.files(), &spec).await)?;
-    let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
-    watch(machine.as_ref(), &spec, agent.ready(STEP_TIMEOUT)).await?;
-    watch(machine.as_ref(), &spec, mount(&mut agent, &plan.root)).await?;
-    let rest = warm_to_rest(machine.as_ref(), &spec, &mut agent, plan).await?;
-    if let Err(error) = rehearse(&mut agent, &plan.interpreters()).await {
-        return Ok(Made::Lost(error));
-    }
-    capture(machine.as_ref(), &spec, &mut agent, &rest, staging.path()).await?;
     let kind = match plan.workload {
         Some(_) => TemplateKind::Workload,
         None => TemplateKind::Image,
     };
-    let manifest = Manifest {
+    let manifest = || Manifest {
         image: Some(plan.root.manifest),
         image_name: Some(plan.image_name.clone()),
         commands: plan.commands(),
@@ -184,21 +172,98 @@ async fn make_locked(
             .workload
             .as_ref()
             .and_then(|workload| workload.on_fork.clone()),
-        ..Manifest::new(kind, about.to_vec(), &plan.shape)
+        ..Manifest::new(kind, about.clone(), &plan.shape)
     };
-    // An image that was removed meanwhile took its templates along.
-    if !plan.rootfs.exists() {
-        return Ok(Made::Nothing);
-    }
-    let template = publish(staging, manifest)?;
+    // What the user has not asked for must not keep a template from being made.
+    let rehearses = AtomicBool::new(true);
+    let made = quality::in_attempts(async || {
+        let staging = StagingDir::new(layout.templates().join(&key))?;
+        let (plan, dir) = (planned(plan, &rehearses), staging.path());
+        match fill_image(layout, backend, guest, &plan, &base, dir).await? {
+            Filled::Unfit(why) => Ok(Attempt::Unfit(why)),
+            Filled::Lost(error) => {
+                rehearses.store(false, Relaxed);
+                let why = format!("it was lost while it was warmed: {}", error.chain());
+                Ok(Attempt::Unfit(why))
+            }
+            // An image that was removed meanwhile took its templates along.
+            Filled::Fit if !plan.rootfs.exists() => Ok(Attempt::Unwanted),
+            Filled::Fit => publish(staging, manifest()).map(Attempt::Made),
+        }
+    });
+    let template = match made.await {
+        // Who asked for it is told, and what was asked to run in it is not what starts need.
+        Err(error) if again => return Err(error),
+        made => kept(layout, &key, kind, made)?,
+    };
+    let Some(template) = template else {
+        return Ok(None);
+    };
     super::catalogue::drop_stale(layout);
     super::space::keep_within_limit(layout, &template);
-    Ok(Made::Template(template))
+    Ok(Some(template))
 }
 
 /// Waits while somebody makes the template of a key.
 pub(crate) async fn wait_for_maker(layout: &Layout, key: &str) -> Result<()> {
     lock(layout, key).await.map(drop)
+}
+
+/// The plan of the next attempt.
+fn planned<'a>(plan: &'a TemplatePlan, rehearses: &AtomicBool) -> Cow<'a, TemplatePlan> {
+    if rehearses.load(Relaxed) {
+        return Cow::Borrowed(plan);
+    }
+    Cow::Owned(TemplatePlan {
+        rehearsals: None,
+        ..plan.clone()
+    })
+}
+
+/// What came of a guest that is to be an image's template.
+enum Filled {
+    Fit,
+    /// It is sound but not one to be copied, for this reason.
+    Unfit(String),
+    /// It was lost while it ran what the user had not asked for.
+    Lost(Error),
+}
+
+/// Makes the files of an image's template in `dir`.
+async fn fill_image(
+    layout: &Layout,
+    backend: &dyn Backend,
+    guest: &GuestFiles,
+    plan: &TemplatePlan,
+    base: &Template,
+    dir: &Path,
+) -> Result<Filled> {
+    let memory = files_in(dir).memory;
+    lift(cofferdam_disk::copy_sparse(&base.files().memory, &memory))?;
+    let upper = dir.join("upper.ext4");
+    crate::uppers::make(layout, plan.shape.upper_bytes, plan.root.read_only, &upper)?;
+    let rootfs = plan.rootfs.clone();
+    let spec = spec_in(dir, guest, &plan.shape, rootfs, "upper.ext4")?;
+    let machine = lift(backend.restore(&base.files(), &spec).await).inspect_err(|error| {
+        // Nothing would ever come of it; the next one makes another.
+        if error.kind() == ErrorKind::BadSnapshot {
+            base.give_up();
+        }
+    })?;
+    let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
+    watch(machine.as_ref(), &spec, agent.ready(STEP_TIMEOUT)).await?;
+    watch(machine.as_ref(), &spec, mount(&mut agent, &plan.root)).await?;
+    let rest = warm_to_rest(machine.as_ref(), &spec, &mut agent, plan).await?;
+    if let Err(error) = rehearse(&mut agent, &plan.interpreters()).await {
+        return Ok(Filled::Lost(error));
+    }
+    let unfit = quality::unfit(&mut agent, &plan.shape);
+    if let Some(why) = watch(machine.as_ref(), &spec, unfit).await? {
+        lift(machine.kill().await)?;
+        return Ok(Filled::Unfit(why));
+    }
+    capture(machine.as_ref(), &spec, &mut agent, &rest, dir).await?;
+    Ok(Filled::Fit)
 }
 
 async fn mount(agent: &mut AgentLink, root: &RootShape) -> Result<()> {
@@ -286,8 +351,17 @@ async fn capture(
             .await
     };
     watch(machine, spec, come_to_rest).await?;
-    lift(machine.pause().await)?;
-    lift(machine.snapshot(files_in(dir)).await)?;
+    let captured = async {
+        lift(machine.pause().await)?;
+        // The memory is in its file already; what is written are the devices, some 200 KiB.
+        lift(machine.snapshot(files_in(dir)).await)
+    };
+    let slow = || {
+        let what = format!("The capture took longer than {} s", STEP_TIMEOUT.as_secs());
+        Error::new(ErrorKind::Timeout, what)
+    };
+    let captured = tokio::time::timeout(STEP_TIMEOUT, captured).await;
+    captured.unwrap_or_else(|_| Err(slow()))?;
     lift(machine.stop(Signal::KILL, STEP_TIMEOUT).await)?;
     Ok(())
 }

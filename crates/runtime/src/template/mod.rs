@@ -14,9 +14,11 @@
 mod background;
 mod build;
 mod catalogue;
+mod failure;
 mod key;
 mod machine;
 mod plan;
+mod quality;
 mod rehearse;
 mod space;
 mod warm;
@@ -34,6 +36,7 @@ pub use self::catalogue::{TemplateInfo, WarmUp};
 pub(crate) use self::{
     background::{build_main, spawn_image_build},
     build::{BOOT_TIMEOUT, ensure_base, make_image, wait_for_maker},
+    failure::{all_recent as recent_failures, recent as recent_failure},
     key::{MachineShape, RootShape, base_key, image_key, workload_key},
     machine::machine_spec,
     plan::TemplatePlan,
@@ -126,19 +129,37 @@ impl Manifest {
 impl Template {
     /// The template of a key, if there is one and it is sound.
     pub(crate) fn find(layout: &Layout, key: &str) -> Option<Self> {
+        Self::look_for(layout, key).unwrap_or_default()
+    }
+
+    /// The template of a key, if there is one.
+    ///
+    /// # Errors
+    /// What was wrong with it; it was removed then.
+    pub(crate) fn look_for(layout: &Layout, key: &str) -> Result<Option<Self>> {
         let template = Self {
             dir: layout.templates().join(key),
         };
         if !template.dir.is_dir() {
-            return None;
+            return Ok(None);
         }
-        if template.check().is_ok() {
-            template.touch();
-            return Some(template);
+        match template.check() {
+            Ok(()) => {
+                template.touch();
+                Ok(Some(template))
+            }
+            Err(error) => {
+                // Out of the way, so that a new one can be made.
+                template.give_up();
+                Err(error)
+            }
         }
-        // Damaged: out of the way, so that a new one can be made.
-        let _ = template.remove();
-        None
+    }
+
+    /// Removes one that is of no use.
+    pub(crate) fn give_up(&self) {
+        // What cannot be removed is found unsound again.
+        let _ = self.remove();
     }
 
     /// The template in a directory, if it is the directory of one.

@@ -1,7 +1,7 @@
 //! A real machine for tests: the agent as `/init` under QEMU, driven over its port with the wire's
 //! own crate.
 //!
-//! A test that cannot have one says why and is skipped: it needs `qemu-system-x86_64`,
+//! A test that cannot have one says why and is skipped: it needs QEMU,
 //! `mkfs.erofs`, `mkfs.ext4`, a static `busybox`, and the guest kernel at `COFFER_TEST_KERNEL` or
 //! `target/release/coffer-vmlinux`.
 
@@ -147,7 +147,9 @@ impl Drop for Guest {
 }
 
 fn tools() -> Result<PathBuf, String> {
-    for tool in ["qemu-system-x86_64", "mkfs.erofs", "mkfs.ext4", "busybox"] {
+    let qemu = cofferdam_testkit::qemu::find().ok_or("there is no QEMU")?;
+    let qemu = qemu.to_str().ok_or("QEMU's path is not text")?;
+    for tool in [qemu, "mkfs.erofs", "mkfs.ext4", "busybox"] {
         let found = Command::new(tool)
             .arg("--help")
             .stdout(Stdio::null())
@@ -270,7 +272,7 @@ fn which(program: &str) -> PathBuf {
 
 fn start(directory: &Path, begin: &[String]) -> Child {
     let file = |name: &str| directory.join(name).display().to_string();
-    let mut command = Command::new("qemu-system-x86_64");
+    let mut command = cofferdam_testkit::qemu::command();
     command
         .args([
             "-M",

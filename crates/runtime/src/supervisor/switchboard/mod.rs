@@ -155,6 +155,8 @@ impl Switchboard {
         entry.state.finished_ns = None;
         entry.state.machine_pid = Some(live.machine.pid());
         entry.state.backend = Some(live.backend.to_owned());
+        entry.state.machine_key = Some(live.machine_key);
+        entry.state.degraded = live.degraded;
         if let Err(error) = store.set_state(entry.record.id, &entry.state) {
             return Err((client, waiting, error));
         }
