@@ -127,7 +127,7 @@ fn the_parents_attached_client_goes_on_through_a_fork() {
         BUSYBOX,
         "sh",
         "-c",
-        "while read x; do echo got $x; done; exit 4",
+        "while read x; do test $x = end && exit 4; echo got $x; done",
     ]);
     let mut client = coffer
         .command(["attach", &parent.id])
@@ -148,7 +148,7 @@ fn the_parents_attached_client_goes_on_through_a_fork() {
     assert_eq!(answer("two\n"), "got two\n");
     // The client is the parent's alone.
     assert_eq!(coffer.ok(["logs", &fork.id]), "");
-    drop(keys);
+    keys.write_all(b"end\n").unwrap();
     assert_eq!(client.wait().unwrap().code(), Some(4));
     assert_eq!(fork.status(), "running");
 }

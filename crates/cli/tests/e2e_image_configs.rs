@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
 use cofferdam_testkit::{
-    coffer::Coffer,
+    coffer::{BUSYBOX, Coffer},
     image::{ImageBuilder, busybox},
 };
 use serde_json::json;
@@ -177,4 +177,28 @@ fn templates_go_with_their_image_and_the_room_of_all_is_shown() {
     }
     coffer.ok(["prune", "-f"]);
     assert_eq!(names(&coffer), Vec::<String>::new());
+}
+
+#[test]
+fn one_template_serves_every_size_of_shm_and_every_tmpfs() {
+    let coffer = Coffer::private();
+    coffer.ok(["template", "build", BUSYBOX]);
+    let templates = || coffer.ok(["template", "list", "-q"]).lines().count();
+    let before = templates();
+    let script = "df -k /dev/shm /scratch/in | awk 'NR>1 {print $2}'; \
+                  mount | grep -c ' /scratch/in '; touch /dev/shm/x /scratch/in/x && echo ok";
+    let flags = [
+        "--shm-size",
+        "8m",
+        "--tmpfs",
+        "/scratch",
+        "--tmpfs",
+        "/scratch/in:size=4m",
+    ];
+    let run = ["-v", "run", "--rm"].iter().chain(&flags);
+    let done = coffer.run(run.chain(&[BUSYBOX, "sh", "-c", script]));
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(done.text(), "8192\n4096\n1\nok", "{done:?}");
+    assert!(done.stderr.contains("image template"), "{done:?}");
+    assert_eq!(templates(), before);
 }

@@ -1,4 +1,4 @@
-//! What to run in a sandbox.
+//! Commands in a running sandbox, beside its workload.
 
 use std::time::Duration;
 

@@ -25,6 +25,8 @@ pub enum ErrorKind {
     PlatformMismatch,
     /// The registry failed or broke the protocol.
     Registry,
+    /// The registry has a certificate that this host does not trust.
+    Untrusted,
     /// A remote party did not answer in time.
     Timeout,
     /// The disk is full.
@@ -53,6 +55,7 @@ impl FaultKind for ErrorKind {
             | Self::TooLarge
             | Self::Corrupt
             | Self::Registry
+            | Self::Untrusted
             | Self::Timeout => Blame::Remote,
             Self::NoSpace | Self::Permission | Self::Io => Blame::Host,
         }

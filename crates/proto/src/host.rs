@@ -23,7 +23,8 @@ pub enum HostMessage {
     },
     /// Takes on an identity: clock, entropy, machine id, host name. Answered by `Adopted`.
     Adopt(Identity),
-    /// Mounts the root file system. Answered by `RootMounted`.
+    /// Mounts the root file system; in one that a template has mounted, only the tmpfs mounts of
+    /// the spec, and its size of `/dev/shm`. Answered by `RootMounted`.
     MountRoot(RootSpec),
     /// Runs a process whose effect on memory and disk a template is to keep: after `MountRoot`,
     /// before `Start`, in a PID and a mount namespace of its own, so that nothing of it is left

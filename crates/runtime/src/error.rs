@@ -206,7 +206,7 @@ impl From<cofferdam_image::Error> for ConvertedError {
             | Image::Corrupt
             | Image::PlatformMismatch
             | Image::Unsupported => ErrorKind::BadImage,
-            Image::Registry => ErrorKind::Registry,
+            Image::Registry | Image::Untrusted => ErrorKind::Registry,
             Image::Timeout => ErrorKind::Timeout,
             Image::NoSpace => ErrorKind::NoSpace,
             Image::InUse => ErrorKind::InUse,

@@ -43,10 +43,11 @@ pub(crate) fn merge(spec: &SandboxSpec, image: &ImageConfig, id: SandboxId) -> R
     Ok(ProcessSpec {
         argv,
         env,
-        workdir: if workdir.is_empty() {
-            "/".to_owned()
-        } else {
+        // What an image says is below the root, as in Docker; a user's own is absolute.
+        workdir: if workdir.starts_with('/') {
             workdir
+        } else {
+            format!("/{workdir}")
         },
         user: spec.user.clone().unwrap_or_else(|| image.user.clone()),
         terminal: spec.tty.then_some(DEFAULT_TERMINAL),
@@ -160,6 +161,19 @@ mod tests {
             (process.workdir.as_str(), process.user.as_str()),
             ("/work", "app")
         );
+    }
+
+    #[test]
+    fn a_relative_directory_of_an_image_is_below_the_root() {
+        for (directory, expected) in [("", "/"), ("a/b", "/a/b"), ("/c", "/c")] {
+            let image = ImageConfig {
+                working_dir: directory.to_owned(),
+                ..image()
+            };
+            let id = SandboxId::from_random([7; 32]);
+            let process = merge(&SandboxSpec::default(), &image, id).unwrap();
+            assert_eq!(process.workdir, expected);
+        }
     }
 
     #[test]

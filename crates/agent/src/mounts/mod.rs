@@ -113,12 +113,25 @@ impl Stage {
         })
     }
 
-    /// Mounts the root that `spec` says, once. The agent's own view stays as it is.
+    /// Mounts the root that `spec` says, once; [`Self::adapt`] is for one that is mounted. The
+    /// agent's own view stays as it is.
     pub(crate) fn mount_root(&self, spec: &RootSpec) -> Result<Root> {
         enter(&self.mount_namespace)?;
         let root = self.build(spec);
         enter(&self.outer)?;
         root
+    }
+
+    /// Gives a root that a template has mounted what a sandbox wants besides: its size of
+    /// `/dev/shm`, and its tmpfs mounts.
+    pub(crate) fn adapt(&self, root: &Root, spec: &RootSpec) -> Result<()> {
+        enter(&self.mount_namespace)?;
+        let adapted = devices::resize_shm("", spec.shm_bytes).and_then(|()| {
+            let mut mounts = spec.tmpfs.iter();
+            mounts.try_for_each(|tmpfs| mount_tmpfs(&root.directory, tmpfs))
+        });
+        enter(&self.outer)?;
+        adapted
     }
 
     /// Takes the topmost `/proc` off the mounted root.
@@ -208,7 +221,11 @@ fn mount_tmpfs(root: &OwnedFd, spec: &TmpfsSpec) -> Result<()> {
             options.push_str(&format!(",{name}={id}"));
         }
     }
-    mount_on(&through(&target), "tmpfs", flags, &options).map_err(|cause| {
+    // By the working directory: a root that is finished has no `/proc` to name an open file by.
+    rustix::process::fchdir(&target).or_fail(FailureKind::Mount, || {
+        format!("Could not enter `{}`", spec.target)
+    })?;
+    mount_on(".", "tmpfs", flags, &options).map_err(|cause| {
         failure(
             cause.kind,
             format!("{} (tmpfs `{}`)", cause.message, spec.target),

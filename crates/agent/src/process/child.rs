@@ -242,8 +242,9 @@ fn limit_capabilities(kept: CapabilitySet) -> rustix::io::Result<()> {
 
 /// prctl(2) with one argument that is a number.
 fn control(operation: libc::c_int, argument: libc::c_ulong) -> rustix::io::Result<()> {
+    let none: libc::c_ulong = 0;
     // SAFETY: the operations of this file take no pointer and change this process alone.
-    match unsafe { libc::syscall(libc::SYS_prctl, operation, argument, 0, 0, 0) } {
+    match unsafe { libc::syscall(libc::SYS_prctl, operation, argument, none, none, none) } {
         0 => Ok(()),
         _ => Err(last_errno()),
     }

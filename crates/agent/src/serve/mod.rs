@@ -304,11 +304,14 @@ impl Agent {
     }
 
     fn mount_root(&mut self, spec: &RootSpec) -> Result<Option<AgentMessage>> {
-        if self.root.is_some() {
-            return Err(failure(
-                FailureKind::OutOfOrder,
-                "The root is mounted already",
-            ));
+        if let Some(root) = &self.root {
+            if !matches!(self.workload, Workload::NotStarted) {
+                let message = "The root is mounted already";
+                return Err(failure(FailureKind::OutOfOrder, message));
+            }
+            // A template has mounted it.
+            self.stage.adapt(root, spec)?;
+            return Ok(Some(AgentMessage::RootMounted));
         }
         self.root = Some(self.stage.mount_root(spec)?);
         Ok(Some(AgentMessage::RootMounted))

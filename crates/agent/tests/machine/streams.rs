@@ -123,11 +123,11 @@ fn a_session_waits_a_while_for_children_that_outlive_its_process() {
     );
     // Its children are in its POSIX session, and hear a signal for all, also after its end.
     let number = host.number();
-    let process = shell("(sleep 1000 & sleep 1001) & echo first");
+    let process = shell("(sleep 2000 & sleep 2010) & echo first");
     host.send(number, &HostMessage::Exec { process, wait_all });
     host.until(number, |outcome| outcome.text() == "first\n");
     host.run(shell(
-        "until [ $(ps | grep -c '[s]leep 100[01]') = 2 ]; do usleep 1000; done",
+        "until [ $(ps -o args | grep -c '^sleep 20[01]0$') = 2 ]; do usleep 1000; done",
     ));
     host.send(number, &HostMessage::SignalSession { signal: 9 });
     assert_eq!(host.finish(number).status, Some(ExitStatus::Code(0)));

@@ -249,7 +249,7 @@ pub(crate) struct ExecArgs {
     /// Kill it with its children when this command dies
     #[arg(long, conflicts_with = "detach")]
     pub(crate) kill_with_client: bool,
-    /// End it with its children after a time, such as 90, 10s or 5m; the exit code is 124 then
+    /// End it after a time, such as 90, 10s or 5m, with exit code 124
     #[arg(long, value_name = "TIME", value_parser = crate::time::parse_duration)]
     pub(crate) timeout: Option<Duration>,
     /// Wait until all that write to its output have ended, not only for 2 seconds

@@ -5,7 +5,7 @@ use super::{DataArgs, PruneArgs};
 /// What to do with the store.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum SystemVerb {
-    /// Show what takes room on the disk, and what can be freed
+    /// Show what takes room on the disk, and what can be freed; with -v each thing
     Df(DfArgs),
     /// Show the store, the counts and the backend
     Info(DataArgs),

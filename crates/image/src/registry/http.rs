@@ -146,9 +146,15 @@ pub(crate) fn transport_error(url: &Url, error: reqwest::Error) -> Error {
         .because(error.without_url())
         .hint("Check the network, and try again");
     }
-    let what = if tls::is_certificate_error(&error) {
-        "has a certificate that this host does not trust"
-    } else if error.is_connect() {
+    if tls::is_certificate_error(&error) {
+        let what = format!("`{host}` has a certificate that this host does not trust");
+        return Error::new(ErrorKind::Untrusted, what)
+            .because(error.without_url())
+            .hint(
+                "Put its authority, or the certificate itself, into a file for `COFFER_CA_FILE`",
+            );
+    }
+    let what = if error.is_connect() {
         "could not be reached"
     } else {
         "broke off its answer"

@@ -91,7 +91,7 @@ fn a_certificate_that_nobody_trusts_is_the_reason_that_is_told() {
     let mut scene = Scene::new();
     let port = tls_in_front_of(&scene.registry.host());
     let error = pull(&scene, &format!("localhost:{port}")).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Registry);
+    assert_eq!(error.kind(), ErrorKind::Untrusted);
     assert!(
         error.to_string().contains("certificate"),
         "{}",

@@ -48,7 +48,8 @@ impl Runtime {
         }
         let image = self.find_image(&spec, progress).await?;
         let rootfs = lift(self.images().rootfs(&image, progress))?;
-        let Some(root) = RootShape::of(&spec, image.manifest) else {
+        let root = RootShape::of(&spec, image.manifest).filter(|_| spec.tmpfs.is_empty());
+        let Some(root) = root else {
             let what = "Standbys cannot have tmpfs mounts of their own";
             return Err(Error::new(ErrorKind::Unsupported, what).hint("Leave out `--tmpfs`"));
         };

@@ -63,7 +63,9 @@ pub(super) async fn start_workload(
         CONTROL_STREAM,
         HostMessage::Adopt(identity_of(record, IdentityCause::Start)?),
     )];
-    if !root_is_mounted {
+    // In a template's root only what is this sandbox's own is left to mount.
+    let mounts = !root_is_mounted || has_mounts(&record.spec);
+    if mounts {
         messages.push((
             CONTROL_STREAM,
             HostMessage::MountRoot(root_spec(&record.spec)),
@@ -84,7 +86,7 @@ pub(super) async fn start_workload(
         agent.send(&messages).await?;
         expect(agent, &AgentMessage::Adopted).await?;
         clock.lap("identity");
-        if !root_is_mounted {
+        if mounts {
             expect(agent, &AgentMessage::RootMounted).await?;
             clock.lap("root");
         }
@@ -194,6 +196,11 @@ pub(crate) fn adopt(hostname: &str, cause: IdentityCause) -> Result<Identity> {
 fn hex_id() -> Result<String> {
     let bytes: [u8; 16] = random::bytes()?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Whether a sandbox wants mounts, or sizes of them, that templates do not have.
+fn has_mounts(spec: &SandboxSpec) -> bool {
+    !spec.tmpfs.is_empty() || spec.shm_size != SandboxSpec::default().shm_size
 }
 
 fn root_spec(spec: &SandboxSpec) -> RootSpec {

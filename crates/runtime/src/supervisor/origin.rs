@@ -140,8 +140,12 @@ impl<'a> Ways<'a> {
                 &root,
                 process,
                 &limits,
+                record.spec.shm_size.bytes(),
             );
-            if let Some(found) = self.usable(TemplateKind::Workload, &key, clock)? {
+            // A workload that runs is given no mounts.
+            if record.spec.tmpfs.is_empty()
+                && let Some(found) = self.usable(TemplateKind::Workload, &key, clock)?
+            {
                 return Ok(Some(Origin::Workload(found)));
             }
             self.next = Some(TemplateKind::Image);

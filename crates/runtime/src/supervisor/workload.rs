@@ -98,10 +98,7 @@ impl Workload {
     /// Forgets a client; true if the sandbox was tied to it.
     pub(crate) fn detach(&mut self, client: ClientId) -> bool {
         self.input.close(client);
-        // A terminal stays open for the next client.
-        if !self.terminal {
-            self.end_input_of(client);
-        }
+        self.end_input_of(client);
         let tied = self
             .attached
             .iter()
@@ -110,9 +107,10 @@ impl Workload {
         tied
     }
 
-    /// A client sends no more input. The workload's ends only with that of its own client.
+    /// A client sends no more input. The workload's ends only with that of its own client, and a
+    /// terminal stays open for the next one.
     pub(crate) fn end_input_of(&mut self, client: ClientId) {
-        if self.closes_input == Some(client) {
+        if self.closes_input == Some(client) && !self.terminal {
             self.input.end();
         }
     }
@@ -309,6 +307,8 @@ mod tests {
 
         let (mut terminal, _dir) = workload(true);
         terminal.attach(1, true, Follower::Pace);
+        // What a client sends whose terminal is gone.
+        terminal.end_input_of(1);
         terminal.detach(1);
         assert!(!ends(&mut terminal));
     }

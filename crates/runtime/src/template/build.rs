@@ -12,11 +12,10 @@ use cofferdam_base::{LockFile, fs, time::unix_time_ns};
 use cofferdam_proto::{
     AgentMessage, CONTROL_STREAM, HostMessage, IdentityCause, RootSpec, UpperDevice,
 };
-use cofferdam_types::{SandboxId, Signal};
+use cofferdam_types::{SandboxId, SandboxSpec, Signal};
 
 use super::{
-    MachineShape, Manifest, RootShape, Template, TemplateKind, base_key, failure, files_in,
-    image_key,
+    MachineShape, Manifest, Template, TemplateKind, base_key, failure, files_in, image_key,
     machine::machine_spec,
     plan::{StartedWorkload, TemplatePlan},
     quality::{self, Attempt},
@@ -131,7 +130,10 @@ pub(crate) async fn make_image(
     let compatibility = lift(backend.compatibility_key())?;
     let (key, about) = match &plan.workload {
         Some(StartedWorkload {
-            process, limits, ..
+            process,
+            limits,
+            shm_bytes,
+            ..
         }) => workload_key(
             guest,
             &compatibility,
@@ -139,6 +141,7 @@ pub(crate) async fn make_image(
             &plan.root,
             process,
             limits,
+            *shm_bytes,
         ),
         None => image_key(guest, &compatibility, &plan.shape, &plan.root),
     };
@@ -252,7 +255,7 @@ async fn fill_image(
     })?;
     let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
     watch(machine.as_ref(), &spec, agent.ready(STEP_TIMEOUT)).await?;
-    watch(machine.as_ref(), &spec, mount(&mut agent, &plan.root)).await?;
+    watch(machine.as_ref(), &spec, mount(&mut agent, plan)).await?;
     let rest = warm_to_rest(machine.as_ref(), &spec, &mut agent, plan).await?;
     if let Err(error) = rehearse(&mut agent, &plan.interpreters()).await {
         return Ok(Filled::Lost(error));
@@ -266,12 +269,12 @@ async fn fill_image(
     Ok(Filled::Fit)
 }
 
-async fn mount(agent: &mut AgentLink, root: &RootShape) -> Result<()> {
+async fn mount(agent: &mut AgentLink, plan: &TemplatePlan) -> Result<()> {
     let identity = adopt("template", IdentityCause::Start)?;
     agent
         .send(&[
             (CONTROL_STREAM, HostMessage::Adopt(identity)),
-            (CONTROL_STREAM, HostMessage::MountRoot(root_spec(root))),
+            (CONTROL_STREAM, HostMessage::MountRoot(root_spec(plan))),
         ])
         .await?;
     agent
@@ -308,15 +311,20 @@ async fn warm_to_rest(
     }
 }
 
-/// The root that a template mounts, and that a start without one mounts in the same way.
-fn root_spec(root: &RootShape) -> RootSpec {
+/// The root that a template mounts. What sandboxes want besides they get at their start, but for
+/// those that find their workload running.
+fn root_spec(plan: &TemplatePlan) -> RootSpec {
+    let shm_bytes = plan.workload.as_ref().map_or_else(
+        || SandboxSpec::default().shm_size.bytes(),
+        |workload| workload.shm_bytes,
+    );
     RootSpec {
-        upper: if root.read_only {
+        upper: if plan.root.read_only {
             UpperDevice::ReadOnly
         } else {
             UpperDevice::Disk
         },
-        shm_bytes: root.shm_bytes,
+        shm_bytes,
         tmpfs: Vec::new(),
     }
 }

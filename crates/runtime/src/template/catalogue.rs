@@ -77,7 +77,8 @@ impl Runtime {
         let image = self.find_image(&spec, progress).await?;
         let rootfs = lift(self.images().rootfs(&image, progress))?;
         let shape = MachineShape::of(&spec, rootfs.disk_bytes);
-        let Some(root) = RootShape::of(&spec, image.manifest) else {
+        let root = RootShape::of(&spec, image.manifest).filter(|_| spec.tmpfs.is_empty());
+        let Some(root) = root else {
             let what = "A template cannot have tmpfs mounts of its own";
             return Err(Error::new(ErrorKind::Unsupported, what).hint("Leave `--tmpfs` to `run`"));
         };
@@ -103,6 +104,7 @@ impl Runtime {
             Some(ready) => Some(StartedWorkload {
                 process: process::merge(&spec, &image.config, BUILDER)?,
                 limits: workload_limits(&spec),
+                shm_bytes: spec.shm_size.bytes(),
                 ready: ready.clone(),
                 on_fork: spec.on_fork.clone(),
             }),

@@ -1,7 +1,7 @@
 //! What must match for a template to fit.
 
 use cofferdam_proto::ProcessSpec;
-use cofferdam_types::{Digest, ResourceLimits, SandboxSpec, UpperSpec};
+use cofferdam_types::{Digest, ResourceLimits, SandboxSpec, TmpfsMount, UpperSpec};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -26,7 +26,6 @@ pub(crate) struct MachineShape {
 pub(crate) struct RootShape {
     pub(crate) manifest: Digest,
     pub(crate) read_only: bool,
-    pub(crate) shm_bytes: u64,
 }
 
 impl MachineShape {
@@ -44,13 +43,22 @@ impl MachineShape {
     }
 }
 
+/// Whether something that is mounted at `target` covers the generation file.
+fn hides_generation_file(target: &str) -> bool {
+    std::path::Path::new(cofferdam_proto::GENERATION_FILE).starts_with(target)
+}
+
 impl RootShape {
-    /// The root of a sandbox; `None` when it has mounts that no template has.
+    /// The root of a sandbox; `None` when it has mounts that cannot be made after a template's
+    /// restore: in a root that is read-only by then, or over the generation file, which is mounted
+    /// with the root.
     pub(crate) fn of(spec: &SandboxSpec, manifest: Digest) -> Option<Self> {
-        spec.tmpfs.is_empty().then(|| Self {
+        let read_only = spec.upper == UpperSpec::ReadOnly;
+        let hides_file = |mount: &TmpfsMount| hides_generation_file(&mount.target);
+        let fits = spec.tmpfs.is_empty() || !read_only && !spec.tmpfs.iter().any(hides_file);
+        fits.then_some(Self {
             manifest,
-            read_only: spec.upper == UpperSpec::ReadOnly,
-            shm_bytes: spec.shm_size.bytes(),
+            read_only,
         })
     }
 }
@@ -85,10 +93,7 @@ pub(crate) fn image_key(
 ) -> (String, Vec<String>) {
     let mut lines = base_lines(guest, backend, shape);
     lines.push(format!("image {}", root.manifest));
-    lines.push(format!(
-        "read-only {} shm {}",
-        root.read_only, root.shm_bytes
-    ));
+    lines.push(format!("read-only {}", root.read_only));
     key(lines)
 }
 
@@ -100,13 +105,14 @@ pub(crate) fn workload_key(
     root: &RootShape,
     process: &ProcessSpec,
     limits: &ResourceLimits,
+    shm_bytes: u64,
 ) -> (String, Vec<String>) {
     let mut lines = image_key(guest, backend, shape, root).1;
     // The host name is each sandbox's own.
     let mut process = process.clone();
     process.env.retain(|entry| !entry.starts_with("HOSTNAME="));
     // Neither holds a map with keys that are no text, so both can be written.
-    let text = serde_json::to_string(&(process, limits)).unwrap_or_default();
+    let text = serde_json::to_string(&(process, limits, shm_bytes)).unwrap_or_default();
     let digest = Digest::from_sha256(Sha256::digest(text).into());
     lines.push(format!("workload {digest}"));
     key(lines)
@@ -119,7 +125,7 @@ fn key(lines: Vec<String>) -> (String, Vec<String>) {
 
 #[cfg(test)]
 mod tests {
-    use cofferdam_types::{ByteSize, TmpfsMount};
+    use cofferdam_types::ByteSize;
 
     use super::*;
 
@@ -142,7 +148,6 @@ mod tests {
         let root = RootShape {
             manifest: Digest::from_sha256([1; 32]),
             read_only: false,
-            shm_bytes: 64,
         };
         let all = [
             base_key(&guest("a"), "q", &shape).0,
@@ -200,16 +205,6 @@ mod tests {
                 "q",
                 &shape,
                 &RootShape {
-                    shm_bytes: 1,
-                    ..root.clone()
-                },
-            )
-            .0,
-            image_key(
-                &guest("a"),
-                "q",
-                &shape,
-                &RootShape {
                     manifest: Digest::from_sha256([2; 32]),
                     ..root
                 },
@@ -221,11 +216,9 @@ mod tests {
     }
 
     #[test]
-    fn a_sandbox_with_mounts_of_its_own_fits_no_image_template() {
-        let mut spec = SandboxSpec::default();
+    fn sizes_and_mounts_that_can_be_made_later_need_no_template_of_their_own() {
         let manifest = Digest::from_sha256([1; 32]);
-        assert!(RootShape::of(&spec, manifest).is_some());
-        spec.tmpfs.push(TmpfsMount {
+        let tmpfs = TmpfsMount {
             target: "/t".to_owned(),
             size: Some(ByteSize::from_mib(1)),
             mode: 0o1777,
@@ -233,7 +226,26 @@ mod tests {
             exec: false,
             uid: None,
             gid: None,
-        });
-        assert!(RootShape::of(&spec, manifest).is_none());
+        };
+        let plain = SandboxSpec::default();
+        let other = SandboxSpec {
+            shm_size: ByteSize::from_mib(1),
+            tmpfs: vec![tmpfs.clone()],
+            ..SandboxSpec::default()
+        };
+        let root = RootShape::of(&plain, manifest);
+        assert!(root.is_some());
+        assert_eq!(RootShape::of(&other, manifest), root);
+        let read_only = SandboxSpec {
+            upper: UpperSpec::ReadOnly,
+            tmpfs: vec![tmpfs],
+            ..SandboxSpec::default()
+        };
+        assert!(RootShape::of(&read_only, manifest).is_none());
+        for (target, fits) in [("/run", false), ("/run/", false), ("/run/lock", true)] {
+            let mut over = other.clone();
+            over.tmpfs[0].target = target.to_owned();
+            assert_eq!(RootShape::of(&over, manifest).is_some(), fits, "{target}");
+        }
     }
 }

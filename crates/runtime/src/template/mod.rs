@@ -50,7 +50,7 @@ use crate::{
 };
 
 /// Version of the directory's form.
-const FORMAT_VERSION: u32 = 2;
+const FORMAT_VERSION: u32 = 3;
 
 /// A manifest is a few hundred bytes.
 const MAX_MANIFEST_BYTES: u64 = 64 << 10;

@@ -63,6 +63,8 @@ pub(crate) struct StartedWorkload {
     pub(crate) process: ProcessSpec,
     /// Its limits.
     pub(crate) limits: ResourceLimits,
+    /// Size of `/dev/shm`, which cannot change under it.
+    pub(crate) shm_bytes: u64,
     /// Text in its output that says that it is ready.
     pub(crate) ready: String,
     /// What each start from it runs before its processes go on, unless the sandbox names another.
