@@ -264,12 +264,14 @@ async fn ending_signal() -> u8 {
     }
 }
 
-/// Sends our input to a session whose output nobody shows, then leaves it.
-pub(crate) async fn feed(session: Session) {
+/// Sends our input, if it is wanted, to a session whose output nobody shows, then leaves it.
+pub(crate) async fn feed(session: Session, stdin: bool) {
     let input = session.input();
     let (detach, _) = oneshot::channel();
     let (end, _) = oneshot::channel();
-    forward_input(input.clone(), None, Ends { detach, end }).await;
+    if stdin {
+        forward_input(input.clone(), None, Ends { detach, end }).await;
+    }
     // The session may have ended in this moment.
     let _ = tokio::time::timeout(LEAVE_TIMEOUT, input.leave()).await;
 }

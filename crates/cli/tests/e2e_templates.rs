@@ -309,7 +309,6 @@ fn another_shape_is_another_template() {
         &["--memory", "256m"][..],
         &["--cpus", "1"],
         &["--read-only"],
-        &["--shm-size", "32m"],
     ];
     let mut keys = vec![plain];
     for shape in shapes {

@@ -6,7 +6,7 @@
 
 use std::{
     fs,
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
 use cofferdam_proto::FailureKind;
@@ -44,6 +44,9 @@ const RESERVE_MAX_BYTES: u64 = 32 << 20;
 /// The workload's limit of processes, unless the user has set it; then 0.
 static OWN_LIMIT: AtomicU32 = AtomicU32::new(0);
 
+/// The workload's limit of memory, in bytes, unless the user has set a lower one.
+static MOST_MEMORY: AtomicU64 = AtomicU64::new(u64::MAX);
+
 /// Whether execs may use the reserve: not with a limit of the user's, which counts them too.
 pub(super) fn has_reserve() -> bool {
     OWN_LIMIT.load(Relaxed) > 0
@@ -67,6 +70,7 @@ pub(super) fn set_defaults() {
     }
     if let Some(available) = available_bytes() {
         let (workload, reserve) = split_memory(available);
+        MOST_MEMORY.store(workload, Relaxed);
         settings.push((WORKLOAD, "memory.max", workload.to_string()));
         settings.push((RESERVE, "memory.max", reserve.to_string()));
     }
@@ -136,7 +140,9 @@ fn settings(limits: &ResourceLimits, most_pids: u32) -> Vec<(&'static str, Strin
         settings.push(("memory.low", reservation.bytes().to_string()));
     }
     if let Some(memory) = limits.memory {
-        settings.push(("memory.max", memory.bytes().to_string()));
+        // Never above what the guest's kernel can spare.
+        let bytes = memory.bytes().min(MOST_MEMORY.load(Relaxed));
+        settings.push(("memory.max", bytes.to_string()));
     }
     settings
 }

@@ -28,7 +28,17 @@ pub(crate) async fn start(coffer: &Coffer, args: &StartArgs, verbose: bool) -> E
             // As Docker: starting what runs, or is being started, is done already.
             SandboxStatus::Running => {}
             SandboxStatus::Starting => sandbox.wait_until_started().await?,
-            _ => print_stages(verbose, &sandbox.start().await?),
+            _ => match sandbox.start().await {
+                Ok(stages) => print_stages(verbose, &stages),
+                // Another command was faster.
+                Err(error)
+                    if error.kind() == ErrorKind::WrongState
+                        && sandbox.info()?.status.is_live() =>
+                {
+                    sandbox.wait_until_started().await?;
+                }
+                Err(error) => return Err(error),
+            },
         }
         Ok(Some(name.to_owned()))
     })

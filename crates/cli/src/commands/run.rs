@@ -33,14 +33,6 @@ pub(crate) async fn run(coffer: &Coffer, args: &RunArgs, verbose: bool) -> ExitS
         let is_attached = |stream| args.attach.is_empty() || args.attach.contains(&stream);
         let stdin = process.interactive && is_attached(Stream::Stdin);
         let show = [Stream::Stdout, Stream::Stderr].map(is_attached);
-        if show == [false; 2] {
-            print_stages(verbose, &sandbox.start().await?);
-            output::line(sandbox.id());
-            if stdin {
-                streams::feed(sandbox.attach(true).await?).await;
-            }
-            return Ok(ExitStatus::Success);
-        }
         let options = AttachOptions {
             stdin,
             terminal: process.tty.then(terminal::size).flatten(),
@@ -48,6 +40,12 @@ pub(crate) async fn run(coffer: &Coffer, args: &RunArgs, verbose: bool) -> ExitS
         };
         let (session, stages) = sandbox.start_attached_with(options).await?;
         print_stages(verbose, &stages);
+        if show == [false; 2] {
+            // Nothing of it is shown: it gets our input to its end and goes on by itself.
+            output::line(sandbox.id());
+            streams::feed(session, stdin).await;
+            return Ok(ExitStatus::Success);
+        }
         let join = Join {
             stdin,
             tty: process.tty,

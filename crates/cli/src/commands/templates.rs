@@ -50,9 +50,7 @@ async fn build(coffer: &Coffer, args: &TemplateBuildArgs, verbose: bool) -> Resu
     if asked.wait_for.is_none() && !spec.command.is_empty() {
         commands.push(std::mem::take(&mut spec.command));
     }
-    if asked.wait_for.is_some() && spec.on_fork.is_none() {
-        output::note(HELD_WARNING);
-    }
+    let holds_unwarned = asked.wait_for.is_some() && spec.on_fork.is_none();
     let warm_up = WarmUp {
         commands,
         wait_for: asked.wait_for,
@@ -63,6 +61,9 @@ async fn build(coffer: &Coffer, args: &TemplateBuildArgs, verbose: bool) -> Resu
     let build = templates.build(spec, &warm_up, &bars);
     let info = with_notice(build, waits_for(&warm_up)).await?;
     bars.finish();
+    if holds_unwarned {
+        output::note(HELD_WARNING);
+    }
     if args.json {
         output::json(&info);
     } else {

@@ -9,7 +9,8 @@ use std::{sync::Arc, time::Duration};
 use cofferdam_backend::{Backend, Machine, MachineSpec};
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::{
-    CLIENT_GENERATION, ClientRequest, IdentityCause, Request, Stage, StartMode, TerminalSize,
+    CLIENT_GENERATION, ClientRequest, HostMessage, IdentityCause, Request, SESSION_STREAM, Stage,
+    StartMode, TerminalSize,
 };
 
 use super::{
@@ -173,6 +174,11 @@ pub(super) async fn start(of: Starting<'_>) -> Result<Live> {
                 let held = template.on_fork()?;
                 let hook = spec_hook.or(held.as_deref());
                 let cause = IdentityCause::Template;
+                if let Some(size) = terminal {
+                    // Its processes are frozen: they find the new size when they go on.
+                    let resize = HostMessage::Resize(size);
+                    agent.send(&[(SESSION_STREAM, resize)]).await?;
+                }
                 resume_workload(&mut agent, entry, cause, hook, &mut clock).await
             }
             Origin::Image(_) => start_workload(&mut agent, entry, terminal, true, &mut clock).await,
