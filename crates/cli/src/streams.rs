@@ -1,15 +1,17 @@
 //! A session joined to this process: its output to ours, our input and signals to it.
 
+mod input;
+mod signals;
+
 use std::{io, time::Duration};
 
-use cofferdam::{Channel, Error, ErrorKind, Result, Session, SessionEvent, SessionInput, Signal};
-use tokio::{
-    io::AsyncReadExt,
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-    task::JoinHandle,
-};
+use cofferdam::{Channel, Error, ErrorKind, Result, Session, SessionEvent, Signal};
+use tokio::{sync::oneshot, task::JoinHandle};
 
+use self::{
+    input::{Ends, forward_input},
+    signals::{HUP, ending_signal, forward_signals, forward_size, told_to_end},
+};
 use crate::{
     detach_keys::DetachKeys,
     exit_status::{BROKEN_PIPE, ExitStatus},
@@ -17,16 +19,6 @@ use crate::{
     sink::{Sink, Stream},
     terminal::{self, RawMode},
 };
-
-/// Signals that are handed on to the process, as Docker's `--sig-proxy` does: HUP, INT, QUIT,
-/// USR1, USR2, ALRM, TERM, CONT. Source: signal(7), the x86 column.
-const PROXIED: [u8; 8] = [1, 2, 3, 10, 12, 14, 15, 18];
-
-/// Signals with which people and shells end a program: HUP, INT, QUIT, TERM.
-const ENDING: [u8; 4] = [1, 2, 3, 15];
-
-/// SIGHUP.
-const HUP: u8 = 1;
 
 /// SIGPIPE.
 const PIPE: u8 = 13;
@@ -242,28 +234,6 @@ impl Leaving {
     }
 }
 
-/// Waits for a signal that ends programs, and returns its number.
-async fn ending_signal() -> u8 {
-    let ignored = ignored_signals();
-    let wait = |number: u8| async move {
-        let kind = SignalKind::from_raw(i32::from(number));
-        match signal(kind) {
-            Ok(mut stream) if ignored & (1 << (number - 1)) == 0 => {
-                stream.recv().await;
-                number
-            }
-            _ => std::future::pending().await,
-        }
-    };
-    let [hang_up, interrupt, quit, terminate] = ENDING.map(wait);
-    tokio::select! {
-        number = hang_up => number,
-        number = interrupt => number,
-        number = quit => number,
-        number = terminate => number,
-    }
-}
-
 /// Sends our input, if it is wanted, to a session whose output nobody shows, then leaves it.
 pub(crate) async fn feed(session: Session, stdin: bool) {
     let input = session.input();
@@ -276,136 +246,12 @@ pub(crate) async fn feed(session: Session, stdin: bool) {
     let _ = tokio::time::timeout(LEAVE_TIMEOUT, input.leave()).await;
 }
 
-/// Waits for a signal that ends programs.
-async fn told_to_end() {
-    let kinds = [SignalKind::interrupt(), SignalKind::terminate()];
-    let [Ok(mut interrupt), Ok(mut terminate)] = kinds.map(signal) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-}
-
 fn closed(error: io::Error) -> Result<Ended> {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Ok(Ended::OutputClosed);
     }
     let what = "Could not write to standard output";
     Err(Error::new(ErrorKind::Io, what).because(error))
-}
-
-/// Events of our input.
-struct Ends {
-    /// The detach keys were typed.
-    detach: oneshot::Sender<()>,
-    /// It has ended, and there was some.
-    end: oneshot::Sender<()>,
-}
-
-/// Sends our input and its end. Reads on a blocking thread: a terminal or file cannot be polled.
-async fn forward_input(mut input: SessionInput, mut keys: Option<DetachKeys>, ends: Ends) {
-    let mut stdin = tokio::io::stdin();
-    let mut buffer = vec![0; 64 << 10];
-    let mut had_some = false;
-    loop {
-        let length = match stdin.read(&mut buffer).await {
-            Ok(0) | Err(_) => {
-                // The session may have ended before its input.
-                let _ = input.close().await;
-                if had_some {
-                    // Who does not leave then does not listen.
-                    let _ = ends.end.send(());
-                }
-                return;
-            }
-            Ok(length) => length,
-        };
-        had_some = true;
-        let written = match &mut keys {
-            None => input.write(&buffer[..length]).await,
-            Some(keys) => {
-                let (bytes, leave) = keys.filter(&buffer[..length]);
-                let written = input.write(&bytes).await;
-                if leave {
-                    // The session may end in this moment; then nobody listens.
-                    let _ = ends.detach.send(());
-                    return;
-                }
-                written
-            }
-        };
-        if written.is_err() {
-            return;
-        }
-    }
-}
-
-/// Hands signals on. With a raw terminal its keys are bytes, and only others' signals come here.
-/// What our caller made us ignore, as `nohup` does, stays ignored.
-fn forward_signals(
-    input: &SessionInput,
-    mut hang_up: Option<oneshot::Sender<()>>,
-    kind: Kind,
-) -> Vec<JoinHandle<()>> {
-    let ignored = ignored_signals();
-    PROXIED
-        .into_iter()
-        .filter(|number| ignored & (1 << (number - 1)) == 0)
-        .filter_map(|number| {
-            let mut stream = signal(SignalKind::from_raw(i32::from(number))).ok()?;
-            let input = input.clone();
-            let mut hang_up = hang_up.take_if(|_| number == HUP);
-            let number = Signal::try_from(number).ok()?;
-            Some(tokio::spawn(async move {
-                while stream.recv().await.is_some() {
-                    let leaves = hang_up.is_some();
-                    let sent = if leaves && kind != Kind::Command {
-                        // A workload goes on without our terminal, as in Docker.
-                        Ok(())
-                    } else {
-                        input.signal(number).await
-                    };
-                    if let Some(hang_up) = hang_up.take() {
-                        // The session may end in this moment; then nobody listens.
-                        let _ = hang_up.send(());
-                    }
-                    if sent.is_err() {
-                        return;
-                    }
-                }
-            }))
-        })
-        .collect()
-}
-
-/// The signals that this process ignores, signal n as bit n - 1.
-/// Source: proc_pid_status(5), SigIgn.
-fn ignored_signals() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0)
-}
-
-/// Tells the size now and whenever it changes.
-fn forward_size(input: SessionInput) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        let Ok(mut changes) = signal(SignalKind::window_change()) else {
-            return;
-        };
-        loop {
-            if let Some((rows, columns)) = terminal::size()
-                && input.resize(rows, columns).await.is_err()
-            {
-                return;
-            }
-            if changes.recv().await.is_none() {
-                return;
-            }
-        }
-    })
 }
 
 /// Refuses a terminal for a standard input that is none, as Docker does.
