@@ -6,6 +6,7 @@ mod docker_names;
 mod doctor;
 mod env;
 mod exec;
+mod forks;
 mod images;
 mod inspect;
 mod lifecycle;
@@ -63,7 +64,7 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
         Verb::Kill(args) => lifecycle::kill(&coffer, &args).await,
         Verb::Pause(args) => snapshots::pause(&coffer, &args).await,
         Verb::Unpause(args) => snapshots::unpause(&coffer, &args).await,
-        Verb::Fork(args) => snapshots::fork(&coffer, &args, cli.verbose).await,
+        Verb::Fork(args) => forks::fork(&coffer, &args, cli.verbose).await,
         Verb::Snapshot(verb) => snapshots::snapshot(&coffer, &verb, cli.verbose).await,
         Verb::Template(verb) => templates::template(&coffer, &verb, cli.verbose).await,
         Verb::Pool(verb) => pools::pool(&coffer, &verb, cli.verbose).await,

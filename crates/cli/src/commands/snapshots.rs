@@ -1,4 +1,4 @@
-//! `pause`, `unpause`, `snapshot`, `restore`, `fork`.
+//! `pause`, `unpause`, `snapshot`, `restore`.
 
 use std::{
     fs::File,
@@ -7,19 +7,15 @@ use std::{
 };
 
 use cofferdam::{
-    Coffer, Error, ErrorKind, ForkChanges, ForkOptions, Forks, Result, Sandbox, Snapshot,
-    SnapshotKind, SnapshotOptions,
+    Coffer, Error, ErrorKind, Result, Sandbox, Snapshot, SnapshotKind, SnapshotOptions,
 };
 use serde_json::json;
 
-use super::{
-    env, for_each,
-    spec::{given, labels},
-};
+use super::for_each;
 use crate::{
     args::{
-        Cpus, ForkArgs, PauseArgs, RestoreArgs, SnapshotCreateArgs, SnapshotExportArgs,
-        SnapshotImportArgs, SnapshotListArgs, SnapshotNamesArgs, SnapshotPruneArgs, SnapshotVerb,
+        PauseArgs, RestoreArgs, SnapshotCreateArgs, SnapshotExportArgs, SnapshotImportArgs,
+        SnapshotListArgs, SnapshotNamesArgs, SnapshotPruneArgs, SnapshotVerb,
     },
     destination::write_to,
     exit_status::ExitStatus,
@@ -90,7 +86,7 @@ async fn create(coffer: &Coffer, args: &SnapshotCreateArgs, verbose: bool) -> Re
 }
 
 /// Says how long the sandbox stood still, to a person or to one who asked for it.
-fn note_pause(verbose: bool, pause_us: Option<u64>) {
+pub(super) fn note_pause(verbose: bool, pause_us: Option<u64>) {
     let wanted = verbose || io::stderr().is_terminal();
     if let (true, Some(micros)) = (wanted, pause_us) {
         output::stage(
@@ -317,112 +313,4 @@ fn print_sandbox(sandbox: &Sandbox, json: bool) -> Result<()> {
         output::line(sandbox.id());
     }
     Ok(())
-}
-
-/// Makes new sandboxes from one or from a snapshot.
-pub(crate) async fn fork(coffer: &Coffer, args: &ForkArgs, verbose: bool) -> ExitStatus {
-    let forks = async || forks(coffer, args, &fork_options(args)?).await;
-    let forks = match forks().await {
-        Ok(forks) => forks,
-        Err(error) => return ExitStatus::Error(error),
-    };
-    note_pause(verbose, forks.pause_us);
-    note_removal(args, &forks);
-    if args.json {
-        let infos = forks
-            .sandboxes
-            .iter()
-            .filter_map(|sandbox| sandbox.info().ok())
-            .map(|info| {
-                let mut info = json!(info);
-                info["pause_us"] = json!(forks.pause_us);
-                info
-            });
-        output::json(&infos.collect::<Vec<_>>());
-    }
-    match forks.failure {
-        None => ExitStatus::Success,
-        Some(error) => {
-            output::error(&error);
-            let made = forks.sandboxes.len();
-            output::error_line(&format!(
-                "{made} of {} forks were made; they can be used",
-                args.count
-            ));
-            ExitStatus::Failure
-        }
-    }
-}
-
-async fn forks(coffer: &Coffer, args: &ForkArgs, options: &ForkOptions) -> Result<Forks> {
-    let made = |sandbox: &Sandbox| {
-        if !args.json {
-            output::line(sandbox.id());
-        }
-    };
-    let missing = |kind| kind == ErrorKind::NotFound;
-    let sandbox = match coffer.sandbox(&args.source) {
-        Err(error) if missing(error.kind()) => None,
-        found => Some(found?),
-    };
-    let snapshot = match coffer.snapshots().get(&args.source) {
-        Err(error) if missing(error.kind()) || sandbox.is_some() => None,
-        found => Some(found?),
-    };
-    match (sandbox, snapshot) {
-        (Some(sandbox), None) => sandbox.fork(options, made).await,
-        (None, Some(snapshot)) => snapshot.fork(options, made).await,
-        (Some(sandbox), Some(snapshot)) => {
-            let what = format!("`{}` is a sandbox and a snapshot", args.source);
-            Err(Error::new(ErrorKind::Ambiguous, what).hint(format!(
-                "Name one by its id: the sandbox {}, the snapshot {}",
-                sandbox.id().short(),
-                snapshot.id().short()
-            )))
-        }
-        (None, None) => {
-            let what = format!("There is no sandbox and no snapshot `{}`", args.source);
-            Err(Error::new(ErrorKind::NotFound, what)
-                .hint("List them with `coffer ps -a` and `coffer snapshot list`"))
-        }
-    }
-}
-
-/// What the flags ask for.
-fn fork_options(args: &ForkArgs) -> Result<ForkOptions> {
-    if let Some(flag) = args.fixed.refused() {
-        let what = format!("`--{flag}` cannot differ in a fork");
-        return Err(Error::new(ErrorKind::Unsupported, what).hint(
-            "A fork has it from its source; variables, labels, names, working directory and \
-             lower limits can differ",
-        ));
-    }
-    Ok(ForkOptions {
-        name: given(&args.name),
-        count: args.count,
-        disk_only: args.disk_only,
-        changes: ForkChanges {
-            env: env::collect(&args.env, &args.env_file)?,
-            labels: labels(&args.label),
-            cpus: match args.cpus {
-                Some(Cpus::Count(count)) => Some(count),
-                Some(Cpus::Default) | None => None,
-            },
-            memory: args.memory.filter(|size| size.bytes() != 0),
-            hostname: given(&args.hostname),
-            workdir: given(&args.workdir),
-            auto_remove: args.rm,
-        },
-    })
-}
-
-/// Says that forks go with their end, where that was not asked for.
-fn note_removal(args: &ForkArgs, forks: &Forks) {
-    let goes = |sandbox: &Sandbox| sandbox.info().is_ok_and(|info| info.spec.auto_remove);
-    if args.rm.is_none() && forks.sandboxes.iter().any(goes) {
-        output::note(
-            "note: the source is `--rm`, so its forks are removed when they stop; \
-             `--rm=false` keeps them",
-        );
-    }
 }
