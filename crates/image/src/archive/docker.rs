@@ -3,7 +3,7 @@
 use cofferdam_types::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::{load::Archive, oci::Candidate};
+use super::{contents::Archive, oci::Candidate};
 use crate::{
     error::{Error, ErrorKind, Result, host_error},
     layer::Compression,

@@ -3,6 +3,7 @@
 //! *Source:* OCI image-spec v1.1, image-layout.md; Docker Image Specification v1.2, "Combined
 //! Image JSON + Filesystem Changeset Format".
 
+mod contents;
 mod docker;
 mod load;
 mod oci;

@@ -4,7 +4,7 @@
 
 use cofferdam_types::{Digest, Platform};
 
-use super::load::Archive;
+use super::contents::Archive;
 use crate::{
     error::{Error, ErrorKind, Result},
     manifest::{
