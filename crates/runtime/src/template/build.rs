@@ -1,42 +1,33 @@
-//! Making templates.
+//! Making templates: one maker for each key, some attempts at a good one, and its publication.
+//!
+//! [`fill_image`] has the steps of the guest of an image's template; the base's are here.
 
 use std::{
     borrow::Cow,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
-    time::Duration,
 };
 
-use cofferdam_backend::{Backend, Machine, MachineSpec, MemoryBacking};
+use cofferdam_backend::Backend;
 use cofferdam_base::{LockFile, fs, time::unix_time_ns};
-use cofferdam_proto::{
-    AgentMessage, CONTROL_STREAM, HostMessage, IdentityCause, RootSpec, UpperDevice,
-};
-use cofferdam_types::{SandboxId, SandboxSpec, Signal};
+use cofferdam_proto::HostMessage;
 
 use super::{
-    MachineShape, Manifest, Template, TemplateKind, base_key, failure, files_in, image_key,
-    machine::machine_spec,
+    MachineShape, Manifest, Template, TemplateKind, base_key, failure, files_in,
+    fill::{Filled, fill_image},
+    image_key,
+    making::{BOOT_TIMEOUT, capture, spec_in, watch},
     plan::{StartedWorkload, TemplatePlan},
     quality::{self, Attempt},
-    rehearse::rehearse,
-    state_digest, warm, workload_key,
+    state_digest, workload_key,
 };
 use crate::{
     error::{Error, ErrorKind, Result, io, lift},
     guest::GuestFiles,
     layout::Layout,
-    random,
     staging::StagingDir,
-    supervisor::{AgentLink, adopt},
+    supervisor::AgentLink,
 };
-
-/// How long a guest may take to boot. Emulated on a loaded host it takes seconds; a guest that
-/// is silent this long is dead.
-pub(crate) const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How long a guest may take for a mount or a sync.
-const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The base template for a shape; made now if there is none.
 pub(crate) async fn ensure_base(
@@ -220,175 +211,6 @@ fn planned<'a>(plan: &'a TemplatePlan, rehearses: &AtomicBool) -> Cow<'a, Templa
     Cow::Owned(TemplatePlan {
         rehearsals: None,
         ..plan.clone()
-    })
-}
-
-/// What came of a guest that is to be an image's template.
-enum Filled {
-    Fit,
-    /// It is sound but not one to be copied, for this reason.
-    Unfit(String),
-    /// It was lost while it ran what the user had not asked for.
-    Lost(Error),
-}
-
-/// Makes the files of an image's template in `dir`.
-async fn fill_image(
-    layout: &Layout,
-    backend: &dyn Backend,
-    guest: &GuestFiles,
-    plan: &TemplatePlan,
-    base: &Template,
-    dir: &Path,
-) -> Result<Filled> {
-    let memory = files_in(dir).memory;
-    lift(cofferdam_disk::copy_sparse(&base.files().memory, &memory))?;
-    let upper = dir.join("upper.ext4");
-    crate::uppers::make(layout, plan.shape.upper_bytes, plan.root.read_only, &upper)?;
-    let rootfs = plan.rootfs.clone();
-    let spec = spec_in(dir, guest, &plan.shape, rootfs, "upper.ext4")?;
-    let machine = lift(backend.restore(&base.files(), &spec).await).inspect_err(|error| {
-        // Nothing would ever come of it; the next one makes another.
-        if error.kind() == ErrorKind::BadSnapshot {
-            base.give_up();
-        }
-    })?;
-    let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
-    watch(machine.as_ref(), &spec, agent.ready(STEP_TIMEOUT)).await?;
-    watch(machine.as_ref(), &spec, mount(&mut agent, plan)).await?;
-    let rest = warm_to_rest(machine.as_ref(), &spec, &mut agent, plan).await?;
-    if let Err(error) = rehearse(&mut agent, &plan.interpreters()).await {
-        return Ok(Filled::Lost(error));
-    }
-    let unfit = quality::unfit(&mut agent, &plan.shape);
-    if let Some(why) = watch(machine.as_ref(), &spec, unfit).await? {
-        lift(machine.kill().await)?;
-        return Ok(Filled::Unfit(why));
-    }
-    capture(machine.as_ref(), &spec, &mut agent, &rest, dir).await?;
-    Ok(Filled::Fit)
-}
-
-async fn mount(agent: &mut AgentLink, plan: &TemplatePlan) -> Result<()> {
-    let identity = adopt("template", IdentityCause::Start)?;
-    agent
-        .send(&[
-            (CONTROL_STREAM, HostMessage::Adopt(identity)),
-            (CONTROL_STREAM, HostMessage::MountRoot(root_spec(plan))),
-        ])
-        .await?;
-    agent
-        .expect(CONTROL_STREAM, |message| {
-            matches!(message, AgentMessage::RootMounted).then_some(())
-        })
-        .await
-}
-
-/// Runs what the template is to have run; returns how its guest comes to rest. What the user
-/// asked to run takes as long as it takes.
-async fn warm_to_rest(
-    machine: &dyn Machine,
-    spec: &MachineSpec,
-    agent: &mut AgentLink,
-    plan: &TemplatePlan,
-) -> Result<HostMessage> {
-    let steps = async {
-        warm::warm_up(agent, &plan.warm_ups, plan.limit).await?;
-        match &plan.workload {
-            Some(workload) => {
-                warm::start(agent, workload, plan.limit).await?;
-                Ok(HostMessage::Freeze { sync: false })
-            }
-            None => Ok(HostMessage::Quiesce),
-        }
-    };
-    match steps.await {
-        // What a process of the user's did needs no diagnosis of the machine.
-        Err(error) if machine.exit_status().is_some() => {
-            Err(crate::diagnosis::explain(machine, spec, error))
-        }
-        result => result,
-    }
-}
-
-/// The root that a template mounts. What sandboxes want besides they get at their start, but for
-/// those that find their workload running.
-fn root_spec(plan: &TemplatePlan) -> RootSpec {
-    let shm_bytes = plan.workload.as_ref().map_or_else(
-        || SandboxSpec::default().shm_size.bytes(),
-        |workload| workload.shm_bytes,
-    );
-    RootSpec {
-        upper: if plan.root.read_only {
-            UpperDevice::ReadOnly
-        } else {
-            UpperDevice::Disk
-        },
-        shm_bytes,
-        tmpfs: Vec::new(),
-    }
-}
-
-/// Runs a step of a guest, and reports the machine's death instead of the step's silence.
-async fn watch<T>(
-    machine: &dyn Machine,
-    spec: &MachineSpec,
-    step: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    let silent = || Error::new(ErrorKind::GuestFailed, "The guest stopped answering");
-    let result = tokio::time::timeout(BOOT_TIMEOUT, step).await;
-    result
-        .unwrap_or_else(|_| Err(silent()))
-        .map_err(|error| crate::diagnosis::explain(machine, spec, error))
-}
-
-/// Brings the guest to rest and captures it; the machine is gone afterwards.
-async fn capture(
-    machine: &dyn Machine,
-    spec: &MachineSpec,
-    agent: &mut AgentLink,
-    rest: &HostMessage,
-    dir: &Path,
-) -> Result<()> {
-    let come_to_rest = async {
-        agent.send(&[(CONTROL_STREAM, rest.clone())]).await?;
-        agent
-            .expect(CONTROL_STREAM, |message| {
-                matches!(message, AgentMessage::Quiesced | AgentMessage::Frozen).then_some(())
-            })
-            .await
-    };
-    watch(machine, spec, come_to_rest).await?;
-    let captured = async {
-        lift(machine.pause().await)?;
-        // The memory is in its file already; what is written are the devices, some 200 KiB.
-        lift(machine.snapshot(files_in(dir)).await)
-    };
-    let slow = || {
-        let what = format!("The capture took longer than {} s", STEP_TIMEOUT.as_secs());
-        Error::new(ErrorKind::Timeout, what)
-    };
-    let captured = tokio::time::timeout(STEP_TIMEOUT, captured).await;
-    captured.unwrap_or_else(|_| Err(slow()))?;
-    lift(machine.stop(Signal::KILL, STEP_TIMEOUT).await)?;
-    Ok(())
-}
-
-/// A machine whose files are all in a template's staging directory.
-fn spec_in(
-    dir: &Path,
-    guest: &GuestFiles,
-    shape: &MachineShape,
-    root: PathBuf,
-    upper: &str,
-) -> Result<MachineSpec> {
-    let id = SandboxId::from_random(random::bytes()?);
-    Ok(MachineSpec {
-        memory: MemoryBacking::SharedFile(files_in(dir).memory),
-        console_log: dir.join("console.log"),
-        vmm_log: dir.join("vmm.log"),
-        run_dir: dir.to_owned(),
-        ..machine_spec(id, guest, shape, root, dir.join(upper))
     })
 }
 

@@ -15,8 +15,10 @@ mod background;
 mod build;
 mod catalogue;
 mod failure;
+mod fill;
 mod key;
 mod machine;
+mod making;
 mod plan;
 mod quality;
 mod rehearse;
@@ -35,10 +37,11 @@ use sha2::{Digest as _, Sha256};
 pub use self::catalogue::{TemplateInfo, WarmUp};
 pub(crate) use self::{
     background::{build_main, spawn_image_build},
-    build::{BOOT_TIMEOUT, ensure_base, make_image, wait_for_maker},
+    build::{ensure_base, make_image, wait_for_maker},
     failure::{all_recent as recent_failures, recent as recent_failure},
     key::{MachineShape, RootShape, base_key, image_key, workload_key},
     machine::machine_spec,
+    making::BOOT_TIMEOUT,
     plan::TemplatePlan,
     rehearse::{quiesce, rehearse, rehearse_claim},
     warm::{DEFAULT_TIMEOUT, warm_up},

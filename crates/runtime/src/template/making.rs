@@ -1,0 +1,89 @@
+//! What the making of every template needs: a machine in its staging directory, a limit for each
+//! step of the guest, and the capture.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use cofferdam_backend::{Machine, MachineSpec, MemoryBacking};
+use cofferdam_proto::{AgentMessage, CONTROL_STREAM, HostMessage};
+use cofferdam_types::{SandboxId, Signal};
+
+use super::{MachineShape, files_in, machine::machine_spec};
+use crate::{
+    error::{Error, ErrorKind, Result, lift},
+    guest::GuestFiles,
+    random,
+    supervisor::AgentLink,
+};
+
+/// How long a guest may take to boot. Emulated on a loaded host it takes seconds; a guest that
+/// is silent this long is dead.
+pub(crate) const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a guest may take for a mount or a sync.
+pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Runs a step of a guest, and reports the machine's death instead of the step's silence.
+pub(super) async fn watch<T>(
+    machine: &dyn Machine,
+    spec: &MachineSpec,
+    step: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let silent = || Error::new(ErrorKind::GuestFailed, "The guest stopped answering");
+    let result = tokio::time::timeout(BOOT_TIMEOUT, step).await;
+    result
+        .unwrap_or_else(|_| Err(silent()))
+        .map_err(|error| crate::diagnosis::explain(machine, spec, error))
+}
+
+/// Brings the guest to rest and captures it; the machine is gone afterwards.
+pub(super) async fn capture(
+    machine: &dyn Machine,
+    spec: &MachineSpec,
+    agent: &mut AgentLink,
+    rest: &HostMessage,
+    dir: &Path,
+) -> Result<()> {
+    let come_to_rest = async {
+        agent.send(&[(CONTROL_STREAM, rest.clone())]).await?;
+        agent
+            .expect(CONTROL_STREAM, |message| {
+                matches!(message, AgentMessage::Quiesced | AgentMessage::Frozen).then_some(())
+            })
+            .await
+    };
+    watch(machine, spec, come_to_rest).await?;
+    let captured = async {
+        lift(machine.pause().await)?;
+        // The memory is in its file already; what is written are the devices, some 200 KiB.
+        lift(machine.snapshot(files_in(dir)).await)
+    };
+    let slow = || {
+        let what = format!("The capture took longer than {} s", STEP_TIMEOUT.as_secs());
+        Error::new(ErrorKind::Timeout, what)
+    };
+    let captured = tokio::time::timeout(STEP_TIMEOUT, captured).await;
+    captured.unwrap_or_else(|_| Err(slow()))?;
+    lift(machine.stop(Signal::KILL, STEP_TIMEOUT).await)?;
+    Ok(())
+}
+
+/// A machine whose files are all in a template's staging directory.
+pub(super) fn spec_in(
+    dir: &Path,
+    guest: &GuestFiles,
+    shape: &MachineShape,
+    root: PathBuf,
+    upper: &str,
+) -> Result<MachineSpec> {
+    let id = SandboxId::from_random(random::bytes()?);
+    Ok(MachineSpec {
+        memory: MemoryBacking::SharedFile(files_in(dir).memory),
+        console_log: dir.join("console.log"),
+        vmm_log: dir.join("vmm.log"),
+        run_dir: dir.to_owned(),
+        ..machine_spec(id, guest, shape, root, dir.join(upper))
+    })
+}
