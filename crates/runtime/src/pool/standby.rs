@@ -51,7 +51,6 @@ impl Standby {
     /// Gives its files to the sandbox that claimed it; returns the name of its pool.
     pub(crate) fn hand_over(&self, paths: &SandboxPaths) -> Result<String> {
         let failed = |error| io("Could not take over a standby's files", error);
-        self.layout.make_sockets(paths)?;
         std::fs::rename(self.place.upper(), paths.upper()).map_err(failed)?;
         let logs = [("console.log", paths.console()), ("vmm.log", paths.vmm())];
         let logs = logs.map(|(name, to)| (self.place.dir.join(name), to));

@@ -151,7 +151,6 @@ pub(super) async fn start(of: Starting<'_>) -> Result<Live> {
     let guest = guest::find(layout, record.spec.kernel.as_deref())?;
     let shape = MachineShape::of(&record.spec, record.image.disk_bytes);
     crate::room::check_memory(shape.memory_mib)?;
-    layout.make_sockets(paths)?;
     clock.lap("prepare");
 
     let spec = machine_spec(of, &guest, &shape);
