@@ -22,6 +22,7 @@ mod removal;
 mod request;
 mod room;
 mod sandbox;
+mod silence;
 mod snapshot;
 mod socket;
 mod staging;

@@ -14,7 +14,8 @@ use crate::{
     client::{Connection, Incoming},
     error::{Error, ErrorKind, Result, from_remote},
     sandbox::Runtime,
-    store::{Entry, is_stopped},
+    silence::{self, Part},
+    store::Entry,
 };
 
 /// How often a supervisor that has not yet heard a request is looked at. One that runs hears it
@@ -138,7 +139,7 @@ async fn message(
 }
 
 fn check_supervisor(entry: &Entry, deadline: Option<Deadline>) -> Result<()> {
-    check_process(entry, "supervisor", entry.state.supervisor_pid)?;
+    check_process(entry, Part::Supervisor, entry.state.supervisor_pid)?;
     if deadline.is_some_and(Deadline::has_passed) {
         let name = &entry.record.name;
         let seconds = HEARD_TIMEOUT.as_secs();
@@ -150,19 +151,13 @@ fn check_supervisor(entry: &Entry, deadline: Option<Deadline>) -> Result<()> {
 }
 
 fn check_machine(entry: &Entry) -> Result<()> {
-    check_process(entry, "machine", entry.state.machine_pid)
+    check_process(entry, Part::Machine, entry.state.machine_pid)
 }
 
 /// Fails when a process of a sandbox was stopped by a signal.
-fn check_process(entry: &Entry, which: &str, pid: Option<u32>) -> Result<()> {
-    let Some(pid) = pid.filter(|pid| is_stopped(*pid)) else {
-        return Ok(());
-    };
-    let name = &entry.record.name;
-    let what = format!("The {which} of sandbox `{name}` is stopped (process {pid})");
-    let hint =
-        format!("`kill -CONT {pid}` lets it go on; `coffer rm -f {name}` removes the sandbox");
-    Err(Error::new(ErrorKind::Timeout, what).hint(hint))
+fn check_process(entry: &Entry, part: Part, pid: Option<u32>) -> Result<()> {
+    let stopped = pid.and_then(|pid| silence::stopped(part, &entry.record.name, pid));
+    stopped.map_or(Ok(()), Err)
 }
 
 impl Entry {

@@ -23,7 +23,7 @@ use rustix::fs::Access;
 
 use self::index::{Index, IndexEntry};
 pub(crate) use self::names::random_name;
-pub(crate) use self::reconcile::{end_machine, end_role, end_supervisor, is_stopped};
+pub(crate) use self::reconcile::{end_machine, end_role, end_supervisor};
 pub(crate) use self::record::RECORD_VERSION;
 pub use self::record::{EndedBy, Failure, ForkOrigin, RecordedImage, SandboxRecord, SandboxState};
 use crate::{

@@ -258,10 +258,3 @@ fn is_alive(pid: u32) -> bool {
     let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
     state.is_some_and(|state| !state.starts_with(['Z', 'X']))
 }
-
-/// Whether a process is stopped by a signal or a debugger. Source: proc_pid_stat(5), field 3.
-pub(crate) fn is_stopped(pid: u32) -> bool {
-    let stat = std_fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
-    state.is_some_and(|state| state.starts_with(['T', 't']))
-}

@@ -16,7 +16,6 @@ mod hook;
 mod input;
 mod origin;
 mod session;
-mod silence;
 mod start;
 mod switchboard;
 mod workload;
@@ -54,7 +53,7 @@ use crate::{
     error::{Error, ErrorKind, Result, io, to_remote},
     layout::{Layout, SandboxPaths},
     pool::Standby,
-    socket,
+    silence, socket,
     store::{Entry, Store},
     template::Touched,
 };
@@ -255,7 +254,7 @@ async fn finish(mut board: Switchboard, end: End, queue: &mut mpsc::Receiver<Eve
     } else {
         recorded = look_at_short_life(&mut board).await;
         // A machine whose process is stopped puts nothing in order.
-        if matches!(end, End::Exited(_)) && silence::stopped(board.machine.pid()).is_none() {
+        if matches!(end, End::Exited(_)) && !silence::is_stopped(board.machine.pid()) {
             board.shut_down();
             let ended = tokio::time::timeout(SHUTDOWN_TIMEOUT, board.machine.wait());
             if ended.await.is_err() {

@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 use super::{MAX_CLIENTS, MAX_SESSIONS, Role, Switchboard, sources::later};
 use crate::{
     error::{Error, ErrorKind, Result, to_remote},
+    silence::{self, Part},
     store::EndedBy,
     supervisor::{
         client::Client,
@@ -19,7 +20,6 @@ use crate::{
         input::MAX_WRITERS,
         only_at_birth,
         session::Session,
-        silence,
         start::other_generation,
         workload::Follower,
     },
@@ -150,7 +150,9 @@ impl Switchboard {
             return Err(Error::new(ErrorKind::WrongState, what)
                 .hint(format!("Let it go on with `coffer unpause {name}`")));
         }
-        if let Some(error) = silence::stopped(self.machine.pid()) {
+        if let Some(error) =
+            silence::stopped(Part::Machine, &self.entry.record.name, self.machine.pid())
+        {
             return Err(error);
         }
         if self.sessions.len() >= MAX_SESSIONS {
@@ -197,7 +199,8 @@ impl Switchboard {
             .get(&stream)
             .and_then(|session| session.client);
         if let Some(client) = client {
-            let error = silence::unanswered(self.machine.pid(), EXEC_TIMEOUT);
+            let name = &self.entry.record.name;
+            let error = silence::unanswered(name, self.machine.pid(), EXEC_TIMEOUT);
             self.answer(client, &SupervisorMessage::Failed(to_remote(&error)));
         }
         self.leave_session(stream);

@@ -78,6 +78,7 @@ impl Switchboard {
     {
         self.standing.begin(purpose, client, self.wire.is_owed());
         let task = task(Guest {
+            sandbox: self.entry.record.name.clone(),
             machine: self.machine.clone(),
             wire: self.wire.clone(),
             outbox: self.agent.clone(),

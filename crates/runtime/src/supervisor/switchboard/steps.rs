@@ -19,7 +19,8 @@ use tokio::sync::oneshot;
 use super::{outbox::Outbox, wire::Wire};
 use crate::{
     error::{Error, ErrorKind, Result, lift},
-    supervisor::{agent::refused, silence},
+    silence::{self, Part},
+    supervisor::agent::refused,
 };
 
 /// How long the guest may take for an answer that waits for no disk. It takes milliseconds; the
@@ -49,9 +50,11 @@ pub(crate) struct Outcome {
     pub(super) still: Duration,
 }
 
-/// The two that a step speaks with.
+/// What a step speaks with: the machine and its agent.
 #[derive(Debug)]
 pub(super) struct Guest {
+    /// Name of the sandbox.
+    pub(super) sandbox: String,
     pub(super) machine: Arc<dyn Machine>,
     pub(super) wire: Wire,
     /// All else that the guest is sent; held from a freeze to its thaw.
@@ -116,7 +119,8 @@ pub(super) async fn capture(
 impl Guest {
     /// Fails at once if the machine's process is stopped: nothing was asked yet.
     fn expect_running_process(&self) -> Result<()> {
-        silence::stopped(self.machine.pid()).map_or(Ok(()), Err)
+        let stopped = silence::stopped(Part::Machine, &self.sandbox, self.machine.pid());
+        stopped.map_or(Ok(()), Err)
     }
 
     /// Does ahead what can be done while the guest runs; returns how long its freeze may take.
@@ -252,7 +256,11 @@ impl Guest {
                 ErrorKind::GuestFailed,
                 "The machine ended meanwhile",
             )),
-            Err(_) => Err(silence::unanswered(self.machine.pid(), limit)),
+            Err(_) => Err(silence::unanswered(
+                &self.sandbox,
+                self.machine.pid(),
+                limit,
+            )),
         }
     }
 }

@@ -52,6 +52,7 @@ impl Scene {
 
     fn guest(&self) -> Guest {
         Guest {
+            sandbox: "web".to_owned(),
             machine: Arc::clone(&self.machine),
             wire: self.wire.clone(),
             outbox: self.outbox.clone(),
