@@ -183,7 +183,8 @@ impl Sandbox {
             terminal: options.terminal.map(terminal_size),
         };
         let (connection, started) = self.coffer.runtime.start(&self.now()?, mode).await?;
-        Ok((Session::new(connection, self.clone()), timeline(started)))
+        let session = Session::new(connection, self.clone(), &started);
+        Ok((session, timeline(started)))
     }
 
     /// Waits for a start that another program has under way; at once if it runs already.
@@ -303,7 +304,7 @@ impl Sandbox {
                 ErrorKind::WrongState,
                 format!("Sandbox `{}` ended before the command started", self.name()),
             )),
-            _ => Ok(Session::new(connection, self.clone())),
+            first => Ok(Session::new(connection, self.clone(), &first)),
         }
     }
 

@@ -7,6 +7,7 @@ use cofferdam_runtime::{
 use cofferdam_types::{ExitStatus, Signal};
 
 use crate::Sandbox;
+
 /// Most warnings that are kept.
 const MAX_WARNINGS: usize = 8;
 
@@ -43,13 +44,15 @@ pub struct Session {
 pub struct SessionInput(Outgoing);
 
 impl Session {
-    pub(crate) fn new(connection: Connection, sandbox: Sandbox) -> Self {
+    /// The session of a connection whose first answer was `first`.
+    pub(crate) fn new(connection: Connection, sandbox: Sandbox, first: &SupervisorMessage) -> Self {
         let (incoming, outgoing) = connection.split();
         Self {
             incoming,
             input: SessionInput(outgoing),
             sandbox,
-            timed_out: false,
+            // A busy guest may start a process only after its time limit.
+            timed_out: *first == SupervisorMessage::TimedOut,
             warnings: Vec::new(),
         }
     }
@@ -76,7 +79,8 @@ impl Session {
     /// What comes next.
     ///
     /// # Errors
-    /// Why the sandbox failed, or that it does not run any more. After an error or [`SessionEvent::Exited`] nothing comes any more.
+    /// Why the sandbox failed, or that it does not run any more. After an error or
+    /// [`SessionEvent::Exited`] nothing comes any more.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
