@@ -7,7 +7,9 @@ use cofferdam_image::Progress;
 use cofferdam_proto::Request;
 use cofferdam_types::{Digest, SandboxId, SandboxSpec, valid_name};
 
-use super::{FORMAT_VERSION, MAX_SIZE, Place, Pool, PoolInfo, PoolManifest, PoolOptions, fill};
+use super::{
+    FORMAT_VERSION, MAX_SIZE, Place, Pool, PoolInfo, PoolManifest, PoolOptions, fill, is_automatic,
+};
 use crate::{
     client::Connection,
     error::{Error, ErrorKind, Result, io, lift},
@@ -183,6 +185,10 @@ fn pool_name(spec: &SandboxSpec, options: &PoolOptions) -> Result<String> {
         let what = format!("`{name}` is not a name for a pool");
         return Err(Error::new(ErrorKind::InvalidSpec, what).hint("Give one with `--name`"));
     }
+    if is_automatic(&name) {
+        let what = format!("`{name}` is a name of an automatic pool");
+        return Err(Error::new(ErrorKind::InvalidSpec, what).hint("Give another with `--name`"));
+    }
     Ok(name)
 }
 
@@ -214,6 +220,7 @@ mod tests {
         }
         assert_eq!(named("debian", Some("web"), 1).unwrap(), "web");
         assert!(named("debian", Some("../web"), 1).is_err());
+        assert!(named("debian", Some("auto.web"), 1).is_err());
     }
 
     #[test]
