@@ -190,7 +190,8 @@ impl Pool {
             crate::supervisor::log_line(&error.chain());
         }
         let ready = |id: &&SandboxId| Place::of(layout, self, **id).is_ready();
-        let PoolManifest { plan, .. } = &self.manifest;
+        let PoolManifest { plan, warm_ups, .. } = &self.manifest;
+        let interpreters = plan.interpreters();
         PoolInfo {
             name: self.manifest.name.clone(),
             image: plan.image_name.clone(),
@@ -198,15 +199,10 @@ impl Pool {
             ready: u32::try_from(ids.iter().filter(ready).count()).unwrap_or(u32::MAX),
             vcpus: plan.shape.vcpus,
             memory_bytes: u64::from(plan.shape.memory_mib) << 20,
-            commands: plan
-                .commands()
-                .into_iter()
-                .chain(
-                    self.manifest
-                        .warm_ups
-                        .iter()
-                        .map(|process| process.argv.join(" ")),
-                )
+            commands: interpreters
+                .iter()
+                .chain(warm_ups)
+                .map(|process| process.argv.join(" "))
                 .collect(),
             created_ns: self.manifest.created_ns,
         }

@@ -161,7 +161,7 @@ pub(crate) async fn make_image(
     let manifest = || Manifest {
         image: Some(plan.root.manifest),
         image_name: Some(plan.image_name.clone()),
-        commands: plan.commands(),
+        commands: plan.asked(),
         on_fork: plan
             .workload
             .as_ref()

@@ -33,7 +33,7 @@ pub struct TemplateInfo {
     pub image: Option<String>,
     /// Digest of the image's manifest.
     pub manifest: Option<Digest>,
-    /// Commands that ran in it, or run in it.
+    /// Commands that somebody had it run, and that run in it.
     pub commands: Vec<String>,
     /// Processors.
     pub vcpus: u8,

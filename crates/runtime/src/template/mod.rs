@@ -103,7 +103,8 @@ struct Manifest {
     /// Digest of the image's manifest.
     image: Option<Digest>,
     image_name: Option<String>,
-    /// What ran before the capture, and what runs.
+    /// What somebody asked to run before the capture, and what runs. The harmless starts of
+    /// interpreters are no part of it: without commands a template is one that a start makes.
     commands: Vec<String>,
     /// The command that a start runs before the held workload goes on.
     #[serde(default)]

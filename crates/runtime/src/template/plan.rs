@@ -47,11 +47,10 @@ impl TemplatePlan {
         known.unwrap_or_default()
     }
 
-    /// The command lines, for people.
-    pub(crate) fn commands(&self) -> Vec<String> {
+    /// The command lines that somebody asked for. A start's own template has none.
+    pub(crate) fn asked(&self) -> Vec<String> {
         let workload = self.workload.iter().map(|workload| &workload.process);
-        let interpreters = self.interpreters();
-        let all = self.warm_ups.iter().chain(&interpreters).chain(workload);
+        let all = self.warm_ups.iter().chain(workload);
         all.map(|process| process.argv.join(" ")).collect()
     }
 }
@@ -70,4 +69,34 @@ pub(crate) struct StartedWorkload {
     /// What each start from it runs before its processes go on, unless the sandbox names another.
     #[serde(default)]
     pub(crate) on_fork: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use cofferdam_image::ImageConfig;
+    use cofferdam_types::{Digest, SandboxSpec};
+
+    use super::*;
+
+    #[test]
+    fn nobody_has_asked_for_the_harmless_starts_of_interpreters() {
+        let spec = SandboxSpec::default();
+        let image = ImageConfig {
+            cmd: vec!["python3".to_owned()],
+            ..ImageConfig::default()
+        };
+        let root = RootShape::of(&spec, Digest::from_sha256([1; 32]));
+        let plan = TemplatePlan {
+            shape: MachineShape::of(&spec, 0),
+            root: root.unwrap(),
+            rootfs: PathBuf::new(),
+            image_name: String::new(),
+            warm_ups: Vec::new(),
+            workload: None,
+            limit: DEFAULT_TIMEOUT,
+            rehearsals: Rehearsals::of(&spec, &image),
+        };
+        assert_eq!(plan.interpreters().len(), 1);
+        assert!(plan.asked().is_empty());
+    }
 }
