@@ -15,7 +15,6 @@ use super::{
     FIRST_CLIENT,
     client::Client,
     event::{ClientEvent, ClientId, Event},
-    only_at_birth,
     start::{Live, other_generation},
 };
 use crate::{
@@ -175,6 +174,14 @@ fn ends_a_start(request: &Request) -> Option<EndedBy> {
         Request::Kill { signal } if *signal == Signal::KILL.number() => Some(EndedBy::Kill),
         _ => None,
     }
+}
+
+/// What a request on a connection that is not the first may not be.
+fn only_at_birth(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Start(_) | Request::StandBy | Request::Claim { .. } | Request::Retire
+    )
 }
 
 /// The answer to a request when the sandbox did not come up.

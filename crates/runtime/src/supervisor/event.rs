@@ -31,7 +31,7 @@ pub(crate) enum Event {
     /// A pause, its end, or a capture is over.
     Moment(Result<Outcome>),
     /// The time that the guest may take for the start of this session is over.
-    ExecTimeout(u32),
+    ExecStartTimeout(u32),
 }
 
 /// What a client said.

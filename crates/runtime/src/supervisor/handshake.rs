@@ -49,8 +49,8 @@ impl Clock {
 }
 
 /// Gives the guest its identity and starts the workload, on a terminal of this size if it has
-/// one. All messages go at once: the agent works
-/// them off in order and, after one that failed, refuses the rest.
+/// one. All messages go at once: the agent works them off in order and, after one that failed,
+/// refuses the rest.
 pub(super) async fn start_workload(
     agent: &mut AgentLink,
     entry: &Entry,

@@ -1,6 +1,6 @@
 //! The supervisor: one process for each live sandbox, which owns its machine.
 //!
-//! Born of a client with one end of a socket as its standard input: that is its first client. It
+//! A client starts it and passes a socket as stdin: that is its first client. It
 //! holds the sandbox's lock for life, listens for further clients ([`early`]), brings the machine
 //! up ([`start`]), then works off one queue of events ([`switchboard`]) until the workload has
 //! ended and every client has its answer.
@@ -29,7 +29,7 @@ use std::{
 };
 
 use cofferdam_base::{LockFile, fs, time::unix_time_ns};
-use cofferdam_proto::{ClientRequest, Request, StartMode, SupervisorMessage};
+use cofferdam_proto::{ClientRequest, StartMode, SupervisorMessage};
 use cofferdam_types::{ExitStatus, SandboxId, SandboxStatus, Signal};
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -137,29 +137,6 @@ pub(crate) async fn serve(
     duty: Duty,
     client: Client,
     events: mpsc::Sender<Event>,
-    queue: mpsc::Receiver<Event>,
-) -> Result<()> {
-    run(duty, client, events, queue).await
-}
-
-/// The client whose socket is this process's standard input.
-pub(crate) fn accept_first(events: &mpsc::Sender<Event>) -> Result<Client> {
-    let what = "The first client is not the owner of this process";
-    Client::accept(FIRST_CLIENT, first_client()?, events.clone())
-        .ok_or_else(|| Error::new(ErrorKind::Permission, what))
-}
-
-pub(crate) async fn first_request(queue: &mut mpsc::Receiver<Event>) -> Option<ClientRequest> {
-    match queue.recv().await? {
-        Event::Client(FIRST_CLIENT, ClientEvent::Request(request)) => Some(request),
-        _ => None,
-    }
-}
-
-async fn run(
-    duty: Duty,
-    client: Client,
-    events: mpsc::Sender<Event>,
     mut queue: mpsc::Receiver<Event>,
 ) -> Result<()> {
     let (layout, id) = (&duty.layout, duty.id);
@@ -215,7 +192,21 @@ async fn run(
     }
 }
 
-/// Answers every client that the sandbox did not come up.
+/// The client whose socket is this process's standard input.
+pub(crate) fn accept_first(events: &mpsc::Sender<Event>) -> Result<Client> {
+    let what = "The first client is not the owner of this process";
+    Client::accept(FIRST_CLIENT, first_client()?, events.clone())
+        .ok_or_else(|| Error::new(ErrorKind::Permission, what))
+}
+
+pub(crate) async fn first_request(queue: &mut mpsc::Receiver<Event>) -> Option<ClientRequest> {
+    match queue.recv().await? {
+        Event::Client(FIRST_CLIENT, ClientEvent::Request(request)) => Some(request),
+        _ => None,
+    }
+}
+
+/// Tells every client that the sandbox did not come up.
 async fn not_started(
     client: Client,
     early: EarlyClients,
@@ -387,12 +378,4 @@ fn listen(paths: &SandboxPaths) -> Result<UnixListener> {
     };
     fs::remove_file_if_present(&paths.socket()).map_err(failed)?;
     socket::bind(&paths.socket()).map_err(failed)
-}
-
-/// What a request on a connection that is not the first may not be.
-fn only_at_birth(request: &Request) -> bool {
-    matches!(
-        request,
-        Request::Start(_) | Request::StandBy | Request::Claim { .. } | Request::Retire
-    )
 }

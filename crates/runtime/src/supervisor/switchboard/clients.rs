@@ -18,7 +18,6 @@ use crate::{
         client::Client,
         event::{ClientEvent, ClientId, Event},
         input::MAX_WRITERS,
-        only_at_birth,
         session::Session,
         start::other_generation,
         workload::Follower,
@@ -27,7 +26,7 @@ use crate::{
 
 /// How long a guest may take to start one more process. It takes milliseconds; the rest is for a
 /// host with far more guests than processors.
-const EXEC_TIMEOUT: Duration = Duration::from_secs(30);
+const EXEC_START_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Switchboard {
     pub(super) fn connected(&mut self, stream: UnixStream) {
@@ -80,12 +79,11 @@ impl Switchboard {
             return Err(other_generation());
         }
         match request.request {
-            request if only_at_birth(&request) => Err(Error::new(
-                ErrorKind::WrongState,
-                format!("Sandbox `{}` is already running", self.entry.record.name),
-            )),
             Request::Start(_) | Request::StandBy | Request::Claim { .. } | Request::Retire => {
-                Ok(())
+                Err(Error::new(
+                    ErrorKind::WrongState,
+                    format!("Sandbox `{}` is already running", self.entry.record.name),
+                ))
             }
             Request::Attach { stdin } => {
                 if !self.workload.attach(id, stdin, Follower::Guest) {
@@ -167,7 +165,11 @@ impl Switchboard {
         self.send(stream, &HostMessage::Exec { process, wait_all })?;
         self.next_session += 1;
         self.starting.insert(stream);
-        later(EXEC_TIMEOUT, &self.events, Event::ExecTimeout(stream));
+        later(
+            EXEC_START_TIMEOUT,
+            &self.events,
+            Event::ExecStartTimeout(stream),
+        );
         let mut session = Session::new(id, options);
         session.oom_kills_before = self.entry.state.oom_kills;
         if no_input {
@@ -182,12 +184,16 @@ impl Switchboard {
     }
 
     /// A process that the guest has not started in time is given up, and killed if it starts later.
-    pub(super) fn exec_timeout(&mut self, stream: u32) {
+    pub(super) fn exec_start_timeout(&mut self, stream: u32) {
         if !self.starting.contains(&stream) {
             return;
         }
         if self.standing.is_moving() || self.standing.is_paused() {
-            later(EXEC_TIMEOUT, &self.events, Event::ExecTimeout(stream));
+            later(
+                EXEC_START_TIMEOUT,
+                &self.events,
+                Event::ExecStartTimeout(stream),
+            );
             return;
         }
         self.starting.remove(&stream);
@@ -200,7 +206,7 @@ impl Switchboard {
             .and_then(|session| session.client);
         if let Some(client) = client {
             let name = &self.entry.record.name;
-            let error = silence::unanswered(name, self.machine.pid(), EXEC_TIMEOUT);
+            let error = silence::unanswered(name, self.machine.pid(), EXEC_START_TIMEOUT);
             self.answer(client, &SupervisorMessage::Failed(to_remote(&error)));
         }
         self.leave_session(stream);

@@ -294,7 +294,7 @@ impl Switchboard {
                 self.make_ready_for_the_next();
             }
             Event::Moment(result) => self.moment_over(result),
-            Event::ExecTimeout(stream) => self.exec_timeout(stream),
+            Event::ExecStartTimeout(stream) => self.exec_start_timeout(stream),
         }
         None
     }
