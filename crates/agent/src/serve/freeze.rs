@@ -88,6 +88,7 @@ impl Agent {
         frozen.inherited();
         Ok(Some(AgentMessage::Inherited))
     }
+
     /// Sets limits before the workload goes on with another host.
     pub(super) fn limit_again(&mut self, limits: ResourceLimits) -> Result<Option<AgentMessage>> {
         if self.frozen.is_none() {

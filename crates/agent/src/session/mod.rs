@@ -276,7 +276,8 @@ impl Sessions {
         }
     }
 
-    /// Waits for events, or takes those there are when not `block`, and works off all but the port's, which it returns.
+    /// Waits for events, or takes those that there are when not `block`. Works off all but the
+    /// port's, which it returns.
     pub(crate) fn wait(
         &mut self,
         block: bool,

@@ -1,4 +1,4 @@
-//! `prune` and `image prune`.
+//! `prune`, `image prune` and `container prune`.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
