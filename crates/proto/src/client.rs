@@ -12,7 +12,7 @@ use crate::{ProcessSpec, TerminalSize};
 
 /// Generation of these messages. A client may be newer than a running supervisor; then they part
 /// with an error that says so.
-pub const CLIENT_GENERATION: u32 = 4;
+pub const CLIENT_GENERATION: u32 = 5;
 
 /// The stream of the one session of a connection.
 pub const SESSION_STREAM: u32 = 1;
