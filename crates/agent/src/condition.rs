@@ -21,7 +21,7 @@ const COMPLAINTS: [&str; 3] = [
     "Unable to calibrate",
 ];
 
-/// Most complaints that are told, and most bytes of each.
+/// Most complaints in an answer, and most bytes of each.
 const MAX_COMPLAINTS: usize = 8;
 const MAX_COMPLAINT_BYTES: usize = 200;
 
@@ -118,9 +118,9 @@ mod tests {
             ["APIC timer disabled due to verification failure"]
         );
         let long = format!("4,1,0,-;Unable to calibrate {}\n", "ä".repeat(500)).repeat(50);
-        let told = complaints(&long);
-        assert_eq!(told.len(), MAX_COMPLAINTS);
-        assert!(told[0].len() <= MAX_COMPLAINT_BYTES);
+        let kept = complaints(&long);
+        assert_eq!(kept.len(), MAX_COMPLAINTS);
+        assert!(kept[0].len() <= MAX_COMPLAINT_BYTES);
     }
 
     #[test]

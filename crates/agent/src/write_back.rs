@@ -1,4 +1,4 @@
-//! Writing dirty pages early, so that little is left to be written while the processes stand still.
+//! Writing dirty pages early, so that little is left to be written while the processes are frozen.
 //!
 //! The kernel does it: with small limits it begins to write at once, and a process that dirties
 //! pages faster than the disks take them waits. Nothing here waits for a disk.

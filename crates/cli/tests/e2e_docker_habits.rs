@@ -1,4 +1,4 @@
-//! What people who know Docker write: flags with values, filters, templates, other names.
+//! What users of Docker write: flags with values, filters, templates, other names.
 #![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
 use std::{

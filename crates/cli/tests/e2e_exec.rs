@@ -162,8 +162,8 @@ fn input_of_a_detached_sandbox_stays_open_for_the_next_who_attaches() {
     for word in ["one", "two"] {
         let input = format!("{word}\n");
         let done = coffer.run_with_input(["attach", &sandbox.id], input.as_bytes());
-        let told = format!("got {word}");
-        assert_eq!((done.code, done.text()), (0, told), "{done:?}");
+        let expected = format!("got {word}");
+        assert_eq!((done.code, done.text()), (0, expected), "{done:?}");
     }
     assert_eq!(sandbox.status(), "running");
     // Two at once write to one workload.

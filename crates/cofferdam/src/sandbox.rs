@@ -57,7 +57,7 @@ pub struct SandboxInfo {
     pub finished_ns: Option<u64>,
     /// Exit code of the workload, 128 + n for a signal.
     pub exit_code: Option<u8>,
-    /// Who had its workload end, if it was not the workload itself.
+    /// What ended its workload; none if it ended by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_by: Option<EndedBy>,
     /// Why it failed.

@@ -16,10 +16,14 @@ const DIGITS: usize = 16;
 /// adds features of its own, by its first two numbers.
 ///
 /// # Errors
-/// When the host does not tell.
+/// When `/proc/cpuinfo` cannot be read.
 pub(crate) fn of_host() -> Result<String> {
     let text = fs::read_to_string("/proc/cpuinfo").map_err(|error| {
-        Error::new(ErrorKind::Io, "The host's processor cannot be told").because(error)
+        Error::new(
+            ErrorKind::Io,
+            "Could not read the model of the host's processor",
+        )
+        .because(error)
     })?;
     let uname = rustix::system::uname();
     Ok(parts(&text, &uname.release().to_string_lossy()))

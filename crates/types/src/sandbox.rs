@@ -141,7 +141,7 @@ pub struct TmpfsMount {
     pub read_only: bool,
     /// Whether programs on it may run; Docker's default is no.
     pub exec: bool,
-    /// User who owns its root; 0 when absent.
+    /// User that owns its root; 0 when absent.
     #[serde(default)]
     pub uid: Option<u32>,
     /// Group that owns its root; 0 when absent.

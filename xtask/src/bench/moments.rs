@@ -113,13 +113,15 @@ impl Bench<'_> {
         })
     }
 
-    /// For how long a sandbox stands still in each of five captures.
+    /// For how long a sandbox is frozen in each of five captures.
     fn pauses(&self, id: &str) -> Result<Vec<Duration>> {
         let mut times = Vec::new();
         for _ in 0..5 {
             let args = ["snapshot", "create", "--json", id];
             let info: Value = serde_json::from_str(&process::capture(&mut self.coffer(&args))?)?;
-            let micros = info["pause_us"].as_u64().context("No pause was told")?;
+            let micros = info["pause_us"]
+                .as_u64()
+                .context("There is no `pause_us`")?;
             times.push(Duration::from_micros(micros));
             let snapshot = info["id"].as_str().context("The snapshot has no id")?;
             process::capture(&mut self.coffer(&["snapshot", "rm", snapshot]))?;

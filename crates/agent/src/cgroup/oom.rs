@@ -1,7 +1,7 @@
 //! How many processes the kernel has killed because memory ran out.
 //!
-//! The kernel counts a process before it kills it (mm/oom_kill.c, `__oom_kill_process`), so whoever
-//! sees the end of a process also sees it counted.
+//! The kernel counts a process before it kills it (mm/oom_kill.c, `__oom_kill_process`), so
+//! when the end of a process is seen, the count has it already.
 
 use std::{fs::File, os::fd::AsFd};
 

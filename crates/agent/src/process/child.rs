@@ -279,8 +279,8 @@ fn make_read_only() -> rustix::io::Result<()> {
         propagation: 0,
         userns_fd: 0,
     };
-    // SAFETY: the path ends with a zero; the kernel reads `attributes`, whose size it is told, and
-    // stores nothing.
+    // SAFETY: the path ends with a zero; the kernel reads `attributes`, as many bytes as the
+    // last argument says, and stores nothing.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,

@@ -262,7 +262,7 @@ fn rlimits(general: &[Rlimit], own: &[Rlimit]) -> Vec<(u32, libc::rlimit64)> {
 }
 
 /// The working directory. As in Docker, the workload's is made when absent, and so is that of what
-/// runs before it; that of a process beside it is not: whoever misspells one is told. A rehearsal
+/// runs before it; that of a process beside it is not: a misspelt one is an error. A rehearsal
 /// makes nothing.
 fn workdir<'a>(root: &Root, path: &'a str, place: Place) -> Result<&'a str> {
     match path {

@@ -85,7 +85,7 @@ async fn create(coffer: &Coffer, args: &SnapshotCreateArgs, verbose: bool) -> Re
     Ok(())
 }
 
-/// Says how long the sandbox stood still, to a person or to one who asked for it.
+/// Says how long the sandbox was frozen: on a terminal, or with `-v`.
 pub(super) fn note_pause(verbose: bool, pause_us: Option<u64>) {
     let wanted = verbose || io::stderr().is_terminal();
     if let (true, Some(micros)) = (wanted, pause_us) {

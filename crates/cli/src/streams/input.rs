@@ -28,7 +28,7 @@ pub(super) async fn forward_input(
                 // The session may have ended before its input.
                 let _ = input.close().await;
                 if had_some {
-                    // Who does not leave then does not listen.
+                    // The receiver is gone if the session is not left at the end of the input.
                     let _ = ends.end.send(());
                 }
                 return;

@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// Keeps what runs on `platform`, the best of each group; tells what is left out.
+/// Keeps what runs on `platform`, the best of each group; warns of what is left out.
 fn choose(candidates: &mut Vec<Candidate>, platform: &Platform, progress: &dyn Progress) {
     let rank = |candidate: &Candidate| candidate.platform.rank_on(platform);
     let mut best = HashMap::new();
@@ -179,8 +179,8 @@ fn merge_names(candidates: &mut Vec<Candidate>) {
     *candidates = merged;
 }
 
-/// The full names among `names`; what cannot be one is told and left out, and the image is there
-/// by its id.
+/// The full names among `names`. A name that is not valid is a warning and is left out; the image
+/// still has its id.
 fn full_names(names: &[String], progress: &dyn Progress) -> Vec<String> {
     let mut full = Vec::new();
     // Docker and podman write these for an image without a name.

@@ -170,7 +170,7 @@ impl FileWriter<'_> {
 /// Fails when the disk of `out` is nearly full.
 fn expect_room(out: &File) -> Result<()> {
     let Ok(disk) = rustix::fs::fstatvfs(out) else {
-        // What cannot be told shows when it is written.
+        // If the room is unknown, a write shows whether there is enough.
         return Ok(());
     };
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);

@@ -281,7 +281,7 @@ fn zstd_window_log(available_bytes: u64) -> u32 {
         .clamp(ZSTD_WINDOW_LOG_DEFAULT, ZSTD_WINDOW_LOG_MAX)
 }
 
-/// Memory that this host has to spare, in bytes; 0 where it cannot be told. proc_meminfo(5).
+/// Memory that this host has to spare, in bytes; 0 where that is unknown. proc_meminfo(5).
 fn available_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text

@@ -85,7 +85,7 @@ impl ImageStore {
         if new.familiar_name() == "sha256" {
             return Err(Error::new(
                 ErrorKind::InvalidReference,
-                format!("`{new}` could not be told from an image id"),
+                format!("`{new}` looks like an image id"),
             )
             .hint("Choose another name than `sha256`"));
         }

@@ -141,7 +141,7 @@ impl Runtime {
     /// supervisor writes that down and lets go of it.
     async fn ends_now(&self, entry: &Entry) -> bool {
         let stopped = async {
-            // Its own failure is told by its state.
+            // Its state says whether it failed.
             let _ = self.wait(entry).await;
             loop {
                 match self.store().load(entry.record.id) {

@@ -1,8 +1,8 @@
 //! What a machine that goes on from a snapshot must have in common with the one that was captured.
 //!
 //! The key is a list of parts, `name value`, with `; ` between them: the backend, its program's
-//! version with the build, the machine, the processor, the guest's kernel and agent. Where files
-//! lie, and who owns them, is no part of it, so a snapshot travels to any host that has the same.
+//! version with the build, the machine, the processor, the guest's kernel and agent. Paths
+//! and owners of files are no part of it, so a snapshot can go to any host with the same parts.
 
 use cofferdam_backend::Backend;
 
@@ -63,7 +63,7 @@ fn differences(theirs: &str, ours: &str) -> String {
             .find_map(|part| part.strip_prefix(name)?.strip_prefix(' '))
     }
     let names = ours.split("; ").filter_map(|part| part.split(' ').next());
-    let told: Vec<String> = names
+    let parts: Vec<String> = names
         .filter_map(|name| {
             let (its, here) = (part(theirs, name), part(ours, name)?);
             (its != Some(here)).then(|| {
@@ -72,11 +72,11 @@ fn differences(theirs: &str, ours: &str) -> String {
             })
         })
         .collect();
-    if told.is_empty() {
+    if parts.is_empty() {
         let theirs = theirs.escape_debug();
         return format!("it has `{theirs}`, this host has `{ours}`");
     }
-    told.join("; ")
+    parts.join("; ")
 }
 
 #[cfg(test)]
@@ -101,10 +101,10 @@ mod tests {
 
     #[test]
     fn a_key_of_another_form_is_shown_and_escaped() {
-        let told = differences("qemu-tcg\u{1b}[31m 7.2", OURS);
-        assert!(told.contains("backend: it has `nothing known`"), "{told}");
+        let text = differences("qemu-tcg\u{1b}[31m 7.2", OURS);
+        assert!(text.contains("backend: it has `nothing known`"), "{text}");
         let more = format!("{OURS}; more \u{1b}");
-        let told = differences(&more, OURS);
-        assert!(told.contains("more \\u{1b}"), "{told}");
+        let text = differences(&more, OURS);
+        assert!(text.contains("more \\u{1b}"), "{text}");
     }
 }

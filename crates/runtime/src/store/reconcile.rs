@@ -197,7 +197,7 @@ pub(crate) fn end_role(pid: u32, is_it: impl Fn(&[&[u8]]) -> bool) {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
         return;
     };
-    // What is looked at is what is killed, whoever has the number by then.
+    // This very process is looked at and killed, even if its number has passed to another one.
     let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
         return;
     };

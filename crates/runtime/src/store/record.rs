@@ -104,7 +104,7 @@ pub struct SandboxState {
     /// How its workload ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<ExitStatus>,
-    /// Who had its workload end, if it was not the workload itself.
+    /// What ended its workload; none if it ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_by: Option<EndedBy>,
     /// Why it failed.

@@ -186,7 +186,8 @@ pub(crate) async fn make_image(
         }
     });
     let template = match made.await {
-        // Who asked for it is told, and what was asked to run in it is not what starts need.
+        // The client reports the error. It is not kept: the client's commands may have caused it,
+        // and a start needs none of them.
         Err(error) if again => return Err(error),
         made => kept(layout, &key, kind, made)?,
     };

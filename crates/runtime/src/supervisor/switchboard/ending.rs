@@ -1,4 +1,4 @@
-//! The end of a sandbox's life: what is put on record, and what its clients are told.
+//! The end of a sandbox's life: its record, and the answers to its clients.
 
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::SupervisorMessage;
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Switchboard {
-    /// Tells everybody how it ended.
+    /// Tells every client how it ended.
     pub(in crate::supervisor) fn tell_all(&mut self, end: &End) {
         let answer = match end {
             End::Exited(status) => SupervisorMessage::Exited { status: *status },
@@ -40,7 +40,7 @@ impl Switchboard {
         self.clients.retain(|_, (_, role)| *role != Role::None);
     }
 
-    /// Waits until the clients that were told have read it and left.
+    /// Waits until the clients have read their answers and left.
     pub(in crate::supervisor) async fn linger(mut self, queue: &mut mpsc::Receiver<Event>) {
         while !self.clients.is_empty() {
             match queue.recv().await {

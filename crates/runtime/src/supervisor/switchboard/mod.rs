@@ -96,7 +96,7 @@ pub(crate) struct Switchboard {
     keeps_standby: bool,
     backend: &'static str,
     stop_stage: stop::StopStage,
-    /// Who had the workload end, if it was not the workload itself.
+    /// What ended the workload; none if it ended by itself.
     ended_by: Option<EndedBy>,
     /// Requests that came before the sandbox ran, in their order.
     early: Vec<(ClientId, ClientRequest)>,
@@ -108,7 +108,7 @@ pub(crate) struct Switchboard {
     wire: Wire,
     /// Sessions that the guest has not started yet.
     starting: HashSet<u32>,
-    /// Who wants the guest to stand still after what is under way.
+    /// Clients that wait for a pause, its end or a capture behind the one that is under way.
     waiting: VecDeque<(ClientId, Request)>,
 }
 

@@ -1,4 +1,4 @@
-//! Standing still: pauses, their ends, and captures.
+//! Pauses, their ends, and captures.
 //!
 //! Each is a task ([`steps`]); one at a time, further ones wait. [`Standing`] says what the guest
 //! does. From a freeze to its thaw nothing else is sent to the guest: what would be is held in the
@@ -41,7 +41,7 @@ impl Switchboard {
                 self.begin(Some(client), Purpose::Pause, steps::pause);
                 Ok(())
             }
-            // One that is not paused is told to go on too: whatever happened before, it runs then.
+            // Also for one that is not paused: whatever happened before, it runs afterwards.
             Request::Unpause => {
                 self.begin(Some(client), Purpose::Unpause, steps::unpause);
                 Ok(())

@@ -1,4 +1,4 @@
-//! What the guest is sent, held back while it stands still.
+//! What the guest is sent, held back while it is frozen.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -32,7 +32,7 @@ pub(super) enum Purpose {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Step {
     pub(super) purpose: Purpose,
-    /// Who asked; none when the sandbox is to be stopped.
+    /// The client that asked; none when the sandbox is to be stopped.
     pub(super) client: Option<ClientId>,
     /// Whether the guest was paused before.
     pub(super) was_paused: bool,
@@ -48,7 +48,7 @@ pub(super) enum Standing {
     Runs,
     /// A task talks to the agent and the machine.
     Moves(Step),
-    /// It stands still until it is told to go on.
+    /// It is frozen until an unpause, or until the sandbox is to end.
     Paused,
 }
 

@@ -46,7 +46,7 @@ const SLOWEST_DISK_BYTES: u64 = 256 << 10;
 /// How a step ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
-    /// How long the sandbox stood still.
+    /// How long the sandbox was frozen.
     pub(super) still: Duration,
 }
 
@@ -78,7 +78,7 @@ pub(super) async fn pause(guest: Guest) -> Result<Outcome> {
     })
 }
 
-/// Lets all go on, whether it stands still or not.
+/// Lets all go on, whether it is frozen or not.
 pub(super) async fn unpause(guest: Guest) -> Result<Outcome> {
     let began = Instant::now();
     guest.go_on().await?;
@@ -141,7 +141,7 @@ impl Guest {
         Ok((capture, limit))
     }
 
-    /// Has the guest stand still while the capture's moment is taken; returns for how long.
+    /// Freezes the guest while the capture takes its memory and disk; returns for how long.
     async fn still(
         &self,
         capture: &mut dyn Capture,
@@ -203,8 +203,8 @@ impl Guest {
         }
     }
 
-    /// The vCPUs run, then the processes, with the right time. The agent is told to thaw whatever
-    /// the machine answers: it does so when the vCPUs run.
+    /// The vCPUs run, then the processes, with the right time. The agent gets its thaw
+    /// whatever the machine answers, and thaws when the vCPUs run.
     async fn go_on(&self) -> Result<()> {
         let resumed = lift(self.machine.resume().await);
         let thawed = match self.wait(self.thaw()?, AGENT_TIMEOUT).await {

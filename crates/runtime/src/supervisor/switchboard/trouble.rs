@@ -1,6 +1,6 @@
 //! What goes wrong around a sandbox while it runs: its memory is full, or the host's disk is.
 //!
-//! It is kept in the state, and told to the clients whose session it may have ended.
+//! The state keeps it, and a client gets it as a warning if it may have ended the client's session.
 
 use cofferdam_backend::DiskFailure;
 use cofferdam_proto::{RemoteFailure, SupervisorMessage};

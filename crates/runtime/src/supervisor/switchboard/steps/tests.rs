@@ -1,4 +1,4 @@
-//! Steps against a guest that answers when the test says so. Time is tokio's own and stands still
+//! Steps against a guest that answers when the test says so. Time is tokio's own and stops
 //! while there is something to do.
 
 use std::path::PathBuf;
