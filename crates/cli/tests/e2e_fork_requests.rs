@@ -1,7 +1,7 @@
 //! What `coffer fork` is asked, prints and refuses: the real program, real guests.
 #![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, process::Stdio};
 
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer},
@@ -108,7 +108,7 @@ fn a_fork_leaves_nothing_beside_the_sandbox() {
 }
 
 #[test]
-fn a_sandbox_that_is_starting_cannot_be_forked_or_captured() {
+fn a_fork_or_capture_of_a_sandbox_that_is_starting_waits_for_the_start() {
     let coffer = Coffer::shared();
     // A start is over in a moment, so it is held in the middle by holding its supervisor.
     let (sandbox, mut starter, held) = loop {
@@ -128,11 +128,23 @@ fn a_sandbox_that_is_starting_cannot_be_forked_or_captured() {
         &["snapshot", "create"],
         &["snapshot", "create", "--disk"],
     ] {
-        coffer.refused(&[verb, &[&sandbox.id]].concat(), &["is starting"]);
+        // It waits, and then sees that the supervisor is held.
+        coffer.refused(
+            &[verb, &[&sandbox.id]].concat(),
+            &["supervisor of sandbox", "is stopped"],
+        );
     }
+    let fork = coffer
+        .command(["fork", &sandbox.id])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(held);
     assert_eq!(starter.wait().unwrap().code(), Some(0));
-    assert_eq!(sandbox.fork(&[]).status(), "running");
+    let fork = fork.wait_with_output().unwrap();
+    assert_eq!(fork.status.code(), Some(0));
+    let id = String::from_utf8(fork.stdout).unwrap();
+    assert_eq!(coffer.keep(id.trim().to_owned()).status(), "running");
 }
 
 /// A process that stands still as long as this lives.
