@@ -234,7 +234,7 @@ fn a_paused_sandbox_whose_supervisor_is_killed_is_failed_and_leaves_nothing() {
     assert_eq!(sandbox.status(), "failed");
     assert!(!sockets.exists(), "{}", sockets.display());
     assert_eq!(coffer.ok(["ps", "-q"]), "");
-    coffer.refused(&["unpause", &sandbox.id], &["is failed", "hint: "]);
+    coffer.refused(&["unpause", &sandbox.id], &["has failed", "hint: "]);
     coffer.ok(["start", &sandbox.id]);
     assert_eq!(sandbox.sh("cat /kept"), "kept");
 }

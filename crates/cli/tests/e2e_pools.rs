@@ -143,11 +143,22 @@ fn of_two_that_want_the_last_standby_one_gets_it_and_both_run() {
 fn another_shape_or_another_root_is_not_served_from_the_pool() {
     let coffer = Coffer::private();
     let pool = Pool::create(&coffer, "shape", &["--size", "1", BUSYBOX]);
-    for flag in [&["-m", "256m"][..], &["--read-only"], &["--tmpfs", "/t"]] {
+    for flag in [&["-m", "256m"][..], &["--read-only"]] {
         let args = [flag, &[BUSYBOX, "true"]].concat();
         assert!(!run(&coffer, &args).1, "{flag:?}");
     }
     assert_eq!(pool.ready(), 1);
+    // A mount is made in the standby's guest.
+    let mounts = [
+        "--tmpfs",
+        "/t",
+        BUSYBOX,
+        "grep",
+        "-c",
+        " /t tmpfs ",
+        "/proc/mounts",
+    ];
+    assert_eq!(run(&coffer, &mounts), ("1".to_owned(), true));
 }
 
 #[test]

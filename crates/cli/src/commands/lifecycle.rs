@@ -33,7 +33,10 @@ pub(crate) async fn start(coffer: &Coffer, args: &StartArgs, verbose: bool) -> E
                 // Another command was faster.
                 Err(error)
                     if error.kind() == ErrorKind::WrongState
-                        && sandbox.info()?.status.is_live() =>
+                        && matches!(
+                            sandbox.info()?.status,
+                            SandboxStatus::Starting | SandboxStatus::Running
+                        ) =>
                 {
                     sandbox.wait_until_started().await?;
                 }

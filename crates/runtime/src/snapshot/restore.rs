@@ -136,6 +136,8 @@ fn is_same(ours: &SandboxRecord, theirs: &SandboxRecord) -> bool {
     let without_paths = |record: &SandboxRecord| {
         let mut record = record.clone();
         record.image.rootfs = std::path::PathBuf::new();
+        // A snapshot's are never believed.
+        record.image.rehearsals = None;
         record.spec.kernel = None;
         // One that was gone may have come back under another name.
         record.name.clear();
