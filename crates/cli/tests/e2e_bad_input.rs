@@ -108,7 +108,7 @@ fn sizes_and_numbers_out_of_range_are_refused() {
         ["--memory", "1m"],
         ["--memory", "900t"],
         ["--memory", "many"],
-        ["--cpus", "0"],
+        ["--cpus", "-1"],
         ["--cpus", "1000"],
         ["--stop-signal", "NOPE"],
         ["--cpuset-cpus", "5"],
