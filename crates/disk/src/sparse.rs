@@ -68,7 +68,10 @@ pub fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
 /// What is needed for a copy and what is free, now that the part that was copied is gone again.
 fn no_room(from: &Path, to: &Path) -> String {
     let mib = |bytes: Option<u64>| {
-        bytes.map_or_else(|| "unknown".to_owned(), |bytes| (bytes >> 20).to_string())
+        bytes.map_or_else(
+            || "unknown".to_owned(),
+            |bytes| format!("{}.{}", bytes >> 20, (bytes & ((1 << 20) - 1)) * 10 >> 20),
+        )
     };
     let free = to.parent().and_then(|parent| {
         let stat = rustix::fs::statvfs(parent).ok()?;

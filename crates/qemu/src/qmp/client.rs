@@ -307,9 +307,12 @@ impl Reader {
 /// Source: QEMU qapi/block-core.json, BLOCK_IO_ERROR; in 7.2 and 10.0 the same.
 fn disk_failure(data: &Value) -> DiskFailure {
     let reason = data.get("reason").and_then(Value::as_str);
+    let reason = reason.unwrap_or("unknown");
+    // `nospace` is there only for a disk whose errors stop the machine. The reason is strerror(3).
+    let no_space = ["No space left on device", "Disk quota exceeded"].contains(&reason);
     DiskFailure {
-        no_space: data.get("nospace").and_then(Value::as_bool) == Some(true),
-        reason: reason.unwrap_or("unknown").to_owned(),
+        no_space,
+        reason: reason.to_owned(),
     }
 }
 
@@ -418,10 +421,10 @@ mod tests {
     #[tokio::test]
     async fn the_first_failure_of_a_disk_is_kept() {
         let qmp = with_qemu(|mut stream| {
-            for (nospace, reason) in [(true, "No space left on device"), (false, "Later")] {
+            for reason in ["No space left on device", "Input/output error"] {
                 let data = json!({
                     "device": "", "node-name": "disk1", "operation": "write",
-                    "action": "report", "nospace": nospace, "reason": reason,
+                    "action": "report", "reason": reason,
                 });
                 let event = json!({"event": "BLOCK_IO_ERROR", "data": data});
                 writeln!(stream, "{event}").unwrap();

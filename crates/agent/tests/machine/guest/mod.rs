@@ -63,7 +63,7 @@ impl Guest {
     /// Boots again with the same disks, after the machine has ended.
     pub(crate) fn boot_again(&mut self) {
         self.wait();
-        fs::remove_file(self.directory.join("agent.sock")).unwrap();
+        // QEMU has removed its sockets.
         let boot = boot_args(&tools().unwrap(), &self.directory);
         self.qemu = start(&self.directory, &boot);
         self.host = Host::new(connect(&self.directory.join("agent.sock")));
@@ -259,7 +259,10 @@ fn make_root(directory: &Path, furnish: Furnish) {
 fn make_upper(directory: &Path) {
     let upper = directory.join("upper.ext4");
     fs::File::create(&upper).unwrap().set_len(64 << 20).unwrap();
-    run(Command::new("mkfs.ext4").arg("-q").arg(&upper));
+    // Few inodes, so that a test can use them all.
+    run(Command::new("mkfs.ext4")
+        .args(["-q", "-N", "1024"])
+        .arg(&upper));
 }
 
 fn which(program: &str) -> PathBuf {
