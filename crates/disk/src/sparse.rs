@@ -70,7 +70,7 @@ fn no_room(from: &Path, to: &Path) -> String {
     let mib = |bytes: Option<u64>| {
         bytes.map_or_else(
             || "unknown".to_owned(),
-            |bytes| format!("{}.{}", bytes >> 20, (bytes & ((1 << 20) - 1)) * 10 >> 20),
+            |bytes| format!("{}.{}", bytes >> 20, ((bytes & ((1 << 20) - 1)) * 10) >> 20),
         )
     };
     let free = to.parent().and_then(|parent| {
