@@ -223,7 +223,10 @@ fn a_snapshot_that_cannot_go_on_does_not_take_the_disk_that_is_there() {
     let foreign = text.replace("; processor max,", "; processor another,");
     assert_ne!(foreign, text);
     std::fs::write(&manifest, foreign).unwrap();
-    coffer.refused(&["restore", &snapshot.id], &["cannot continue", "processor: it has", "`--disk-only`"]);
+    coffer.refused(
+        &["restore", &snapshot.id],
+        &["cannot continue", "processor: it has", "`--disk-only`"],
+    );
     assert_eq!(sandbox.status(), "stopped");
     coffer.ok(["start", &sandbox.id]);
     assert_eq!(sandbox.sh("cat /precious"), "precious");

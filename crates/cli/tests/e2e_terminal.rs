@@ -332,17 +332,19 @@ fn prune_removes_what_has_ended_and_nothing_else() {
         coffer.ok(["ps", "-a", "--json"]).matches("\"id\"").count(),
         1
     );
+    // Templates are many and made again on demand.
+    assert_ne!(coffer.ok(["template", "list", "-q"]), "");
+    let pruned = coffer.ok(["prune", "-af"]);
+    assert!(pruned.contains("Deleted template: "), "{pruned}");
+    assert!(pruned.contains("space of templates: "), "{pruned}");
+    assert_eq!(coffer.ok(["template", "list", "-q"]), "");
     // An image that a sandbox uses stays, whatever is asked.
     coffer.ok(["image", "prune", "-af"]);
     assert!(coffer.ok(["image", "ls"]).contains("busybox"));
     coffer.ok(["rm", "fresh"]);
     coffer.ok(["image", "prune", "-af"]);
     assert_eq!(coffer.ok(["image", "ls", "-q"]), "");
-    // Templates are many and made again on demand.
-    assert_ne!(coffer.ok(["template", "list", "-q"]), "");
-    let pruned = coffer.ok(["prune", "-af"]);
-    assert!(pruned.contains("Deleted template: "), "{pruned}");
-    assert!(pruned.contains("space of templates: "), "{pruned}");
+    // Templates go with the images that they are of.
     assert_eq!(coffer.ok(["template", "list", "-q"]), "");
 }
 

@@ -224,5 +224,5 @@ fn tls_is_trusted_with_the_authority_that_is_named_and_not_without() {
         ..PullOptions::default()
     };
     let error = pull(&TestStore::new(), &format!("{host}/a:1"), &strange).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Registry, "{error:?}");
+    assert_eq!(error.kind(), ErrorKind::Untrusted, "{error:?}");
 }

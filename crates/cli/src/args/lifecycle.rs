@@ -147,7 +147,7 @@ pub(crate) struct LogsArgs {
     /// Put the time before each line
     #[arg(short, long)]
     pub(crate) timestamps: bool,
-    /// Print what the guest's kernel said instead, such as which process ran out of memory
+    /// Print the messages of the guest's kernel instead
     #[arg(long, conflicts_with_all = ["follow", "since", "until", "timestamps"])]
     pub(crate) kernel: bool,
     pub(crate) sandbox: String,

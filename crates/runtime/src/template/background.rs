@@ -51,12 +51,7 @@ pub(crate) fn spawn_image_build(
     let input = serde_json::to_vec(&order).map_err(|error| {
         Error::new(ErrorKind::Bug, "Could not describe a template").because(error)
     })?;
-    let log = std::fs::File::options()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .open(layout.templates().join("build.log"))
-        .map_err(|error| io("Could not open the template builder's log", error))?;
+    let log = open_log(layout)?;
     let mut child = crate::program::command(layout, crate::program::BUILD_TEMPLATE)?
         // For whoever looks at the processes of a store.
         .arg(layout.home())
@@ -78,6 +73,16 @@ pub(crate) fn spawn_image_build(
     Ok(())
 }
 
+/// The log of the template builders; the last one's.
+fn open_log(layout: &Layout) -> Result<std::fs::File> {
+    std::fs::File::options()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .open(layout.templates().join("build.log"))
+        .map_err(|error| io("Could not open the template builder's log", error))
+}
+
 /// Has a process make an image's template and waits for it. It ends with this one's terminal.
 ///
 /// # Errors
@@ -96,6 +101,8 @@ pub(crate) async fn build_and_wait(
         client: Some(std::process::id()),
     };
     let lost = |error| io("Could not run the template builder", error);
+    // The client words the outcome; how it came about is in the log.
+    let log = open_log(layout)?;
     let layout = layout.clone();
     let work = move || -> Result<Vec<u8>> {
         let mut child = crate::program::command(&layout, crate::program::BUILD_TEMPLATE)?
@@ -103,6 +110,7 @@ pub(crate) async fn build_and_wait(
             .arg(&order.home)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .map_err(lost)?;
         if let Some(stdin) = child.stdin.take() {
