@@ -156,7 +156,7 @@ fn backend() -> OsString {
     env::var_os("COFFER_TEST_BACKEND").unwrap_or_else(|| "qemu-tcg".into())
 }
 
-/// Test programs in nextest's language. A name that is none is an error there.
+/// A filter in nextest's language. Nextest refuses a name that no test program has.
 fn filter(only: &[(&str, &[&str])]) -> String {
     let programs = only.iter().flat_map(|(package, binaries)| {
         binaries

@@ -34,7 +34,7 @@ pub(super) async fn ask(name: &str, server: &str) -> Result<Option<Credentials>,
     let failed = |what: &str| format!("The credential program {} {what}", shown(&program));
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if !name.chars().all(is_plain) {
-        return Err(failed("has a name that is none of a program"));
+        return Err(failed("has a name that cannot be the name of a program"));
     }
     let (success, output) = match tokio::time::timeout(TIMEOUT, run(&program, server)).await {
         Ok(Ok(done)) => done,
