@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use cofferdam_runtime::{Runtime, host::HostReport, image::Progress};
+use cofferdam_runtime::{Runtime, doctor::HostReport, image::Progress};
 use cofferdam_types::{Digest, SandboxSpec};
 
 use crate::{
@@ -154,7 +154,7 @@ impl Coffer {
     /// Tens of milliseconds, once per boot; then it is remembered.
     #[must_use]
     pub fn host_report(&self) -> HostReport {
-        cofferdam_runtime::host::report(self.runtime.store().layout())
+        cofferdam_runtime::doctor::report(self.runtime.store().layout())
     }
 
     /// [`Self::host_report`] of the user's store, also when that cannot be opened: the report says
@@ -166,7 +166,7 @@ impl Coffer {
     pub fn host_report_at_any_rate() -> HostReport {
         match Self::open() {
             Ok(coffer) => coffer.host_report(),
-            Err(error) => cofferdam_runtime::host::report_without_store(&error),
+            Err(error) => cofferdam_runtime::doctor::report_without_store(&error),
         }
     }
 

@@ -43,7 +43,7 @@ pub use cofferdam_runtime::{
     Channel, DamagedSnapshot, DiskUsage, EndedBy, Error, ErrorKind, ForkChanges, ForkOptions,
     ForkOrigin, LogRecord, PoolInfo, PoolOptions, Result, Setting, SnapshotKind, SnapshotManifest,
     SnapshotOptions, Stage, TemplateInfo, TemplateKind, UsageClass, UsageItem, WarmUp,
-    host::{BackendReport, HostReport},
+    doctor::{BackendReport, HostReport},
     image::{
         HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, NoProgress,
         Phase, Progress, ProgressEvent, Reference, Removed, SaveFormat,

@@ -3,33 +3,21 @@
 //! The SDK is built on this crate; nothing else uses it. Invariant: names no device and no KVM
 //! call; backends are wired in [`host`] and nowhere else.
 
-mod check;
+mod base;
 mod client;
-mod config;
-mod diagnosis;
-mod error;
-mod guest;
-pub mod host;
-mod interpreters;
-mod layout;
-mod log_mark;
-mod output_log;
+pub mod doctor;
+mod host;
+mod link;
 mod pool;
-mod process;
-mod program;
-mod random;
-mod removal;
-mod request;
-mod room;
+mod roles;
+mod runtime;
 mod sandbox;
-mod silence;
 mod snapshot;
-mod socket;
-mod staging;
+mod spec;
+mod start;
 mod store;
 mod supervisor;
 mod template;
-mod uppers;
 mod usage;
 
 pub use client::{
@@ -41,20 +29,21 @@ pub use cofferdam_proto::{
     Channel, ClientMessage, ExecOptions, LiveStatus, ProcessSpec, Request, Stage, StartMode,
     SupervisorMessage, TerminalSize, WhenGone,
 };
-pub use config::{Config, Setting};
-pub use error::{
+
+pub use base::error::{
     Error, ErrorKind, Result, from_remote as remote_failure, lift_image, memory_error,
 };
-pub use interpreters::Rehearsals;
-pub use layout::{Layout, SandboxPaths};
-pub use output_log::LogRecord;
 pub use pool::{PoolInfo, PoolOptions};
-pub use program::run_role;
-pub use sandbox::Runtime;
+pub use roles::run_role;
+pub use runtime::Runtime;
 pub use snapshot::{
-    DamagedSnapshot, ForkChanges, ForkOptions, ForkSource, Forked, Snapshot, SnapshotFile,
-    SnapshotFileName, SnapshotKind, SnapshotManifest, SnapshotOptions,
+    DamagedSnapshot, ForkChanges, ForkOptions, ForkSource, Forked, Snapshot, SnapshotOptions,
 };
+pub use spec::interpreters::Rehearsals;
+pub use store::config::{Config, Setting};
+pub use store::layout::{Layout, SandboxPaths};
+pub use store::output_log::LogRecord;
+pub use store::snapshot::{SnapshotFile, SnapshotFileName, SnapshotKind, SnapshotManifest};
 pub use store::{
     EndedBy, Entry, Failure, ForkOrigin, RecordedImage, SandboxRecord, SandboxState, Store,
 };

@@ -10,14 +10,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cofferdam_types::SandboxStatus;
+use cofferdam_image::ImageStore;
+use cofferdam_types::{Digest, SandboxStatus};
 use serde::Serialize;
 
 use crate::{
-    error::{Result, lift},
-    layout::Layout,
-    sandbox::Runtime,
-    template::TemplateKind,
+    base::error::{Error, ErrorKind, Result, lift},
+    pool::Pools,
+    snapshot::Snapshots,
+    store::{Store, layout::Layout},
+    template::{self, TemplateKind, Templates},
 };
 
 /// Bytes of one block of `st_blocks`, stat(2).
@@ -97,7 +99,14 @@ impl UsageClass {
     }
 }
 
-impl Runtime {
+/// What takes room in a store, and what needs what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) images: &'a ImageStore,
+}
+
+impl Usage<'_> {
     /// What the store takes of the disk.
     ///
     /// # Errors
@@ -106,23 +115,72 @@ impl Runtime {
     /// # Blocking
     /// One look at each file of the store and, for [`DiskUsage::held_open_bytes`], at each open
     /// file of the user's processes.
-    pub fn disk_usage(&self) -> Result<DiskUsage> {
-        let layout = self.store().layout();
+    pub(crate) fn of_disk(&self) -> Result<DiskUsage> {
+        let layout = self.store.layout();
         Ok(DiskUsage {
             images: self.images_usage()?,
             sandboxes: self.sandboxes_usage()?,
             templates: self.templates_usage()?,
             snapshots: self.snapshots_usage()?,
-            pools: pools_usage(self, layout),
+            pools: pools_usage(self.pools(), layout),
             cache_bytes: bytes_below(&layout.cache()),
             held_open_bytes: held_open_bytes(layout.home()),
-            templates_limit_bytes: self.template_limit_bytes()?,
+            templates_limit_bytes: template::limit_bytes()?,
         })
+    }
+
+    /// What sandbox or snapshot uses an image, for those who would remove it. Where that cannot be
+    /// told, something does.
+    pub(crate) fn image_user(&self, image: &Digest) -> Option<String> {
+        let unknown = || Some("a sandbox or snapshot that cannot be read".to_owned());
+        let (Ok(sandboxes), Ok(snapshots)) = (self.store.list(), self.snapshots().list()) else {
+            return unknown();
+        };
+        let mut records = sandboxes.iter().map(|entry| &entry.record);
+        if let Some(user) = records.find(|record| record.image.id == *image) {
+            return Some(format!("the sandbox `{}`", user.name));
+        }
+        if let Some(pool) = self.pools().of_image(image) {
+            return Some(format!(
+                "the pool `{pool}` (remove it with `coffer pool rm {pool}`)"
+            ));
+        }
+        let mut snapshots = snapshots.iter();
+        if let Some(user) = snapshots.find(|found| found.manifest.sandbox.image.id == *image) {
+            return Some(format!("the snapshot `{}`", user.label()));
+        }
+        // One of another version of this program is sound.
+        let foreign = |error: &Error| error.kind() == ErrorKind::Unsupported;
+        match self.store.damaged() {
+            Ok(damaged) if !damaged.iter().any(foreign) => None,
+            _ => unknown(),
+        }
+    }
+
+    const fn templates(&self) -> Templates<'_> {
+        Templates {
+            store: self.store,
+            images: self.images,
+        }
+    }
+
+    const fn snapshots(&self) -> Snapshots<'_> {
+        Snapshots {
+            store: self.store,
+            images: self.images,
+        }
+    }
+
+    const fn pools(&self) -> Pools<'_> {
+        Pools {
+            store: self.store,
+            images: self.images,
+        }
     }
 
     fn images_usage(&self) -> Result<UsageClass> {
         let in_use = |id: &_| self.image_user(id).is_some();
-        let usage = lift(self.images().usage(&in_use))?;
+        let usage = lift(self.images.usage(&in_use))?;
         let items = usage.images.into_iter().map(|image| UsageItem {
             id: image.id.to_string(),
             name: image.names.join(", "),
@@ -138,7 +196,7 @@ impl Runtime {
     }
 
     fn sandboxes_usage(&self) -> Result<UsageClass> {
-        let layout = self.store().layout();
+        let layout = self.store.layout();
         let item = |entry: crate::store::Entry| {
             let status = entry.state.status;
             UsageItem {
@@ -149,11 +207,13 @@ impl Runtime {
                 reclaimable: matches!(status, SandboxStatus::Stopped | SandboxStatus::Failed),
             }
         };
-        Ok(UsageClass::of(self.list()?.into_iter().map(item).collect()))
+        Ok(UsageClass::of(
+            self.store.list()?.into_iter().map(item).collect(),
+        ))
     }
 
     fn templates_usage(&self) -> Result<UsageClass> {
-        let images = lift(self.images().list())?;
+        let images = lift(self.images.list())?;
         let item = |info: crate::TemplateInfo| {
             let has_image = info
                 .manifest
@@ -169,7 +229,7 @@ impl Runtime {
             }
         };
         Ok(UsageClass::of(
-            self.templates()?.into_iter().map(item).collect(),
+            self.templates().list()?.into_iter().map(item).collect(),
         ))
     }
 
@@ -182,12 +242,12 @@ impl Runtime {
             reclaimable: false,
         };
         Ok(UsageClass::of(
-            self.snapshots()?.into_iter().map(item).collect(),
+            self.snapshots().list()?.into_iter().map(item).collect(),
         ))
     }
 }
 
-fn pools_usage(runtime: &Runtime, layout: &Layout) -> UsageClass {
+fn pools_usage(pools: Pools<'_>, layout: &Layout) -> UsageClass {
     let item = |pool: crate::PoolInfo| UsageItem {
         size_bytes: bytes_below(&layout.pools().join(&pool.name)),
         id: pool.name.clone(),
@@ -195,7 +255,7 @@ fn pools_usage(runtime: &Runtime, layout: &Layout) -> UsageClass {
         active: true,
         reclaimable: false,
     };
-    UsageClass::of(runtime.pools().into_iter().map(item).collect())
+    UsageClass::of(pools.list().into_iter().map(item).collect())
 }
 
 /// Bytes of the disk of a file or of all files below a directory; links count once. What goes

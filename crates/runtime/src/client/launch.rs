@@ -7,14 +7,44 @@ use std::{
     process::Stdio,
 };
 
-use cofferdam_proto::Request;
-use cofferdam_types::SandboxId;
+use cofferdam_proto::{Request, StartMode, SupervisorMessage};
+use cofferdam_types::{SandboxId, SandboxStatus};
 
-use super::{Connection, from_std, reap_in_background};
+use super::{Connection, from_std, request::what_became};
 use crate::{
-    error::{Error, ErrorKind, Result, io},
-    layout::Layout,
+    base::{
+        error::{Error, ErrorKind, Result, io},
+        reap::reap_in_background,
+    },
+    store::{Entry, Store, layout::Layout, program},
 };
+
+/// Starts a sandbox and waits until its workload runs.
+///
+/// # Errors
+/// Why it did not start. One that is to be removed after its end is removed.
+pub(crate) async fn start(
+    store: &Store,
+    entry: &Entry,
+    mode: StartMode,
+) -> Result<(Connection, SupervisorMessage)> {
+    entry.expect_can_become(SandboxStatus::Starting)?;
+    let id = entry.record.id;
+    let launched = launch(store.layout(), id, Request::Start(mode)).await;
+    if launched.is_err() && entry.record.spec.auto_remove {
+        // No supervisor will do it. The first error is the one to report.
+        let _ = store.remove_unused(id, &entry.record.name);
+    }
+    let mut connection = launched?;
+    match connection.answer().await {
+        Ok(started) => Ok((connection, started)),
+        // It was killed, or removed by force.
+        Err(error) if error.kind() == ErrorKind::SupervisorLost => {
+            Err(what_became(store, id, error).await)
+        }
+        Err(error) => Err(error),
+    }
+}
 
 /// Starts a supervisor for a sandbox and asks it to bring the sandbox up. The connection is its
 /// first client; the first answer tells whether the workload runs.
@@ -31,7 +61,7 @@ pub(crate) async fn launch(layout: &Layout, id: SandboxId, request: Request) -> 
         .open(layout.sandbox(id).supervisor_log())
         .map_err(failed)?;
     let args = [
-        crate::program::SUPERVISE.into(),
+        program::SUPERVISE.into(),
         layout.home().as_os_str().to_owned(),
         id.to_string().into(),
     ];
@@ -53,7 +83,7 @@ pub(crate) async fn spawn_with_socket(
     let (role, args) = args
         .split_first()
         .ok_or_else(|| Error::new(ErrorKind::Bug, "A process of this program needs a role"))?;
-    let child = crate::program::command(layout, role)?
+    let child = program::command(layout, role)?
         .args(args)
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(theirs)))

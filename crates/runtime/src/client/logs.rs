@@ -7,9 +7,11 @@ use rustix::fs::inotify;
 use tokio::net::unix::pipe::Receiver as Pipe;
 
 use crate::{
-    error::{Result, io},
-    output_log::{LogReader, LogRecord},
-    store::Store,
+    base::error::{Result, io},
+    store::{
+        Store,
+        output_log::{LogReader, LogRecord},
+    },
 };
 
 /// The last `lines` lines of a sandbox's console: what its kernel and agent say, from all its

@@ -7,7 +7,7 @@
 
 mod launch;
 mod logs;
-mod reap;
+mod request;
 
 use std::path::Path;
 
@@ -27,10 +27,10 @@ use tokio::{
 
 pub use self::logs::{LogFollower, LogOptions, console_lines};
 pub(crate) use self::{
-    launch::{launch, spawn_with_socket},
-    reap::reap_in_background,
+    launch::{launch, spawn_with_socket, start},
+    request::{end, request, wait, what_became},
 };
-use crate::error::{Error, ErrorKind, Result, from_remote, io};
+use crate::base::error::{Error, ErrorKind, Result, from_remote, io};
 
 /// What a supervisor sent.
 #[derive(Debug)]
@@ -84,13 +84,15 @@ impl Connection {
     /// # Errors
     /// [`ErrorKind::SupervisorLost`] when nobody listens.
     pub async fn open(socket: &Path, request: Request) -> Result<Self> {
-        let stream = crate::socket::connect(socket).await.map_err(|error| {
-            Error::new(
-                ErrorKind::SupervisorLost,
-                "The sandbox's supervisor does not answer",
-            )
-            .because(error)
-        })?;
+        let stream = crate::base::socket::connect(socket)
+            .await
+            .map_err(|error| {
+                Error::new(
+                    ErrorKind::SupervisorLost,
+                    "The sandbox's supervisor does not answer",
+                )
+                .because(error)
+            })?;
         Self::over(stream, request).await
     }
 

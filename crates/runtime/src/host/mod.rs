@@ -1,22 +1,25 @@
-//! What this host offers, and the one place where backends are wired.
+//! The backends of this host, and the one place where they are wired.
 //!
 //! The KVM probe runs in a process of its own, so that a KVM that hangs can be killed; what holds
 //! until the next boot is remembered under the boot's id.
 
-mod checks;
+pub(crate) mod admission;
+pub(crate) mod compatibility;
+pub(crate) mod diagnosis;
+pub(crate) mod guest;
+pub(crate) mod room;
+pub(crate) mod silence;
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
-use cofferdam_backend::{Backend, BackendKind, HostProbe, ProbeFix};
+use cofferdam_backend::{Backend, BackendKind, ProbeFix};
 use cofferdam_base::{env_vars, fs};
 use cofferdam_qemu::{KvmUsable, QemuBackend};
-use cofferdam_types::PlatformCapabilities;
 use cofferdam_vm::{Fix, KvmFinding};
-use serde::Serialize;
 
 use crate::{
-    error::{Error, ErrorKind, Result},
-    layout::Layout,
+    base::error::{Error, ErrorKind, Result},
+    store::layout::Layout,
 };
 
 /// How long the probe's process may take before it is killed. The probe gives up earlier, but for a
@@ -29,111 +32,12 @@ const MAX_FINDING_BYTES: u64 = 64 << 10;
 /// The name that means QEMU with whatever the host has.
 const ANY_QEMU: &str = "qemu";
 
-/// Everything that `doctor` says.
-#[derive(Clone, Debug, Serialize)]
-pub struct HostReport {
-    /// What a host of this family can have.
-    pub capabilities: PlatformCapabilities,
-    /// What KVM can do here.
-    pub kvm: KvmFinding,
-    /// The backends, in order of preference.
-    pub backends: Vec<BackendReport>,
-    /// The guest kernel that would be used.
-    pub kernel: Option<PathBuf>,
-    /// Further checks.
-    pub checks: Vec<Check>,
-}
-
-/// What a backend can do here.
-#[derive(Clone, Debug, Serialize)]
-pub struct BackendReport {
-    /// Name for `--backend`.
-    pub name: String,
-    /// Whether it works here.
-    pub usable: bool,
-    /// Whether it is what a sandbox gets that asks for none.
-    pub chosen: bool,
-    /// One sentence.
-    pub summary: String,
-    /// The program behind it.
-    pub program: Option<PathBuf>,
-    /// Version of the program behind it.
-    pub version: Option<String>,
-    /// What isolates a guest of it.
-    pub isolation: String,
-    /// What would mend it.
-    pub fixes: Vec<ProbeFix>,
-}
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, Serialize)]
-pub struct Check {
-    /// What.
-    pub name: String,
-    /// Whether it is as it should be.
-    pub ok: bool,
-    /// What was found.
-    pub detail: String,
-    /// What it costs when it is not.
-    pub cost: Option<String>,
-    /// A command that mends it.
-    pub command: Option<String>,
-}
-
-/// Looks at the host of an open store.
-#[must_use]
-pub fn report(layout: &Layout) -> HostReport {
-    look(layout, None)
-}
-
-/// Looks at a host whose store could not be opened, for this reason.
-#[must_use]
-pub fn report_without_store(reason: &Error) -> HostReport {
-    look(&Layout::of_lost_store(), Some(reason))
-}
-
-fn look(layout: &Layout, lost: Option<&Error>) -> HostReport {
-    let kvm = kvm_finding(layout);
-    let mut backends = Vec::new();
-    for backend in all(layout, &kvm) {
-        let HostProbe {
-            usable,
-            summary,
-            program,
-            version,
-            isolation,
-            fixes,
-        } = backend.probe();
-        let chosen = usable && !backends.iter().any(|other: &BackendReport| other.chosen);
-        let name = backend.name().to_owned();
-        backends.push(BackendReport {
-            name,
-            usable,
-            chosen,
-            summary,
-            program,
-            version,
-            isolation,
-            fixes,
-        });
-    }
-    let kernel = crate::guest::find_kernel(None);
-    let checks = checks::all(layout, &kernel, lost);
-    HostReport {
-        capabilities: PlatformCapabilities::current(),
-        kvm,
-        backends,
-        kernel: kernel.ok(),
-        checks,
-    }
-}
-
 /// The backend that a sandbox gets: the one asked for by name or environment, else the first that
 /// works.
 ///
 /// # Errors
 /// [`ErrorKind::BackendUnavailable`] with the reason when it does not work here, at once.
-pub fn backend(layout: &Layout, asked: Option<&str>) -> Result<Box<dyn Backend>> {
+pub(crate) fn backend(layout: &Layout, asked: Option<&str>) -> Result<Box<dyn Backend>> {
     let from_environment = env_vars::var(env_vars::BACKEND);
     let asked = asked
         .or(from_environment.as_deref())
@@ -193,7 +97,7 @@ fn unusable(backend: &dyn Backend, kvm: &KvmFinding) -> Option<(String, Option<S
 }
 
 /// Every backend, the best first.
-fn all(layout: &Layout, kvm: &KvmFinding) -> Vec<Box<dyn Backend>> {
+pub(crate) fn all(layout: &Layout, kvm: &KvmFinding) -> Vec<Box<dyn Backend>> {
     let usable = if kvm.is_usable() {
         KvmUsable::Yes
     } else {
@@ -223,7 +127,7 @@ fn fix(fix: &Fix) -> ProbeFix {
 }
 
 /// What KVM can do, from memory if this boot has been probed.
-fn kvm_finding(layout: &Layout) -> KvmFinding {
+pub(crate) fn kvm_finding(layout: &Layout) -> KvmFinding {
     let remembered = boot_id().map(|boot| {
         let uid = rustix::process::geteuid().as_raw();
         layout.cache().join(format!("kvm-{boot}-{uid}.json"))
@@ -234,10 +138,10 @@ fn kvm_finding(layout: &Layout) -> KvmFinding {
     {
         return finding;
     }
-    let finding = match crate::program::path() {
+    let finding = match crate::store::program::path() {
         Ok(program) => {
             let mut command = std::process::Command::new(program);
-            command.arg(crate::program::PROBE_KVM);
+            command.arg(crate::store::program::PROBE_KVM);
             cofferdam_vm::probe_in_child(&mut command, PROBE_TIMEOUT)
         }
         // A library user without the program: the probe bounds its own time.

@@ -9,13 +9,10 @@ use cofferdam_proto::Request;
 
 use super::{FORMAT_VERSION, Place, Pool, PoolManifest, fill::spawn_fill};
 use crate::{
+    base::error::{ErrorKind, Result, io, lift},
     client::Connection,
-    config::Config,
-    error::{ErrorKind, Result, io, lift},
-    guest,
-    layout::Layout,
-    staging::StagingDir,
-    store::Entry,
+    host::guest,
+    store::{Entry, config::Config, layout::Layout, staging::StagingDir},
     template::{self, DEFAULT_TIMEOUT, MachineShape, RootShape, TemplatePlan},
 };
 

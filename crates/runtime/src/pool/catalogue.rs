@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cofferdam_base::{fs, time::unix_time_ns};
-use cofferdam_image::Progress;
+use cofferdam_image::{ImageStore, Progress};
 use cofferdam_proto::Request;
 use cofferdam_types::{Digest, SandboxId, SandboxSpec, valid_name};
 
@@ -11,12 +11,10 @@ use super::{
     FORMAT_VERSION, MAX_SIZE, Place, Pool, PoolInfo, PoolManifest, PoolOptions, fill, is_automatic,
 };
 use crate::{
+    base::error::{Error, ErrorKind, Result, io, lift},
     client::Connection,
-    error::{Error, ErrorKind, Result, io, lift},
-    interpreters::Rehearsals,
-    process,
-    sandbox::Runtime,
-    staging::StagingDir,
+    spec::{interpreters::Rehearsals, process},
+    store::{Store, images, staging::StagingDir},
     template::{self, MachineShape, RootShape, TemplatePlan},
 };
 
@@ -27,20 +25,27 @@ const FILL_TIMEOUT: Duration = Duration::from_secs(30);
 /// milliseconds.
 pub(super) const RETIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-impl Runtime {
+/// What is done with the pools of a store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pools<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) images: &'a ImageStore,
+}
+
+impl Pools<'_> {
     /// Makes a pool of standbys for `spec`'s image and shape, and fills it.
     ///
     /// # Errors
     /// Of the image, the spec, the commands or the host; [`ErrorKind::NameTaken`].
-    pub async fn create_pool(
+    pub(crate) async fn create(
         &self,
         spec: SandboxSpec,
         options: &PoolOptions,
         progress: &dyn Progress,
     ) -> Result<PoolInfo> {
-        crate::check::spec(&spec)?;
+        crate::host::admission::spec(&spec)?;
         let name = pool_name(&spec, options)?;
-        let layout = self.store().layout();
+        let layout = self.store.layout();
         let target = layout.pools().join(&name);
         if target.exists() {
             let what = format!("The name `{name}` is taken by another pool");
@@ -48,8 +53,8 @@ impl Runtime {
                 "Remove it with `coffer pool rm {name}`, or name this one"
             )));
         }
-        let image = self.find_image(&spec, progress).await?;
-        let rootfs = lift(self.images().rootfs(&image, progress))?;
+        let image = images::find_image(self.images, &spec, progress).await?;
+        let rootfs = lift(self.images.rootfs(&image, progress))?;
         let root = RootShape::of(&spec, image.manifest).filter(|_| spec.tmpfs.is_empty());
         let Some(root) = root else {
             let what = "Standbys cannot have tmpfs mounts of their own";
@@ -96,15 +101,15 @@ impl Runtime {
         let pool = Pool { dir, manifest };
         if let Err(error) = fill::fill(layout, &pool).await {
             // A pool that cannot be filled is none.
-            self.remove_pool(&name).await?;
+            self.remove(&name).await?;
             return Err(error);
         }
         Ok(pool.info(layout))
     }
 
     /// The name of a pool whose standbys have this image.
-    pub(crate) fn pool_of_image(&self, image: &Digest) -> Option<String> {
-        let pools = Pool::all(self.store().layout());
+    pub(crate) fn of_image(&self, image: &Digest) -> Option<String> {
+        let pools = Pool::all(self.store.layout());
         let mut manifests = pools.into_iter().map(|pool| pool.manifest);
         manifests
             .find(|manifest| manifest.image == Some(*image))
@@ -112,9 +117,8 @@ impl Runtime {
     }
 
     /// Every pool.
-    #[must_use]
-    pub fn pools(&self) -> Vec<PoolInfo> {
-        let layout = self.store().layout();
+    pub(crate) fn list(&self) -> Vec<PoolInfo> {
+        let layout = self.store.layout();
         let mut all: Vec<_> = Pool::all(layout)
             .iter()
             .map(|pool| pool.info(layout))
@@ -127,8 +131,8 @@ impl Runtime {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`].
-    pub async fn remove_pool(&self, name: &str) -> Result<()> {
-        let layout = self.store().layout();
+    pub(crate) async fn remove(&self, name: &str) -> Result<()> {
+        let layout = self.store.layout();
         let pool = Pool::load(layout, name)?;
         // Without its manifest nobody fills it again.
         fs::remove_file_if_present(&pool.dir.join("pool.json"))

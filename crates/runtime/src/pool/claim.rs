@@ -6,12 +6,10 @@ use cofferdam_proto::{CLIENT_GENERATION, Request, StartMode, SupervisorMessage};
 
 use super::{Place, Pool, Ready, fill::spawn_fill, handover::CLAIM_TIMEOUT};
 use crate::{
+    base::error::{ErrorKind, Result},
     client::Connection,
-    error::{ErrorKind, Result},
-    guest,
-    layout::Layout,
-    sandbox::Runtime,
-    store::Entry,
+    host::guest,
+    store::{Entry, Store, layout::Layout},
     template::{MachineShape, RootShape},
 };
 
@@ -26,74 +24,71 @@ pub(crate) enum Claim {
     Silent,
 }
 
-impl Runtime {
-    /// Has a standby take a sandbox over, if there is one that fits and answers.
-    pub(crate) async fn claim(&self, entry: &Entry, mode: StartMode) -> Claim {
-        self.try_claim(entry, mode).await.unwrap_or(Claim::None)
-    }
+/// Has a standby take a sandbox over, if there is one that fits and answers.
+pub(crate) async fn claim(store: &Store, entry: &Entry, mode: StartMode) -> Claim {
+    try_claim(store, entry, mode).await.unwrap_or(Claim::None)
+}
 
-    async fn try_claim(&self, entry: &Entry, mode: StartMode) -> Option<Claim> {
-        let layout = self.store().layout();
-        let pools = Pool::all(layout);
-        // A sandbox that has run has a disk that no standby's guest knows.
-        if pools.is_empty() || entry.state.starts > 0 || layout.sandbox(entry.record.id).has_disk()
-        {
-            return None;
-        }
-        let record = &entry.record;
-        let shape = MachineShape::of(&record.spec, record.image.disk_bytes);
-        let root = RootShape::of(&record.spec, record.image.manifest)?;
-        let backend = crate::host::backend(layout, record.spec.backend.as_deref()).ok()?;
-        let fits = |pool: &&Pool| {
-            let manifest = &pool.manifest;
-            manifest.plan.shape == shape
-                && manifest.plan.root == root
-                && manifest.backend == backend.name()
-                && manifest.kernel == record.spec.kernel
-        };
-        // A program that uses the library has no agent to compare with; its standbys were made by
-        // the program beside it.
-        let guest = guest::find(layout, record.spec.kernel.as_deref()).ok();
-        let mut first_asked = None;
-        for pool in pools.iter().filter(fits) {
-            let key = |guest| pool.template_key(backend.as_ref(), guest).ok();
-            let key = guest.as_ref().and_then(key);
-            let fits = |ready: &Ready| {
-                ready.generation == CLIENT_GENERATION
-                    && key.as_ref().is_none_or(|key| *key == ready.template)
-            };
-            for id in pool.ids() {
-                let place = Place::of(layout, pool, id);
-                if !Ready::read(&place.dir).is_some_and(|ready| fits(&ready)) {
-                    continue;
-                }
-                let request = Request::Claim {
-                    sandbox: record.id,
-                    mode,
-                };
-                let begin = *first_asked.get_or_insert_with(Instant::now);
-                match ask(&place, request, begin).await {
-                    // Another was faster, or it is gone.
-                    Claim::Taken(taken) if is_lost(&taken) => {}
-                    Claim::Silent => {
-                        fill_in_background(layout, pool);
-                        return Some(Claim::Silent);
-                    }
-                    taken => return Some(taken),
-                }
-            }
-            // None was left: for the next claim. An automatic one is made when the sandbox runs.
-            if !pool.is_automatic() {
-                fill_in_background(layout, pool);
-            }
-        }
-        None
+async fn try_claim(store: &Store, entry: &Entry, mode: StartMode) -> Option<Claim> {
+    let layout = store.layout();
+    let pools = Pool::all(layout);
+    // A sandbox that has run has a disk that no standby's guest knows.
+    if pools.is_empty() || entry.state.starts > 0 || layout.sandbox(entry.record.id).has_disk() {
+        return None;
     }
+    let record = &entry.record;
+    let shape = MachineShape::of(&record.spec, record.image.disk_bytes);
+    let root = RootShape::of(&record.spec, record.image.manifest)?;
+    let backend = crate::host::backend(layout, record.spec.backend.as_deref()).ok()?;
+    let fits = |pool: &&Pool| {
+        let manifest = &pool.manifest;
+        manifest.plan.shape == shape
+            && manifest.plan.root == root
+            && manifest.backend == backend.name()
+            && manifest.kernel == record.spec.kernel
+    };
+    // A program that uses the library has no agent to compare with; its standbys were made by
+    // the program beside it.
+    let guest = guest::find(layout, record.spec.kernel.as_deref()).ok();
+    let mut first_asked = None;
+    for pool in pools.iter().filter(fits) {
+        let key = |guest| pool.template_key(backend.as_ref(), guest).ok();
+        let key = guest.as_ref().and_then(key);
+        let fits = |ready: &Ready| {
+            ready.generation == CLIENT_GENERATION
+                && key.as_ref().is_none_or(|key| *key == ready.template)
+        };
+        for id in pool.ids() {
+            let place = Place::of(layout, pool, id);
+            if !Ready::read(&place.dir).is_some_and(|ready| fits(&ready)) {
+                continue;
+            }
+            let request = Request::Claim {
+                sandbox: record.id,
+                mode,
+            };
+            let begin = *first_asked.get_or_insert_with(Instant::now);
+            match ask(&place, request, begin).await {
+                // Another was faster, or it is gone.
+                Claim::Taken(taken) if is_lost(&taken) => {}
+                Claim::Silent => {
+                    fill_in_background(layout, pool);
+                    return Some(Claim::Silent);
+                }
+                taken => return Some(taken),
+            }
+        }
+        // None was left: for the next claim. An automatic one is made when the sandbox runs.
+        if !pool.is_automatic() {
+            fill_in_background(layout, pool);
+        }
+    }
+    None
 }
 
 fn fill_in_background(layout: &Layout, pool: &Pool) {
     if let Err(error) = spawn_fill(layout, &pool.manifest.name) {
-        crate::supervisor::log_line(&error.chain());
+        crate::base::task::log_line(&error.chain());
     }
 }
 

@@ -8,10 +8,13 @@ use cofferdam_types::SandboxId;
 
 use super::{Place, Pool};
 use crate::{
-    client::{reap_in_background, spawn_with_socket},
-    error::{Error, ErrorKind, Result, io},
-    layout::Layout,
-    program, random,
+    base::{
+        error::{Error, ErrorKind, Result, io},
+        random,
+        reap::reap_in_background,
+    },
+    client::spawn_with_socket,
+    store::{layout::Layout, program},
 };
 
 /// Makes standbys, one after another, until the pool has its size or is gone.
@@ -26,7 +29,7 @@ pub(super) async fn fill(layout: &Layout, pool: &Pool) -> Result<()> {
         if there >= usize::try_from(pool.manifest.size).unwrap_or(usize::MAX) {
             return Ok(());
         }
-        crate::room::expect_for_fork(layout, 0)?;
+        crate::host::room::expect_for_fork(layout, 0)?;
         start_one(layout, pool).await?;
     }
     Ok(())
@@ -97,12 +100,12 @@ pub(crate) fn fill_main(args: &[OsString]) -> u8 {
         };
         let layout = Layout::at(Path::new(home))?;
         let pool = Pool::load(&layout, &name.to_string_lossy())?;
-        crate::supervisor::block_on(fill(&layout, &pool))?
+        crate::base::task::block_on(fill(&layout, &pool))?
     };
     match run() {
         Ok(()) => 0,
         Err(error) => {
-            crate::supervisor::log_line(&error.chain());
+            crate::base::task::log_line(&error.chain());
             1
         }
     }

@@ -10,7 +10,7 @@ use std::{os::unix::ffi::OsStrExt, time::Duration};
 use cofferdam_types::SandboxId;
 
 use super::{Place, Pool, READY};
-use crate::{layout::Layout, store::end_role};
+use crate::store::{end_role, layout::Layout};
 
 /// How long a claim may take until a standby has accepted it. A ready one takes some 3 ms; a fresh
 /// start takes 100 ms and more, so on a busy host waiting longer gains nothing.
@@ -73,7 +73,7 @@ impl Pool {
         let pid = std::fs::read_to_string(place.dir.join(PID)).ok();
         if let Some(pid) = pid.and_then(|pid| pid.parse().ok()) {
             let (home, id) = (layout.home().as_os_str().as_bytes(), id.to_string());
-            let role = crate::program::STAND_BY.as_bytes();
+            let role = crate::store::program::STAND_BY.as_bytes();
             let expected = [role, home, self.manifest.name.as_bytes(), id.as_bytes()];
             end_role(pid, |words| words.starts_with(&expected));
         }

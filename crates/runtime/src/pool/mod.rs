@@ -14,6 +14,7 @@
 //! no daemon: a pool that lost its standbys, to a reboot say, is filled again by the next start
 //! that would have claimed one, or the next who lists it.
 
+mod after;
 mod automatic;
 mod catalogue;
 mod claim;
@@ -30,15 +31,17 @@ use cofferdam_types::{Digest, SandboxId, valid_name};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{
-    automatic::{is_automatic, keep_one},
-    claim::Claim,
-    fill::{fill_main, spawn_fill},
-    standby::{Standby, standby_main},
+    after::ForLaterStarts,
+    catalogue::Pools,
+    claim::{Claim, claim},
+    fill::fill_main,
+    standby::standby_main,
 };
+use self::{automatic::is_automatic, fill::spawn_fill};
 use crate::{
-    error::{Error, ErrorKind, Result, io, lift},
-    guest::GuestFiles,
-    layout::Layout,
+    base::error::{Error, ErrorKind, Result, io, lift},
+    host::guest::GuestFiles,
+    store::layout::Layout,
     template::{self, TemplatePlan},
 };
 
@@ -187,7 +190,7 @@ impl Pool {
             && !self.is_automatic()
             && let Err(error) = spawn_fill(layout, &self.manifest.name)
         {
-            crate::supervisor::log_line(&error.chain());
+            crate::base::task::log_line(&error.chain());
         }
         let ready = |id: &&SandboxId| Place::of(layout, self, **id).is_ready();
         let PoolManifest { plan, warm_ups, .. } = &self.manifest;

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, io::ErrorKind as IoErrorKind, path::Path, sync::Arc, time::Duration};
 
 use cofferdam_backend::{Machine, MachineSpec};
-use cofferdam_base::{LockFile, fs};
+use cofferdam_base::{LockFile, fs, time::unix_time_ns};
 use cofferdam_proto::{CLIENT_GENERATION, Request, SupervisorMessage};
 use cofferdam_types::SandboxId;
 use tokio::{
@@ -11,16 +11,22 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{Place, Pool, READY, Ready, fill::spawn_fill, handover};
+use super::{ForLaterStarts, Place, Pool, READY, Ready, fill::spawn_fill, handover};
 use crate::{
-    error::{Error, ErrorKind, Result, io, lift, to_remote},
-    guest,
-    interpreters::Rehearsals,
-    layout::{Layout, SandboxPaths},
-    snapshot::fit,
-    socket,
-    staging::StagingDir,
-    supervisor::{self, AgentLink, Client, Duty, Event, FIRST_CLIENT},
+    base::{
+        error::{Error, ErrorKind, Result, io, lift, to_remote},
+        socket,
+        task::{block_on, log_line},
+    },
+    host::{compatibility::machine_key, guest},
+    link::{AgentLink, Clock, start_workload},
+    spec::interpreters::Rehearsals,
+    start::{ForTemplates, guest_setup},
+    store::{
+        layout::{Layout, SandboxPaths},
+        staging::StagingDir,
+    },
+    supervisor::{self, AfterStart, Client, Duty, Event, FIRST_CLIENT, Live, Starting},
     template::{self, BOOT_TIMEOUT, Template},
 };
 
@@ -34,22 +40,22 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A machine at the point before the workload.
 #[derive(Debug)]
-pub(crate) struct Standby {
+struct Standby {
     place: Place,
     layout: Layout,
     pool: String,
-    pub(crate) machine: Arc<dyn Machine>,
-    pub(crate) agent: AgentLink,
-    pub(crate) backend: &'static str,
+    machine: Arc<dyn Machine>,
+    agent: AgentLink,
+    backend: &'static str,
     /// What a machine must have in common with this one to go on from a capture of it.
-    pub(crate) machine_key: String,
+    machine_key: String,
     // Held for as long as the standby has files of its own.
     _lock: LockFile,
 }
 
 impl Standby {
     /// Gives its files to the sandbox that claimed it; returns the name of its pool.
-    pub(crate) fn hand_over(&self, paths: &SandboxPaths) -> Result<String> {
+    fn hand_over(&self, paths: &SandboxPaths) -> Result<String> {
         let failed = |error| io("Could not take over a standby's files", error);
         std::fs::rename(self.place.upper(), paths.upper()).map_err(failed)?;
         let logs = [("console.log", paths.console()), ("vmm.log", paths.vmm())];
@@ -79,12 +85,12 @@ pub(crate) fn standby_main(args: &[OsString]) -> u8 {
         };
         let layout = Layout::at(Path::new(home))?;
         let id = id.to_str().and_then(|id| id.parse().ok()).ok_or_else(bad)?;
-        supervisor::block_on(stand_by(layout, pool.to_string_lossy().into_owned(), id))?
+        block_on(stand_by(layout, pool.to_string_lossy().into_owned(), id))?
     };
     match run() {
         Ok(()) => 0,
         Err(error) => {
-            supervisor::log_line(&error.chain());
+            log_line(&error.chain());
             1
         }
     }
@@ -126,7 +132,7 @@ async fn stand_by(layout: Layout, pool: String, id: SandboxId) -> Result<()> {
             if may_replace(&pool)
                 && let Err(error) = spawn_fill(&layout, &pool.manifest.name)
             {
-                supervisor::log_line(&error.chain());
+                log_line(&error.chain());
             }
             Err(error)
         }
@@ -156,7 +162,7 @@ async fn prepare_or_retry(
         Prepared::Lost(error) => error,
     };
     let what = "The standby's machine was lost while it was warmed, and is made without that";
-    supervisor::log_line(&format!("{what}: {}", error.chain()));
+    log_line(&format!("{what}: {}", error.chain()));
     place.remove(layout);
     match prepare(layout, pool, place, id, None).await? {
         Prepared::Ready(standby, listener) => Ok((*standby, listener)),
@@ -227,7 +233,7 @@ async fn prepare(
         machine,
         agent,
         backend: backend.name(),
-        machine_key: fit::machine_key(backend.as_ref(), &guest)?,
+        machine_key: machine_key(backend.as_ref(), &guest)?,
         _lock: lock,
     };
     Ok(Prepared::Ready(Box::new(standby), listener))
@@ -301,6 +307,34 @@ async fn accept(standby: &mut Standby) -> Result<()> {
     Ok(())
 }
 
+/// Has a standby's machine become the sandbox's.
+async fn claimed(of: Starting<'_>, standby: Standby) -> Result<(Live, Box<dyn AfterStart>)> {
+    let mut clock = Clock::new();
+    let pool = standby.hand_over(of.paths)?;
+    of.record_machine(standby.machine.as_ref(), standby.backend)?;
+    clock.lap("standby");
+    let Standby {
+        machine,
+        mut agent,
+        backend,
+        machine_key,
+        ..
+    } = standby;
+    let setup = guest_setup(&of.entry.record);
+    start_workload(&mut agent, &setup, of.terminal, true, &mut clock).await?;
+    let live = Live {
+        machine,
+        agent,
+        backend,
+        timeline: clock.stages,
+        started_ns: unix_time_ns(),
+        machine_key,
+        degraded: Vec::new(),
+    };
+    let after = ForLaterStarts::new(of.entry, backend, ForTemplates::default(), Some(pool));
+    Ok((live, Box::new(after)))
+}
+
 /// Does what the one client wants that gets it. Others find nobody, and look for another standby.
 async fn serve(standby: Standby, stream: UnixStream) -> Result<()> {
     let _ = fs::remove_file_if_present(&standby.place.socket());
@@ -330,9 +364,9 @@ async fn serve(standby: Standby, stream: UnixStream) -> Result<()> {
                 layout: standby.layout.clone(),
                 id: sandbox,
                 request,
-                standby: Some(standby),
             };
-            supervisor::serve(duty, client, events, queue).await
+            let bring_up = async |of: Starting<'_>| claimed(of, standby).await;
+            supervisor::serve(duty, client, events, queue, bring_up).await
         }
         _ => Err(Error::new(
             ErrorKind::Bug,

@@ -6,10 +6,10 @@ use cofferdam_base::fs;
 use cofferdam_proto::{Request, SupervisorMessage};
 use cofferdam_types::SandboxStatus;
 
-use super::{SnapshotFileName, SnapshotKind};
+use super::{SnapshotFileName, SnapshotKind, Snapshots};
 use crate::{
-    error::{Error, ErrorKind, Result, io, lift},
-    sandbox::Runtime,
+    base::error::{Error, ErrorKind, Result, io, lift},
+    client,
     store::Entry,
 };
 
@@ -27,7 +27,7 @@ pub(super) struct Captured {
     pub(super) pause_us: Option<u64>,
 }
 
-impl Runtime {
+impl Snapshots<'_> {
     /// Captures a sandbox into `dir`, a staging directory below the snapshots: of a live one
     /// memory, devices and disk unless only the disk is asked for; of a stopped one its disk.
     pub(super) async fn capture(
@@ -76,7 +76,7 @@ impl Runtime {
             dir: dir.to_str().ok_or_else(not_text)?.to_owned(),
             disk_only: kind == SnapshotKind::Disk,
         };
-        let answer = self.request(entry, request).await;
+        let answer = client::request(self.store, entry, request).await;
         let answer = answer.map(|(_, answer)| answer);
         match answer.map_err(|error| self.with_room(entry, kind, error))? {
             SupervisorMessage::Captured { pause_us } => Ok(Captured {
@@ -95,7 +95,7 @@ impl Runtime {
         if error.kind() != ErrorKind::NoSpace {
             return error;
         }
-        let layout = self.store().layout();
+        let layout = self.store.layout();
         let disk = cofferdam_disk::allocated_bytes(&layout.sandbox(entry.record.id).upper());
         let memory = match kind {
             SnapshotKind::Full => entry.record.spec.memory.bytes(),
@@ -105,7 +105,7 @@ impl Runtime {
         let what = format!(
             "There is no room to capture `{}`: it needs up to {needed} MiB, and {}",
             entry.record.name,
-            crate::room::free_text(layout.home())
+            crate::host::room::free_text(layout.home())
         );
         Error::new(ErrorKind::NoSpace, what)
             .because(error)
@@ -122,7 +122,7 @@ impl Runtime {
         if !may_have_ended || !self.ends_now(entry).await {
             return Err(error);
         }
-        let Some(entry) = self.store().load(entry.record.id)? else {
+        let Some(entry) = self.store.load(entry.record.id)? else {
             let what = format!("Sandbox `{}` ended and is removed", entry.record.name);
             return Err(Error::new(ErrorKind::NotFound, what)
                 .because(error)
@@ -142,13 +142,13 @@ impl Runtime {
     async fn ends_now(&self, entry: &Entry) -> bool {
         let stopped = async {
             // Its state says whether it failed.
-            let _ = self.wait(entry).await;
+            let _ = client::wait(self.store, entry).await;
             loop {
-                match self.store().load(entry.record.id) {
+                match self.store.load(entry.record.id) {
                     Ok(Some(now)) if now.state.status.is_live() => {}
                     Ok(Some(now)) if now.state.status != SandboxStatus::Stopped => return false,
                     Ok(Some(_)) => {
-                        if let Ok(Some(_lock)) = self.store().try_lock(entry.record.id) {
+                        if let Ok(Some(_lock)) = self.store.try_lock(entry.record.id) {
                             return true;
                         }
                     }
@@ -173,8 +173,8 @@ impl Runtime {
             Error::new(ErrorKind::WrongState, what)
         };
         // With the lock held nobody starts it while its disk is read.
-        let _lock = self.store().try_lock(id)?.ok_or_else(busy)?;
-        let upper = self.store().layout().sandbox(id).upper();
+        let _lock = self.store.try_lock(id)?.ok_or_else(busy)?;
+        let upper = self.store.layout().sandbox(id).upper();
         lift(cofferdam_disk::copy_sparse(
             &upper,
             &dir.join(SnapshotFileName::Upper.as_str()),

@@ -6,21 +6,19 @@ use cofferdam_base::{LockFile, fs};
 use cofferdam_types::{SnapshotId, valid_name};
 use serde::Deserialize;
 
-use super::{MANIFEST, MAX_MANIFEST_BYTES, Snapshot, SnapshotManifest};
+use super::{MANIFEST, MAX_MANIFEST_BYTES, Snapshot, SnapshotManifest, Snapshots};
 use crate::{
-    error::{Error, ErrorKind, Result, io},
-    layout::Layout,
-    sandbox::Runtime,
-    staging::StagingDir,
+    base::error::{Error, ErrorKind, Result, io},
+    store::{layout::Layout, staging::StagingDir},
 };
 
-impl Runtime {
+impl Snapshots<'_> {
     /// The snapshot of a name, an id, or the unique start of an id.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`], [`ErrorKind::Ambiguous`] or [`ErrorKind::BadSnapshot`].
-    pub fn find_snapshot(&self, name: &str) -> Result<Snapshot> {
-        let layout = self.store().layout();
+    pub(crate) fn find(&self, name: &str) -> Result<Snapshot> {
+        let layout = self.store.layout();
         Snapshot::load(layout, find_id(layout, name)?)
     }
 
@@ -28,8 +26,8 @@ impl Runtime {
     ///
     /// # Errors
     /// The file system's.
-    pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
-        let layout = self.store().layout();
+    pub(crate) fn list(&self) -> Result<Vec<Snapshot>> {
+        let layout = self.store.layout();
         let mut all: Vec<_> = ids(layout)?
             .into_iter()
             .filter_map(|id| Snapshot::load(layout, id).ok())
@@ -42,8 +40,8 @@ impl Runtime {
     ///
     /// # Errors
     /// The file system's.
-    pub fn damaged_snapshots(&self) -> Result<Vec<DamagedSnapshot>> {
-        let layout = self.store().layout();
+    pub(crate) fn damaged(&self) -> Result<Vec<DamagedSnapshot>> {
+        let layout = self.store.layout();
         let damage = |id| {
             let error = Snapshot::load(layout, id).err()?;
             let dir = layout.snapshots().join(id.to_string());
@@ -63,8 +61,8 @@ impl Runtime {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] or [`ErrorKind::Ambiguous`].
-    pub fn remove_snapshot(&self, name: &str) -> Result<SnapshotId> {
-        let layout = self.store().layout();
+    pub(crate) fn remove(&self, name: &str) -> Result<SnapshotId> {
+        let layout = self.store.layout();
         let id = find_id(layout, name)?;
         let dir = layout.snapshots().join(id.to_string());
         let doomed = fs::staging_path(&dir);
@@ -81,14 +79,14 @@ impl Runtime {
     }
 
     /// Whether a name is free for a snapshot.
-    pub(crate) fn expect_snapshot_name(&self, name: Option<&str>) -> Result<()> {
+    pub(crate) fn expect_free_name(&self, name: Option<&str>) -> Result<()> {
         let Some(name) = name else { return Ok(()) };
         if !valid_name(name) {
             let what = format!("`{name}` is not a snapshot name");
             return Err(Error::new(ErrorKind::InvalidSpec, what)
                 .hint("Use letters, digits, `_`, `.` and `-`; start with a letter or digit"));
         }
-        match find_by_name(self.store().layout(), name)? {
+        match find_by_name(self.store.layout(), name)? {
             None => Ok(()),
             Some(_) => {
                 let what = format!("The name `{name}` is taken by another snapshot");
@@ -99,18 +97,18 @@ impl Runtime {
     }
 
     /// Writes the manifest into a directory whose files are whole, and gives it its name.
-    pub(crate) fn publish_snapshot(
+    pub(crate) fn publish(
         &self,
         staging: StagingDir,
         manifest: &SnapshotManifest,
     ) -> Result<Snapshot> {
-        let layout = self.store().layout();
+        let layout = self.store.layout();
         let failed = |error| io("Could not write a snapshot's manifest", error);
         fs::publish_json(&staging.path().join(MANIFEST), manifest, true).map_err(failed)?;
         // Held for the look and the rename, so that of two that want a name one gets it.
         let _lock = LockFile::exclusive(&layout.snapshots().join("lock"))
             .map_err(|error| io("Could not lock the snapshots", error))?;
-        self.expect_snapshot_name(manifest.name.as_deref())?;
+        self.expect_free_name(manifest.name.as_deref())?;
         // First the names in it, then its own.
         fs::sync_dir(staging.path()).map_err(failed)?;
         staging.publish()?;

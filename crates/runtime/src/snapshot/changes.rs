@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use cofferdam_types::{ByteSize, CpuCount, SandboxSpec};
 
 use crate::{
-    error::{Error, ErrorKind, Result},
-    process,
+    base::error::{Error, ErrorKind, Result},
+    spec::process,
     store::SandboxRecord,
 };
 
@@ -50,7 +50,7 @@ impl ForkChanges {
         self.change_spec(&mut changed, is_live);
         changed.hostname.clone_from(&self.hostname);
         changed.memory = self.memory.unwrap_or(changed.memory);
-        crate::check::spec(&changed)
+        crate::host::admission::spec(&changed)
     }
 
     /// A machine that goes on has the processors and the memory that its guest knows.

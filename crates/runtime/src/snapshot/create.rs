@@ -5,15 +5,13 @@ use std::fs::File;
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_types::SnapshotId;
 
-use super::{
-    Snapshot, SnapshotFile, SnapshotKind, SnapshotManifest, content, manifest::FORMAT_VERSION,
-};
+use super::{Snapshot, SnapshotFile, SnapshotKind, SnapshotManifest, Snapshots, content};
 use crate::{
-    error::{Result, io, lift},
-    random,
-    sandbox::Runtime,
-    staging::StagingDir,
-    store::Entry,
+    base::{
+        error::{Result, io, lift},
+        random,
+    },
+    store::{Entry, snapshot::FORMAT_VERSION, staging::StagingDir},
 };
 
 /// How a snapshot is taken.
@@ -25,20 +23,16 @@ pub struct SnapshotOptions {
     pub name: Option<String>,
 }
 
-impl Runtime {
+impl Snapshots<'_> {
     /// Takes a snapshot of a sandbox. One that runs stands still for a moment and goes on.
     ///
     /// # Errors
     /// [`crate::ErrorKind::WrongState`], [`crate::ErrorKind::NameTaken`],
     /// [`crate::ErrorKind::NoSpace`] and those of the backend.
-    pub async fn create_snapshot(
-        &self,
-        entry: &Entry,
-        options: SnapshotOptions,
-    ) -> Result<Snapshot> {
-        self.expect_snapshot_name(options.name.as_deref())?;
+    pub(crate) async fn create(&self, entry: &Entry, options: SnapshotOptions) -> Result<Snapshot> {
+        self.expect_free_name(options.name.as_deref())?;
         let id = SnapshotId::from_random(random::bytes()?);
-        let staging = self.snapshot_staging(id)?;
+        let staging = self.staging(id)?;
         let captured = self.capture(entry, options.kind, staging.path()).await?;
         let created_ns = unix_time_ns();
         let mut files = Vec::new();
@@ -67,7 +61,7 @@ impl Runtime {
             pause_us: captured.pause_us,
             files,
         };
-        self.publish_snapshot(staging, &manifest)
+        self.publish(staging, &manifest)
     }
 
     fn compatibility(&self, kind: SnapshotKind, entry: &Entry) -> Result<Option<String>> {
@@ -78,13 +72,13 @@ impl Runtime {
         if let Some(key) = &entry.state.machine_key {
             return Ok(Some(key.clone()));
         }
-        let layout = self.store().layout();
+        let layout = self.store.layout();
         let backend = crate::host::backend(layout, entry.state.backend.as_deref())?;
         lift(backend.compatibility_key()).map(Some)
     }
 
     /// A directory for a capture.
-    pub(super) fn snapshot_staging(&self, id: SnapshotId) -> Result<StagingDir> {
-        StagingDir::new(self.store().layout().snapshots().join(id.to_string()))
+    pub(super) fn staging(&self, id: SnapshotId) -> Result<StagingDir> {
+        StagingDir::new(self.store.layout().snapshots().join(id.to_string()))
     }
 }

@@ -1,33 +1,20 @@
-//! What a machine that goes on from a snapshot must have in common with the one that was captured.
+//! Whether this host can continue the machine of a snapshot.
 //!
-//! The key is a list of parts, `name value`, with `; ` between them: the backend, its program's
-//! version with the build, the machine, the processor, the guest's kernel and agent. Paths
-//! and owners of files are no part of it, so a snapshot can go to any host with the same parts.
+//! See `host::compatibility` for the key that is compared.
 
-use cofferdam_backend::Backend;
-
-use super::{SnapshotManifest, bad};
+use super::{Snapshots, bad};
 use crate::{
-    error::{Result, lift},
-    guest::{self, GuestFiles},
-    sandbox::Runtime,
+    base::error::{Result, lift},
+    host::{compatibility::machine_key, guest},
+    store::snapshot::SnapshotManifest,
 };
 
-/// The key of a machine of `backend` with this guest.
-pub(crate) fn machine_key(backend: &dyn Backend, guest: &GuestFiles) -> Result<String> {
-    Ok(format!(
-        "{}; {}",
-        lift(backend.compatibility_key())?,
-        guest.parts()
-    ))
-}
-
-impl Runtime {
+impl Snapshots<'_> {
     /// Refuses a machine that this host could not continue, with what it has and this host lacks.
     pub(super) fn expect_same_machine(&self, manifest: &SnapshotManifest) -> Result<()> {
         let label = manifest.id.short();
         let hint = "Its disk alone goes everywhere: take it out with `--disk-only`";
-        let layout = self.store().layout();
+        let layout = self.store.layout();
         let backend =
             crate::host::backend(layout, manifest.backend.as_deref()).map_err(|error| {
                 bad(&label, "needs a backend that this host lacks")

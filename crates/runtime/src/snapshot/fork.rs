@@ -5,17 +5,17 @@ use cofferdam_proto::{IdentityCause, Request, StartMode};
 use cofferdam_types::{SandboxId, SandboxSpec, SnapshotId};
 
 use super::{
-    Snapshot, SnapshotKind,
+    Snapshot, SnapshotKind, Snapshots,
     changes::{ForkChanges, numbered},
-    machine_files,
-    resume::Moment,
+    moment::Moment,
 };
 use crate::{
+    base::{
+        error::{Error, ErrorKind, Result},
+        random,
+    },
     client::{Connection, launch},
-    error::{Error, ErrorKind, Result},
-    random,
-    sandbox::Runtime,
-    store::{Entry, ForkOrigin, SandboxRecord},
+    store::{Entry, ForkOrigin, SandboxRecord, snapshot::machine_files},
 };
 
 /// Most forks of one call: more is a slip of the finger.
@@ -69,14 +69,14 @@ pub struct Forked {
     pub failure: Option<Error>,
 }
 
-impl Runtime {
+impl Snapshots<'_> {
     /// Makes new sandboxes from a moment of a source. Of a live sandbox or a full snapshot they
     /// run on from there, each with an identity of its own; of a stopped one or a disk they have
     /// the disk and are started like any other. `made` is told of each as it is ready.
     ///
     /// # Errors
     /// When nothing could be made. What came after the first fork is in [`Forked::failure`].
-    pub async fn fork(
+    pub(crate) async fn fork(
         &self,
         source: ForkSource<'_>,
         options: &ForkOptions,
@@ -126,8 +126,8 @@ impl Runtime {
     ) -> Result<Forked> {
         let is_live = entry.state.status.is_live() && !options.disk_only;
         options.changes.check(&entry.record.spec, is_live)?;
-        crate::room::expect_for_fork(self.store().layout(), 0)?;
-        let staging = self.snapshot_staging(SnapshotId::from_random(random::bytes()?))?;
+        crate::host::room::expect_for_fork(self.store.layout(), 0)?;
+        let staging = self.staging(SnapshotId::from_random(random::bytes()?))?;
         let kind = options.disk_only.then_some(SnapshotKind::Disk);
         let captured = self.capture(entry, kind, staging.path()).await?;
         let moment = Moment {
@@ -158,7 +158,7 @@ impl Runtime {
         while next <= options.count && forks.failure.is_none() {
             let mut batch = Vec::new();
             while next <= options.count && batch.len() < BATCH && forks.failure.is_none() {
-                let room = crate::room::expect_for_fork(self.store().layout(), batch.len());
+                let room = crate::host::room::expect_for_fork(self.store.layout(), batch.len());
                 let begun = match room {
                     Ok(()) => self.begin_fork(parent, origin, moment, options, next).await,
                     Err(error) => Err(error),
@@ -197,12 +197,13 @@ impl Runtime {
         options
             .changes
             .apply(&mut record, is_live, number, options.count);
-        self.insert_with(&mut record, |dir| moment.place(dir))?;
+        self.store
+            .insert_named(&mut record, |dir| moment.place(dir))?;
         if moment.machine.is_none() {
             return Ok((record.id, None));
         }
         let request = Request::Start(StartMode::default());
-        match launch(self.store().layout(), record.id, request).await {
+        match launch(self.store.layout(), record.id, request).await {
             Ok(connection) => Ok((record.id, Some(connection))),
             Err(error) => {
                 self.discard(record.id);
@@ -219,14 +220,14 @@ impl Runtime {
             self.discard(id);
             return Err(error);
         }
-        self.find(&id.to_string())
+        self.store.find(&id.to_string())
     }
 
     /// A fork that did not come up is nobody's sandbox.
     fn discard(&self, id: SandboxId) {
         // Its supervisor lets go of it a moment after its answer; what is left then is a failed
         // sandbox with its reason.
-        let _ = self.store().remove(id);
+        let _ = self.store.remove(id);
     }
 
     fn expect_free_names(&self, options: &ForkOptions, source: SandboxId) -> Result<()> {
@@ -235,9 +236,9 @@ impl Runtime {
         };
         let names = (1..=options.count).map(|number| numbered(name, number, options.count));
         for name in names {
-            if self.store().is_taken(&name)? {
+            if self.store.is_taken(&name)? {
                 let what = format!("The name `{name}` is taken by another sandbox");
-                let holder = self.store().find(&name).map(|entry| entry.record.id);
+                let holder = self.store.find(&name).map(|entry| entry.record.id);
                 let hint = match holder.is_ok_and(|id| id == source) {
                     true => "It is the source; choose another name with `-n`".to_owned(),
                     false => format!(

@@ -6,7 +6,7 @@
 //! A directory appears whole, by the rename of a staging directory, and disappears by the rename
 //! to another. Nothing in it is trusted on load: see [`Snapshot::load`].
 //!
-//! [`create`] takes one, [`catalogue`] finds and removes them, [`resume`] makes sandboxes of them
+//! [`create`] takes one, [`catalogue`] finds and removes them, [`moment`] makes sandboxes of them
 //! (restore: the same; fork: new ones), [`transfer`] moves them between stores.
 
 mod capture;
@@ -14,11 +14,10 @@ mod catalogue;
 mod changes;
 mod content;
 mod create;
-pub(crate) mod fit;
+mod fit;
 mod fork;
-mod manifest;
+mod moment;
 mod restore;
-pub(crate) mod resume;
 mod transfer;
 
 use std::{
@@ -29,20 +28,25 @@ use std::{
 
 use cofferdam_backend::SnapshotFiles;
 use cofferdam_base::fs;
+use cofferdam_image::ImageStore;
 use cofferdam_types::{CpuCount, SnapshotId};
 
-use self::manifest::FORMAT_VERSION;
 pub use self::{
     catalogue::DamagedSnapshot,
     changes::ForkChanges,
     create::SnapshotOptions,
     fork::{ForkOptions, ForkSource, Forked},
-    manifest::{SnapshotFile, SnapshotFileName, SnapshotKind, SnapshotManifest},
 };
 use crate::{
-    error::{Error, ErrorKind, Result, io},
-    layout::Layout,
-    store::RECORD_VERSION,
+    base::error::{Error, ErrorKind, Result, io},
+    store::{
+        RECORD_VERSION, Store,
+        layout::Layout,
+        snapshot::{
+            FORMAT_VERSION, SnapshotFile, SnapshotFileName, SnapshotKind, SnapshotManifest,
+            machine_files,
+        },
+    },
     template::MachineShape,
 };
 
@@ -50,6 +54,13 @@ use crate::{
 const MAX_MANIFEST_BYTES: u64 = 8 << 20;
 
 const MANIFEST: &str = "manifest.json";
+
+/// What is done with the snapshots of a store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Snapshots<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) images: &'a ImageStore,
+}
 
 /// A snapshot of this store.
 #[derive(Clone, Debug)]
@@ -152,7 +163,7 @@ impl Snapshot {
     pub fn disk_bytes(&self) -> Result<u64> {
         self.manifest.files.iter().try_fold(0, |sum, file| {
             let bytes = cofferdam_disk::allocated_bytes(&self.file(file.name));
-            Ok(sum + crate::error::lift(bytes)?)
+            Ok(sum + crate::base::error::lift(bytes)?)
         })
     }
 
@@ -231,14 +242,6 @@ fn modified(path: &Path) -> Result<SystemTime> {
         .map_err(|error| io(format!("Could not look at `{}`", path.display()), error))
 }
 
-/// Memory and devices in a directory.
-pub(crate) fn machine_files(dir: &Path) -> SnapshotFiles {
-    SnapshotFiles {
-        memory: dir.join(SnapshotFileName::Memory.as_str()),
-        state: dir.join(SnapshotFileName::State.as_str()),
-    }
-}
-
 /// Refuses a manifest that contradicts itself.
 pub(crate) fn check_manifest(manifest: &SnapshotManifest) -> Result<()> {
     let label = manifest.id.short();
@@ -275,7 +278,7 @@ pub(crate) fn check_manifest(manifest: &SnapshotManifest) -> Result<()> {
     {
         return Err(bad(&label, "is of a sandbox that cannot be"));
     }
-    crate::check::possible(&sandbox.spec)
+    crate::host::admission::possible(&sandbox.spec)
         .map_err(|error| bad(&label, "is of a sandbox that cannot be").because(error))?;
     if !(1..=CpuCount::MAX_VCPUS).contains(&sandbox.spec.cpus.vcpus()) {
         return Err(bad(

@@ -4,18 +4,14 @@ use cofferdam_base::fs;
 use cofferdam_proto::{IdentityCause, StartMode};
 use cofferdam_types::SandboxStatus;
 
-use super::{
-    Snapshot, SnapshotFileName, SnapshotKind, bad,
-    resume::{Moment, Resume},
-};
+use super::{Snapshot, SnapshotFileName, SnapshotKind, Snapshots, bad, moment::Moment};
 use crate::{
-    error::{Error, ErrorKind, Result, io},
-    log_mark,
-    sandbox::Runtime,
-    store::{Entry, SandboxRecord},
+    base::error::{Error, ErrorKind, Result, io},
+    client,
+    store::{Entry, SandboxRecord, log_mark, resume::Resume},
 };
 
-impl Runtime {
+impl Snapshots<'_> {
     /// Brings back the sandbox of a snapshot with its id and name; under another name only if it is
     /// gone. From a full snapshot it runs on
     /// from that moment; from a disk it is there to be started. What it has on its disk since is
@@ -24,7 +20,7 @@ impl Runtime {
     /// # Errors
     /// [`ErrorKind::WrongState`] when it is live; [`ErrorKind::NameTaken`] when it is gone and
     /// another has its name; [`ErrorKind::BadSnapshot`] and those of a start.
-    pub async fn restore(&self, snapshot: &Snapshot, name: Option<&str>) -> Result<Entry> {
+    pub(crate) async fn restore(&self, snapshot: &Snapshot, name: Option<&str>) -> Result<Entry> {
         let mut record = self.repin(&snapshot.manifest.sandbox)?;
         if let Some(name) = name {
             self.rename(&mut record, name)?;
@@ -42,26 +38,26 @@ impl Runtime {
             cause: IdentityCause::Restore,
         };
         let id = record.id;
-        match self.store().load(id)? {
+        match self.store.load(id)? {
             Some(entry) if !is_same(&entry.record, &record) => {
                 let what = "is of another sandbox than the one that has its id here";
                 return Err(bad(&snapshot.label(), what));
             }
             Some(entry) => self.replace(&entry, &moment)?,
             None => drop(
-                self.store()
+                self.store
                     .insert(&record, |dir| moment.place(dir))
                     .map_err(|error| other_name(error, &record.name))?,
             ),
         }
-        let log = self.store().layout().sandbox(id).output();
+        let log = self.store.layout().sandbox(id).output();
         log_mark::restored(&log, &snapshot.manifest)?;
-        let entry = self.find(&id.to_string())?;
+        let entry = self.store.find(&id.to_string())?;
         if moment.machine.is_none() {
             return Ok(entry);
         }
-        self.start(&entry, StartMode::default()).await?;
-        self.find(&id.to_string())
+        client::start(self.store, &entry, StartMode::default()).await?;
+        self.store.find(&id.to_string())
     }
 
     /// Gives a sandbox that is to be brought back another name.
@@ -70,7 +66,7 @@ impl Runtime {
             let what = format!("`{name}` is not a sandbox name");
             return Err(Error::new(ErrorKind::InvalidSpec, what));
         }
-        if let Some(there) = self.store().load(record.id)?
+        if let Some(there) = self.store.load(record.id)?
             && there.record.name != name
         {
             let there = there.record.name;
@@ -97,10 +93,10 @@ impl Runtime {
                 "Stop it first with `coffer stop {name}`, or fork the snapshot"
             ))
         };
-        let Some(_lock) = self.store().try_lock(id)? else {
+        let Some(_lock) = self.store.try_lock(id)? else {
             return Err(in_the_way(entry.state.status));
         };
-        let paths = self.store().layout().sandbox(id);
+        let paths = self.store.layout().sandbox(id);
         let staging = fs::staging_path(&paths.dir);
         let failed = |error| io(format!("Could not replace the disk of `{name}`"), error);
         fs::create_private_dir(&staging).map_err(failed)?;

@@ -22,16 +22,18 @@ use cofferdam_types::SnapshotId;
 use serde::Deserialize;
 
 use super::{
-    Snapshot, SnapshotFileName, SnapshotKind, SnapshotManifest, bad, check_manifest, content,
-    manifest::FORMAT_VERSION,
+    Snapshot, SnapshotFileName, SnapshotKind, SnapshotManifest, Snapshots, bad, check_manifest,
+    content,
 };
 use crate::{
-    error::{Error, ErrorKind, Result, io as io_error, lift},
-    random,
-    sandbox::Runtime,
+    base::{
+        error::{Error, ErrorKind, Result, io as io_error, lift},
+        random,
+    },
+    store::snapshot::FORMAT_VERSION,
 };
 
-impl Runtime {
+impl Snapshots<'_> {
     /// Writes a snapshot as one file, after a look whether it is what it was: no import takes
     /// another, and whoever exports may remove the original.
     ///
@@ -40,7 +42,7 @@ impl Runtime {
     ///
     /// # Blocking
     /// As long as compressing and writing take; use a blocking thread in a busy runtime.
-    pub fn export_snapshot(
+    pub(crate) fn export(
         &self,
         snapshot: &Snapshot,
         output: impl Write,
@@ -92,7 +94,7 @@ impl Runtime {
     ///
     /// # Blocking
     /// As long as reading and checking take; use a blocking thread in a busy runtime.
-    pub fn import_snapshot(
+    pub(crate) fn import(
         &self,
         input: impl Read,
         name: Option<&str>,
@@ -109,7 +111,7 @@ impl Runtime {
         };
         let mut reader = lift(BundleReader::open(
             input,
-            limits(self.store().layout().home()),
+            limits(self.store.layout().home()),
         ))?;
         let mut manifest = parse(reader.manifest())?;
         check_manifest(&manifest)?;
@@ -117,7 +119,7 @@ impl Runtime {
             manifest.name = Some(name.to_owned());
         }
         self.expect_importable(&mut manifest)?;
-        let staging = self.snapshot_staging(manifest.id)?;
+        let staging = self.staging(manifest.id)?;
         let mut seen = Vec::new();
         while let Some(file) = lift(reader.next_file())? {
             let known = SnapshotFileName::parse(file.name());
@@ -145,14 +147,14 @@ impl Runtime {
             return Err(bad(&manifest.id.short(), "lacks a file of its kind"));
         }
         check_contents(staging.path(), &manifest)?;
-        self.publish_snapshot(staging, &manifest)
+        self.publish(staging, &manifest)
     }
 
     /// Refuses what could be read but not used here, before anything is unpacked.
     fn expect_importable(&self, manifest: &mut SnapshotManifest) -> Result<()> {
-        self.expect_snapshot_name(manifest.name.as_deref())?;
+        self.expect_free_name(manifest.name.as_deref())?;
         let dir = self
-            .store()
+            .store
             .layout()
             .snapshots()
             .join(manifest.id.to_string());

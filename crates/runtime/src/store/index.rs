@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 use cofferdam_types::SandboxId;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 
 /// How long a process waits for another's transaction; each is a few rows.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);

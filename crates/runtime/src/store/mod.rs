@@ -5,11 +5,21 @@
 //! its files go. State that claims a live supervisor is believed only while that supervisor holds
 //! the sandbox's lock: see [`reconcile`].
 
+pub(crate) mod config;
+pub(crate) mod images;
 mod index;
+pub(crate) mod layout;
+pub(crate) mod log_mark;
 mod names;
+pub(crate) mod output_log;
+pub(crate) mod program;
 mod reconcile;
 mod record;
+pub(crate) mod resume;
+pub(crate) mod snapshot;
 mod spare;
+pub(crate) mod staging;
+pub(crate) mod uppers;
 
 use std::{
     fs as std_fs,
@@ -22,13 +32,14 @@ use cofferdam_types::{SandboxId, SandboxStatus};
 use rustix::fs::Access;
 
 use self::index::{Index, IndexEntry};
-pub(crate) use self::names::random_name;
+use self::layout::{Layout, SandboxPaths};
+use self::names::random_name;
 pub(crate) use self::reconcile::{end_machine, end_role, end_supervisor};
 pub(crate) use self::record::RECORD_VERSION;
 pub use self::record::{EndedBy, Failure, ForkOrigin, RecordedImage, SandboxRecord, SandboxState};
-use crate::{
+use crate::base::{
     error::{Error, ErrorKind, Result, io},
-    layout::{Layout, SandboxPaths},
+    random,
 };
 
 /// Largest record or state file that is read, in bytes: a megabyte holds the longest command
@@ -108,6 +119,27 @@ impl Store {
             return Err(error);
         }
         Ok(paths)
+    }
+
+    /// Claims a name for a sandbox and makes its directory, into which `fill` puts more.
+    pub(crate) fn insert_named(
+        &self,
+        record: &mut SandboxRecord,
+        fill: impl Fn(&Path) -> Result<()>,
+    ) -> Result<()> {
+        if let Some(name) = record.spec.name.clone() {
+            record.name = name;
+            return self.insert(record, fill).map(drop);
+        }
+        // Of two million names one is free soon; the bound is for a broken index.
+        for _ in 0..100 {
+            record.name = random_name(random::bytes()?);
+            match self.insert(record, &fill) {
+                Err(error) if error.kind() == ErrorKind::NameTaken => {}
+                other => return other.map(drop),
+            }
+        }
+        Err(Error::new(ErrorKind::NameTaken, "No name is free").hint("Give one with `--name`"))
     }
 
     /// Claims a sandbox's name, also from a process that was killed before it made its sandbox.
@@ -293,6 +325,20 @@ impl Store {
         let _ = fs::remove_dir_if_present(&doomed);
         self.layout.remove_sockets(&paths);
         Ok(())
+    }
+
+    /// Removes a sandbox that nobody uses.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when another process holds it.
+    pub(crate) fn remove_unused(&self, id: SandboxId, name: &str) -> Result<()> {
+        let Some(_lock) = self.try_lock_existing(id)? else {
+            return Err(Error::new(
+                ErrorKind::WrongState,
+                format!("Sandbox `{name}` is being used by another command"),
+            ));
+        };
+        self.remove(id)
     }
 
     /// Takes a sandbox's lock if no supervisor holds it.

@@ -23,10 +23,8 @@ use super::{
     read_state, staging_dirs,
 };
 use crate::{
-    error::{ErrorKind, Result, io},
-    layout::Layout,
-    program,
-    snapshot::resume::Resume,
+    base::error::{ErrorKind, Result, io},
+    store::{layout::Layout, program, resume::Resume},
 };
 
 /// How long a killed machine may take to be gone: it has memory and files to let go of.

@@ -9,8 +9,8 @@ use cofferdam_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::{Error, from_remote},
-    interpreters::Rehearsals,
+    base::error::{Error, from_remote},
+    spec::interpreters::Rehearsals,
 };
 
 /// Version of the files' form. A newer one is refused, not guessed at.

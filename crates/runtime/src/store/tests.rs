@@ -4,7 +4,7 @@ use cofferdam_proto::ProcessSpec;
 use cofferdam_types::{Digest, SandboxSpec, Signal};
 
 use super::*;
-use crate::snapshot::resume::Resume;
+use crate::store::resume::Resume;
 
 struct Home {
     dir: tempfile::TempDir,
@@ -236,7 +236,7 @@ fn a_sandbox_that_could_not_be_made_leaves_no_name_and_no_files() {
 /// A sandbox that is to go on from files in a directory of the snapshots that is gone.
 fn resuming(store: &Store, dir: &str, status: SandboxStatus) -> Option<Entry> {
     let sandbox = record(1, "web");
-    let files = crate::snapshot::machine_files(&store.layout().snapshots().join(dir));
+    let files = crate::store::snapshot::machine_files(&store.layout().snapshots().join(dir));
     let resume = |dir: &Path| Resume::new(&files, cofferdam_proto::IdentityCause::Fork).write(dir);
     store.insert(&sandbox, resume).unwrap();
     let state = SandboxState {

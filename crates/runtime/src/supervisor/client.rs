@@ -6,10 +6,8 @@ use cofferdam_proto::{
 };
 use tokio::{io::AsyncReadExt, net::UnixStream, sync::mpsc};
 
-use super::{
-    agent::write_all,
-    event::{ClientEvent, ClientId, Event},
-};
+use super::event::{ClientEvent, ClientId, Event};
+use crate::link::write_all;
 
 /// A connected client as the switchboard sees it.
 #[derive(Debug)]

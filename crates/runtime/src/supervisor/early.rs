@@ -15,10 +15,11 @@ use super::{
     FIRST_CLIENT,
     client::Client,
     event::{ClientEvent, ClientId, Event},
-    start::{Live, other_generation},
+    live::{AfterStart, Live},
+    other_generation,
 };
 use crate::{
-    error::{Error, ErrorKind, Result, to_remote},
+    base::error::{Error, ErrorKind, Result, to_remote},
     store::EndedBy,
 };
 
@@ -54,15 +55,18 @@ impl From<Error> for NotStarted {
     }
 }
 
+/// A machine that runs, and what is to be done after its start.
+type Started = (Live, Box<dyn AfterStart>);
+
 /// Brings a sandbox up. Gives up early when a client cancels it, when its own client goes and was
 /// to take it along, or when the supervisor has to end.
 pub(super) async fn bring_up(
-    start: impl Future<Output = Result<Live>>,
+    start: impl Future<Output = Result<Started>>,
     events: &mpsc::Sender<Event>,
     queue: &mut mpsc::Receiver<Event>,
     mode: StartMode,
     early: &mut EarlyClients,
-) -> std::result::Result<Live, NotStarted> {
+) -> std::result::Result<Started, NotStarted> {
     super::forward_signals(events);
     tokio::pin!(start);
     loop {

@@ -1,10 +1,11 @@
 //! What happens to a supervisor: the one queue that its switchboard works off.
 
+use std::time::Duration;
+
 use cofferdam_proto::{Channel, ClientMessage, ClientRequest};
 use tokio::{net::UnixStream, sync::mpsc};
 
-use super::{agent::OwnedFrame, switchboard::Outcome};
-use crate::error::{Error, Result};
+use crate::{base::error::Result, link::FromAgent};
 
 /// A connection's number, never reused.
 pub(crate) type ClientId = u64;
@@ -12,10 +13,8 @@ pub(crate) type ClientId = u64;
 /// One thing that happened.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// The agent sent a frame.
-    Agent(OwnedFrame),
-    /// The agent's channel is of no further use.
-    AgentLost(Error),
+    /// Something came from the agent, or its channel is of no further use.
+    Agent(FromAgent),
     /// Somebody connected.
     Connected(UnixStream),
     /// A client said something.
@@ -32,6 +31,19 @@ pub(crate) enum Event {
     Moment(Result<Outcome>),
     /// The time that the guest may take for the start of this session is over.
     ExecStartTimeout(u32),
+}
+
+impl From<FromAgent> for Event {
+    fn from(from: FromAgent) -> Self {
+        Self::Agent(from)
+    }
+}
+
+/// How a pause, its end or a capture ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome {
+    /// How long the sandbox was frozen.
+    pub(super) still: Duration,
 }
 
 /// What a client said.

@@ -1,35 +1,28 @@
 //! The supervisor: one process for each live sandbox, which owns its machine.
 //!
 //! A client starts it and passes a socket as stdin: that is its first client. It
-//! holds the sandbox's lock for life, listens for further clients ([`early`]), brings the machine
-//! up ([`start`]), then works off one queue of events ([`switchboard`]) until the workload has
+//! holds the sandbox's lock for life, listens for further clients ([`early`]), has its caller bring
+//! the machine up ([`serve`]), then works off one queue of events ([`switchboard`]) until the workload has
 //! ended and every client has its answer.
 //!
 //! One thread, one owner of all state; tasks only carry bytes. No lock is held across an await.
 
-mod agent;
 mod client;
 mod early;
 mod event;
-mod handshake;
-mod hook;
 mod input;
-mod origin;
+mod live;
 mod session;
-mod start;
 mod switchboard;
 mod workload;
 
 use std::{
-    ffi::OsString,
-    future::Future,
     os::{fd::AsFd, unix::net::UnixStream as StdUnixStream},
-    path::Path,
     time::Duration,
 };
 
 use cofferdam_base::{LockFile, fs, time::unix_time_ns};
-use cofferdam_proto::{ClientRequest, StartMode, SupervisorMessage};
+use cofferdam_proto::{CLIENT_GENERATION, ClientRequest, Request, StartMode, SupervisorMessage};
 use cofferdam_types::{ExitStatus, SandboxId, SandboxStatus, Signal};
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -37,11 +30,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-pub(crate) use self::handshake::{adopt, workload_limits};
 pub(crate) use self::{
-    agent::{AgentLink, OwnedFrame, refused},
     client::Client,
     event::{Event, queue},
+    live::{AfterStart, Live, Starting},
     switchboard::forward_signals,
 };
 use self::{
@@ -50,12 +42,16 @@ use self::{
     switchboard::{End, Parts, Switchboard, spawn_accept},
 };
 use crate::{
-    error::{Error, ErrorKind, Result, io, to_remote},
-    layout::{Layout, SandboxPaths},
-    pool::Standby,
-    silence, socket,
-    store::{Entry, Store},
-    template::Touched,
+    base::{
+        error::{Error, ErrorKind, Result, io, to_remote},
+        socket,
+        task::log_line,
+    },
+    host::silence,
+    store::{
+        Entry, Store,
+        layout::{Layout, SandboxPaths},
+    },
 };
 
 /// The first client: the one whose socket is the supervisor's standard input.
@@ -65,62 +61,6 @@ pub(crate) const FIRST_CLIENT: ClientId = 0;
 /// has touched: late enough not to slow the start.
 const TEMPLATE_DELAY: Duration = Duration::from_secs(2);
 
-/// Runs a future to its end on this thread.
-pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map(|runtime| {
-            let value = runtime.block_on(future);
-            // Blocking tasks hold nothing that matters after this; never wait for one.
-            runtime.shutdown_background();
-            value
-        })
-        .map_err(|error| io("Could not start the async runtime", error))
-}
-
-/// Writes a line to the process's own log, which its parent opened as standard error.
-pub(crate) fn log_line(text: &str) {
-    use std::io::Write as _;
-    // A log that cannot be written has nobody left to tell.
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
-}
-
-/// `main` of a supervisor: home and id of the sandbox; returns the exit code.
-pub(crate) fn main(args: &[OsString]) -> u8 {
-    let _ = rustix::process::setsid();
-    let result = parse_args(args).and_then(|(layout, id)| block_on(supervise(layout, id))?);
-    match result {
-        Ok(()) => 0,
-        Err(error) => {
-            log_line(&error.chain());
-            1
-        }
-    }
-}
-
-fn parse_args(args: &[OsString]) -> Result<(Layout, SandboxId)> {
-    let bad = || Error::new(ErrorKind::Bug, "A supervisor wants a home and an id");
-    let [home, id] = args else { return Err(bad()) };
-    let id = id.to_str().and_then(|id| id.parse().ok()).ok_or_else(bad)?;
-    Ok((Layout::at(Path::new(home))?, id))
-}
-
-async fn supervise(layout: Layout, id: SandboxId) -> Result<()> {
-    let (events, mut queue) = queue();
-    let client = accept_first(&events)?;
-    let Some(request) = first_request(&mut queue).await else {
-        return Ok(());
-    };
-    let duty = Duty {
-        layout,
-        id,
-        request,
-        standby: None,
-    };
-    serve(duty, client, events, queue).await
-}
-
 /// What a supervisor is to do.
 pub(crate) struct Duty {
     pub(crate) layout: Layout,
@@ -128,17 +68,23 @@ pub(crate) struct Duty {
     pub(crate) id: SandboxId,
     /// What its first client wants.
     pub(crate) request: ClientRequest,
-    /// The machine that the sandbox is to have, if there is one already.
-    pub(crate) standby: Option<Standby>,
 }
 
-/// Brings a sandbox up and works for it until its end.
-pub(crate) async fn serve(
+/// Has `bring_up` make the sandbox's machine, then works for the sandbox until its end.
+///
+/// # Errors
+/// Why the sandbox did not come up; its clients have been told. The end of one that came up is no
+/// error.
+pub(crate) async fn serve<B>(
     duty: Duty,
     client: Client,
     events: mpsc::Sender<Event>,
     mut queue: mpsc::Receiver<Event>,
-) -> Result<()> {
+    bring_up: B,
+) -> Result<()>
+where
+    B: AsyncFnOnce(Starting<'_>) -> Result<(Live, Box<dyn AfterStart>)>,
+{
     let (layout, id) = (&duty.layout, duty.id);
     let prepared = prepare(layout, id, &duty.request);
     let (store, entry, lock, mode, listener) = match prepared {
@@ -148,20 +94,15 @@ pub(crate) async fn serve(
     spawn_accept(listener, events.clone());
     let mut early = EarlyClients::new();
     let paths = layout.sandbox(id);
-    let started = async {
-        let of = start::Starting {
-            layout,
-            store: &store,
-            entry: &entry,
-            paths: &paths,
-            terminal: mode.terminal,
-        };
-        match duty.standby {
-            Some(standby) => start::claim(of, standby).await,
-            None => start::start(of).await,
-        }
-    };
-    let live = match early::bring_up(started, &events, &mut queue, mode, &mut early).await {
+    let started = bring_up(Starting {
+        layout,
+        store: &store,
+        entry: &entry,
+        paths: &paths,
+        terminal: mode.terminal,
+    });
+    let (live, after) = match early::bring_up(started, &events, &mut queue, mode, &mut early).await
+    {
         Ok(live) => live,
         Err(not) => {
             record_failure(&store, &entry, &not);
@@ -176,6 +117,7 @@ pub(crate) async fn serve(
         entry,
         paths,
         live,
+        after,
         lock,
         events,
         client,
@@ -271,27 +213,22 @@ async fn finish(mut board: Switchboard, end: End, queue: &mut mpsc::Receiver<Eve
 /// there. The record waits for the disk, and nobody for the record.
 async fn look_at_short_life(board: &mut Switchboard) -> JoinHandle<()> {
     let look = tokio::time::timeout(RECORD_TIMEOUT, board.look_at_start());
-    let touched = look.await.unwrap_or_else(|_| {
+    let record = look.await.unwrap_or_else(|_| {
         log_line("The working set could not be read in time");
         None
     });
-    tokio::spawn(record_start(touched))
-}
-
-/// Tells a machine's template what its start has touched.
-async fn record_start(touched: Option<Touched>) {
-    if let Some(touched) = touched
-        && let Err(error) = touched.add().await
-    {
-        log_line(&format!("No working set: {}", error.chain()));
-    }
+    tokio::spawn(async {
+        if let Some(record) = record {
+            record.await;
+        }
+    })
 }
 
 type Prepared = (Store, Entry, LockFile, StartMode, UnixListener);
 
 /// Takes the sandbox and says that it is starting.
 fn prepare(layout: &Layout, id: SandboxId, request: &ClientRequest) -> Result<Prepared> {
-    let mode = start::mode_of(request)?;
+    let mode = mode_of(request)?;
     let store = Store::open(layout.clone())?;
     let gone = || Error::new(ErrorKind::NotFound, "The sandbox was removed");
     let name = store.load(id)?.ok_or_else(gone)?.record.name;
@@ -325,6 +262,26 @@ fn prepare(layout: &Layout, id: SandboxId, request: &ClientRequest) -> Result<Pr
     })?;
     store.set_state(id, &entry.state)?;
     Ok((store, entry, lock, mode, listener))
+}
+
+/// What the first client wants besides the start.
+fn mode_of(request: &ClientRequest) -> Result<StartMode> {
+    match request.request {
+        _ if request.generation != CLIENT_GENERATION => Err(other_generation()),
+        Request::Start(mode) | Request::Claim { mode, .. } => Ok(mode),
+        _ => Err(Error::new(
+            ErrorKind::Bug,
+            "A supervisor starts with a start",
+        )),
+    }
+}
+
+pub(crate) fn other_generation() -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "The sandbox was started by another version of Cofferdam",
+    )
+    .hint("Stop it with that version, or remove it with `coffer rm -f`")
 }
 
 /// The state after a start that failed or was cancelled: the sandbox is there to be looked at, or

@@ -13,8 +13,8 @@ use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::{Channel, FrameError, SupervisorMessage, Window};
 
 use self::behind::Behind;
-use super::{client::Client, event::ClientId, input::Input, log_line, session::CREDIT_BATCH_BYTES};
-use crate::output_log::LogWriter;
+use super::{client::Client, event::ClientId, input::Input, session::CREDIT_BATCH_BYTES};
+use crate::{base::task::log_line, store::output_log::LogWriter};
 
 /// The channels of output, by index.
 pub(crate) const OUTPUTS: [Channel; 2] = [Channel::Stdout, Channel::Stderr];

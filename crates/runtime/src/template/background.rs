@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{Template, TemplateInfo, build::make_image, plan::TemplatePlan};
 use crate::{
-    client::reap_in_background,
-    error::{Error, ErrorKind, Result, io, to_remote},
-    guest::GuestFiles,
-    layout::Layout,
-    store::Failure,
+    base::{
+        error::{Error, ErrorKind, Result, io, to_remote},
+        reap::reap_in_background,
+    },
+    host::guest::GuestFiles,
+    store::{Failure, layout::Layout},
 };
 
 /// Everything that a template builder needs; JSON on its standard input.
@@ -52,7 +53,7 @@ pub(crate) fn spawn_image_build(
         Error::new(ErrorKind::Bug, "Could not describe a template").because(error)
     })?;
     let log = open_log(layout)?;
-    let mut child = crate::program::command(layout, crate::program::BUILD_TEMPLATE)?
+    let mut child = crate::store::program::command(layout, crate::store::program::BUILD_TEMPLATE)?
         // For whoever looks at the processes of a store.
         .arg(layout.home())
         .current_dir("/")
@@ -96,7 +97,7 @@ pub(crate) async fn build_and_wait(
     let order = Order {
         home: layout.home().to_owned(),
         backend: backend.to_owned(),
-        kernel: crate::guest::find_kernel(kernel)?,
+        kernel: crate::host::guest::find_kernel(kernel)?,
         plan,
         client: Some(std::process::id()),
     };
@@ -105,14 +106,15 @@ pub(crate) async fn build_and_wait(
     let log = open_log(layout)?;
     let layout = layout.clone();
     let work = move || -> Result<Vec<u8>> {
-        let mut child = crate::program::command(&layout, crate::program::BUILD_TEMPLATE)?
-            // For whoever looks at the processes of a store.
-            .arg(&order.home)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .map_err(lost)?;
+        let mut child =
+            crate::store::program::command(&layout, crate::store::program::BUILD_TEMPLATE)?
+                // For whoever looks at the processes of a store.
+                .arg(&order.home)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(log)
+                .spawn()
+                .map_err(lost)?;
         if let Some(stdin) = child.stdin.take() {
             serde_json::to_writer(stdin, &order).map_err(|error| lost(error.into()))?;
         }
@@ -135,7 +137,7 @@ pub(crate) fn build_main() -> u8 {
     let order: Order = match serde_json::from_reader(std::io::stdin().lock()) {
         Ok(order) => order,
         Err(error) => {
-            crate::supervisor::log_line(&format!("Could not read an order: {error}"));
+            crate::base::task::log_line(&format!("Could not read an order: {error}"));
             return 1;
         }
     };
@@ -164,7 +166,7 @@ pub(crate) fn build_main() -> u8 {
     match result {
         Ok(_) => 0,
         Err(error) => {
-            crate::supervisor::log_line(&error.chain());
+            crate::base::task::log_line(&error.chain());
             1
         }
     }
@@ -185,7 +187,7 @@ fn failed(error: &Error) -> Answer {
 
 fn build(order: &Order) -> Result<Option<Template>> {
     let layout = Layout::at(&order.home)?;
-    let guest = crate::guest::find(&layout, order.kernel.to_str())?;
+    let guest = crate::host::guest::find(&layout, order.kernel.to_str())?;
     let backend = crate::host::backend(&layout, Some(&order.backend))?;
     let made = make_image(
         &layout,
@@ -194,5 +196,5 @@ fn build(order: &Order) -> Result<Option<Template>> {
         &order.plan,
         order.client.is_some(),
     );
-    crate::supervisor::block_on(made)?
+    crate::base::task::block_on(made)?
 }

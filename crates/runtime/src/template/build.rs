@@ -22,11 +22,10 @@ use super::{
     state_digest, workload_key,
 };
 use crate::{
-    error::{Error, ErrorKind, Result, io, lift},
-    guest::GuestFiles,
-    layout::Layout,
-    staging::StagingDir,
-    supervisor::AgentLink,
+    base::error::{Error, ErrorKind, Result, io, lift},
+    host::guest::GuestFiles,
+    link::AgentLink,
+    store::{layout::Layout, staging::StagingDir},
 };
 
 /// The base template for a shape; made now if there is none.
@@ -52,7 +51,7 @@ pub(crate) async fn ensure_base(
         quality::in_attempts(async || make_base(layout, backend, guest, shape, &key, &about).await);
     let lost = || Error::new(ErrorKind::Bug, "A base template is never unwanted");
     let template = kept(layout, &key, TemplateKind::Base, made.await)?.ok_or_else(lost)?;
-    super::catalogue::drop_stale(layout);
+    super::list::drop_stale(layout);
     super::space::keep_within_limit(layout, &template);
     Ok(template)
 }
@@ -194,7 +193,7 @@ pub(crate) async fn make_image(
     let Some(template) = template else {
         return Ok(None);
     };
-    super::catalogue::drop_stale(layout);
+    super::list::drop_stale(layout);
     super::space::keep_within_limit(layout, &template);
     Ok(Some(template))
 }

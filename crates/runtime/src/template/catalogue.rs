@@ -2,24 +2,22 @@
 
 use std::time::Duration;
 
-use cofferdam_image::Progress;
+use cofferdam_image::{ImageStore, Progress};
 use cofferdam_types::{Digest, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DEFAULT_TIMEOUT, FORMAT_VERSION, MachineShape, RootShape, Template, TemplateKind,
+    DEFAULT_TIMEOUT, MachineShape, RootShape, Template, TemplateKind,
     background::build_and_wait,
+    list::templates,
     plan::{StartedWorkload, TemplatePlan},
     warm::MAX_READY_BYTES,
 };
 use crate::{
-    error::{Error, ErrorKind, Result, io, lift},
-    guest,
-    interpreters::Rehearsals,
-    layout::Layout,
-    process,
-    sandbox::Runtime,
-    supervisor::workload_limits,
+    base::error::{Error, ErrorKind, Result, lift},
+    link::workload_limits,
+    spec::{interpreters::Rehearsals, process},
+    store::{Store, images},
 };
 
 /// A template as people see it.
@@ -60,22 +58,29 @@ pub struct WarmUp {
     pub timeout: Option<Duration>,
 }
 
-impl Runtime {
+/// What is done with the templates of a store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Templates<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) images: &'a ImageStore,
+}
+
+impl Templates<'_> {
     /// Makes the template from which sandboxes of `spec`'s shape and image start, in place of the
     /// one that there is. With [`WarmUp::wait_for`] it holds `spec`'s workload running, and
     /// sandboxes with that very workload start from there.
     ///
     /// # Errors
     /// Of the image, the spec, the commands, or the host.
-    pub async fn build_template(
+    pub(crate) async fn build(
         &self,
         spec: SandboxSpec,
         warm_up: &WarmUp,
         progress: &dyn Progress,
     ) -> Result<TemplateInfo> {
-        crate::check::spec(&spec)?;
-        let image = self.find_image(&spec, progress).await?;
-        let rootfs = lift(self.images().rootfs(&image, progress))?;
+        crate::host::admission::spec(&spec)?;
+        let image = images::find_image(self.images, &spec, progress).await?;
+        let rootfs = lift(self.images.rootfs(&image, progress))?;
         let shape = MachineShape::of(&spec, rootfs.disk_bytes);
         let root = RootShape::of(&spec, image.manifest).filter(|_| spec.tmpfs.is_empty());
         let Some(root) = root else {
@@ -119,7 +124,7 @@ impl Runtime {
             limit: warm_up.timeout.unwrap_or(DEFAULT_TIMEOUT),
             rehearsals: Rehearsals::of(&spec, &image.config),
         };
-        let layout = self.store().layout();
+        let layout = self.store.layout();
         let backend = crate::host::backend(layout, spec.backend.as_deref())?;
         build_and_wait(layout, backend.name(), spec.kernel.as_deref(), plan).await
     }
@@ -128,8 +133,8 @@ impl Runtime {
     ///
     /// # Errors
     /// The file system's.
-    pub fn templates(&self) -> Result<Vec<TemplateInfo>> {
-        let mut all: Vec<_> = templates(self.store().layout())?
+    pub(crate) fn list(&self) -> Result<Vec<TemplateInfo>> {
+        let mut all: Vec<_> = templates(self.store.layout())?
             .iter()
             .filter_map(|template| template.info().ok())
             .collect();
@@ -142,10 +147,10 @@ impl Runtime {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`], [`ErrorKind::Ambiguous`].
-    pub fn remove_templates(&self, name: &str) -> Result<Vec<String>> {
-        let layout = self.store().layout();
+    pub(crate) fn remove(&self, name: &str) -> Result<Vec<String>> {
+        let layout = self.store.layout();
         let is_hex = !name.is_empty() && name.chars().all(|c| c.is_ascii_hexdigit());
-        let all = self.templates()?;
+        let all = self.list()?;
         let by_key = |info: &&TemplateInfo| is_hex && info.key.starts_with(name);
         let by_image = |info: &&TemplateInfo| info.image.as_deref() == Some(name);
         let mut found: Vec<_> = all.iter().filter(by_image).collect();
@@ -170,43 +175,30 @@ impl Runtime {
         }
         Ok(found.into_iter().map(|info| info.key.clone()).collect())
     }
+
+    /// Removes the templates that nothing needs: those of images that are gone and, where there
+    /// is no image and no sandbox, all others that starts have made. Gives what was removed.
+    ///
+    /// # Errors
+    /// When a store cannot be read, or a template not be removed.
+    pub(crate) fn drop_unneeded(&self) -> Result<Vec<TemplateInfo>> {
+        let images = lift(self.images.list())?;
+        let is_empty = images.is_empty() && self.store.list()?.is_empty();
+        let mut removed = Vec::new();
+        for template in templates(self.store.layout())? {
+            let Ok(info) = template.info() else { continue };
+            let is_lost = match (info.kind, info.manifest) {
+                (TemplateKind::Base, _) | (_, None) => is_empty,
+                (_, Some(manifest)) => !images.iter().any(|image| image.manifest == manifest),
+            };
+            if is_lost {
+                template.remove()?;
+                removed.push(info);
+            }
+        }
+        Ok(removed)
+    }
 }
 
 /// Host name of a template's processes while it is made.
 const BUILDER: cofferdam_types::SandboxId = cofferdam_types::SandboxId::from_random([0; 32]);
-
-pub(super) fn templates(layout: &Layout) -> Result<Vec<Template>> {
-    let dir = layout.templates();
-    let entries = std::fs::read_dir(&dir)
-        .map_err(|error| io(format!("Could not read `{}`", dir.display()), error))?;
-    Ok(entries
-        .filter_map(|entry| Template::at(&entry.ok()?.path()))
-        .collect())
-}
-
-/// Removes templates that nothing can find any more: of another form, wire or agent than this
-/// program's. Those of other kernels and backends stay: they are asked for by flags.
-pub(super) fn drop_stale(layout: &Layout) {
-    let ours = [
-        format!("format {FORMAT_VERSION}"),
-        format!("wire {}", cofferdam_proto::GENERATION),
-    ];
-    let stale = |template: &Template| {
-        template.manifest().is_ok_and(|manifest| {
-            let fits = |line: &String| manifest.about.contains(line);
-            !ours.iter().all(fits)
-                || !manifest
-                    .about
-                    .iter()
-                    .any(|line| guest::is_of_this_agent(line))
-        })
-    };
-    for template in templates(layout)
-        .unwrap_or_default()
-        .into_iter()
-        .filter(stale)
-    {
-        // It is out of use in any case; what is left of it takes room and no more.
-        let _ = template.remove();
-    }
-}

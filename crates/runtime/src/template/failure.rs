@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::TemplateKind;
 use crate::{
-    error::{Error, ErrorKind, from_remote, to_remote},
-    layout::Layout,
+    base::error::{Error, ErrorKind, from_remote, to_remote},
+    store::layout::Layout,
 };
 
 /// For how long a failure is believed. What was in the way may go: a QEMU is replaced, a host comes

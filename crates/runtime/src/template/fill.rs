@@ -18,10 +18,10 @@ use super::{
     warm,
 };
 use crate::{
-    error::{Error, ErrorKind, Result, lift},
-    guest::GuestFiles,
-    layout::Layout,
-    supervisor::{AgentLink, adopt},
+    base::error::{Error, ErrorKind, Result, lift},
+    host::guest::GuestFiles,
+    link::{AgentLink, adopt},
+    store::layout::Layout,
 };
 
 /// What came of a guest that is to be an image's template.
@@ -45,7 +45,7 @@ pub(super) async fn fill_image(
     let memory = files_in(dir).memory;
     lift(cofferdam_disk::copy_sparse(&base.files().memory, &memory))?;
     let upper = dir.join("upper.ext4");
-    crate::uppers::make(layout, plan.shape.upper_bytes, plan.root.read_only, &upper)?;
+    crate::store::uppers::make(layout, plan.shape.upper_bytes, plan.root.read_only, &upper)?;
     let rootfs = plan.rootfs.clone();
     let spec = spec_in(dir, guest, &plan.shape, rootfs, "upper.ext4")?;
     let machine = lift(backend.restore(&base.files(), &spec).await).inspect_err(|error| {
@@ -106,7 +106,7 @@ async fn warm_to_rest(
     match steps.await {
         // What a process of the user's did needs no diagnosis of the machine.
         Err(error) if machine.exit_status().is_some() => {
-            Err(crate::diagnosis::explain(machine, spec, error))
+            Err(crate::host::diagnosis::explain(machine, spec, error))
         }
         result => result,
     }

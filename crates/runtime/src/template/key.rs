@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::FORMAT_VERSION;
-use crate::guest::GuestFiles;
+use crate::host::guest::GuestFiles;
 
 /// Size of the upper disk that a read-only sandbox's machine has in its place, in bytes. Its
 /// guest never looks at it: the disk is there so that all machines have the same devices.

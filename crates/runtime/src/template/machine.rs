@@ -7,7 +7,7 @@ use cofferdam_proto::{ROOT_DISK_SERIAL, UPPER_DISK_SERIAL};
 use cofferdam_types::{ResourceLimits, SandboxId};
 
 use super::MachineShape;
-use crate::guest::GuestFiles;
+use crate::host::guest::GuestFiles;
 
 /// The machine that every sandbox and template has, less its own files.
 pub(crate) fn machine_spec(

@@ -12,10 +12,12 @@ use cofferdam_types::{SandboxId, Signal};
 
 use super::{MachineShape, files_in, machine::machine_spec};
 use crate::{
-    error::{Error, ErrorKind, Result, lift},
-    guest::GuestFiles,
-    random,
-    supervisor::AgentLink,
+    base::{
+        error::{Error, ErrorKind, Result, lift},
+        random,
+    },
+    host::guest::GuestFiles,
+    link::AgentLink,
 };
 
 /// How long a guest may take to boot. Emulated on a loaded host it takes seconds; a guest that
@@ -35,7 +37,7 @@ pub(super) async fn watch<T>(
     let result = tokio::time::timeout(BOOT_TIMEOUT, step).await;
     result
         .unwrap_or_else(|_| Err(silent()))
-        .map_err(|error| crate::diagnosis::explain(machine, spec, error))
+        .map_err(|error| crate::host::diagnosis::explain(machine, spec, error))
 }
 
 /// Brings the guest to rest and captures it; the machine is gone afterwards.

@@ -17,6 +17,7 @@ mod catalogue;
 mod failure;
 mod fill;
 mod key;
+mod list;
 mod machine;
 mod making;
 mod plan;
@@ -34,6 +35,7 @@ use cofferdam_types::Digest;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+pub(crate) use self::catalogue::Templates;
 pub use self::catalogue::{TemplateInfo, WarmUp};
 pub(crate) use self::{
     background::{build_main, spawn_image_build},
@@ -44,12 +46,13 @@ pub(crate) use self::{
     making::BOOT_TIMEOUT,
     plan::TemplatePlan,
     rehearse::{quiesce, rehearse, rehearse_claim},
+    space::limit_bytes,
     warm::{DEFAULT_TIMEOUT, warm_up},
-    working_set::{Recording, Touched},
+    working_set::Recording,
 };
 use crate::{
-    error::{Error, ErrorKind, Result, io},
-    layout::Layout,
+    base::error::{Error, ErrorKind, Result, io},
+    store::layout::Layout,
 };
 
 /// Version of the directory's form.
@@ -217,7 +220,7 @@ impl Template {
         let mut bytes = 0;
         for path in [files.memory, files.state, self.upper()] {
             if path.exists() {
-                bytes += crate::error::lift(cofferdam_disk::allocated_bytes(&path))?;
+                bytes += crate::base::error::lift(cofferdam_disk::allocated_bytes(&path))?;
             }
         }
         Ok(bytes)

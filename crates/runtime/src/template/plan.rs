@@ -7,7 +7,7 @@ use cofferdam_types::ResourceLimits;
 use serde::{Deserialize, Serialize};
 
 use super::{DEFAULT_TIMEOUT, MachineShape, RootShape};
-use crate::interpreters::Rehearsals;
+use crate::spec::interpreters::Rehearsals;
 
 /// An image's template as asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -9,8 +9,11 @@ use cofferdam_proto::{AgentMessage, CONTROL_STREAM, Condition, HostMessage};
 
 use super::{MachineShape, Template};
 use crate::{
-    error::{Error, ErrorKind, Result},
-    supervisor::{AgentLink, log_line},
+    base::{
+        error::{Error, ErrorKind, Result},
+        task::log_line,
+    },
+    link::AgentLink,
 };
 
 /// How many guests are made before there is no template. With 5 bad ones of 9, as seen on a loaded

@@ -15,8 +15,11 @@ use super::{
     warm::{Tail, said},
 };
 use crate::{
-    error::{Error, ErrorKind, Result},
-    supervisor::{AgentLink, adopt, log_line, refused},
+    base::{
+        error::{Error, ErrorKind, Result},
+        task::log_line,
+    },
+    link::{AgentLink, adopt, refused},
 };
 
 /// How long one process may take. An emulated JVM on a busy host takes some 10 s.

@@ -8,11 +8,10 @@ use std::time::SystemTime;
 use cofferdam_base::env_vars;
 use cofferdam_types::ByteSize;
 
-use super::{Template, TemplateInfo, TemplateKind, catalogue::templates};
+use super::{Template, list::templates};
 use crate::{
-    error::{Error, ErrorKind, Result, lift},
-    layout::Layout,
-    sandbox::Runtime,
+    base::error::{Error, ErrorKind, Result},
+    store::layout::Layout,
 };
 
 /// What all templates may take of the disk, in bytes, where `COFFER_TEMPLATES_LIMIT` does not say.
@@ -42,7 +41,7 @@ pub(super) fn keep_within_limit(layout: &Layout, kept: &Template) {
     match limit_bytes() {
         Ok(Some(limit)) => keep_within(layout, kept, limit),
         Ok(None) => {}
-        Err(error) => crate::supervisor::log_line(&error.chain()),
+        Err(error) => crate::base::task::log_line(&error.chain()),
     }
 }
 
@@ -84,45 +83,12 @@ impl Template {
     }
 }
 
-impl Runtime {
-    /// Removes the templates that nothing needs: those of images that are gone and, where there
-    /// is no image and no sandbox, all others that starts have made. Gives what was removed.
-    ///
-    /// # Errors
-    /// When a store cannot be read, or a template not be removed.
-    pub fn drop_unneeded_templates(&self) -> Result<Vec<TemplateInfo>> {
-        let images = lift(self.images().list())?;
-        let is_empty = images.is_empty() && self.list()?.is_empty();
-        let mut removed = Vec::new();
-        for template in templates(self.store().layout())? {
-            let Ok(info) = template.info() else { continue };
-            let is_lost = match (info.kind, info.manifest) {
-                (TemplateKind::Base, _) | (_, None) => is_empty,
-                (_, Some(manifest)) => !images.iter().any(|image| image.manifest == manifest),
-            };
-            if is_lost {
-                template.remove()?;
-                removed.push(info);
-            }
-        }
-        Ok(removed)
-    }
-
-    /// What all templates may take of the disk, in bytes; none without a limit.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidSpec`] when `COFFER_TEMPLATES_LIMIT` holds no size.
-    pub fn template_limit_bytes(&self) -> Result<Option<u64>> {
-        limit_bytes()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use super::super::{MachineShape, Manifest, TemplateKind, state_digest};
     use super::*;
-    use crate::template::{MachineShape, Manifest, state_digest};
 
     const MIB: u64 = 1 << 20;
 

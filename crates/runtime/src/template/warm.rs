@@ -10,8 +10,8 @@ use cofferdam_types::ExitStatus;
 
 use super::plan::StartedWorkload;
 use crate::{
-    error::{Error, ErrorKind, Result},
-    supervisor::{AgentLink, OwnedFrame, refused},
+    base::error::{Error, ErrorKind, Result},
+    link::{AgentLink, OwnedFrame, refused},
 };
 
 /// How much of a failed process's output an error shows, in bytes.

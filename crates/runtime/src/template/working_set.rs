@@ -14,7 +14,7 @@ use cofferdam_base::fs;
 use serde::{Deserialize, Serialize};
 
 use super::{Manifest, Template};
-use crate::error::{Error, ErrorKind, Result, io, lift};
+use crate::base::error::{Error, ErrorKind, Result, io, lift};
 
 const FILE: &str = "working-set.json";
 

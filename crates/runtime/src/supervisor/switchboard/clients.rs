@@ -11,15 +11,15 @@ use tokio::net::UnixStream;
 
 use super::{MAX_CLIENTS, MAX_SESSIONS, Role, Switchboard, sources::later};
 use crate::{
-    error::{Error, ErrorKind, Result, to_remote},
-    silence::{self, Part},
+    base::error::{Error, ErrorKind, Result, to_remote},
+    host::silence::{self, Part},
     store::EndedBy,
     supervisor::{
         client::Client,
         event::{ClientEvent, ClientId, Event},
         input::MAX_WRITERS,
+        other_generation,
         session::Session,
-        start::other_generation,
         workload::Follower,
     },
 };
@@ -213,7 +213,7 @@ impl Switchboard {
     }
 
     pub(super) fn status(&self) -> Result<LiveStatus> {
-        let metrics = crate::error::lift(self.machine.metrics())?;
+        let metrics = crate::base::error::lift(self.machine.metrics())?;
         Ok(LiveStatus {
             machine_pid: self.machine.pid(),
             cpu_percent: metrics.cpu_percent,

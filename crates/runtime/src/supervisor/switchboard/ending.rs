@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::{End, Role, Switchboard};
 use crate::{
-    error::to_remote,
+    base::error::to_remote,
     supervisor::event::{ClientEvent, Event},
 };
 

@@ -7,12 +7,9 @@ use cofferdam_proto::{
 
 use super::{End, Switchboard};
 use crate::{
-    error::{Error, ErrorKind, Result, to_remote},
-    supervisor::{
-        agent::{OwnedFrame, refused},
-        event::ClientId,
-        workload::OUTPUTS,
-    },
+    base::error::{Error, ErrorKind, Result, to_remote},
+    link::{OwnedFrame, refused},
+    supervisor::{event::ClientId, workload::OUTPUTS},
 };
 
 impl Switchboard {

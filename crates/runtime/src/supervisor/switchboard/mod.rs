@@ -22,7 +22,7 @@ use std::{
     sync::Arc,
 };
 
-use cofferdam_backend::Machine;
+use cofferdam_backend::{BoxFuture, Machine};
 use cofferdam_base::LockFile;
 use cofferdam_proto::{
     ClientRequest, Request, SESSION_STREAM, StartMode, SupervisorMessage, WhenGone,
@@ -30,26 +30,21 @@ use cofferdam_proto::{
 use cofferdam_types::{ExitStatus, SandboxStatus};
 use tokio::sync::mpsc;
 
+pub(crate) use self::sources::{forward_signals, spawn_accept};
 use self::{outbox::Outbox, sources::later, standing::Standing, wire::Wire};
-pub(crate) use self::{
-    sources::{forward_signals, spawn_accept},
-    steps::Outcome,
-};
 use super::{
     FIRST_CLIENT, TEMPLATE_DELAY,
-    agent::OwnedFrame,
     client::Client,
     early::EarlyClients,
     event::{ClientId, Event},
+    live::{AfterStart, Live},
     session::Session,
-    start::{Live, WantedTemplate},
     workload::{Follower, Workload},
 };
 use crate::{
-    error::{Error, ErrorKind},
-    layout::SandboxPaths,
-    store::{EndedBy, Entry, Store},
-    template::{Recording, Touched},
+    base::error::{Error, ErrorKind},
+    link::{FromAgent, OwnedFrame},
+    store::{EndedBy, Entry, Store, layout::SandboxPaths},
 };
 
 /// Most sessions at once; the agent has the same bound.
@@ -87,14 +82,8 @@ pub(crate) struct Switchboard {
     sessions: HashMap<u32, Session>,
     next_session: u32,
     workload: Workload,
-    wanted_template: Option<WantedTemplate>,
-    /// What the machine's template wants to know about its start.
-    recording: Option<Recording>,
-    /// The pool that the machine came from.
-    pool: Option<String>,
-    /// Whether an automatic standby is to follow.
-    keeps_standby: bool,
-    backend: &'static str,
+    /// What is to be done for later starts.
+    after: Box<dyn AfterStart>,
     stop_stage: stop::StopStage,
     /// What ended the workload; none if it ended by itself.
     ended_by: Option<EndedBy>,
@@ -127,6 +116,7 @@ pub(in crate::supervisor) struct Parts {
     pub(in crate::supervisor) entry: Entry,
     pub(in crate::supervisor) paths: SandboxPaths,
     pub(in crate::supervisor) live: Live,
+    pub(in crate::supervisor) after: Box<dyn AfterStart>,
     pub(in crate::supervisor) lock: LockFile,
     pub(in crate::supervisor) events: mpsc::Sender<Event>,
     pub(in crate::supervisor) client: Client,
@@ -144,6 +134,7 @@ impl Switchboard {
             mut entry,
             paths,
             live,
+            after,
             lock,
             events,
             client,
@@ -184,7 +175,6 @@ impl Switchboard {
             requests.extend(request.map(|request| (id, request)));
         }
         let wire = Wire::new(agent.clone());
-        let keeps_standby = entry.record.spec.keep_standby && entry.record.forked_from.is_none();
         let board = Self {
             store,
             entry,
@@ -197,11 +187,7 @@ impl Switchboard {
             sessions: HashMap::new(),
             next_session: SESSION_STREAM + 1,
             workload,
-            wanted_template: live.wanted_template,
-            recording: live.recording,
-            pool: live.pool,
-            keeps_standby,
-            backend: live.backend,
+            after,
             stop_stage: stop::StopStage::NotAsked,
             ended_by: None,
             early: requests,
@@ -268,7 +254,7 @@ impl Switchboard {
     async fn drain(&mut self, queue: &mut mpsc::Receiver<Event>) -> Option<End> {
         while let Some(event) = queue.recv().await {
             match event {
-                Event::AgentLost(_) => return None,
+                Event::Agent(FromAgent::Lost(_)) => return None,
                 event => {
                     if let Some(end) = self.handle(event) {
                         return Some(end);
@@ -281,8 +267,8 @@ impl Switchboard {
 
     fn handle(&mut self, event: Event) -> Option<End> {
         match event {
-            Event::Agent(frame) => return self.on_agent(&frame),
-            Event::AgentLost(error) => return Some(End::Failed(error)),
+            Event::Agent(FromAgent::Frame(frame)) => return self.on_agent(&frame),
+            Event::Agent(FromAgent::Lost(error)) => return Some(End::Failed(error)),
             Event::Connected(stream) => self.connected(stream),
             Event::Client(id, event) => self.on_client(id, event),
             Event::Terminated => self.stop(None),
@@ -290,7 +276,11 @@ impl Switchboard {
             Event::ExecTimeLimit(stream) => self.time_limit(stream),
             Event::TemplateTime => {
                 let look = self.look_at_start();
-                tokio::spawn(async { super::record_start(look.await).await });
+                tokio::spawn(async {
+                    if let Some(record) = look.await {
+                        record.await;
+                    }
+                });
                 self.make_ready_for_the_next();
             }
             Event::Moment(result) => self.moment_over(result),
@@ -309,55 +299,16 @@ impl Switchboard {
         ))
     }
 
-    /// Orders what the next start of this image is quicker with, once: its template, and a
-    /// standby for the one that this sandbox took.
+    /// Orders what the next start of this image is quicker with.
     pub(in crate::supervisor) fn make_ready_for_the_next(&mut self) {
-        if let Err(error) = self.make_standby() {
-            super::log_line(&format!("No new standby: {}", error.chain()));
-        }
-        self.make_template();
+        self.after.make_ready(&self.store, &self.entry);
     }
 
-    /// Orders a standby, once, in its pool or in the automatic one.
-    fn make_standby(&mut self) -> crate::error::Result<()> {
-        use crate::pool;
-        let layout = self.store.layout();
-        let automatic = std::mem::take(&mut self.keeps_standby);
-        match self.pool.take() {
-            Some(name) if !pool::is_automatic(&name) => pool::spawn_fill(layout, &name),
-            _ if automatic => pool::keep_one(layout, &self.entry, self.backend),
-            _ => Ok(()),
-        }
-    }
-
-    /// Looks at what the machine's start has touched, once, if its template still wants to know.
+    /// Looks at what the machine's start has touched; see [`AfterStart::look`].
     pub(in crate::supervisor) fn look_at_start(
         &mut self,
-    ) -> impl Future<Output = Option<Touched>> + use<> {
-        let recording = self.recording.take();
-        let machine = Arc::clone(&self.machine);
-        async move {
-            let touched = recording?.look(machine.as_ref()).await;
-            touched.unwrap_or_else(|error| {
-                super::log_line(&format!("No working set: {}", error.chain()));
-                None
-            })
-        }
-    }
-
-    fn make_template(&mut self) {
-        let Some(wanted) = self.wanted_template.take() else {
-            return;
-        };
-        let result = crate::template::spawn_image_build(
-            self.store.layout(),
-            self.backend,
-            &wanted.guest,
-            &wanted.plan,
-        );
-        if let Err(error) = result {
-            super::log_line(&format!("No image template: {}", error.chain()));
-        }
+    ) -> BoxFuture<'static, Option<BoxFuture<'static, ()>>> {
+        self.after.look(Arc::clone(&self.machine))
     }
 
     fn answer(&self, id: ClientId, message: &SupervisorMessage) {

@@ -13,12 +13,12 @@ use cofferdam_types::SandboxStatus;
 use super::{
     Switchboard,
     standing::{Purpose, Standing, Step},
-    steps::{self, Guest, Outcome},
+    steps::{self, Guest},
 };
 use crate::{
-    error::{Error, ErrorKind, Result, to_remote},
-    snapshot::{SnapshotFileName, machine_files},
-    supervisor::event::{ClientId, Event},
+    base::error::{Error, ErrorKind, Result, to_remote},
+    store::snapshot::{SnapshotFileName, machine_files},
+    supervisor::event::{ClientId, Event, Outcome},
 };
 
 impl Switchboard {

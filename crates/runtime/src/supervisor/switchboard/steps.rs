@@ -18,9 +18,10 @@ use tokio::sync::oneshot;
 
 use super::{outbox::Outbox, wire::Wire};
 use crate::{
-    error::{Error, ErrorKind, Result, lift},
-    silence::{self, Part},
-    supervisor::agent::refused,
+    base::error::{Error, ErrorKind, Result, lift},
+    host::silence::{self, Part},
+    link::refused,
+    supervisor::event::Outcome,
 };
 
 /// How long the guest may take for an answer that waits for no disk. It takes milliseconds; the
@@ -42,13 +43,6 @@ const NO_PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bytes per second of the slowest disk that is waited for.
 const SLOWEST_DISK_BYTES: u64 = 256 << 10;
-
-/// How a step ended.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Outcome {
-    /// How long the sandbox was frozen.
-    pub(super) still: Duration,
-}
 
 /// What a step speaks with: the machine and its agent.
 #[derive(Debug)]

@@ -8,8 +8,8 @@ use cofferdam_types::ExitStatus;
 
 use super::Switchboard;
 use crate::{
-    error::{Error, ErrorKind, memory_error, to_remote},
-    room,
+    base::error::{Error, ErrorKind, memory_error, to_remote},
+    host::room,
     store::Failure,
 };
 
@@ -28,7 +28,7 @@ impl Switchboard {
     /// The host could not read or write the sandbox's disk.
     pub(super) fn disk_failed(&mut self, failure: &DiskFailure) {
         let error = disk_error(failure, &room::free_text(self.store.layout().home()));
-        crate::supervisor::log_line(&error.chain());
+        crate::base::task::log_line(&error.chain());
         self.entry.state.disk_failure = Some(to_remote(&error).into());
         self.save_state();
     }
@@ -57,7 +57,7 @@ impl Switchboard {
             .set_state(self.entry.record.id, &self.entry.state);
         if let Err(error) = saved {
             // It is written again at the sandbox's end.
-            crate::supervisor::log_line(&error.chain());
+            crate::base::task::log_line(&error.chain());
         }
     }
 }

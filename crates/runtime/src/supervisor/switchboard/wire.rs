@@ -11,7 +11,7 @@ use std::{
 use cofferdam_proto::{AgentMessage, CONTROL_STREAM, HostMessage, encode_control};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 
 /// Most questions without an answer. Each step that was given up leaves two, so a guest that has
 /// been silent through this many will not answer the next one either.

@@ -8,8 +8,9 @@ use std::path::Path;
 use cofferdam_proto::{Channel, SupervisorMessage};
 
 use crate::{
-    output_log::{LogReader, LogRecord},
-    supervisor::{client::Client, log_line},
+    base::task::log_line,
+    store::output_log::{LogReader, LogRecord},
+    supervisor::client::Client,
 };
 
 /// The line in the output where some is missing.

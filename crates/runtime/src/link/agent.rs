@@ -1,0 +1,277 @@
+//! The host's end of the agent channel: the handshake of a start, then frames both ways.
+//!
+//! During the start one task speaks and listens in turn ([`AgentLink`]). Afterwards the link is
+//! split into a reader task, which decodes frames, and a writer task, which drains a queue.
+
+use std::time::Duration;
+
+use cofferdam_proto::{
+    AgentMessage, CONTROL_STREAM, Channel, Decoder, Failure, FailureKind, Frame, FrameKind,
+    GENERATION, HostMessage, decode_control, encode_control, encode_credit,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    sync::mpsc,
+};
+
+use crate::base::error::{Error, ErrorKind, Result};
+
+/// How much is read from the channel at once: several frames of the largest data size.
+const READ_BYTES: usize = 256 << 10;
+
+/// A frame that owns its payload, on its way between tasks.
+#[derive(Debug)]
+pub(crate) struct OwnedFrame {
+    pub(crate) kind: FrameKind,
+    pub(crate) stream: u32,
+    pub(crate) channel: Channel,
+    pub(crate) eof: bool,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// What comes from a guest after its link was split.
+#[derive(Debug)]
+pub(crate) enum FromAgent {
+    /// A frame.
+    Frame(OwnedFrame),
+    /// The channel is of no further use, for this reason. It is the last.
+    Lost(Error),
+}
+
+impl OwnedFrame {
+    fn of(frame: &Frame<'_>) -> Self {
+        Self {
+            kind: frame.kind,
+            stream: frame.stream,
+            channel: frame.channel,
+            eof: frame.eof,
+            payload: frame.payload.to_vec(),
+        }
+    }
+}
+
+/// The agent channel while a machine is brought up.
+#[derive(Debug)]
+pub(crate) struct AgentLink {
+    stream: UnixStream,
+    decoder: Decoder,
+    /// Frames of sessions that arrived before the link was split.
+    early: Vec<OwnedFrame>,
+}
+
+impl AgentLink {
+    pub(crate) fn new(stream: std::os::unix::net::UnixStream) -> Result<Self> {
+        stream
+            .set_nonblocking(true)
+            .and_then(|()| UnixStream::from_std(stream))
+            .map(|stream| Self {
+                stream,
+                decoder: Decoder::new(),
+                early: Vec::new(),
+            })
+            .map_err(|error| crate::base::error::io("Could not use the agent channel", error))
+    }
+
+    /// Sends messages in order.
+    pub(crate) async fn send(&mut self, messages: &[(u32, HostMessage)]) -> Result<()> {
+        let mut bytes = Vec::new();
+        for (stream, message) in messages {
+            encode_control(*stream, message, &mut bytes).map_err(|error| {
+                Error::new(
+                    ErrorKind::InvalidSpec,
+                    "The request is too large for the guest",
+                )
+                .because(error)
+            })?;
+        }
+        self.stream.write_all(&bytes).await.map_err(lost)
+    }
+
+    /// The next frame, whatever it is.
+    pub(crate) async fn next_frame(&mut self) -> Result<OwnedFrame> {
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(frame) = self.decoder.next_frame().map_err(broken)? {
+                return Ok(OwnedFrame::of(&frame));
+            }
+            match self.stream.read(&mut buffer).await.map_err(lost)? {
+                0 => return Err(hung_up()),
+                length => self.decoder.push(&buffer[..length]),
+            }
+        }
+    }
+
+    /// Lets the guest send more.
+    pub(crate) async fn give_credit(
+        &mut self,
+        stream: u32,
+        channel: Channel,
+        bytes: u32,
+    ) -> Result<()> {
+        let mut out = Vec::new();
+        encode_credit(stream, channel, bytes, &mut out);
+        self.stream.write_all(&out).await.map_err(lost)
+    }
+
+    /// The next control message, with its stream. Data that comes first is kept.
+    pub(crate) async fn receive(&mut self) -> Result<(u32, AgentMessage)> {
+        loop {
+            while let Some(frame) = self.decoder.next_frame().map_err(broken)? {
+                if frame.kind == FrameKind::Control {
+                    let message = decode_control(frame.payload).map_err(broken)?;
+                    return Ok((frame.stream, message));
+                }
+                self.early.push(OwnedFrame::of(&frame));
+            }
+            let mut buffer = [0; 4096];
+            match self.stream.read(&mut buffer).await.map_err(lost)? {
+                0 => return Err(hung_up()),
+                length => self.decoder.push(&buffer[..length]),
+            }
+        }
+    }
+
+    /// Waits for the agent to be ready: the answer to `Hello`, or its push after a boot.
+    pub(crate) async fn ready(&mut self, limit: Duration) -> Result<()> {
+        let wait = async {
+            self.send(&[(
+                CONTROL_STREAM,
+                HostMessage::Hello {
+                    generation: GENERATION,
+                },
+            )])
+            .await?;
+            loop {
+                match self.receive().await?.1 {
+                    AgentMessage::Ready { generation, .. } if generation == GENERATION => {
+                        return Ok(());
+                    }
+                    AgentMessage::Ready { generation, .. } => {
+                        return Err(Error::new(
+                            ErrorKind::GuestFailed,
+                            format!("The agent speaks generation {generation}, not {GENERATION}"),
+                        ));
+                    }
+                    AgentMessage::Failed(failure) => return Err(refused(&failure)),
+                    _ => {}
+                }
+            }
+        };
+        tokio::time::timeout(limit, wait).await.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::GuestFailed,
+                format!("The guest was not ready after {} s", limit.as_secs()),
+            ))
+        })
+    }
+
+    /// Waits for the answer on `stream` that `wanted` accepts.
+    pub(crate) async fn expect<T>(
+        &mut self,
+        stream: u32,
+        wanted: impl Fn(&AgentMessage) -> Option<T>,
+    ) -> Result<T> {
+        loop {
+            let (on, message) = self.receive().await?;
+            if let AgentMessage::Failed(failure) = &message
+                && (on == stream || on == CONTROL_STREAM)
+            {
+                return Err(refused(failure));
+            }
+            if on == stream
+                && let Some(value) = wanted(&message)
+            {
+                return Ok(value);
+            }
+        }
+    }
+
+    /// Splits the link into tasks: frames come as events, bytes to write go into the queue.
+    pub(crate) fn split<E: From<FromAgent> + Send + 'static>(
+        self,
+        events: mpsc::Sender<E>,
+    ) -> (mpsc::UnboundedSender<Vec<u8>>, Vec<OwnedFrame>) {
+        let (reader, writer) = self.stream.into_split();
+        let (queue, outgoing) = mpsc::unbounded_channel();
+        tokio::spawn(write_all(writer, outgoing));
+        let decoder = self.decoder;
+        tokio::spawn(async move {
+            let reason = read_frames(reader, decoder, &events).await;
+            // The receiver is gone only when the supervisor ends.
+            let _ = events.send(FromAgent::Lost(reason).into()).await;
+        });
+        (queue, self.early)
+    }
+}
+
+async fn read_frames<E: From<FromAgent>>(
+    mut reader: tokio::net::unix::OwnedReadHalf,
+    mut decoder: Decoder,
+    events: &mpsc::Sender<E>,
+) -> Error {
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        loop {
+            let frame = match decoder.next_frame() {
+                Ok(Some(frame)) => OwnedFrame::of(&frame),
+                Ok(None) => break,
+                Err(error) => return broken(error),
+            };
+            if events.send(FromAgent::Frame(frame).into()).await.is_err() {
+                return hung_up();
+            }
+        }
+        match reader.read(&mut buffer).await {
+            Ok(0) => return hung_up(),
+            Ok(length) => decoder.push(&buffer[..length]),
+            Err(error) => return lost(error),
+        }
+    }
+}
+
+/// Writes what is queued until the queue or the socket closes.
+pub(crate) async fn write_all(
+    mut writer: tokio::net::unix::OwnedWriteHalf,
+    mut outgoing: mpsc::UnboundedReceiver<Vec<u8>>,
+) {
+    while let Some(bytes) = outgoing.recv().await {
+        if writer.write_all(&bytes).await.is_err() {
+            // The reader of the same socket reports the loss.
+            return;
+        }
+    }
+}
+
+/// The failure that an agent's refusal is.
+pub(crate) fn refused(failure: &Failure) -> Error {
+    let kind = match failure.kind {
+        FailureKind::ProgramNotFound => ErrorKind::ProgramNotFound,
+        FailureKind::ProgramNotExecutable => ErrorKind::ProgramNotExecutable,
+        FailureKind::UnknownUser
+        | FailureKind::BadWorkdir
+        | FailureKind::Limits
+        | FailureKind::Mount => ErrorKind::ProcessSetup,
+        _ => ErrorKind::GuestFailed,
+    };
+    // The guest chose these bytes: no control characters of its may reach a terminal.
+    let message: String = failure
+        .message
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(1024)
+        .collect();
+    Error::new(kind, message)
+}
+
+fn lost(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::GuestFailed, "The agent channel broke").because(error)
+}
+
+fn broken(error: cofferdam_proto::FrameError) -> Error {
+    Error::new(ErrorKind::GuestFailed, "The guest broke the agent protocol").because(error)
+}
+
+fn hung_up() -> Error {
+    Error::new(ErrorKind::GuestFailed, "The machine ended without notice")
+}

@@ -1,0 +1,491 @@
+//! One store and everything that can be done with it. Each operation is passed on to the part that
+//! does it.
+
+use std::{
+    io::{Read, Write},
+    path::Path,
+    time::Duration,
+};
+
+use cofferdam_image::{ImageStore, Progress};
+use cofferdam_proto::{Request, StartMode, SupervisorMessage};
+use cofferdam_types::{Digest, ExitStatus, SandboxId, SandboxSpec, Signal, SnapshotId};
+
+use crate::{
+    base::error::{Error, Result, io, lift},
+    client::{self, Connection},
+    pool::{PoolInfo, PoolOptions, Pools},
+    sandbox::Sandboxes,
+    snapshot::{
+        DamagedSnapshot, ForkOptions, ForkSource, Forked, Snapshot, SnapshotOptions, Snapshots,
+    },
+    store::{Entry, Store, layout::Layout},
+    template::{self, TemplateInfo, Templates, WarmUp},
+    usage::{DiskUsage, Usage},
+};
+
+/// The store of sandboxes and that of images.
+#[derive(Debug)]
+pub struct Runtime {
+    store: Store,
+    images: ImageStore,
+    /// Whether each sandbox that starts is followed by a standby, whatever the settings say.
+    standby_auto: bool,
+}
+
+/// Opening.
+impl Runtime {
+    /// Opens the stores by environment.
+    ///
+    /// # Errors
+    /// When the home cannot be read or written.
+    pub fn open() -> Result<Self> {
+        Self::with_layout(Layout::from_environment()?)
+    }
+
+    /// Opens the stores below `home`.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn open_at(home: &Path) -> Result<Self> {
+        Self::with_layout(Layout::at(home)?)
+    }
+
+    /// Opens the stores below `home` with the QEMU program `qemu`; what is `None` comes from the
+    /// environment.
+    ///
+    /// # Errors
+    /// When the home cannot be read or written, or the program has no path.
+    pub fn open_with(home: Option<&Path>, qemu: Option<&Path>) -> Result<Self> {
+        let mut layout = match home {
+            Some(home) => Layout::at(home)?,
+            None => Layout::from_environment()?,
+        };
+        if let Some(program) = qemu {
+            // What is started works in other directories.
+            let program = std::path::absolute(program)
+                .map_err(|error| io("Could not resolve the QEMU program's path", error))?;
+            layout = layout.with_qemu(program);
+        }
+        Self::with_layout(layout)
+    }
+
+    fn with_layout(layout: Layout) -> Result<Self> {
+        let images = lift(ImageStore::open(&layout.images()))?;
+        Ok(Self {
+            store: Store::open(layout)?,
+            images,
+            standby_auto: false,
+        })
+    }
+
+    /// Has each sandbox that is made here followed by an automatic standby, whatever the settings
+    /// say.
+    #[must_use]
+    pub fn with_standby_auto(self, standby_auto: bool) -> Self {
+        Self {
+            standby_auto,
+            ..self
+        }
+    }
+
+    /// The store of sandboxes.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The store of images.
+    #[must_use]
+    pub const fn images(&self) -> &ImageStore {
+        &self.images
+    }
+
+    const fn sandboxes(&self) -> Sandboxes<'_> {
+        Sandboxes {
+            store: &self.store,
+            images: &self.images,
+            standby_auto: self.standby_auto,
+        }
+    }
+
+    const fn snapshots_of(&self) -> Snapshots<'_> {
+        Snapshots {
+            store: &self.store,
+            images: &self.images,
+        }
+    }
+
+    const fn templates_of(&self) -> Templates<'_> {
+        Templates {
+            store: &self.store,
+            images: &self.images,
+        }
+    }
+
+    const fn pools_of(&self) -> Pools<'_> {
+        Pools {
+            store: &self.store,
+            images: &self.images,
+        }
+    }
+
+    const fn usage(&self) -> Usage<'_> {
+        Usage {
+            store: &self.store,
+            images: &self.images,
+        }
+    }
+}
+
+/// Sandboxes.
+impl Runtime {
+    /// Makes a sandbox: finds or pulls its image, merges its defaults, claims its name.
+    ///
+    /// # Errors
+    /// Of the image, the spec or the name.
+    pub async fn create(&self, spec: SandboxSpec, progress: &dyn Progress) -> Result<Entry> {
+        self.sandboxes().create(spec, progress).await
+    }
+
+    /// The sandbox that `name` means.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] or [`ErrorKind::Ambiguous`].
+    pub fn find(&self, name: &str) -> Result<Entry> {
+        self.store.find(name)
+    }
+
+    /// Every sandbox, newest first.
+    ///
+    /// # Errors
+    /// The index's.
+    pub fn list(&self) -> Result<Vec<Entry>> {
+        self.store.list()
+    }
+
+    /// Why those that [`Self::list`] leaves out cannot be read.
+    ///
+    /// # Errors
+    /// The index's.
+    pub fn damaged(&self) -> Result<Vec<Error>> {
+        self.store.damaged()
+    }
+
+    /// Starts a sandbox and waits until its workload runs.
+    ///
+    /// # Errors
+    /// Why it did not start.
+    pub async fn start(
+        &self,
+        entry: &Entry,
+        mode: StartMode,
+    ) -> Result<(Connection, SupervisorMessage)> {
+        self.sandboxes().start(entry, mode).await
+    }
+
+    /// Waits for a start that another command has under way.
+    ///
+    /// # Errors
+    /// Why it did not start.
+    pub async fn started(&self, entry: &Entry) -> Result<()> {
+        self.sandboxes().started(entry).await
+    }
+
+    /// Stops a sandbox; it is no error if it does not run.
+    ///
+    /// # Errors
+    /// The supervisor's.
+    pub async fn stop(&self, entry: &Entry, timeout: Option<Duration>) -> Result<()> {
+        self.sandboxes().stop(entry, timeout).await
+    }
+
+    /// Sends a signal to a sandbox's workload; SIGKILL is waited for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when it does not run.
+    pub async fn kill(&self, entry: &Entry, signal: Signal) -> Result<()> {
+        self.sandboxes().kill(entry, signal).await
+    }
+
+    /// Stops a sandbox's processes and vCPUs where they are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] unless it runs.
+    pub async fn pause(&self, entry: &Entry) -> Result<()> {
+        self.sandboxes().pause(entry).await
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] unless it is paused.
+    pub async fn unpause(&self, entry: &Entry) -> Result<()> {
+        self.sandboxes().unpause(entry).await
+    }
+
+    /// Waits until a sandbox's workload has ended.
+    ///
+    /// # Errors
+    /// Why it failed, if it did; [`ErrorKind::WrongState`] if it never ran.
+    pub async fn wait(&self, entry: &Entry) -> Result<ExitStatus> {
+        client::wait(&self.store, entry).await
+    }
+
+    /// Removes a sandbox; with `force` it is killed first, also while it starts, and a damaged one
+    /// goes too.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when it runs and `force` is not set, or when other commands go on
+    /// using it.
+    ///
+    /// # Blocking
+    /// Up to five seconds when a supervisor does not answer and is slow to die.
+    pub async fn remove(&self, entry: &Entry, force: bool) -> Result<()> {
+        self.sandboxes().remove(entry, force).await
+    }
+
+    /// Removes a sandbox whose files are damaged.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::WrongState`] when a supervisor still holds it.
+    pub fn remove_damaged(&self, name: &str) -> Result<()> {
+        self.sandboxes().remove_damaged(name)
+    }
+
+    /// Asks a live sandbox's supervisor; returns its first answer, and the connection. Waits for a
+    /// start that is under way.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when it does not run, or does not run any more;
+    /// [`ErrorKind::NotFound`] when it was removed meanwhile; [`ErrorKind::Timeout`] when its
+    /// supervisor is stopped; or what the supervisor answers.
+    pub async fn request(
+        &self,
+        entry: &Entry,
+        request: Request,
+    ) -> Result<(Connection, SupervisorMessage)> {
+        client::request(&self.store, entry, request).await
+    }
+
+    /// What became of a sandbox whose supervisor was lost during a request; `lost`
+    /// if it is still live.
+    pub async fn what_became(&self, id: SandboxId, lost: Error) -> Error {
+        client::what_became(&self.store, id, lost).await
+    }
+}
+
+/// Snapshots and forks.
+impl Runtime {
+    /// Takes a snapshot of a sandbox. One that runs stands still for a moment and goes on.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::WrongState`], [`crate::ErrorKind::NameTaken`],
+    /// [`crate::ErrorKind::NoSpace`] and those of the backend.
+    pub async fn create_snapshot(
+        &self,
+        entry: &Entry,
+        options: SnapshotOptions,
+    ) -> Result<Snapshot> {
+        self.snapshots_of().create(entry, options).await
+    }
+
+    /// The snapshot of a name, an id, or the unique start of an id.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], [`ErrorKind::Ambiguous`] or [`ErrorKind::BadSnapshot`].
+    pub fn find_snapshot(&self, name: &str) -> Result<Snapshot> {
+        self.snapshots_of().find(name)
+    }
+
+    /// Every snapshot that can be read, newest first.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        self.snapshots_of().list()
+    }
+
+    /// The others: those that cannot be used.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn damaged_snapshots(&self) -> Result<Vec<DamagedSnapshot>> {
+        self.snapshots_of().damaged()
+    }
+
+    /// Removes a snapshot, also a damaged one. Sandboxes that came from it go on: their machines
+    /// hold its memory open.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] or [`ErrorKind::Ambiguous`].
+    pub fn remove_snapshot(&self, name: &str) -> Result<SnapshotId> {
+        self.snapshots_of().remove(name)
+    }
+
+    /// Makes new sandboxes from a moment of a source. Of a live sandbox or a full snapshot they
+    /// run on from there, each with an identity of its own; of a stopped one or a disk they have
+    /// the disk and are started like any other. `made` is told of each as it is ready.
+    ///
+    /// # Errors
+    /// When nothing could be made. What came after the first fork is in [`Forked::failure`].
+    pub async fn fork(
+        &self,
+        source: ForkSource<'_>,
+        options: &ForkOptions,
+        made: &mut dyn FnMut(&Entry),
+    ) -> Result<Forked> {
+        self.snapshots_of().fork(source, options, made).await
+    }
+
+    /// Brings back the sandbox of a snapshot with its id and name; under another name only if it is
+    /// gone. From a full snapshot it runs on
+    /// from that moment; from a disk it is there to be started. What it has on its disk since is
+    /// lost.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when it is live; [`ErrorKind::NameTaken`] when it is gone and
+    /// another has its name; [`ErrorKind::BadSnapshot`] and those of a start.
+    pub async fn restore(&self, snapshot: &Snapshot, name: Option<&str>) -> Result<Entry> {
+        self.snapshots_of().restore(snapshot, name).await
+    }
+
+    /// Writes a snapshot as one file, after a look whether it is what it was: no import takes
+    /// another, and whoever exports may remove the original.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BadSnapshot`], those of the snapshot's files or of `output`.
+    ///
+    /// # Blocking
+    /// As long as compressing and writing take; use a blocking thread in a busy runtime.
+    pub fn export_snapshot(
+        &self,
+        snapshot: &Snapshot,
+        output: impl Write,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        self.snapshots_of().export(snapshot, output, progress)
+    }
+
+    /// Reads a snapshot from one file into the store, under its own name or another.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BadSnapshot`] when the file is no snapshot, damaged, hostile, of a newer
+    /// version or of another processor; [`ErrorKind::ImageNotFound`] when the store lacks its
+    /// image; [`ErrorKind::NameTaken`], [`ErrorKind::NoSpace`].
+    ///
+    /// # Blocking
+    /// As long as reading and checking take; use a blocking thread in a busy runtime.
+    pub fn import_snapshot(
+        &self,
+        input: impl Read,
+        name: Option<&str>,
+        progress: &dyn Progress,
+    ) -> Result<Snapshot> {
+        self.snapshots_of().import(input, name, progress)
+    }
+}
+
+/// Templates.
+impl Runtime {
+    /// Makes the template from which sandboxes of `spec`'s shape and image start, in place of the
+    /// one that there is. With [`WarmUp::wait_for`] it holds `spec`'s workload running, and
+    /// sandboxes with that very workload start from there.
+    ///
+    /// # Errors
+    /// Of the image, the spec, the commands, or the host.
+    pub async fn build_template(
+        &self,
+        spec: SandboxSpec,
+        warm_up: &WarmUp,
+        progress: &dyn Progress,
+    ) -> Result<TemplateInfo> {
+        self.templates_of().build(spec, warm_up, progress).await
+    }
+
+    /// Every template that can be used, newest first.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn templates(&self) -> Result<Vec<TemplateInfo>> {
+        self.templates_of().list()
+    }
+
+    /// Removes the templates that `name` means: one by the start of its key, or all of an image.
+    /// Sandboxes that came from them go on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], [`ErrorKind::Ambiguous`].
+    pub fn remove_templates(&self, name: &str) -> Result<Vec<String>> {
+        self.templates_of().remove(name)
+    }
+
+    /// Removes the templates that nothing needs: those of images that are gone and, where there
+    /// is no image and no sandbox, all others that starts have made. Gives what was removed.
+    ///
+    /// # Errors
+    /// When a store cannot be read, or a template not be removed.
+    pub fn drop_unneeded_templates(&self) -> Result<Vec<TemplateInfo>> {
+        self.templates_of().drop_unneeded()
+    }
+
+    /// What all templates may take of the disk, in bytes; none without a limit.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidSpec`] when `COFFER_TEMPLATES_LIMIT` holds no size.
+    pub fn template_limit_bytes(&self) -> Result<Option<u64>> {
+        template::limit_bytes()
+    }
+}
+
+/// Pools.
+impl Runtime {
+    /// Makes a pool of standbys for `spec`'s image and shape, and fills it.
+    ///
+    /// # Errors
+    /// Of the image, the spec, the commands or the host; [`ErrorKind::NameTaken`].
+    pub async fn create_pool(
+        &self,
+        spec: SandboxSpec,
+        options: &PoolOptions,
+        progress: &dyn Progress,
+    ) -> Result<PoolInfo> {
+        self.pools_of().create(spec, options, progress).await
+    }
+
+    /// Every pool.
+    #[must_use]
+    pub fn pools(&self) -> Vec<PoolInfo> {
+        self.pools_of().list()
+    }
+
+    /// Ends a pool's standbys and removes it. Sandboxes that claimed one go on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`].
+    pub async fn remove_pool(&self, name: &str) -> Result<()> {
+        self.pools_of().remove(name).await
+    }
+}
+
+/// The room that things take.
+impl Runtime {
+    /// What the store takes of the disk.
+    ///
+    /// # Errors
+    /// When a part of the store cannot be read.
+    ///
+    /// # Blocking
+    /// One look at each file of the store and, for [`DiskUsage::held_open_bytes`], at each open
+    /// file of the user's processes.
+    pub fn disk_usage(&self) -> Result<DiskUsage> {
+        self.usage().of_disk()
+    }
+
+    /// What sandbox or snapshot uses an image, for those who would remove it. Where that cannot be
+    /// told, something does.
+    #[must_use]
+    pub fn image_user(&self, image: &Digest) -> Option<String> {
+        self.usage().image_user(image)
+    }
+}

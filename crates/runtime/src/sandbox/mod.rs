@@ -1,0 +1,172 @@
+//! What is done with sandboxes: create, start, stop, kill, pause, remove.
+
+mod removal;
+
+use std::time::{Duration, Instant};
+
+use cofferdam_base::time::unix_time_ns;
+use cofferdam_image::{ImageStore, Progress, ProgressEvent};
+use cofferdam_proto::{Request, Stage, StartMode, SupervisorMessage};
+use cofferdam_types::{SandboxId, SandboxSpec, SandboxStatus, Signal};
+
+use crate::{
+    base::{
+        error::{Result, lift},
+        random,
+        task::log_line,
+    },
+    client::{self, Connection},
+    host::admission,
+    pool::{self, Claim},
+    spec::{interpreters::Rehearsals, process},
+    store::{Entry, RECORD_VERSION, RecordedImage, SandboxRecord, Store, config::Config, images},
+};
+
+/// What is done with the sandboxes of a store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sandboxes<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) images: &'a ImageStore,
+    /// Whether each sandbox that starts is followed by a standby, whatever the settings say.
+    pub(crate) standby_auto: bool,
+}
+
+impl Sandboxes<'_> {
+    fn keeps_standby(&self) -> bool {
+        if self.standby_auto {
+            return true;
+        }
+        match Config::load(self.store.layout()) {
+            Ok(config) => config.standby_auto(),
+            Err(error) => {
+                log_line(&format!("warning: {}", error.chain()));
+                false
+            }
+        }
+    }
+
+    /// Makes a sandbox: finds or pulls its image, merges its defaults, claims its name.
+    ///
+    /// # Errors
+    /// Of the image, the spec or the name.
+    pub(crate) async fn create(
+        &self,
+        mut spec: SandboxSpec,
+        progress: &dyn Progress,
+    ) -> Result<Entry> {
+        spec.keep_standby |= self.keeps_standby();
+        admission::spec(&spec)?;
+        let image = images::find_image(self.images, &spec, progress).await?;
+        let rootfs = lift(self.images.rootfs(&image, progress))?;
+        let id = SandboxId::from_random(random::bytes()?);
+        let process = process::merge(&spec, &image.config, id)?;
+        let (stop_signal, warning) = process::stop_signal(&spec, &image.config);
+        if let Some(text) = warning {
+            progress.event(ProgressEvent::Warning { text: &text });
+        }
+        let mut record = SandboxRecord {
+            version: RECORD_VERSION,
+            id,
+            name: String::new(),
+            created_ns: unix_time_ns(),
+            image: RecordedImage {
+                name: spec.image.clone(),
+                id: image.id,
+                manifest: image.manifest,
+                rootfs: rootfs.path,
+                disk_bytes: rootfs.disk_bytes,
+                rehearsals: Rehearsals::of(&spec, &image.config),
+            },
+            process,
+            hostname: spec.hostname.clone().unwrap_or_else(|| id.short()),
+            stop_signal,
+            spec,
+            forked_from: None,
+        };
+        self.store.insert_named(&mut record, |_| Ok(()))?;
+        self.store.find(&id.to_string())
+    }
+
+    /// Starts a sandbox and waits until its workload runs.
+    ///
+    /// # Errors
+    /// Why it did not start.
+    pub(crate) async fn start(
+        &self,
+        entry: &Entry,
+        mode: StartMode,
+    ) -> Result<(Connection, SupervisorMessage)> {
+        entry.expect_can_become(SandboxStatus::Starting)?;
+        let begin = Instant::now();
+        let silent = match pool::claim(self.store, entry, mode).await {
+            Claim::Taken(taken) => return *taken,
+            Claim::None => None,
+            Claim::Silent => Some(stage("standby did not answer", begin.elapsed())),
+        };
+        let (connection, mut started) = client::start(self.store, entry, mode).await?;
+        if let (Some(silent), SupervisorMessage::Started { timeline, .. }) = (silent, &mut started)
+        {
+            timeline.insert(0, silent);
+        }
+        Ok((connection, started))
+    }
+
+    /// Waits for a start that another command has under way.
+    ///
+    /// # Errors
+    /// Why it did not start.
+    pub(crate) async fn started(&self, entry: &Entry) -> Result<()> {
+        client::request(self.store, entry, Request::Status)
+            .await
+            .map(drop)
+    }
+
+    /// Stops a sandbox; it is no error if it does not run.
+    ///
+    /// # Errors
+    /// The supervisor's.
+    pub(crate) async fn stop(&self, entry: &Entry, timeout: Option<Duration>) -> Result<()> {
+        if !entry.state.status.is_live() {
+            return Ok(());
+        }
+        let timeout_ms = timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
+        client::end(self.store, entry, Request::Stop { timeout_ms }).await
+    }
+
+    /// Sends a signal to a sandbox's workload; SIGKILL is waited for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when it does not run.
+    pub(crate) async fn kill(&self, entry: &Entry, signal: Signal) -> Result<()> {
+        let signal = signal.number();
+        client::end(self.store, entry, Request::Kill { signal }).await
+    }
+
+    /// Stops a sandbox's processes and vCPUs where they are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] unless it runs.
+    pub(crate) async fn pause(&self, entry: &Entry) -> Result<()> {
+        client::request(self.store, entry, Request::Pause)
+            .await
+            .map(drop)
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] unless it is paused.
+    pub(crate) async fn unpause(&self, entry: &Entry) -> Result<()> {
+        client::request(self.store, entry, Request::Unpause)
+            .await
+            .map(drop)
+    }
+}
+
+/// A stage of a start.
+fn stage(name: &str, took: Duration) -> Stage {
+    Stage {
+        name: name.to_owned(),
+        micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+    }
+}

@@ -1,0 +1,12 @@
+//! From a sandbox's record to a machine whose workload runs.
+//!
+//! [`prepare`] takes the quickest way that [`origin`] finds and falls back to slower ones.
+
+mod origin;
+mod prepare;
+mod setup;
+
+pub(crate) use self::{
+    prepare::{ForTemplates, start},
+    setup::guest_setup,
+};

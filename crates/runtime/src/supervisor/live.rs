@@ -1,0 +1,69 @@
+//! What the supervisor is given: a sandbox that is to start, and the machine that was made for it.
+//!
+//! Where the machine comes from is not known here, nor what later starts want: the caller brings
+//! the one and does the other.
+
+use std::{fmt, sync::Arc};
+
+use cofferdam_backend::{BoxFuture, Machine};
+use cofferdam_proto::{Stage, TerminalSize};
+
+use crate::{
+    base::error::Result,
+    link::AgentLink,
+    store::{
+        Entry, Store,
+        layout::{Layout, SandboxPaths},
+    },
+};
+
+/// A sandbox that is being started.
+#[derive(Clone, Copy)]
+pub(crate) struct Starting<'a> {
+    pub(crate) layout: &'a Layout,
+    pub(crate) store: &'a Store,
+    pub(crate) entry: &'a Entry,
+    pub(crate) paths: &'a SandboxPaths,
+    /// Size of the terminal of the client that starts it.
+    pub(crate) terminal: Option<TerminalSize>,
+}
+
+impl Starting<'_> {
+    /// Writes down the machine that the sandbox has from now on.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn record_machine(&self, machine: &dyn Machine, backend: &str) -> Result<()> {
+        let mut state = self.entry.state.clone();
+        state.machine_pid = Some(machine.pid());
+        state.backend = Some(backend.to_owned());
+        self.store.set_state(self.entry.record.id, &state)
+    }
+}
+
+/// A machine whose workload runs.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) machine: Arc<dyn Machine>,
+    pub(crate) agent: AgentLink,
+    pub(crate) backend: &'static str,
+    pub(crate) timeline: Vec<Stage>,
+    pub(crate) started_ns: u64,
+    /// What a machine must have in common with this one to go on from a capture of it.
+    pub(crate) machine_key: String,
+    /// What went wrong with quicker ways to start, one sentence each.
+    pub(crate) degraded: Vec<String>,
+}
+
+/// What is to be done for later starts when a start is over. The supervisor calls each once.
+pub(crate) trait AfterStart: fmt::Debug {
+    /// Looks at what the start has touched while its machine is there. The future of the look
+    /// yields a second one that records it; nobody waits for the record.
+    fn look(
+        &mut self,
+        machine: Arc<dyn Machine>,
+    ) -> BoxFuture<'static, Option<BoxFuture<'static, ()>>>;
+
+    /// Orders, in the background, what the next start of the image is quicker with.
+    fn make_ready(&mut self, store: &Store, entry: &Entry);
+}
