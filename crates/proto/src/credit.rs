@@ -63,6 +63,46 @@ impl Window {
     }
 }
 
+/// The receiver's view of one channel: what the sender may still send, and whether it has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inbound {
+    window: Window,
+    ended: bool,
+}
+
+impl Inbound {
+    /// A fresh channel.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            window: Window::new(),
+            ended: false,
+        }
+    }
+
+    /// Takes a data frame of so many bytes; `eof` is whether it is the last.
+    ///
+    /// # Errors
+    /// [`FrameError::WindowExceeded`], and [`FrameError::AfterEnd`] when the channel has ended: the
+    /// sender broke the protocol.
+    pub fn receive(&mut self, bytes: usize, eof: bool) -> Result<(), FrameError> {
+        if self.ended {
+            return Err(FrameError::AfterEnd);
+        }
+        self.window.spend(bytes)?;
+        self.ended = eof;
+        Ok(())
+    }
+
+    /// Lets the sender send so many bytes more.
+    ///
+    /// # Errors
+    /// [`FrameError::WindowExceeded`] when that is more than was received.
+    pub fn give(&mut self, bytes: u32) -> Result<(), FrameError> {
+        self.window.give(bytes)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,5 +116,15 @@ mod tests {
         assert_eq!(window.spend(1), Err(FrameError::WindowExceeded));
         window.give(10).unwrap();
         assert_eq!(window.left(), 10);
+    }
+
+    #[test]
+    fn an_ended_channel_takes_nothing_more() {
+        let mut channel = Inbound::new();
+        channel.receive(5, false).unwrap();
+        channel.give(5).unwrap();
+        channel.receive(0, true).unwrap();
+        assert_eq!(channel.receive(0, true), Err(FrameError::AfterEnd));
+        assert_eq!(channel.receive(1, false), Err(FrameError::AfterEnd));
     }
 }

@@ -12,7 +12,7 @@ pub const HEADER_BYTES: usize = 12;
 pub const MAX_PAYLOAD_BYTES: usize = 1 << 20;
 
 /// Largest payload of a data frame that the encoders of this project make, in bytes. Large enough
-/// to amortise the header, small enough that control frames never wait long.
+/// to amortise the header, small enough that control frames never wait long. A longer one is refused.
 pub const MAX_DATA_BYTES: usize = 64 << 10;
 
 /// The stream of messages that belong to no session.
@@ -64,7 +64,7 @@ pub struct Frame<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// The header announces more than [`MAX_PAYLOAD_BYTES`].
+    /// The header announces more than its kind may have.
     TooLong {
         /// Announced length in bytes.
         len: u32,
@@ -77,8 +77,14 @@ pub enum FrameError {
     UnknownFlags(u8),
     /// The payload of a control frame is no such message.
     BadMessage,
-    /// The payload of a credit frame is not four bytes.
+    /// The payload of a credit frame is not four bytes, or gives nothing.
     BadCredit,
+    /// A data frame has no bytes and does not end its channel.
+    Empty,
+    /// Something came on a channel behind its end.
+    AfterEnd,
+    /// A message came at a time when it cannot be true.
+    OutOfOrder,
     /// More was sent, or more credit given, than the window allows.
     WindowExceeded,
 }
@@ -87,12 +93,13 @@ impl Frame<'_> {
     /// The credit that a credit frame gives, in bytes.
     ///
     /// # Errors
-    /// [`FrameError::BadCredit`] when the payload is not four bytes.
+    /// [`FrameError::BadCredit`] when the payload is not four bytes, or gives nothing.
     pub fn credit(&self) -> Result<u32, FrameError> {
-        self.payload
-            .try_into()
-            .map(u32::from_le_bytes)
-            .map_err(|_| FrameError::BadCredit)
+        let bytes = self.payload.try_into().map(u32::from_le_bytes);
+        bytes
+            .ok()
+            .filter(|bytes| *bytes > 0)
+            .ok_or(FrameError::BadCredit)
     }
 }
 
@@ -101,6 +108,7 @@ impl Frame<'_> {
 pub struct Decoder {
     buffer: Vec<u8>,
     start: usize,
+    control_limit: Option<usize>,
 }
 
 impl Decoder {
@@ -110,6 +118,23 @@ impl Decoder {
         Self {
             buffer: Vec::new(),
             start: 0,
+            control_limit: None,
+        }
+    }
+
+    /// Refuses control messages of more than `bytes` bytes, for a peer that needs no longer ones.
+    #[must_use]
+    pub const fn with_control_limit(mut self, bytes: usize) -> Self {
+        self.control_limit = Some(bytes);
+        self
+    }
+
+    /// The longest payload of a kind, in bytes.
+    fn limit(&self, kind: FrameKind) -> usize {
+        match kind {
+            FrameKind::Control => self.control_limit.unwrap_or(MAX_PAYLOAD_BYTES),
+            FrameKind::Data => MAX_DATA_BYTES,
+            FrameKind::Credit => size_of::<u32>(),
         }
     }
 
@@ -135,13 +160,17 @@ impl Decoder {
         let [l0, l1, l2, l3, s0, s1, s2, s3, kind, channel, flags, zero] = *header;
         let len = u32::from_le_bytes([l0, l1, l2, l3]);
         let size = usize::try_from(len).unwrap_or(usize::MAX);
-        if size > MAX_PAYLOAD_BYTES {
+        let kind = FrameKind::from_wire(kind)?;
+        if size > self.limit(kind) {
             return Err(FrameError::TooLong { len });
         }
-        let kind = FrameKind::from_wire(kind)?;
         let channel = Channel::from_wire(channel)?;
         if flags & !FLAG_EOF != 0 || zero != 0 {
             return Err(FrameError::UnknownFlags(flags));
+        }
+        // Frames that cost their sender nothing are not taken.
+        if kind == FrameKind::Data && size == 0 && flags & FLAG_EOF == 0 {
+            return Err(FrameError::Empty);
         }
         if body.len() < size {
             return Ok(None);
@@ -283,7 +312,10 @@ impl fmt::Display for FrameError {
             Self::UnknownChannel(channel) => write!(f, "Frame has unknown channel {channel}"),
             Self::UnknownFlags(flags) => write!(f, "Frame has unknown flags {flags:#x}"),
             Self::BadMessage => f.write_str("Control frame holds no known message"),
-            Self::BadCredit => f.write_str("Credit frame is not four bytes long"),
+            Self::BadCredit => f.write_str("Credit frame is not four bytes long, or gives nothing"),
+            Self::Empty => f.write_str("Data frame has no bytes and no end"),
+            Self::OutOfOrder => f.write_str("Message came out of order"),
+            Self::AfterEnd => f.write_str("Frame came behind the end of its channel"),
             Self::WindowExceeded => f.write_str("Other side exceeded its window"),
         }
     }

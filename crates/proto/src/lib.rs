@@ -19,7 +19,7 @@ pub use client::{
     CLIENT_GENERATION, ClientMessage, ClientRequest, ExecOptions, LiveStatus, RemoteFailure,
     Request, SESSION_STREAM, Stage, StartMode, SupervisorMessage, WhenGone,
 };
-pub use credit::{INITIAL_WINDOW_BYTES, Window};
+pub use credit::{INITIAL_WINDOW_BYTES, Inbound, Window};
 pub use frame::{
     CONTROL_STREAM, Channel, Decoder, FLAG_EOF, Frame, FrameError, FrameKind, HEADER_BYTES,
     MAX_DATA_BYTES, MAX_PAYLOAD_BYTES, decode_control, encode_control, encode_credit, encode_data,

@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use cofferdam_proto::{
-    AgentMessage, CONTROL_STREAM, Channel, Decoder, Failure, FailureKind, Frame, FrameKind,
-    GENERATION, HostMessage, decode_control, encode_control, encode_credit,
+    AgentMessage, CONTROL_STREAM, Channel, Decoder, Failure, FailureKind, Frame, FrameError,
+    FrameKind, GENERATION, HostMessage, Inbound, SESSION_STREAM, decode_control, encode_control,
+    encode_credit,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -15,10 +16,14 @@ use tokio::{
     sync::mpsc,
 };
 
+use super::outgoing::{Outgoing, outgoing, write_all};
 use crate::base::error::{Error, ErrorKind, Result};
 
 /// How much is read from the channel at once: several frames of the largest data size.
 const READ_BYTES: usize = 256 << 10;
+
+/// The longest message of an agent, in bytes: the end of what a hook printed, and some words.
+const MAX_MESSAGE_BYTES: usize = 64 << 10;
 
 /// A frame that owns its payload, on its way between tasks.
 #[derive(Debug)]
@@ -49,6 +54,21 @@ impl OwnedFrame {
             payload: frame.payload.to_vec(),
         }
     }
+
+    /// The credit that a credit frame gives, in bytes.
+    ///
+    /// # Errors
+    /// [`FrameError::BadCredit`].
+    pub(crate) fn credit(&self) -> std::result::Result<u32, FrameError> {
+        Frame {
+            kind: self.kind,
+            stream: self.stream,
+            channel: self.channel,
+            eof: self.eof,
+            payload: &self.payload,
+        }
+        .credit()
+    }
 }
 
 /// The agent channel while a machine is brought up.
@@ -56,8 +76,10 @@ impl OwnedFrame {
 pub(crate) struct AgentLink {
     stream: UnixStream,
     decoder: Decoder,
-    /// Frames of sessions that arrived before the link was split.
+    /// Output of the workload that arrived before the link was split.
     early: Vec<OwnedFrame>,
+    /// What the workload may still send of it, for standard output and error.
+    windows: [Inbound; 2],
 }
 
 impl AgentLink {
@@ -67,8 +89,9 @@ impl AgentLink {
             .and_then(|()| UnixStream::from_std(stream))
             .map(|stream| Self {
                 stream,
-                decoder: Decoder::new(),
+                decoder: Decoder::new().with_control_limit(MAX_MESSAGE_BYTES),
                 early: Vec::new(),
+                windows: [Inbound::new(); 2],
             })
             .map_err(|error| crate::base::error::io("Could not use the agent channel", error))
     }
@@ -122,7 +145,8 @@ impl AgentLink {
                     let message = decode_control(frame.payload).map_err(broken)?;
                     return Ok((frame.stream, message));
                 }
-                self.early.push(OwnedFrame::of(&frame));
+                let frame = OwnedFrame::of(&frame);
+                self.keep_early(frame)?;
             }
             let mut buffer = [0; 4096];
             match self.stream.read(&mut buffer).await.map_err(lost)? {
@@ -130,6 +154,24 @@ impl AgentLink {
                 length => self.decoder.push(&buffer[..length]),
             }
         }
+    }
+
+    /// Keeps output of the workload, which is bounded by its windows. Sessions of a copied guest
+    /// have nobody here who reads them, and credit is for input that nobody has sent yet.
+    fn keep_early(&mut self, frame: OwnedFrame) -> Result<()> {
+        if frame.kind != FrameKind::Data || frame.stream != SESSION_STREAM {
+            return Ok(());
+        }
+        let window = match frame.channel {
+            Channel::Stdin => return Err(broken(FrameError::UnknownChannel(Channel::Stdin as u8))),
+            Channel::Stdout => &mut self.windows[0],
+            Channel::Stderr => &mut self.windows[1],
+        };
+        window
+            .receive(frame.payload.len(), frame.eof)
+            .map_err(broken)?;
+        self.early.push(frame);
+        Ok(())
     }
 
     /// Waits for the agent to be ready: the answer to `Hello`, or its push after a boot.
@@ -191,10 +233,10 @@ impl AgentLink {
     pub(crate) fn split<E: From<FromAgent> + Send + 'static>(
         self,
         events: mpsc::Sender<E>,
-    ) -> (mpsc::UnboundedSender<Vec<u8>>, Vec<OwnedFrame>) {
+    ) -> (Outgoing, Vec<OwnedFrame>) {
         let (reader, writer) = self.stream.into_split();
-        let (queue, outgoing) = mpsc::unbounded_channel();
-        tokio::spawn(write_all(writer, outgoing));
+        let (queue, waiting) = outgoing();
+        tokio::spawn(write_all(writer, waiting));
         let decoder = self.decoder;
         tokio::spawn(async move {
             let reason = read_frames(reader, decoder, &events).await;
@@ -230,19 +272,6 @@ async fn read_frames<E: From<FromAgent>>(
     }
 }
 
-/// Writes what is queued until the queue or the socket closes.
-pub(crate) async fn write_all(
-    mut writer: tokio::net::unix::OwnedWriteHalf,
-    mut outgoing: mpsc::UnboundedReceiver<Vec<u8>>,
-) {
-    while let Some(bytes) = outgoing.recv().await {
-        if writer.write_all(&bytes).await.is_err() {
-            // The reader of the same socket reports the loss.
-            return;
-        }
-    }
-}
-
 /// The failure that an agent's refusal is.
 pub(crate) fn refused(failure: &Failure) -> Error {
     let kind = match failure.kind {
@@ -268,7 +297,7 @@ fn lost(error: std::io::Error) -> Error {
     Error::new(ErrorKind::GuestFailed, "The agent channel broke").because(error)
 }
 
-fn broken(error: cofferdam_proto::FrameError) -> Error {
+fn broken(error: FrameError) -> Error {
     Error::new(ErrorKind::GuestFailed, "The guest broke the agent protocol").because(error)
 }
 

@@ -7,11 +7,16 @@ mod agent;
 mod clock;
 mod handshake;
 mod hook;
+mod outgoing;
 mod setup;
 
 pub(crate) use self::{
-    agent::{AgentLink, FromAgent, OwnedFrame, refused, write_all},
+    agent::{AgentLink, FromAgent, OwnedFrame, refused},
     clock::Clock,
     handshake::{adopt, resume_workload, start_workload},
+    outgoing::{Outgoing, SendError, outgoing, write_all},
     setup::{GuestSetup, workload_limits},
 };
+
+#[cfg(test)]
+pub(crate) use self::outgoing::Waiting;

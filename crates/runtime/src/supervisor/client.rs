@@ -2,17 +2,17 @@
 
 use cofferdam_proto::{
     CONTROL_STREAM, Channel, ClientRequest, Decoder, Frame, FrameKind, SESSION_STREAM,
-    SupervisorMessage, Window, decode_control, encode_control, encode_credit, encode_data,
+    SupervisorMessage, Window, decode_control, encode_control, encode_data,
 };
 use tokio::{io::AsyncReadExt, net::UnixStream, sync::mpsc};
 
 use super::event::{ClientEvent, ClientId, Event};
-use crate::link::write_all;
+use crate::link::{Outgoing, outgoing, write_all};
 
 /// A connected client as the switchboard sees it.
 #[derive(Debug)]
 pub(crate) struct Client {
-    outgoing: mpsc::UnboundedSender<Vec<u8>>,
+    outgoing: Outgoing,
     writing: tokio::task::JoinHandle<()>,
     /// What may still be sent to it, for standard output and error.
     windows: [Window; 2],
@@ -33,8 +33,8 @@ impl Client {
             return None;
         }
         let (reader, writer) = stream.into_split();
-        let (outgoing, queue) = mpsc::unbounded_channel();
-        let writing = tokio::spawn(write_all(writer, queue));
+        let (outgoing, waiting) = outgoing();
+        let writing = tokio::spawn(write_all(writer, waiting));
         tokio::spawn(async move {
             read_events(id, reader, &events).await;
             // The receiver is gone only when the supervisor ends.
@@ -61,7 +61,8 @@ impl Client {
     pub(crate) fn answer(&self, message: &SupervisorMessage) {
         let mut bytes = Vec::new();
         if encode_control(CONTROL_STREAM, message, &mut bytes).is_ok() {
-            // A closed queue means the client is gone; its event is under way.
+            // A queue without a writer means that the client is gone, and its event is under way. A
+            // full one is of a client that reads none of its answers.
             let _ = self.outgoing.send(bytes);
         }
     }
@@ -74,7 +75,7 @@ impl Client {
         if fits {
             let mut bytes = Vec::with_capacity(payload.len() + 64);
             encode_data(SESSION_STREAM, channel, payload, eof, &mut bytes);
-            let _ = self.outgoing.send(bytes);
+            let _ = self.outgoing.send_data(bytes);
         }
         fits
     }
@@ -85,11 +86,14 @@ impl Client {
             .is_some_and(|window| window.give(bytes).is_ok())
     }
 
+    /// Whether it has read all output that it was sent.
+    pub(crate) fn has_all(&self) -> bool {
+        self.windows == [Window::new(); 2]
+    }
+
     /// Lets it send more input.
     pub(crate) fn give_input_credit(&self, bytes: u32) {
-        let mut out = Vec::new();
-        encode_credit(SESSION_STREAM, Channel::Stdin, bytes, &mut out);
-        let _ = self.outgoing.send(out);
+        self.outgoing.give(SESSION_STREAM, Channel::Stdin, bytes);
     }
 
     fn window(&mut self, channel: Channel) -> Option<&mut Window> {
@@ -162,10 +166,13 @@ fn parse(frame: &Frame<'_>, introduced: bool) -> Option<ClientEvent> {
 }
 
 #[cfg(test)]
+use crate::link::Waiting;
+
+#[cfg(test)]
 impl Client {
     /// A client without a socket, and what it is sent.
-    pub(crate) fn for_tests() -> (Self, mpsc::UnboundedReceiver<Vec<u8>>) {
-        let (outgoing, queue) = mpsc::unbounded_channel();
+    pub(crate) fn for_tests() -> (Self, Waiting) {
+        let (outgoing, queue) = outgoing();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .expect("a runtime can be made");
@@ -178,12 +185,10 @@ impl Client {
     }
 
     /// What was sent since: output, and answers.
-    pub(crate) fn drain_for_tests(
-        queue: &mut mpsc::UnboundedReceiver<Vec<u8>>,
-    ) -> (Vec<u8>, Vec<SupervisorMessage>) {
+    pub(crate) fn drain_for_tests(queue: &mut Waiting) -> (Vec<u8>, Vec<SupervisorMessage>) {
         let (mut output, mut answers) = (Vec::new(), Vec::new());
         let mut decoder = Decoder::new();
-        while let Ok(bytes) = queue.try_recv() {
+        while let Some(bytes) = queue.try_next() {
             decoder.push(&bytes);
             while let Some(frame) = decoder.next_frame().expect("frames are whole") {
                 match frame.kind {

@@ -69,7 +69,10 @@ impl Input {
         if !self.ends && !bytes.is_empty() {
             writer.waiting += bytes.len();
             self.pending.extend_from_slice(bytes);
-            self.pieces.push_back((client, bytes.len()));
+            match self.pieces.back_mut() {
+                Some((last, length)) if *last == client => *length += bytes.len(),
+                _ => self.pieces.push_back((client, bytes.len())),
+            }
         }
         Ok(())
     }

@@ -10,6 +10,8 @@
 mod client;
 mod early;
 mod event;
+#[cfg(test)]
+mod hostile;
 mod input;
 mod live;
 mod session;

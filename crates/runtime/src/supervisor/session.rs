@@ -1,6 +1,15 @@
 //! One exec session in the supervisor: a process in the guest and the client that asked for it.
+//!
+//! ```text
+//!             started               ended
+//!   Starting ─────────► Running ─────────────► removed
+//!     │  │ given up       ▲                       ▲
+//!     │  └──► GivenUp ────┘ started late          │
+//!     └──────────────┴────────────────────────────┘ refused
+//! ```
+//! What the guest sends out of this order breaks the protocol.
 
-use cofferdam_proto::{Channel, ExecOptions, FrameError, INITIAL_WINDOW_BYTES, Window};
+use cofferdam_proto::{Channel, ExecOptions, FrameError, INITIAL_WINDOW_BYTES, Inbound};
 
 use super::{event::ClientId, input::Input};
 
@@ -16,15 +25,28 @@ pub(crate) struct Session {
     /// Its input.
     pub(crate) input: Input,
     /// What the guest may still send on standard output and error.
-    windows: [Window; 2],
+    windows: [Inbound; 2],
     /// What the client has read and the guest has not been told of.
     due: [u32; 2],
     /// What the client wants of it.
     pub(crate) options: ExecOptions,
+    /// How far it has come.
+    phase: Phase,
     /// How far its time limit has come.
     pub(crate) limit: Limit,
     /// Processes that were killed for want of memory before it began.
     pub(crate) oom_kills_before: u64,
+}
+
+/// How far a session has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The guest is to start its process.
+    Starting,
+    /// It was not started in time. Its client has its answer.
+    GivenUp,
+    /// Its process runs.
+    Running,
 }
 
 /// The steps by which a session that takes too long is ended.
@@ -46,20 +68,54 @@ impl Session {
         Self {
             client: Some(client),
             input,
-            windows: [Window::new(); 2],
+            windows: [Inbound::new(); 2],
             due: [0; 2],
             options,
+            phase: Phase::Starting,
             limit: Limit::Within,
             oom_kills_before: 0,
         }
     }
 
+    /// The guest has started the process.
+    ///
+    /// # Errors
+    /// When it had said so before.
+    pub(crate) fn started(&mut self) -> Result<(), FrameError> {
+        match self.phase {
+            Phase::Running => Err(FrameError::OutOfOrder),
+            Phase::Starting | Phase::GivenUp => {
+                self.phase = Phase::Running;
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives up a start that takes too long; false when it is not, or not any more, under way.
+    pub(crate) fn give_up(&mut self) -> bool {
+        let starts = self.is_starting();
+        if starts {
+            self.phase = Phase::GivenUp;
+        }
+        starts
+    }
+
+    /// Whether the guest is still to start its process.
+    pub(crate) fn is_starting(&self) -> bool {
+        self.phase == Phase::Starting
+    }
+
     /// The guest sent output.
     ///
     /// # Errors
-    /// When it sent more than its window, or on a channel that is not output.
-    pub(crate) fn received(&mut self, channel: Channel, bytes: usize) -> Result<(), FrameError> {
-        self.window(channel)?.spend(bytes)
+    /// When it sent more than its window, behind the end, or on a channel that is not output.
+    pub(crate) fn received(
+        &mut self,
+        channel: Channel,
+        bytes: usize,
+        eof: bool,
+    ) -> Result<(), FrameError> {
+        self.window(channel)?.receive(bytes, eof)
     }
 
     /// The client has read output; returns what the guest is to be told now. Small pieces wait
@@ -79,7 +135,7 @@ impl Session {
         Ok(due)
     }
 
-    fn window(&mut self, channel: Channel) -> Result<&mut Window, FrameError> {
+    fn window(&mut self, channel: Channel) -> Result<&mut Inbound, FrameError> {
         match channel {
             Channel::Stdin => Err(FrameError::UnknownChannel(channel as u8)),
             Channel::Stdout => Ok(&mut self.windows[0]),
@@ -96,17 +152,30 @@ mod tests {
     fn a_guest_that_ignores_its_window_is_found_out() {
         let mut session = Session::new(1, ExecOptions::default());
         let window = INITIAL_WINDOW_BYTES as usize;
-        session.received(Channel::Stdout, window).unwrap();
-        assert!(session.received(Channel::Stdout, 1).is_err());
-        assert!(session.received(Channel::Stderr, 1).is_ok());
-        assert!(session.received(Channel::Stdin, 0).is_err());
+        session.received(Channel::Stdout, window, false).unwrap();
+        assert!(session.received(Channel::Stdout, 1, false).is_err());
+        assert!(session.received(Channel::Stderr, 1, false).is_ok());
+        assert!(session.received(Channel::Stdin, 1, false).is_err());
         assert_eq!(
             session.allow(Channel::Stdout, CREDIT_BATCH_BYTES - 1),
             Ok(0)
         );
         assert_eq!(session.allow(Channel::Stdout, 1), Ok(CREDIT_BATCH_BYTES));
         session
-            .received(Channel::Stdout, CREDIT_BATCH_BYTES as usize)
+            .received(Channel::Stdout, CREDIT_BATCH_BYTES as usize, false)
             .unwrap();
+    }
+
+    #[test]
+    fn a_process_is_started_once_also_when_that_was_given_up() {
+        let mut session = Session::new(1, ExecOptions::default());
+        session.started().unwrap();
+        assert!(!session.give_up());
+        assert_eq!(session.started(), Err(FrameError::OutOfOrder));
+        let mut late = Session::new(1, ExecOptions::default());
+        assert!(late.give_up());
+        assert!(!late.give_up());
+        late.started().unwrap();
+        assert_eq!(late.started(), Err(FrameError::OutOfOrder));
     }
 }

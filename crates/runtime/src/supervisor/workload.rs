@@ -10,7 +10,7 @@ mod behind;
 use std::{collections::HashMap, path::PathBuf};
 
 use cofferdam_base::time::unix_time_ns;
-use cofferdam_proto::{Channel, FrameError, SupervisorMessage, Window};
+use cofferdam_proto::{Channel, FrameError, Inbound, SupervisorMessage};
 
 use self::behind::Behind;
 use super::{client::Client, event::ClientId, input::Input, session::CREDIT_BATCH_BYTES};
@@ -54,7 +54,7 @@ pub(crate) struct Workload {
     /// without one, whose input stays open.
     closes_input: Option<ClientId>,
     pub(crate) input: Input,
-    windows: [Window; 2],
+    windows: [Inbound; 2],
     received: [u64; 2],
     credited: [u64; 2],
 }
@@ -72,7 +72,7 @@ impl Workload {
             attached: Vec::new(),
             closes_input: None,
             input: Input::default(),
-            windows: [Window::new(); 2],
+            windows: [Inbound::new(); 2],
             received: [0; 2],
             credited: [0; 2],
         }
@@ -127,14 +127,14 @@ impl Workload {
     /// The guest sent output: it is logged, and forwarded to the clients that keep up.
     ///
     /// # Errors
-    /// When the guest sent more than its window.
+    /// When the guest sent more than its window, or behind the end of a channel.
     pub(crate) fn received<Role>(
         &mut self,
         (channel, bytes, eof): (Channel, &[u8], bool),
         clients: &mut HashMap<ClientId, (Client, Role)>,
     ) -> Result<(), FrameError> {
         let index = output_index(channel)?;
-        self.windows[index].spend(bytes.len())?;
+        self.windows[index].receive(bytes.len(), eof)?;
         self.received[index] += bytes.len() as u64;
         let position = self.log(channel, bytes);
         for attached in &mut self.attached {

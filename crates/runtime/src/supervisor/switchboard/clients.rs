@@ -164,7 +164,6 @@ impl Switchboard {
         let wait_all = options.wait_all;
         self.send(stream, &HostMessage::Exec { process, wait_all })?;
         self.next_session += 1;
-        self.starting.insert(stream);
         later(
             EXEC_START_TIMEOUT,
             &self.events,
@@ -185,7 +184,8 @@ impl Switchboard {
 
     /// A process that the guest has not started in time is given up, and killed if it starts later.
     pub(super) fn exec_start_timeout(&mut self, stream: u32) {
-        if !self.starting.contains(&stream) {
+        let starting = self.sessions.get(&stream).is_some_and(Session::is_starting);
+        if !starting {
             return;
         }
         if self.standing.is_moving() || self.standing.is_paused() {
@@ -196,7 +196,9 @@ impl Switchboard {
             );
             return;
         }
-        self.starting.remove(&stream);
+        if let Some(session) = self.sessions.get_mut(&stream) {
+            session.give_up();
+        }
         let signal = Signal::KILL.number();
         // A message this small always encodes.
         let _ = self.send(stream, &HostMessage::Signal { signal });

@@ -1,15 +1,27 @@
 //! The end of a sandbox's life: its record, and the answers to its clients.
 
+use std::time::Duration;
+
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::SupervisorMessage;
 use cofferdam_types::{ExitStatus, SandboxStatus, Signal};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 
 use super::{End, Role, Switchboard};
 use crate::{
     base::error::to_remote,
     supervisor::event::{ClientEvent, Event},
 };
+
+/// How long clients that have read all of the output may take to read their answer and leave.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long clients that have not may read nothing: as long as a person looks at a page. What
+/// they miss is in the log.
+const READ_TIMEOUT: Duration = Duration::from_secs(3600);
 
 impl Switchboard {
     /// Tells every client how it ended.
@@ -40,23 +52,33 @@ impl Switchboard {
         self.clients.retain(|_, (_, role)| *role != Role::None);
     }
 
-    /// Waits until the clients have read their answers and left.
+    /// Waits until the clients have read their answers and left. One that has everything and does
+    /// not leave, or still has something to read and reads nothing, is not waited for for ever.
     pub(in crate::supervisor) async fn linger(mut self, queue: &mut mpsc::Receiver<Event>) {
+        let mut progress = Instant::now();
         while !self.clients.is_empty() {
-            match queue.recv().await {
-                Some(Event::Client(id, ClientEvent::Gone)) => {
+            let limit = match self.clients.values().all(|(client, _)| client.has_all()) {
+                true => CLOSE_TIMEOUT,
+                false => READ_TIMEOUT,
+            };
+            let Ok(Some(event)) = timeout_at(progress + limit, queue.recv()).await else {
+                return;
+            };
+            match event {
+                Event::Client(id, ClientEvent::Gone) => {
                     self.clients.remove(&id);
+                    progress = Instant::now();
                 }
-                Some(Event::Client(id, ClientEvent::Credit { channel, bytes })) => {
+                Event::Client(id, ClientEvent::Credit { channel, bytes }) => {
                     if let Some((client, role)) = self.clients.get_mut(&id)
                         && client.credit(channel, bytes)
                         && *role == Role::Attached
                     {
                         self.workload.has_read(client, id, (channel, bytes));
+                        progress = Instant::now();
                     }
                 }
-                Some(_) => {}
-                None => return,
+                _ => {}
             }
         }
     }

@@ -2,13 +2,13 @@
 
 use cofferdam_proto::{
     AgentMessage, CONTROL_STREAM, Channel, FrameError, FrameKind, HostMessage, SESSION_STREAM,
-    SupervisorMessage, decode_control, encode_control, encode_credit,
+    SupervisorMessage, decode_control, encode_control,
 };
 
-use super::{End, Switchboard};
+use super::{End, Switchboard, wire::does_not_read};
 use crate::{
     base::error::{Error, ErrorKind, Result, to_remote},
-    link::{OwnedFrame, refused},
+    link::{OwnedFrame, SendError, refused},
     supervisor::{event::ClientId, workload::OUTPUTS},
 };
 
@@ -19,12 +19,7 @@ impl Switchboard {
             FrameKind::Data => self.guest_output(frame),
             FrameKind::Credit => self.guest_credit(frame),
         };
-        result.err().map(|error| {
-            End::Failed(
-                Error::new(ErrorKind::GuestFailed, "The guest broke the agent protocol")
-                    .because(error),
-            )
-        })
+        result.err().map(broken)
     }
 
     pub(super) fn guest_output(
@@ -41,7 +36,7 @@ impl Switchboard {
         let Some(session) = self.sessions.get_mut(&frame.stream) else {
             return Ok(());
         };
-        session.received(frame.channel, frame.payload.len())?;
+        session.received(frame.channel, frame.payload.len(), frame.eof)?;
         if let Some((client, _)) = session.client.and_then(|id| self.clients.get_mut(&id)) {
             // The guest's window is no larger than the client's, so it fits.
             client.output(frame.channel, &frame.payload, frame.eof);
@@ -53,11 +48,7 @@ impl Switchboard {
         &mut self,
         frame: &OwnedFrame,
     ) -> std::result::Result<(), FrameError> {
-        let payload = frame.payload.as_slice();
-        let bytes = payload
-            .try_into()
-            .map(u32::from_le_bytes)
-            .map_err(|_| FrameError::BadCredit)?;
+        let bytes = frame.credit()?;
         if frame.stream == SESSION_STREAM {
             self.workload.input.credit(bytes)?;
             self.pump_workload_input();
@@ -71,15 +62,14 @@ impl Switchboard {
     pub(super) fn agent_message(&mut self, frame: &OwnedFrame) -> Option<End> {
         let message = match decode_control::<AgentMessage>(&frame.payload) {
             Ok(message) => message,
-            Err(error) => {
-                let broken = Error::new(ErrorKind::GuestFailed, "The guest broke the protocol");
-                return Some(End::Failed(broken.because(error)));
-            }
+            Err(error) => return Some(broken(error)),
         };
         if frame.stream == SESSION_STREAM {
             return match message {
                 AgentMessage::Exited { status } => Some(End::Exited(status)),
                 AgentMessage::Failed(failure) => Some(End::Failed(refused(&failure))),
+                // The start was over before this supervisor had the link.
+                AgentMessage::Started { .. } => Some(broken(FrameError::OutOfOrder)),
                 _ => None,
             };
         }
@@ -90,8 +80,12 @@ impl Switchboard {
             }
             return None;
         }
-        self.starting.remove(&frame.stream);
-        let session = self.sessions.get(&frame.stream)?;
+        let session = self.sessions.get_mut(&frame.stream)?;
+        if matches!(message, AgentMessage::Started { .. })
+            && let Err(error) = session.started()
+        {
+            return Some(broken(error));
+        }
         let (client, detach) = (session.client, session.options.detach);
         let answer = match message {
             AgentMessage::Started { pid } => Some(SupervisorMessage::Started {
@@ -130,14 +124,15 @@ impl Switchboard {
             )
             .because(error)
         })?;
-        self.agent.send(bytes);
-        Ok(())
+        match self.agent.send(bytes) {
+            // A queue without a writer means that the machine is gone; its event is under way.
+            Ok(()) | Err(SendError::Gone) => Ok(()),
+            Err(SendError::Full) => Err(does_not_read()),
+        }
     }
 
     pub(super) fn give_credit(&mut self, stream: u32, channel: Channel, bytes: u32) {
-        let mut out = Vec::new();
-        encode_credit(stream, channel, bytes, &mut out);
-        self.agent.send(out);
+        self.agent.give(stream, channel, bytes);
     }
 
     pub(super) fn give_workload_credit(&mut self) {
@@ -165,7 +160,8 @@ impl Switchboard {
 
     fn pumped(&mut self, out: Vec<u8>, taken: &[(ClientId, u32)]) {
         if !out.is_empty() {
-            self.agent.send(out);
+            // As above.
+            let _ = self.agent.send_data(out);
         }
         for (id, bytes) in taken {
             if let Some((client, _)) = self.clients.get(id) {
@@ -173,4 +169,10 @@ impl Switchboard {
             }
         }
     }
+}
+
+/// The end of a sandbox whose guest breaks the rules: nothing that it says can be believed.
+fn broken(error: FrameError) -> End {
+    let what = "The guest broke the agent protocol";
+    End::Failed(Error::new(ErrorKind::GuestFailed, what).because(error))
 }

@@ -8,7 +8,6 @@ mod clients;
 mod ending;
 mod guest;
 mod moment;
-mod outbox;
 mod sources;
 mod standing;
 mod steps;
@@ -18,7 +17,7 @@ mod trouble;
 mod wire;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -31,7 +30,7 @@ use cofferdam_types::{ExitStatus, SandboxStatus};
 use tokio::sync::mpsc;
 
 pub(crate) use self::sources::{forward_signals, spawn_accept};
-use self::{outbox::Outbox, sources::later, standing::Standing, wire::Wire};
+use self::{sources::later, standing::Standing, wire::Wire};
 use super::{
     FIRST_CLIENT, TEMPLATE_DELAY,
     client::Client,
@@ -43,7 +42,7 @@ use super::{
 };
 use crate::{
     base::error::{Error, ErrorKind},
-    link::{FromAgent, OwnedFrame},
+    link::{FromAgent, Outgoing, OwnedFrame},
     store::{EndedBy, Entry, Store, layout::SandboxPaths},
 };
 
@@ -75,7 +74,7 @@ pub(crate) struct Switchboard {
     pub(in crate::supervisor) entry: Entry,
     pub(in crate::supervisor) machine: Arc<dyn Machine>,
     pub(in crate::supervisor) lock: Option<LockFile>,
-    agent: Outbox,
+    agent: Outgoing,
     events: mpsc::Sender<Event>,
     clients: HashMap<ClientId, (Client, Role)>,
     next_client: ClientId,
@@ -95,8 +94,6 @@ pub(crate) struct Switchboard {
     standing: Standing,
     /// What is asked of the agent for that.
     wire: Wire,
-    /// Sessions that the guest has not started yet.
-    starting: HashSet<u32>,
     /// Clients that wait for a pause, its end or a capture behind the one that is under way.
     waiting: VecDeque<(ClientId, Request)>,
 }
@@ -180,7 +177,7 @@ impl Switchboard {
             entry,
             machine: live.machine,
             lock: Some(lock),
-            agent: Outbox::new(agent),
+            agent,
             events,
             clients,
             next_client,
@@ -194,7 +191,6 @@ impl Switchboard {
             first_is_gone,
             standing: Standing::default(),
             wire,
-            starting: HashSet::new(),
             waiting: VecDeque::new(),
         };
         Ok((board, early))

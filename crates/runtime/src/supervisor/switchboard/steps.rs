@@ -16,11 +16,11 @@ use cofferdam_proto::{AgentMessage, HostMessage};
 
 use tokio::sync::oneshot;
 
-use super::{outbox::Outbox, wire::Wire};
+use super::wire::Wire;
 use crate::{
     base::error::{Error, ErrorKind, Result, lift},
     host::silence::{self, Part},
-    link::refused,
+    link::{Outgoing, refused},
     supervisor::event::Outcome,
 };
 
@@ -52,7 +52,7 @@ pub(super) struct Guest {
     pub(super) machine: Arc<dyn Machine>,
     pub(super) wire: Wire,
     /// All else that the guest is sent; held from a freeze to its thaw.
-    pub(super) outbox: Outbox,
+    pub(super) outbox: Outgoing,
 }
 
 /// Stops the processes, then the vCPUs.

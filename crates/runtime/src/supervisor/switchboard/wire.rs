@@ -9,9 +9,12 @@ use std::{
 };
 
 use cofferdam_proto::{AgentMessage, CONTROL_STREAM, HostMessage, encode_control};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use crate::base::error::{Error, ErrorKind, Result};
+use crate::{
+    base::error::{Error, ErrorKind, Result},
+    link::{Outgoing, SendError},
+};
 
 /// Most questions without an answer. Each step that was given up leaves two, so a guest that has
 /// been silent through this many will not answer the next one either.
@@ -20,13 +23,13 @@ const MAX_OWED: usize = 64;
 /// The way to the agent for steps; its clones share the questions.
 #[derive(Clone, Debug)]
 pub(super) struct Wire {
-    queue: mpsc::UnboundedSender<Vec<u8>>,
+    queue: Outgoing,
     /// Held for a few instructions, never across an await.
     owed: Arc<Mutex<VecDeque<oneshot::Sender<AgentMessage>>>>,
 }
 
 impl Wire {
-    pub(super) fn new(queue: mpsc::UnboundedSender<Vec<u8>>) -> Self {
+    pub(super) fn new(queue: Outgoing) -> Self {
         Self {
             queue,
             owed: Arc::default(),
@@ -44,12 +47,12 @@ impl Wire {
         })?;
         let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
         if owed.len() >= MAX_OWED {
-            let what = "The guest has not answered for a long time";
-            return Err(Error::new(ErrorKind::GuestFailed, what));
+            return Err(does_not_read());
         }
-        self.queue
-            .send(bytes)
-            .map_err(|_| Error::new(ErrorKind::GuestFailed, "The machine ended meanwhile"))?;
+        self.queue.send_urgent(bytes).map_err(|error| match error {
+            SendError::Gone => Error::new(ErrorKind::GuestFailed, "The machine ended meanwhile"),
+            SendError::Full => does_not_read(),
+        })?;
         let (sender, answer) = oneshot::channel();
         owed.push_back(sender);
         Ok(answer)
@@ -80,13 +83,21 @@ impl Wire {
     }
 }
 
+/// The error of a guest that lets more and more messages wait.
+pub(super) fn does_not_read() -> Error {
+    let what = "The guest has not answered for a long time";
+    Error::new(ErrorKind::GuestFailed, what)
+}
+
 #[cfg(test)]
 mod tests {
+    use crate::link::outgoing;
+
     use super::*;
 
     #[tokio::test]
     async fn an_answer_belongs_to_the_oldest_question_even_if_that_was_given_up() {
-        let (queue, _sent) = mpsc::unbounded_channel();
+        let (queue, _sent) = outgoing();
         let wire = Wire::new(queue);
         let freeze = HostMessage::Freeze { sync: false };
         drop(wire.ask(&freeze).unwrap());
@@ -106,11 +117,11 @@ mod tests {
 
     #[test]
     fn a_guest_that_never_answers_is_not_asked_for_ever() {
-        let (queue, mut sent) = mpsc::unbounded_channel();
+        let (queue, mut sent) = outgoing();
         let wire = Wire::new(queue);
         let question = HostMessage::WriteBack { eager: true };
         let asked = std::iter::from_fn(|| wire.ask(&question).ok()).count();
         assert_eq!(asked, MAX_OWED);
-        assert_eq!(std::iter::from_fn(|| sent.try_recv().ok()).count(), asked);
+        assert_eq!(std::iter::from_fn(|| sent.try_next()).count(), asked);
     }
 }

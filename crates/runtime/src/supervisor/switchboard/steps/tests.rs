@@ -8,17 +8,17 @@ use cofferdam_backend::{
     fake::{FakeBackend, KERNEL_MAGIC},
 };
 use cofferdam_proto::{CONTROL_STREAM, Decoder, decode_control, encode_control};
-use tokio::sync::mpsc;
 
 use super::*;
+use crate::link::{Waiting, outgoing};
 
 /// A machine and what was sent to its agent.
 struct Scene {
     dir: tempfile::TempDir,
     machine: Arc<dyn Machine>,
     wire: Wire,
-    outbox: Outbox,
-    sent: mpsc::UnboundedReceiver<Vec<u8>>,
+    outbox: Outgoing,
+    sent: Waiting,
 }
 
 impl Scene {
@@ -40,12 +40,12 @@ impl Scene {
             read_only: false,
         }];
         let machine = FakeBackend::new().start(&spec).await.unwrap().into();
-        let (queue, sent) = mpsc::unbounded_channel();
+        let (queue, sent) = outgoing();
         Self {
             dir,
             machine,
             wire: Wire::new(queue.clone()),
-            outbox: Outbox::new(queue),
+            outbox: queue,
             sent,
         }
     }
@@ -72,11 +72,11 @@ impl Scene {
 
     /// The next question; waits for it.
     async fn asked(&mut self) -> HostMessage {
-        message(&self.sent.recv().await.unwrap())
+        message(&self.sent.next().await.unwrap())
     }
 
     fn all_asked(&mut self) -> Vec<HostMessage> {
-        std::iter::from_fn(|| self.sent.try_recv().ok())
+        std::iter::from_fn(|| self.sent.try_next())
             .map(|bytes| message(&bytes))
             .collect()
     }
@@ -110,7 +110,7 @@ async fn a_freeze_that_is_answered_too_late_is_followed_by_its_thaw() {
     // What others say meanwhile comes after the thaw, and never between a freeze and its answer.
     let other = &mut Vec::new();
     encode_control(CONTROL_STREAM, &HostMessage::Shutdown, other).unwrap();
-    outbox.send(other.clone());
+    outbox.send(other.clone()).unwrap();
     let error = pausing.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::GuestFailed);
     assert!(error.hint_text().is_some(), "{error:?}");
