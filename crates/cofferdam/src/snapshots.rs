@@ -227,7 +227,7 @@ impl Snapshot {
     pub async fn fork(
         &self,
         options: &ForkOptions,
-        mut made: impl FnMut(&Sandbox),
+        mut made: impl FnMut(&Sandbox) + Send,
     ) -> Result<Forks> {
         fork(
             &self.coffer,
@@ -276,7 +276,11 @@ impl Sandbox {
     ///
     /// # Errors
     /// When not even one could be made.
-    pub async fn fork(&self, options: &ForkOptions, mut made: impl FnMut(&Self)) -> Result<Forks> {
+    pub async fn fork(
+        &self,
+        options: &ForkOptions,
+        mut made: impl FnMut(&Self) + Send,
+    ) -> Result<Forks> {
         let entry = self.now()?;
         fork(
             self.coffer(),
@@ -292,7 +296,7 @@ async fn fork(
     coffer: &Coffer,
     source: ForkSource<'_>,
     options: &ForkOptions,
-    made: &mut dyn FnMut(&Sandbox),
+    made: &mut (dyn FnMut(&Sandbox) + Send),
 ) -> Result<Forks> {
     let mut tell = |entry: &Entry| made(&Sandbox::new(coffer.clone(), entry.clone()));
     let forked = coffer.runtime.fork(source, options, &mut tell).await?;

@@ -333,7 +333,7 @@ impl Runtime {
         &self,
         source: ForkSource<'_>,
         options: &ForkOptions,
-        made: &mut dyn FnMut(&Entry),
+        made: &mut (dyn FnMut(&Entry) + Send),
     ) -> Result<Forked> {
         self.snapshots_of().fork(source, options, made).await
     }

@@ -198,8 +198,12 @@ async fn layers(
         phase: Phase::Downloading,
         total_bytes: Some(total),
     });
-    stream::iter(distinct)
+    // All of them first: a stream that makes them has a type that is not `Send`.
+    let fetches: Vec<_> = distinct
+        .into_iter()
         .map(|layer| repository.blob(ingest, layer, BlobKind::Layer, progress))
+        .collect();
+    stream::iter(fetches)
         .buffer_unordered(PARALLEL_LAYERS)
         .try_collect()
         .await

@@ -1,9 +1,9 @@
 //! Making, listing and removing pools.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use cofferdam_base::{fs, time::unix_time_ns};
-use cofferdam_image::{ImageStore, Progress};
+use cofferdam_image::{Image, ImageStore, Progress};
 use cofferdam_proto::Request;
 use cofferdam_types::{Digest, SandboxId, SandboxSpec, valid_name};
 
@@ -14,7 +14,7 @@ use crate::{
     base::error::{Error, ErrorKind, Result, io, lift},
     client::Connection,
     spec::{interpreters::Rehearsals, process},
-    store::{Store, images, staging::StagingDir},
+    store::{Store, images, layout::Layout, staging::StagingDir},
     template::{self, MachineShape, RootShape, TemplatePlan},
 };
 
@@ -60,40 +60,15 @@ impl Pools<'_> {
             let what = "Standbys cannot have tmpfs mounts of their own";
             return Err(Error::new(ErrorKind::Unsupported, what).hint("Leave out `--tmpfs`"));
         };
-        let backend = crate::host::backend(layout, spec.backend.as_deref())?;
-        let command = |argv: &Vec<String>| {
-            let spec = SandboxSpec {
-                entrypoint: Some(Vec::new()),
-                command: argv.clone(),
-                ..spec.clone()
-            };
-            process::merge(&spec, &image.config, SandboxId::from_random([0; 32]))
-        };
-        let manifest = PoolManifest {
-            format: FORMAT_VERSION,
-            name: name.clone(),
-            size: options.size,
-            created_ns: unix_time_ns(),
-            backend: backend.name().to_owned(),
-            kernel: spec.kernel.clone(),
-            image: Some(image.id),
-            plan: TemplatePlan {
-                shape: MachineShape::of(&spec, rootfs.disk_bytes),
-                root,
-                rootfs: rootfs.path,
-                image_name: spec.image.clone(),
-                warm_ups: Vec::new(),
-                workload: None,
-                limit: template::DEFAULT_TIMEOUT,
-                rehearsals: Rehearsals::of(&spec, &image.config),
-            },
-            warm_ups: options
-                .warm_ups
-                .iter()
-                .map(command)
-                .collect::<Result<_>>()?,
-            ends_after_s: None,
-        };
+        let shape = MachineShape::of(&spec, rootfs.disk_bytes);
+        let manifest = manifest(
+            layout,
+            name.clone(),
+            &spec,
+            options,
+            &image,
+            (shape, root, rootfs.path),
+        )?;
         let staging = StagingDir::new(target)?;
         fs::publish_json(&staging.path().join("pool.json"), &manifest, false)
             .map_err(|error| io("Could not write a pool", error))?;
@@ -163,6 +138,52 @@ impl Pools<'_> {
         fs::remove_dir_if_present(&pool.dir)
             .map_err(|error| io(format!("Could not remove pool `{name}`"), error))
     }
+}
+
+/// What is written down of a pool.
+fn manifest(
+    layout: &Layout,
+    name: String,
+    spec: &SandboxSpec,
+    options: &PoolOptions,
+    image: &Image,
+    (shape, root, rootfs): (MachineShape, RootShape, PathBuf),
+) -> Result<PoolManifest> {
+    let command = |argv: &Vec<String>| {
+        let spec = SandboxSpec {
+            entrypoint: Some(Vec::new()),
+            command: argv.clone(),
+            ..spec.clone()
+        };
+        process::merge(&spec, &image.config, SandboxId::from_random([0; 32]))
+    };
+    Ok(PoolManifest {
+        format: FORMAT_VERSION,
+        name,
+        size: options.size,
+        created_ns: unix_time_ns(),
+        backend: crate::host::backend(layout, spec.backend.as_deref())?
+            .name()
+            .to_owned(),
+        kernel: spec.kernel.clone(),
+        image: Some(image.id),
+        plan: TemplatePlan {
+            shape,
+            root,
+            rootfs,
+            image_name: spec.image.clone(),
+            warm_ups: Vec::new(),
+            workload: None,
+            limit: template::DEFAULT_TIMEOUT,
+            rehearsals: Rehearsals::of(spec, &image.config),
+        },
+        warm_ups: options
+            .warm_ups
+            .iter()
+            .map(command)
+            .collect::<Result<_>>()?,
+        ends_after_s: None,
+    })
 }
 
 /// Asks a standby to end.

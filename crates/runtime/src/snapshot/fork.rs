@@ -80,7 +80,7 @@ impl Snapshots<'_> {
         &self,
         source: ForkSource<'_>,
         options: &ForkOptions,
-        made: &mut dyn FnMut(&Entry),
+        made: &mut (dyn FnMut(&Entry) + Send),
     ) -> Result<Forked> {
         check_options(options)?;
         let of = match source {
@@ -122,7 +122,7 @@ impl Snapshots<'_> {
         &self,
         entry: &Entry,
         options: &ForkOptions,
-        made: &mut dyn FnMut(&Entry),
+        made: &mut (dyn FnMut(&Entry) + Send),
     ) -> Result<Forked> {
         let is_live = entry.state.status.is_live() && !options.disk_only;
         options.changes.check(&entry.record.spec, is_live)?;
@@ -151,7 +151,7 @@ impl Snapshots<'_> {
         origin: &ForkOrigin,
         moment: &Moment,
         options: &ForkOptions,
-        made: &mut dyn FnMut(&Entry),
+        made: &mut (dyn FnMut(&Entry) + Send),
     ) -> Forks {
         let mut forks = Forks::default();
         let mut next = 1;
