@@ -201,32 +201,22 @@ pub fn decode_control<T: DeserializeOwned>(payload: &[u8]) -> Result<T, FrameErr
 /// Appends a control frame to `out`. A message longer than [`MAX_PAYLOAD_BYTES`] is refused.
 ///
 /// # Errors
-/// [`FrameError::TooLong`]; `out` is as before.
+/// [`FrameError::TooLong`], [`FrameError::BadMessage`]; `out` is as before.
 pub fn encode_control<T: Serialize>(
     stream: u32,
     message: &T,
     out: &mut Vec<u8>,
 ) -> Result<(), FrameError> {
-    let start = out.len();
-    out.extend_from_slice(&[0; HEADER_BYTES]);
-    let result = postcard::to_extend(message, std::mem::take(out));
-    let Ok(extended) = result else {
-        return Err(FrameError::BadMessage);
-    };
-    *out = extended;
-    let size = out.len() - start - HEADER_BYTES;
-    match u32::try_from(size) {
-        Ok(len) if size <= MAX_PAYLOAD_BYTES => {
-            let header = header(len, stream, FrameKind::Control, Channel::Stdin, 0);
-            out[start..start + HEADER_BYTES].copy_from_slice(&header);
+    let payload = postcard::to_stdvec(message).map_err(|_| FrameError::BadMessage)?;
+    match u32::try_from(payload.len()) {
+        Ok(len) if payload.len() <= MAX_PAYLOAD_BYTES => {
+            out.extend_from_slice(&header(len, stream, FrameKind::Control, Channel::Stdin, 0));
+            out.extend_from_slice(&payload);
             Ok(())
         }
-        other => {
-            out.truncate(start);
-            Err(FrameError::TooLong {
-                len: other.unwrap_or(u32::MAX),
-            })
-        }
+        other => Err(FrameError::TooLong {
+            len: other.unwrap_or(u32::MAX),
+        }),
     }
 }
 

@@ -9,7 +9,7 @@ mod launch;
 mod logs;
 mod request;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use cofferdam_proto::{
     CLIENT_GENERATION, CONTROL_STREAM, Channel, ClientMessage, ClientRequest, Decoder, FrameKind,
@@ -22,7 +22,7 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::watch,
+    sync::{Mutex, watch},
 };
 
 pub use self::logs::{LogFollower, LogOptions, console_lines};
@@ -63,7 +63,9 @@ pub struct Receiver {
     buffer: Vec<u8>,
     /// Output that was taken and not yet credited, by channel.
     owed: [u32; 2],
-    credit: std::sync::Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
+    /// Whether credit was encoded that may not be sent yet.
+    is_paying: bool,
+    writer: Arc<Mutex<Writer>>,
     input_credit: watch::Sender<u64>,
     input_total: u64,
 }
@@ -71,11 +73,32 @@ pub struct Receiver {
 /// The writing half.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    // Held only for the length of one write.
-    stream: std::sync::Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
+    writer: Arc<Mutex<Writer>>,
     /// All input credit that ever came, in bytes.
     credit: watch::Receiver<u64>,
     sent: u64,
+}
+
+/// What both halves write to. A write that is given up half-way stays here, and the next one
+/// begins with its rest, so that frames stay whole.
+#[derive(Debug)]
+struct Writer {
+    stream: OwnedWriteHalf,
+    unsent: Vec<u8>,
+}
+
+impl Writer {
+    /// Writes what is not yet sent.
+    ///
+    /// # Cancel safety
+    /// What was not written is still there.
+    async fn flush(&mut self) -> std::io::Result<()> {
+        while !self.unsent.is_empty() {
+            let count = self.stream.write(&self.unsent).await?;
+            self.unsent.drain(..count);
+        }
+        Ok(())
+    }
 }
 
 impl Connection {
@@ -98,7 +121,10 @@ impl Connection {
 
     pub(crate) async fn over(stream: UnixStream, request: Request) -> Result<Self> {
         let (reader, writer) = stream.into_split();
-        let writer = std::sync::Arc::new(tokio::sync::Mutex::new(writer));
+        let writer = Arc::new(Mutex::new(Writer {
+            stream: writer,
+            unsent: Vec::new(),
+        }));
         let (input_credit, credit) = watch::channel(0);
         let connection = Self {
             incoming: Receiver {
@@ -106,12 +132,13 @@ impl Connection {
                 decoder: Decoder::new(),
                 buffer: vec![0; 128 << 10],
                 owed: [0; 2],
-                credit: writer.clone(),
+                is_paying: false,
+                writer: Arc::clone(&writer),
                 input_credit,
                 input_total: 0,
             },
             outgoing: Outgoing {
-                stream: writer,
+                writer,
                 credit,
                 sent: 0,
             },
@@ -218,17 +245,21 @@ impl Receiver {
     /// Gives credit for what the caller took. Runs when the decoder is empty, so once for all that
     /// one read brought.
     async fn pay(&mut self) {
-        let mut bytes = Vec::new();
+        if self.owed == [0; 2] && !self.is_paying {
+            return;
+        }
+        let mut writer = self.writer.lock().await;
+        // From here to the flush nothing waits, so all of it is paid or none.
         for (owed, channel) in self.owed.iter_mut().zip([Channel::Stdout, Channel::Stderr]) {
             if *owed > 0 {
-                encode_credit(SESSION_STREAM, channel, *owed, &mut bytes);
+                encode_credit(SESSION_STREAM, channel, *owed, &mut writer.unsent);
                 *owed = 0;
             }
         }
-        if !bytes.is_empty() {
-            // A supervisor that has ended may still have output in the socket for us.
-            let _ = self.credit.lock().await.write_all(&bytes).await;
-        }
+        self.is_paying = true;
+        // A supervisor that has ended may still have output in the socket for us.
+        let _ = writer.flush().await;
+        self.is_paying = false;
     }
 }
 
@@ -237,15 +268,26 @@ impl Outgoing {
     ///
     /// # Errors
     /// [`ErrorKind::SupervisorLost`] when the connection ended.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, a start of the bytes of unknown length was sent.
     pub async fn input(&mut self, bytes: &[u8]) -> Result<()> {
         let mut rest = bytes;
         while !rest.is_empty() {
             let room = self.room().await?;
             let (chunk, tail) = rest.split_at(rest.len().min(room).min(MAX_DATA_BYTES));
-            let mut out = Vec::with_capacity(chunk.len() + 16);
-            encode_data(SESSION_STREAM, Channel::Stdin, chunk, false, &mut out);
-            self.write(&out).await?;
+            let mut writer = self.writer.lock().await;
+            // From here to the flush nothing waits: what is sent is counted.
+            encode_data(
+                SESSION_STREAM,
+                Channel::Stdin,
+                chunk,
+                false,
+                &mut writer.unsent,
+            );
             self.sent += chunk.len() as u64;
+            writer.flush().await.map_err(lost)?;
+            drop(writer);
             rest = tail;
         }
         Ok(())
@@ -285,12 +327,9 @@ impl Outgoing {
     }
 
     async fn write(&self, bytes: &[u8]) -> Result<()> {
-        self.stream
-            .lock()
-            .await
-            .write_all(bytes)
-            .await
-            .map_err(lost)
+        let mut writer = self.writer.lock().await;
+        writer.unsent.extend_from_slice(bytes);
+        writer.flush().await.map_err(lost)
     }
 }
 
@@ -313,3 +352,6 @@ pub(crate) fn from_std(stream: std::os::unix::net::UnixStream) -> Result<UnixStr
         .and_then(|()| UnixStream::from_std(stream))
         .map_err(|error| io("Could not use a socket", error))
 }
+
+#[cfg(test)]
+mod tests;
