@@ -278,12 +278,15 @@ impl Index {
 
 /// The refusal of an image that has nothing for `wanted`.
 pub(crate) fn wrong_platform(wanted: &Platform, offered: &str) -> Error {
-    let offered = if offered.is_empty() { "none" } else { offered };
-    Error::new(
-        ErrorKind::PlatformMismatch,
-        format!("The image has nothing for `{wanted}`; it offers {offered}"),
-    )
-    .hint("Name one of these with `--platform` if the host can run it")
+    let refused = |what: &str| {
+        let what = format!("The image has nothing for `{wanted}`; {what}");
+        Error::new(ErrorKind::PlatformMismatch, what)
+    };
+    if offered.is_empty() {
+        return refused("its index lists no image");
+    }
+    refused(&format!("it offers {offered}"))
+        .hint("Name one of these with `--platform` if the host can run it")
 }
 
 /// Checks that a config belongs to its manifest; gives the platform it is for. What the config

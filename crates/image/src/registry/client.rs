@@ -37,6 +37,8 @@ pub(crate) struct Refusal {
 pub(crate) enum Retry {
     Never,
     Soon,
+    /// A transfer stood still for the whole time that it may.
+    AfterStall,
     AfterSeconds(u64),
 }
 

@@ -28,6 +28,8 @@ const FAILURES_MAX: u32 = 4;
 /// Failures of one transfer, whatever it gets between them: a connection that breaks this often
 /// would go on for hours.
 const ALL_FAILURES_MAX: u32 = 32;
+/// Stalls of one transfer after which it is given up. Each has cost the time of a stall.
+const STALLS_MAX: u32 = 4;
 /// What a coding may add to a blob that cannot be compressed: a share of it, as quick compressors
 /// do, and some bytes for headers.
 const CODING_SHARE: u64 = 8;
@@ -63,6 +65,7 @@ impl std::fmt::Display for BlobKind {
 struct Patience {
     in_a_row: u32,
     in_all: u32,
+    stalls: u32,
     first_wait: Duration,
 }
 
@@ -71,6 +74,7 @@ impl Patience {
         Self {
             in_a_row: 0,
             in_all: 0,
+            stalls: 0,
             first_wait,
         }
     }
@@ -84,7 +88,10 @@ impl Patience {
     async fn after(&mut self, refusal: Refusal) -> Result<()> {
         self.in_a_row += 1;
         self.in_all += 1;
-        let given_up = self.in_a_row >= FAILURES_MAX || self.in_all >= ALL_FAILURES_MAX;
+        self.stalls += u32::from(refusal.retry == Retry::AfterStall);
+        let given_up = self.in_a_row >= FAILURES_MAX
+            || self.in_all >= ALL_FAILURES_MAX
+            || self.stalls >= STALLS_MAX;
         let wait = match refusal.retry {
             Retry::Never => return Err(refusal.error),
             Retry::AfterSeconds(seconds) if seconds > RETRY_AFTER_SECONDS_MAX => {
@@ -92,7 +99,7 @@ impl Patience {
             }
             _ if given_up => return Err(refusal.error),
             Retry::AfterSeconds(seconds) => Duration::from_secs(seconds),
-            Retry::Soon => self.first_wait * (1 << (self.in_a_row - 1).min(8)),
+            Retry::Soon | Retry::AfterStall => self.first_wait * (1 << (self.in_a_row - 1).min(8)),
         };
         tokio::time::sleep(wait).await;
         Ok(())
@@ -257,7 +264,7 @@ impl Repository {
             let chunk = response
                 .chunk()
                 .await
-                .map_err(|e| transport_error(&answered, e))?;
+                .map_err(|e| broken_off(&answered, e))?;
             let Some(chunk) = chunk else { break };
             if writer.bytes() + chunk.len() as u64 > wanted.size {
                 return Err(never(lie(
@@ -284,6 +291,18 @@ impl Repository {
     }
 }
 
+/// A transfer that ended, or stands still, before its time.
+fn broken_off(url: &Url, error: reqwest::Error) -> Refusal {
+    let refusal = Refusal::from(transport_error(url, error));
+    match refusal.error.kind() {
+        ErrorKind::Timeout => Refusal {
+            retry: Retry::AfterStall,
+            ..refusal
+        },
+        _ => refusal,
+    }
+}
+
 /// Takes a blob that the server has packed in a coding of its own. It is not resumed.
 async fn coded_blob(
     mut response: Response,
@@ -303,7 +322,7 @@ async fn coded_blob(
             Ok(None) => break,
             Err(error) => {
                 writer.restart().map_err(never)?;
-                return Err(transport_error(&url, error).into());
+                return Err(broken_off(&url, error));
             }
         };
         if writer.bytes() + chunk.len() as u64 > limit {

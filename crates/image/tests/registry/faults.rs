@@ -130,9 +130,29 @@ fn a_stall_is_a_timeout() {
         scene.registry.inject(Fault::Stall {
             path: path.into(),
             at: 10,
+            times: 99,
         });
         assert_eq!(scene.refused().kind(), ErrorKind::Timeout, "{path}");
     }
+}
+
+#[test]
+fn a_transfer_that_stalls_is_taken_up_where_it_stands() {
+    let mut scene = Scene::new();
+    scene.options.stall_timeout = Duration::from_secs(2);
+    let layer = part(&scene.layer());
+    scene.registry.inject(Fault::Stall {
+        path: layer.clone(),
+        at: 10,
+        times: 1,
+    });
+    scene.pull().unwrap();
+    let requests = scene.registry.requests().into_iter();
+    let starts: Vec<_> = requests
+        .filter(|request| request.path.contains(&layer))
+        .map(|request| request.range_start)
+        .collect();
+    assert_eq!(starts, [None, Some(10)]);
 }
 
 #[test]

@@ -207,6 +207,7 @@ fn a_dropped_pull_leaves_nothing() {
     scene.registry.inject(Fault::Stall {
         path: layer,
         at: 1000,
+        times: 1,
     });
     /// Tells when the layer has begun to come.
     struct Begun(tokio::sync::Notify);

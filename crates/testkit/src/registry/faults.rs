@@ -43,6 +43,8 @@ pub enum Fault {
         path: String,
         /// Bytes before the silence.
         at: usize,
+        /// How often.
+        times: u32,
     },
     /// Turns over the bits of the byte at `at`.
     Corrupt {
@@ -89,9 +91,10 @@ impl Fault {
     /// Whether the fault is for `path` and still has a turn, which this takes.
     pub(super) fn applies(&mut self, path: &str) -> bool {
         let (part, times) = match self {
-            Self::Status { path, times, .. } | Self::Cut { path, times, .. } => (path, Some(times)),
-            Self::Stall { path, .. }
-            | Self::Corrupt { path, .. }
+            Self::Status { path, times, .. }
+            | Self::Cut { path, times, .. }
+            | Self::Stall { path, times, .. } => (path, Some(times)),
+            Self::Corrupt { path, .. }
             | Self::Length { path, .. }
             | Self::Redirect { path, .. }
             | Self::Body { path, .. } => (path, None),

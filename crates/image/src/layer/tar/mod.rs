@@ -242,13 +242,6 @@ impl<'s, 'a, 'b> TarReader<'s, 'a, 'b> {
             .because(error)
         };
         let kind = self.entry_kind(header, &mut pax, &path).map_err(in_entry)?;
-        let owner = |id: i64| {
-            // The largest value is the kernel's "no id" (include/linux/uidgid.h, INVALID_UID).
-            u32::try_from(id)
-                .ok()
-                .filter(|&id| id != u32::MAX)
-                .ok_or_else(|| corrupt(format!("The owner of {} is out of range", name())))
-        };
         let mtime = match pax.mtime {
             Some(mtime) => mtime,
             None => Timestamp {
@@ -259,8 +252,8 @@ impl<'s, 'a, 'b> TarReader<'s, 'a, 'b> {
         let mode = header.mode().map_err(in_entry)? & 0o7777;
         Ok(Entry {
             mode: u16::try_from(mode).unwrap_or_default(),
-            uid: owner(pax.uid.map_or_else(|| header.uid(), Ok)?)?,
-            gid: owner(pax.gid.map_or_else(|| header.gid(), Ok)?)?,
+            uid: owner(pax.uid.map_or_else(|| header.uid(), Ok).map_err(in_entry)?),
+            gid: owner(pax.gid.map_or_else(|| header.gid(), Ok).map_err(in_entry)?),
             mtime,
             xattrs: pax.xattrs,
             kind,
@@ -351,6 +344,16 @@ fn device_numbers(header: &Header<'_>) -> Result<(u32, u32)> {
         _ => Err(corrupt(format!(
             "The device number {major}:{minor} is out of range"
         ))),
+    }
+}
+
+/// An owner as chown(2) reads the number: its low 32 bits, and all of them set for no change, which
+/// is root's. Archives of macOS have the user -2.
+fn owner(id: i64) -> u32 {
+    let [b0, b1, b2, b3, ..] = id.to_le_bytes();
+    match u32::from_le_bytes([b0, b1, b2, b3]) {
+        u32::MAX => 0,
+        id => id,
     }
 }
 
