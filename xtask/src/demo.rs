@@ -105,7 +105,16 @@ impl Demo {
         let start = Instant::now();
         let output = self
             .coffer()?
-            .args(["run", "-v", "--rm", IMAGE, "--", "/bin/sh", "-c", SCRIPT])
+            .args([
+                "run",
+                "--timings",
+                "--rm",
+                IMAGE,
+                "--",
+                "/bin/sh",
+                "-c",
+                SCRIPT,
+            ])
             .stdin(Stdio::null())
             .output()
             .context("Could not start `coffer run`")?;

@@ -195,7 +195,7 @@ fn one_template_serves_every_size_of_shm_and_every_tmpfs() {
         "--tmpfs",
         "/scratch/in:size=4m",
     ];
-    let run = ["-v", "run", "--rm"].iter().chain(&flags);
+    let run = ["--timings", "run", "--rm"].iter().chain(&flags);
     let done = coffer.run(run.chain(&[BUSYBOX, "sh", "-c", script]));
     assert_eq!(done.code, 0, "{done:?}");
     assert_eq!(done.text(), "8192\n4096\n1\nok", "{done:?}");

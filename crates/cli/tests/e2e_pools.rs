@@ -59,7 +59,7 @@ impl Drop for Pool<'_> {
 
 /// Runs a command and tells what it printed, and whether it had a standby.
 fn run(coffer: &Coffer, args: &[&str]) -> (String, bool) {
-    let finished = coffer.run(["run", "-v", "--rm"].iter().chain(args));
+    let finished = coffer.run(["run", "--timings", "--rm"].iter().chain(args));
     assert_eq!(finished.code, 0, "{}", finished.stderr);
     let claimed = finished
         .stderr
@@ -217,7 +217,14 @@ fn a_standby_that_does_not_answer_holds_nothing_up_and_is_replaced() {
         };
         freeze(hung);
         let args = [
-            "run", "-v", "--rm", "--name", "one", BUSYBOX, "echo", "hello",
+            "run",
+            "--timings",
+            "--rm",
+            "--name",
+            "one",
+            BUSYBOX,
+            "echo",
+            "hello",
         ];
         let finished = coffer.run(args);
         assert_eq!((finished.code, finished.text().as_str()), (0, "hello"));

@@ -278,8 +278,8 @@ fn a_terminal_is_given_when_asked_for() {
 }
 
 #[test]
-fn verbose_prints_a_time_line_of_the_start() {
-    let done = run(&["-v", BUSYBOX, "true"]);
+fn timings_are_a_time_line_of_the_start() {
+    let done = run(&["--timings", BUSYBOX, "true"]);
     assert_eq!(done.code, 0, "{done:?}");
     for stage in ["machine", "guest ready", "identity", "workload"] {
         assert!(done.stderr.contains(stage), "{stage} in {}", done.stderr);
@@ -291,6 +291,7 @@ fn what_is_not_there_yet_is_refused_by_name() {
     for flag in [
         ["-p", "80:80"],
         ["--volume", "/a:/b"],
+        ["-v", "/a:/b"],
         ["--network", "host"],
         ["--gpus", "all"],
     ] {

@@ -49,7 +49,15 @@ impl Changed {
 
     /// Runs a sandbox that is kept; returns what its start said and the reasons in `inspect`.
     fn kept(&self, name: &str) -> (String, String) {
-        let ran = self.run(&["-v", "run", "--name", name, BUSYBOX, "echo", "it runs"]);
+        let ran = self.run(&[
+            "--timings",
+            "run",
+            "--name",
+            name,
+            BUSYBOX,
+            "echo",
+            "it runs",
+        ]);
         assert_eq!((ran.code, ran.text().as_str()), (0, "it runs"), "{ran:?}");
         let info = self.json(&["inspect", name]);
         (ran.stderr, info[0]["degraded"].to_string())

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 /// Where a sandbox's machine came from, as `run --verbose` tells it.
 fn origin(coffer: &Coffer, args: &[&str]) -> String {
-    let run = ["-v", "run", "--rm"].iter().chain(args);
+    let run = ["--timings", "run", "--rm"].iter().chain(args);
     let done = coffer.run(run);
     assert_eq!(done.code, 0, "{done:?}");
     let stage = done.stderr.lines().find(|line| line.ends_with("template"));

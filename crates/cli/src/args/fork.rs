@@ -89,7 +89,7 @@ const FIXED: &[(&str, Option<char>, bool)] = &[
     ("tty", Some('t'), false),
     ("ulimit", None, true),
     ("user", Some('u'), true),
-    ("volume", None, true),
+    ("volume", Some('v'), true),
 ];
 
 /// The first flag that asks for what cannot differ.

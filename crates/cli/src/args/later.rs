@@ -75,7 +75,7 @@ const FLAGS: &[Flag] = &[
     ("sysctl", None, true, Topic::Other),
     ("userns", None, true, Topic::Privilege),
     ("uts", None, true, Topic::Other),
-    ("volume", None, true, Topic::Volume),
+    ("volume", Some('v'), true, Topic::Volume),
     ("volume-driver", None, true, Topic::Volume),
     ("volumes-from", None, true, Topic::Volume),
 ];

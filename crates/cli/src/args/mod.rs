@@ -53,8 +53,11 @@ pub(crate) use self::templates::{
     args_override_self = true
 )]
 pub(crate) struct Cli {
-    /// Say where the time of a start goes.
-    #[arg(short, long, global = true)]
+    /// Print where the time of a start went
+    #[arg(long, global = true)]
+    pub(crate) timings: bool,
+    /// Print what is done on the way
+    #[arg(long, global = true)]
     pub(crate) verbose: bool,
     #[command(subcommand)]
     pub(crate) verb: Verb,
@@ -224,8 +227,11 @@ mod tests {
             );
             assert_eq!(args.sandbox.command(), [command], "{words}");
         }
-        assert!(parse("coffer -v=true run x").verbose && !parse("coffer run x").verbose);
-        assert!(parse("coffer run -v x").verbose);
+        assert!(parse("coffer --verbose=true run x").verbose && !parse("coffer run x").verbose);
+        assert!(parse("coffer run --timings x").timings);
+        // Docker's `-v` is a volume, and takes a value.
+        assert!(try_parse("coffer run -v x").is_err());
+        assert!(try_parse("coffer ps -v").is_err());
         let Verb::Ps(args) = parse("coffer ps -aq=true --no-trunc=false").verb else {
             panic!()
         };

@@ -13,7 +13,7 @@ pub(crate) enum SystemVerb {
     Prune(PruneArgs),
 }
 
-/// Show what takes room on the disk; with `--verbose`, which every verb has, each thing in a row.
+/// Show what takes room on the disk; with `-v` or `--verbose` each thing in a row.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DfArgs {
     /// Form: table, json or a Go template
@@ -22,4 +22,7 @@ pub(crate) struct DfArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Show each thing in a row, as `--verbose` does
+    #[arg(short = 'v')]
+    pub(crate) each: bool,
 }

@@ -14,13 +14,13 @@ use crate::{
 };
 
 /// Starts sandboxes, or one and follows it.
-pub(crate) async fn start(coffer: &Coffer, args: &StartArgs, verbose: bool) -> ExitStatus {
+pub(crate) async fn start(coffer: &Coffer, args: &StartArgs, timings: bool) -> ExitStatus {
     if args.attach || args.interactive {
         let [name] = args.sandboxes.as_slice() else {
             output::error_line("Only one sandbox can be attached to at once");
             return ExitStatus::Failure;
         };
-        return start_attached(coffer, name, args, verbose).await;
+        return start_attached(coffer, name, args, timings).await;
     }
     side_by_side(&args.sandboxes, async |name| {
         let sandbox = coffer.sandbox(name)?;
@@ -29,7 +29,7 @@ pub(crate) async fn start(coffer: &Coffer, args: &StartArgs, verbose: bool) -> E
             SandboxStatus::Running => {}
             SandboxStatus::Starting => sandbox.wait_until_started().await?,
             _ => match sandbox.start().await {
-                Ok(stages) => print_stages(verbose, &stages),
+                Ok(stages) => print_stages(timings, &stages),
                 // Another command was faster.
                 Err(error)
                     if error.kind() == ErrorKind::WrongState
@@ -52,7 +52,7 @@ async fn start_attached(
     coffer: &Coffer,
     name: &str,
     args: &StartArgs,
-    verbose: bool,
+    timings: bool,
 ) -> ExitStatus {
     let stdin = args.interactive;
     let follow = async || -> Result<_> {
@@ -66,7 +66,7 @@ async fn start_attached(
             survives: true,
         };
         let (session, stages) = sandbox.start_attached_with(options).await?;
-        print_stages(verbose, &stages);
+        print_stages(timings, &stages);
         let join = Join {
             stdin,
             tty,

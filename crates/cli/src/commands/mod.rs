@@ -53,12 +53,16 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
         Err(error) if runs => return ExitStatus::RunError(error),
         Err(error) => return ExitStatus::Error(error),
     };
+    let detail = run::Detail {
+        timings: cli.timings,
+        verbose: cli.verbose,
+    };
     match verb {
-        Verb::Run(args) => run::run(&coffer, &args, cli.verbose).await,
+        Verb::Run(args) => run::run(&coffer, &args, detail).await,
         Verb::Create(args) => run::create(&coffer, &args, cli.verbose).await,
         Verb::Exec(args) => exec::exec(&coffer, &args).await,
         Verb::Attach(args) => exec::attach(&coffer, &args).await,
-        Verb::Start(args) => lifecycle::start(&coffer, &args, cli.verbose).await,
+        Verb::Start(args) => lifecycle::start(&coffer, &args, cli.timings).await,
         Verb::Stop(args) => lifecycle::stop(&coffer, &args).await,
         Verb::Restart(args) => lifecycle::restart(&coffer, &args).await,
         Verb::Kill(args) => lifecycle::kill(&coffer, &args).await,

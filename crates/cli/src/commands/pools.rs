@@ -26,7 +26,7 @@ pub(crate) async fn pool(coffer: &Coffer, verb: &PoolVerb, verbose: bool) -> Exi
 }
 
 async fn create(coffer: &Coffer, args: &PoolCreateArgs, verbose: bool) -> Result<()> {
-    let mut spec = spec::spec(&args.sandbox, verbose)?;
+    let mut spec = spec::spec(&args.sandbox)?;
     let asked = Asked::new(&args.exec, None, &spec.command)?;
     if asked.wait_for.is_some() {
         let what = "A standby runs its commands to their end";

@@ -14,8 +14,17 @@ use crate::{
     terminal,
 };
 
+/// How much a verb says beside its result.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Detail {
+    /// Where the time of a start went.
+    pub(crate) timings: bool,
+    /// What is done on the way.
+    pub(crate) verbose: bool,
+}
+
 /// Creates, starts and follows, or leaves, a sandbox.
-pub(crate) async fn run(coffer: &Coffer, args: &RunArgs, verbose: bool) -> ExitStatus {
+pub(crate) async fn run(coffer: &Coffer, args: &RunArgs, detail: Detail) -> ExitStatus {
     let process = &args.sandbox.process;
     let run = async || -> Result<ExitStatus> {
         let keys = args.detaching.keys()?;
@@ -23,10 +32,10 @@ pub(crate) async fn run(coffer: &Coffer, args: &RunArgs, verbose: bool) -> ExitS
             streams::check_terminal(process.interactive, process.tty)?;
         }
         let cidfile = CidFile::reserve(args.cidfile.as_deref())?;
-        let sandbox = make(coffer, &args.sandbox, verbose).await?;
+        let sandbox = make(coffer, &args.sandbox, detail.verbose).await?;
         cidfile.write(sandbox.id())?;
         if args.detach {
-            print_stages(verbose, &sandbox.start().await?);
+            print_stages(detail.timings, &sandbox.start().await?);
             output::line(sandbox.id());
             return Ok(ExitStatus::Success);
         }
@@ -39,7 +48,7 @@ pub(crate) async fn run(coffer: &Coffer, args: &RunArgs, verbose: bool) -> ExitS
             survives: !args.kill_with_client,
         };
         let (session, stages) = sandbox.start_attached_with(options).await?;
-        print_stages(verbose, &stages);
+        print_stages(detail.timings, &stages);
         if show == [false; 2] {
             // Nothing of it is shown: it gets our input to its end and goes on by itself.
             output::line(sandbox.id());
@@ -78,16 +87,16 @@ pub(crate) async fn create(coffer: &Coffer, args: &CreateArgs, verbose: bool) ->
 }
 
 async fn make(coffer: &Coffer, args: &SandboxArgs, verbose: bool) -> Result<Sandbox> {
-    let spec = spec(args, verbose)?;
+    let spec = spec(args)?;
     let bars = Bars::new(args.quiet, verbose);
     let sandbox = coffer.create(spec, &bars).await?;
     bars.finish();
     Ok(sandbox)
 }
 
-/// Prints where the time of a start went.
-pub(crate) fn print_stages(verbose: bool, stages: &[Stage]) {
-    if !verbose {
+/// Prints where the time of a start went, if that was asked for.
+pub(crate) fn print_stages(wanted: bool, stages: &[Stage]) {
+    if !wanted {
         return;
     }
     for stage in stages {

@@ -16,7 +16,7 @@ const ID_CHARS: usize = 12;
 /// Does what `system` is to do.
 pub(crate) fn system(coffer: &Coffer, verb: &SystemVerb, verbose: bool) -> ExitStatus {
     let result = match verb {
-        SystemVerb::Df(args) => df(coffer, args, verbose),
+        SystemVerb::Df(args) => df(coffer, args, args.each || verbose),
         // Done by their shorter names.
         SystemVerb::Info(_) | SystemVerb::Prune(_) => Ok(()),
     };

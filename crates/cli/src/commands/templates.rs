@@ -37,7 +37,7 @@ pub(crate) async fn template(coffer: &Coffer, verb: &TemplateVerb, verbose: bool
 }
 
 async fn build(coffer: &Coffer, args: &TemplateBuildArgs, verbose: bool) -> Result<()> {
-    let mut spec = spec::spec(&args.sandbox, verbose)?;
+    let mut spec = spec::spec(&args.sandbox)?;
     let asked = Asked::new(&args.exec, args.wait_for.as_deref(), &spec.command)?;
     let mut commands = asked.warm_ups();
     spec.command = asked.command;
