@@ -20,6 +20,9 @@ pub(super) struct Table {
     crates: BTreeMap<String, Rule>,
     /// Third-party crates that only some may use.
     external: BTreeMap<String, Vec<String>>,
+    /// The parts of some crates, by folder name: each uses earlier ones only.
+    #[serde(default)]
+    pub(super) parts: BTreeMap<String, Vec<String>>,
     /// Crates that may have unsafe code.
     #[serde(rename = "unsafe")]
     pub(super) with_unsafe: Vec<String>,

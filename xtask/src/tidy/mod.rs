@@ -3,8 +3,10 @@
 //! Every rule is a function from what it looks at to findings; the verb prints all findings and
 //! fails if one is an error.
 
+mod cycles;
 mod layers;
 mod map;
+mod modules;
 mod secrets;
 mod sources;
 
@@ -73,6 +75,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     let mut findings = layers::check(&table, &packages);
     findings.extend(files.iter().flat_map(|file| sources::check(&table, file)));
     findings.extend(map::check(&files, &packages));
+    findings.extend(cycles::check(&table, &files));
     findings.extend(secrets::check(&files));
     report(&findings)
 }
