@@ -1,4 +1,4 @@
-//! The contents of an archive: its files by name, its blobs by digest, and the images in it.
+//! The contents of an archive: its files by name and its blobs by digest.
 //!
 //! The load and the two formats read an archive through [`Archive`]. It checks the digest and the
 //! size of each blob that it hands out.
@@ -8,11 +8,7 @@ use std::{fs::File, path::PathBuf};
 use cofferdam_base::fs::read_bounded;
 use cofferdam_types::Digest;
 
-use super::{
-    LoadSource, docker,
-    oci::{self, Candidate, check_document_size, is_of_one_image},
-    spool::Spool,
-};
+use super::{LoadSource, spool::Spool};
 use crate::{
     error::{Error, ErrorKind, Result, host_error, path_error},
     manifest::DOCUMENT_BYTES_MAX,
@@ -50,9 +46,13 @@ impl<'a> Archive<'a> {
     pub(crate) fn find(&self, name: &str) -> Result<Option<(Digest, u64)>> {
         match &self.content {
             Content::Tar(spool) => Ok(spool.find(name)),
-            // Docker archives are tars; only layouts come as directories.
             Content::Dir(_) => Ok(None),
         }
+    }
+
+    /// Whether it can be a docker archive: those are tars; only layouts come as directories.
+    pub(crate) fn is_tar(&self) -> bool {
+        matches!(self.content, Content::Tar(_))
     }
 
     /// A small file by its name.
@@ -122,68 +122,6 @@ impl<'a> Archive<'a> {
             .map(Some)
             .map_err(|error| host_error("Could not read a blob", error))
     }
-
-    /// The images in it, and why others that it lists are none of them.
-    pub(crate) fn candidates(&self) -> Result<(Vec<Candidate>, Vec<Error>)> {
-        let mut refusals = Vec::new();
-        let index = self.document(oci::INDEX)?;
-        let mut found = match &index {
-            Some(index) => oci::candidates(self, index, &mut refusals)?,
-            None => Vec::new(),
-        };
-        // Docker archives are tars; only layouts come as directories.
-        let list = match &self.content {
-            Content::Tar(_) => self.document(docker::MANIFEST)?,
-            Content::Dir(_) => None,
-        };
-        for entry in list.as_deref().map_or(Ok(Vec::new()), docker::entries)? {
-            self.add_docker_entry(&entry, &mut found, &mut refusals)?;
-        }
-        if found.is_empty() {
-            let nothing = || {
-                Error::new(
-                    ErrorKind::Corrupt,
-                    "There is no `manifest.json` of Docker's and no `index.json` of an OCI layout \
-                     in it that lists an image",
-                )
-                .hint("Write one with `docker save`, `podman save` or `skopeo copy`")
-            };
-            return Err(refusals.pop().unwrap_or_else(nothing));
-        }
-        Ok((found, refusals))
-    }
-
-    /// Docker writes a layout with a `manifest.json` beside it, which has the names. What only
-    /// that lists is an image too.
-    fn add_docker_entry(
-        &self,
-        entry: &docker::DockerEntry,
-        found: &mut Vec<Candidate>,
-        refusals: &mut Vec<Error>,
-    ) -> Result<()> {
-        let mut is_known = false;
-        for candidate in &mut *found {
-            if entry.is_of(self, &candidate.manifest.config.digest)? {
-                candidate
-                    .names
-                    .extend(entry.repo_tags.iter().flatten().cloned());
-                is_known = true;
-            }
-        }
-        if is_known {
-            return Ok(());
-        }
-        match docker::candidate(self, entry) {
-            Ok(candidate) => {
-                found.push(candidate);
-                // It is what the layout failed to give.
-                refusals.pop();
-            }
-            Err(error) if is_of_one_image(&error) => refusals.push(error),
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
 }
 
 fn open(ingest: &Ingest, source: LoadSource, progress: &dyn Progress) -> Result<Content> {
@@ -219,4 +157,15 @@ fn tar(
         return Err(Error::new(ErrorKind::Corrupt, "The archive is empty"));
     }
     Ok(Content::Tar(spool))
+}
+
+/// Refuses documents that are too large to be one.
+fn check_document_size(size: u64) -> Result<()> {
+    if size > DOCUMENT_BYTES_MAX {
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!("A manifest or config has {size} bytes; the limit is {DOCUMENT_BYTES_MAX}"),
+        ));
+    }
+    Ok(())
 }

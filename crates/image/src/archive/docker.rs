@@ -3,7 +3,7 @@
 use cofferdam_types::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::{contents::Archive, oci::Candidate};
+use super::{candidate::Candidate, contents::Archive};
 use crate::{
     error::{Error, ErrorKind, Result, host_error},
     layer::Compression,

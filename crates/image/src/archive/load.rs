@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_types::Platform;
 
-use super::{LoadSource, contents::Archive, oci::Candidate};
+use super::{LoadSource, candidate::Candidate, contents::Archive, images};
 use crate::{
     error::{Error, ErrorKind, Result},
     manifest::{shown, wrong_platform},
@@ -77,7 +77,7 @@ impl ImageStore {
     ) -> Result<Vec<LoadedImage>> {
         let ingest = Ingest::begin(&self.layout)?;
         let archive = Archive::open(&ingest, source, progress)?;
-        let (mut candidates, refusals) = archive.candidates()?;
+        let (mut candidates, refusals) = images::candidates(&archive)?;
         let offered: Vec<String> = candidates
             .iter()
             .map(|c| format!("`{}`", c.platform))

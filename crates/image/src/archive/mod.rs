@@ -3,8 +3,10 @@
 //! *Source:* OCI image-spec v1.1, image-layout.md; Docker Image Specification v1.2, "Combined
 //! Image JSON + Filesystem Changeset Format".
 
+mod candidate;
 mod contents;
 mod docker;
+mod images;
 mod load;
 mod oci;
 mod save;

@@ -4,12 +4,13 @@
 
 use cofferdam_types::{Digest, Platform};
 
-use super::contents::Archive;
+use super::{
+    candidate::{Candidate, is_of_one_image},
+    contents::Archive,
+};
 use crate::{
     error::{Error, ErrorKind, Result},
-    manifest::{
-        DOCUMENT_BYTES_MAX, Descriptor, Document, Index, Manifest, check_config, parse_json,
-    },
+    manifest::{Descriptor, Document, Index, Manifest, check_config, parse_json},
     media::DocumentKind,
     model::RawConfig,
 };
@@ -25,20 +26,6 @@ pub(crate) const CONTAINERD_NAME: &str = "io.containerd.image.name";
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Levels of indexes in indexes that are followed.
 const NESTING_MAX: usize = 4;
-
-/// An image that an archive offers.
-#[derive(Debug)]
-pub(crate) struct Candidate {
-    /// Of the manifest.
-    pub(crate) digest: Digest,
-    pub(crate) platform: Platform,
-    pub(crate) manifest: Manifest,
-    pub(crate) config: RawConfig,
-    /// Names as the archive has them.
-    pub(crate) names: Vec<String>,
-    /// The entry of the layout's index that it belongs to, with its other platforms.
-    pub(crate) group: Option<usize>,
-}
 
 /// The images of a layout, and why others are none of them. Configs are read, as many tools leave
 /// the platform out of the index.
@@ -70,14 +57,6 @@ pub(crate) fn candidates(
 struct Top {
     names: Vec<String>,
     group: usize,
-}
-
-/// Whether an error is about one image and says nothing about others.
-pub(crate) fn is_of_one_image(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::PlatformMismatch
-    )
 }
 
 fn follow(
@@ -153,15 +132,4 @@ fn names_of(entry: &Descriptor) -> Vec<String> {
         .or_else(|| note(REF_NAME).filter(|name| name.contains(['/', ':'])))
         .into_iter()
         .collect()
-}
-
-/// Refuses documents that are too large to be one.
-pub(crate) fn check_document_size(size: u64) -> Result<()> {
-    if size > DOCUMENT_BYTES_MAX {
-        return Err(Error::new(
-            ErrorKind::TooLarge,
-            format!("A manifest or config has {size} bytes; the limit is {DOCUMENT_BYTES_MAX}"),
-        ));
-    }
-    Ok(())
 }
