@@ -17,7 +17,8 @@ use tokio::sync::Mutex;
 
 use super::{
     challenge::{self, Challenge},
-    credentials::{self, Credentials, Found},
+    credential_files::{self, Found},
+    credentials::Credentials,
     hosts::{Endpoint, check_scheme, is_loopback_url},
     http::{Http, bounded_body},
 };
@@ -92,7 +93,7 @@ impl Authenticator {
         let Found {
             credentials,
             warnings,
-        } = credentials::find(host, &self.repository, config_dir.as_deref()).await;
+        } = credential_files::find(host, &self.repository, config_dir.as_deref()).await;
         self.warn(&warnings);
         let value = match challenge {
             Challenge::Basic => match &credentials {

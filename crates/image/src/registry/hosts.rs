@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use cofferdam_base::env_vars;
+use cofferdam_types::Blame;
 use reqwest::Url;
 
 use crate::{
@@ -118,6 +119,18 @@ fn is_loopback(host: &str) -> bool {
 
 fn invalid(what: &str) -> Error {
     Error::new(ErrorKind::InvalidReference, what)
+}
+
+/// Whether another endpoint may do better.
+pub(super) fn is_of_the_endpoint(error: &Error) -> bool {
+    error.blame() == Blame::Remote
+        || matches!(
+            error.kind(),
+            ErrorKind::NotFound
+                | ErrorKind::Unauthorized
+                | ErrorKind::PlatformMismatch
+                | ErrorKind::Unsupported
+        )
 }
 
 #[cfg(test)]

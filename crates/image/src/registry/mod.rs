@@ -8,6 +8,7 @@
 mod auth;
 mod challenge;
 mod client;
+mod credential_files;
 mod credential_helper;
 mod credentials;
 mod encoding;

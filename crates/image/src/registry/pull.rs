@@ -8,14 +8,14 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use cofferdam_base::time::unix_time_ns;
-use cofferdam_types::{Blame, Digest, Platform};
+use cofferdam_types::{Digest, Platform};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::mpsc;
 
 use super::{
     PullOptions,
     client::Repository,
-    hosts::{Endpoint, endpoints},
+    hosts::{Endpoint, endpoints, is_of_the_endpoint},
     http::Http,
     resolve::{self, Resolved},
     transfer::BlobKind,
@@ -157,18 +157,6 @@ fn names(reference: &Reference) -> Vec<String> {
     } else {
         vec![reference.to_string()]
     }
-}
-
-/// Whether another endpoint may do better.
-pub(super) fn is_of_the_endpoint(error: &Error) -> bool {
-    error.blame() == Blame::Remote
-        || matches!(
-            error.kind(),
-            ErrorKind::NotFound
-                | ErrorKind::Unauthorized
-                | ErrorKind::PlatformMismatch
-                | ErrorKind::Unsupported
-        )
 }
 
 /// Tells what went wrong on the way and was no ground to give up.

@@ -6,7 +6,7 @@ use cofferdam_types::{Digest, Platform};
 
 use super::{
     client::Repository,
-    pull::is_of_the_endpoint,
+    hosts::is_of_the_endpoint,
     transfer::{BlobKind, Fetched},
 };
 use crate::{
