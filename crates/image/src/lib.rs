@@ -21,12 +21,14 @@ mod model;
 mod progress;
 mod reference;
 mod registry;
+mod rootfs;
 mod store;
+mod tree;
 
 pub use archive::{LoadSource, SaveFormat};
-pub use erofs::{RootfsStats, build_rootfs};
+pub use erofs::RootfsStats;
 pub use error::{Error, ErrorKind, Result};
-pub use layer::{Compression, LayerSource, Limits};
+pub use layer::{Compression, LayerSource};
 pub use model::{
     HistoryEntry, Image, ImageConfig, ImageDetails, ImageSummary, LoadedImage, Removed,
     RootFsDetails, Rootfs,
@@ -34,8 +36,10 @@ pub use model::{
 pub use progress::{NoProgress, Phase, Progress, ProgressEvent};
 pub use reference::Reference;
 pub use registry::{PullOptions, STALL_TIMEOUT};
+pub use rootfs::build_rootfs;
 pub use store::{
     ImageStore,
     rootfs::ROOT_DISK_CLASSES_BYTES,
     usage::{ImageUsage, ImagesUsage},
 };
+pub use tree::Limits;

@@ -15,10 +15,11 @@ use tar::{EntryType, Header};
 
 use crate::{
     error::{Error, ErrorKind, Result, host_error},
-    layer::{Compression, Limits, MAGIC_BYTES},
+    layer::{Compression, MAGIC_BYTES},
     manifest::shown,
     progress::{Phase, Progress, ProgressEvent},
     store::ingest::{Ingest, copy_blob},
+    tree::Limits,
 };
 
 /// Unit of a tar, POSIX pax §"ustar Interchange Format".

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    layer::tree::Xattr,
+    tree::{FileData, Xattr},
 };
 
 /// Memory for tails of all files together.
@@ -24,16 +24,6 @@ const LOOK_EVERY_BYTES: u64 = 16 << 20;
 /// that expands without end then does not take the room of everything else there.
 const SPARE_DISK_BYTES: u64 = 64 << 20;
 const SPARE_DISK_SHARE: u64 = 20;
-
-/// Where a file's data is.
-#[derive(Debug)]
-pub(crate) struct FileData {
-    pub(super) size: u64,
-    pub(super) first_block: u32,
-    pub(super) blocks: u32,
-    /// What follows the blocks; empty if they hold everything.
-    pub(super) tail: Box<[u8]>,
-}
 
 /// Blocks from 1 on, handed out in order.
 #[derive(Debug)]
@@ -56,14 +46,15 @@ pub(crate) struct FileWriter<'a> {
 }
 
 impl<'a> DataArea<'a> {
-    /// `out` is empty: what is not written reads as zeros.
-    pub(super) fn new(out: &'a File) -> Self {
-        Self {
+    /// Empties `out`: what is not written reads as zeros.
+    pub(crate) fn empty(out: &'a File) -> Result<Self> {
+        out.set_len(0).map_err(write_error)?;
+        Ok(Self {
             out,
             next_block: 1,
             tail_bytes: 0,
             unseen_bytes: 0,
-        }
+        })
     }
 
     /// The block after the last one in use.
@@ -105,7 +96,7 @@ impl<'a> DataArea<'a> {
     }
 
     /// Gives the disk back what files held that no name leads to any more.
-    pub(super) fn forget(&mut self, dead: &[FileData]) -> Result<()> {
+    pub(crate) fn forget(&mut self, dead: &[FileData]) -> Result<()> {
         use rustix::fs::{FallocateFlags, fallocate};
         for data in dead {
             self.tail_bytes -= data.tail.len();

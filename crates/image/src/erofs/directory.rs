@@ -9,7 +9,7 @@
 //! *Source:* Linux v6.12 fs/erofs/erofs_fs.h, `struct erofs_dirent`; fs/erofs/namei.c for the order.
 
 use super::bits::{BLOCK_BYTES, BLOCK_BYTES_U64, DIRENT_BYTES};
-use crate::layer::tree::{Directory, InodeId};
+use crate::tree::{Directory, InodeId};
 
 /// One entry.
 #[derive(Clone, Copy, Debug)]

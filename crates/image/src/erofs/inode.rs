@@ -7,7 +7,7 @@ use super::bits::{
     FT_REGULAR, FT_SYMLINK, INODE_BYTES, NO_BLOCK, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK,
     S_IFREG,
 };
-use crate::layer::tree::{InodeKind, Metadata};
+use crate::tree::{InodeKind, Metadata};
 
 /// What an inode says beyond its metadata.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,7 @@
-//! Layers to one read-only EROFS image, in one pass over the layers.
+//! One read-only EROFS image from a tree.
 //!
-//! Called with the layers of a manifest, bottom first, and an empty file. The image:
+//! [`DataArea`] takes the data of files while [`crate::layer`] reads them; then [`write`] adds all
+//! else. The image:
 //!
 //! ```text
 //! block 0        superblock at byte 1024
@@ -10,8 +11,7 @@
 //! ```
 //!
 //! Data of files that a later layer hides becomes a hole of the image file.
-//! Invariants: the same layers give the same bytes; memory holds metadata and a bounded amount of
-//! file tails, never file bodies; nothing but `out` is touched on the host.
+//! Invariant: the same tree and data give the same bytes.
 //! *Source:* Linux v6.12 fs/erofs/erofs_fs.h, Documentation/filesystems/erofs.rst.
 
 mod bits;
@@ -26,17 +26,13 @@ mod xattr;
 use std::fs::File;
 
 use cofferdam_types::Digest;
-pub(crate) use data::{DataArea, FileData};
-use sha2::{Digest as _, Sha256};
+pub(crate) use data::DataArea;
 pub(crate) use xattr::{
     MAX_BODY_BYTES as MAX_XATTR_BODY_BYTES, MAX_VALUE_BYTES as MAX_XATTR_VALUE_BYTES,
     body_bytes as xattr_body_bytes,
 };
 
-use crate::{
-    error::Result,
-    layer::{Budget, LayerSource, Limits, apply_layer, ensure_directory, tree::Tree},
-};
+use crate::{error::Result, tree::Tree};
 use plan::Plan;
 use superblock::Superblock;
 
@@ -51,48 +47,24 @@ pub struct RootfsStats {
     pub image_bytes: u64,
 }
 
-/// Merges `layers`, bottom first, into an EROFS image in `out`, replacing what it held.
-/// `directories` are made last, as root's, where no layer has them; links on the way are followed.
-///
-/// `progress` gets the number of uncompressed bytes read so far, over all layers.
-/// The data is not flushed to the disk. On an error `out` holds no usable image.
+/// Writes the rest of the image: the metadata of `tree`, its directories and the superblock.
 ///
 /// # Errors
-/// `Corrupt` and `Unsupported` for broken or strange layers, `DigestMismatch` when a layer is not
-/// the one that its `diff_id` names, `TooLarge` past a limit, `NoSpace`, `Permission` and `Io` from
-/// the host, and whatever `layers` yields.
-///
-/// # Blocking
-/// Reads the layers and writes the image on the calling thread, decompresses on another.
-pub fn build_rootfs<'a>(
-    layers: impl IntoIterator<Item = Result<LayerSource<'a>>>,
-    directories: &[String],
-    out: &mut File,
-    limits: &Limits,
-    progress: &dyn Fn(u64),
+/// `TooLarge` for what the format cannot number; `NoSpace`, `Permission` and `Io` from the host.
+pub(crate) fn write(
+    tree: &Tree,
+    data: &DataArea<'_>,
+    identity: Digest,
+    out: &File,
 ) -> Result<RootfsStats> {
-    out.set_len(0).map_err(writer::write_error)?;
-    let mut tree = Tree::new();
-    let mut data = DataArea::new(out);
-    let mut budget = Budget::new(limits);
-    let mut identity = Sha256::new();
-    for layer in layers {
-        let layer = layer?;
-        identity.update(layer.diff_id.as_bytes());
-        apply_layer(layer, &mut tree, &mut data, &mut budget, progress)?;
-        data.forget(&tree.take_dead())?;
-    }
-    for path in directories {
-        ensure_directory(path, &mut tree, &mut budget)?;
-    }
-    let plan = Plan::new(&tree, data.end())?;
-    plan.write(&tree, out)?;
+    let plan = Plan::new(tree, data.end())?;
+    plan.write(tree, out)?;
     let superblock = Superblock {
         root_nid: plan.root_nid()?,
         inodes: plan.inodes(),
         blocks: plan.blocks(),
         metadata_block: data.end(),
-        identity: Digest::from_sha256(identity.finalize().into()),
+        identity,
     };
     superblock.write(out)?;
     let image_bytes = u64::from(plan.blocks()) * bits::BLOCK_BYTES_U64;

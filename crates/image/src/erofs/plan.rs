@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    layer::tree::{Directory, Inode, InodeId, InodeKind, ROOT, Tree},
+    tree::{Directory, Inode, InodeId, InodeKind, ROOT, Tree},
 };
 
 /// Partly filled metadata blocks that the next inode may still go to. More would pack a little

@@ -9,7 +9,7 @@
 //! `struct erofs_xattr_entry`.
 
 use super::bits::{XATTR_ENTRY_BYTES, XATTR_HEADER_BYTES};
-use crate::layer::tree::{Xattr, XattrNamespace};
+use crate::tree::{Xattr, XattrNamespace};
 
 /// Longest value: its length has 16 bits.
 pub(crate) const MAX_VALUE_BYTES: usize = u16::MAX as usize;

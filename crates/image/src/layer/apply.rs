@@ -9,18 +9,16 @@
 //! *Source:* OCI image-spec, layer.md §Applying Changesets, §Whiteouts.
 
 use super::{
-    Budget, LayerSource, Limits, corrupt,
-    limits::too_large,
-    quoted,
+    LayerSource, corrupt, quoted,
     resolve::{Resolved, clean, resolve},
     stream,
     tar::{Entry, EntryKind, Part, TarReader},
-    tree::{InodeId, InodeKind, Metadata, ROOT, Tree},
     xattrs,
 };
 use crate::{
-    erofs::{DataArea, FileData},
+    erofs::DataArea,
     error::{Error, Result},
+    tree::{Budget, FileData, InodeId, InodeKind, Limits, Metadata, ROOT, Tree, too_large},
 };
 
 /// Prefix of a whiteout's name (OCI layer.md §Whiteouts).

@@ -1,8 +1,8 @@
 //! OCI layers: compressed tar streams merged, bottom up, into one tree in memory.
 //!
-//! Called by [`crate::erofs`], which owns the file that the data goes to. Nothing of a layer ever
-//! becomes a path on the host: names live in [`tree`] only, and file data goes straight from the
-//! tar stream to its final place in the image.
+//! Called by [`crate::rootfs`]. Nothing of a layer ever becomes a path on the host: names live in
+//! [`crate::tree`] only, and file data goes straight from the tar stream to its final place in the
+//! image.
 //!
 //! ```text
 //! LayerSource ─► stream (thread: decompress; here: hash, count) ─► tar ─► apply ─► tree + data area
@@ -11,16 +11,12 @@
 //! *Source:* OCI image-spec, layer.md; where it is silent, what `umoci unpack` does as root.
 
 mod apply;
-mod limits;
 mod resolve;
 mod stream;
 mod tar;
-pub(crate) mod tree;
 mod xattrs;
 
 pub(crate) use apply::{apply_layer, ensure_directory};
-pub(crate) use limits::Budget;
-pub use limits::Limits;
 pub(crate) use stream::MAGIC_BYTES;
 pub use stream::{Compression, LayerSource};
 

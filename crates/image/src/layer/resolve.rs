@@ -4,13 +4,11 @@
 //! does not exist is passed by name. This is what `umoci` (filepath-securejoin) does on the disk;
 //! here there is no disk, so nothing can be raced or escaped.
 
-use super::{
-    Limits, corrupt,
-    limits::too_large,
-    quoted,
-    tree::{InodeId, InodeKind, ROOT, Tree},
+use super::{corrupt, quoted};
+use crate::{
+    error::Result,
+    tree::{InodeId, InodeKind, Limits, ROOT, Tree, too_large},
 };
-use crate::error::Result;
 
 /// Links that one path may pass, as filepath-securejoin has it (the kernel stops at 40).
 const MAX_LINKS: u32 = 255;
@@ -109,7 +107,7 @@ fn check_depth(tree: &Tree, existing: InodeId, missing: usize, limits: &Limits) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::tree::Metadata;
+    use crate::tree::Metadata;
 
     fn tree() -> Tree {
         let mut tree = Tree::new();

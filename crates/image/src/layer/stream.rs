@@ -16,8 +16,10 @@ use cofferdam_types::Digest;
 use flate2::bufread::GzDecoder;
 use sha2::{Digest as _, Sha256};
 
-use super::Budget;
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    tree::Budget,
+};
 
 /// Size of one buffer of uncompressed bytes: one write to the image, and small beside the cache.
 const BUFFER_BYTES: usize = 256 << 10;

@@ -2,15 +2,11 @@
 //!
 //! *Source:* xattr(7) for the namespaces; the list of what is left out follows `umoci`.
 
-use super::{
-    Limits,
-    limits::too_large,
-    quoted,
-    tree::{Xattr, XattrNamespace},
-};
+use super::quoted;
 use crate::{
     erofs::{MAX_XATTR_BODY_BYTES, MAX_XATTR_VALUE_BYTES, xattr_body_bytes},
     error::Result,
+    tree::{Limits, Xattr, XattrNamespace, too_large},
 };
 
 /// Longest full name of an attribute: `XATTR_NAME_MAX`, Linux limits.h.

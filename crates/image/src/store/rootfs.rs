@@ -23,12 +23,14 @@ use super::{
     not_found,
 };
 use crate::{
-    erofs::{RootfsStats, build_rootfs},
+    erofs::RootfsStats,
     error::{Error, ErrorKind, Result, host_error, path_error},
-    layer::{Compression, LayerSource, Limits, MAGIC_BYTES},
+    layer::{Compression, LayerSource, MAGIC_BYTES},
     manifest::{Manifest, check_config, parse_json},
     model::{Image, RawConfig, Rootfs},
     progress::{Phase, Progress, ProgressEvent},
+    rootfs::build_rootfs,
+    tree::Limits,
 };
 
 /// Sizes that root disks have, in bytes, smallest first.

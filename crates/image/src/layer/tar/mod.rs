@@ -7,6 +7,7 @@
 //! *Source:* POSIX.1-2017 pax; GNU tar manual, "Tar Internals".
 
 mod header;
+mod number;
 mod pax;
 mod sparse;
 
@@ -14,18 +15,14 @@ use header::{BLOCK_BYTES, Dialect, Header};
 use pax::PaxHeader;
 pub(crate) use sparse::Part;
 
-use super::{corrupt, limits::too_large, quoted, stream::LayerStream};
-use crate::error::{Error, ErrorKind, Result};
+use super::{corrupt, quoted, stream::LayerStream};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    tree::{Timestamp, too_large},
+};
 
 /// Largest PAX header, long name or long link.
 const MAX_EXTENSION_BYTES: u64 = 1 << 20;
-
-/// A point in time: seconds since 1970, which may be negative, and nanoseconds after it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Timestamp {
-    pub(crate) seconds: i64,
-    pub(crate) nanos: u32,
-}
 
 /// What an entry asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,11 +3,11 @@
 //! *Source:* POSIX.1-2017 pax §pax Header Block; `SCHILY.xattr.` is star's, as all tars write it;
 //! `GNU.sparse.` is in the GNU tar manual, "Storing Sparse Files".
 
-use super::{Timestamp, sparse::PaxSparse};
-use crate::{
-    error::Result,
-    layer::{corrupt, quoted},
+use super::{
+    number::{bad_value, decimal, signed, unsigned},
+    sparse::PaxSparse,
 };
+use crate::{error::Result, layer::corrupt, tree::Timestamp};
 
 /// Prefix of the records that hold extended attributes.
 const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
@@ -79,32 +79,6 @@ fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let equals = body.iter().position(|&byte| byte == b'=')?;
     let (key, value) = (&body[..equals], &body[equals + 1..]);
     (!key.is_empty()).then_some((key, value, after))
-}
-
-/// Decimal digits and nothing else.
-pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
-    }
-    digits.iter().try_fold(0_u64, |value, &digit| match digit {
-        b'0'..=b'9' => value.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
-        _ => None,
-    })
-}
-
-pub(super) fn unsigned(key: &[u8], value: &[u8]) -> Result<u64> {
-    decimal(value)
-        .filter(|&value| value <= i64::MAX.unsigned_abs())
-        .ok_or_else(|| bad_value(key))
-}
-
-fn signed(key: &[u8], value: &[u8]) -> Result<i64> {
-    let text = std::str::from_utf8(value).map_err(|_| bad_value(key))?;
-    text.parse().map_err(|_| bad_value(key))
-}
-
-fn bad_value(key: &[u8]) -> crate::error::Error {
-    corrupt(format!("The PAX record {} has a bad value", quoted(key)))
 }
 
 /// Decimal seconds with an optional sign and fraction; digits past nanoseconds are cut.

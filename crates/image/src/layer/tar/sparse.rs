@@ -5,11 +5,11 @@
 //! before the data).
 //! *Source:* GNU tar manual, "Storing Sparse Files" and "Basic Tar Format".
 
-use super::{header, pax};
-use crate::{
-    error::Result,
-    layer::{corrupt, limits::too_large},
+use super::{
+    header,
+    number::{decimal, unsigned},
 };
+use crate::{error::Result, layer::corrupt, tree::too_large};
 
 /// Parts of one sparse file; 16 bytes of memory each.
 const MAX_PARTS: usize = 1 << 20;
@@ -48,15 +48,15 @@ impl PaxSparse {
         };
         match field {
             b"name" => self.name = Some(value.to_vec()),
-            b"major" => self.version.0 = Some(pax::unsigned(key, value)?),
-            b"minor" => self.version.1 = Some(pax::unsigned(key, value)?),
-            b"size" => self.size = Some(pax::unsigned(key, value)?),
-            b"realsize" => self.real_size = Some(pax::unsigned(key, value)?),
+            b"major" => self.version.0 = Some(unsigned(key, value)?),
+            b"minor" => self.version.1 = Some(unsigned(key, value)?),
+            b"size" => self.size = Some(unsigned(key, value)?),
+            b"realsize" => self.real_size = Some(unsigned(key, value)?),
             b"map" => {
                 let numbers = value
                     .split(|&byte| byte == b',')
                     .filter(|part| !part.is_empty());
-                let numbers = numbers.map(|part| pax::unsigned(key, part));
+                let numbers = numbers.map(|part| unsigned(key, part));
                 self.map = Some(numbers.collect::<Result<_>>()?);
             }
             b"offset" | b"numbytes" => {
@@ -65,7 +65,7 @@ impl PaxSparse {
                 if map.len().is_multiple_of(2) != (field == b"offset") {
                     return Err(corrupt("A sparse map has its records out of order"));
                 }
-                map.push(pax::unsigned(key, value)?);
+                map.push(unsigned(key, value)?);
             }
             _ => {}
         }
@@ -175,7 +175,7 @@ pub(super) fn text_map(
                 _ => return Err(corrupt("A sparse map is not made of numbers")),
             }
         }
-        pax::decimal(&digits).ok_or_else(|| corrupt("A sparse map is not made of numbers"))
+        decimal(&digits).ok_or_else(|| corrupt("A sparse map is not made of numbers"))
     };
     let count = number()?;
     if count > MAX_PARTS as u64 {

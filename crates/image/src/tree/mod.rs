@@ -1,6 +1,7 @@
-//! The merged tree: inodes by number, directories as sorted maps of names.
+//! The merged tree: inodes by number, directories as sorted maps of names. And its limits.
 //!
-//! Built by [`super::apply`], read by [`crate::erofs`]. An inode lives while a name leads to it.
+//! `layer` builds it and `erofs` reads it. It knows neither. An inode lives while a name leads to
+//! it.
 //!
 //! Whiteouts act on lower layers only, whatever the order of entries, so the tree knows for every
 //! name which layer put it there last. Layers count from 1. For directories the mark is on the
@@ -9,90 +10,17 @@
 //! layers is left below it; a settled directory is never walked again, which keeps the cost of
 //! any sequence of whiteouts linear in the size of the tree.
 
+mod inode;
+mod limits;
+
 use std::collections::BTreeMap;
 
-pub(crate) use super::tar::Timestamp;
-use crate::erofs::FileData;
-
-/// Index of an inode; small, reused after removal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct InodeId(u32);
-
-impl InodeId {
-    /// For tables beside the tree.
-    pub(crate) fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// The root directory.
-pub(crate) const ROOT: InodeId = InodeId(0);
-
-/// What every inode has.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Metadata {
-    /// Permission bits with setuid, setgid and sticky; no type.
-    pub(crate) mode: u16,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) mtime: Timestamp,
-    /// Sorted, each name once.
-    pub(crate) xattrs: Box<[Xattr]>,
-}
-
-/// An extended attribute; the name is without its namespace.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Xattr {
-    pub(crate) namespace: XattrNamespace,
-    pub(crate) name: Box<[u8]>,
-    pub(crate) value: Box<[u8]>,
-}
-
-/// The namespaces that Linux and EROFS know. The two ACLs are whole names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum XattrNamespace {
-    User,
-    AclAccess,
-    AclDefault,
-    Trusted,
-    Security,
-}
-
-#[derive(Debug)]
-pub(crate) struct Inode {
-    pub(crate) metadata: Metadata,
-    pub(crate) kind: InodeKind,
-    /// Names that lead here. Directories always have one.
-    pub(crate) names: u32,
-}
-
-#[derive(Debug)]
-pub(crate) enum InodeKind {
-    Directory(Directory),
-    File(FileData),
-    Symlink(Box<[u8]>),
-    CharDevice { major: u32, minor: u32 },
-    BlockDevice { major: u32, minor: u32 },
-    Fifo,
-}
-
-#[derive(Debug)]
-pub(crate) struct Directory {
-    pub(crate) parent: InodeId,
-    pub(crate) children: BTreeMap<Box<[u8]>, Child>,
-    /// Components from the root.
-    pub(crate) depth: u32,
-    touched_in: u32,
-    settled_in: u32,
-}
-
-/// One name in a directory.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Child {
-    pub(crate) id: InodeId,
-    /// For directories [`Directory::touched_in`] counts instead.
-    touched_in: u32,
-}
+pub(crate) use inode::{
+    Child, Directory, FileData, Inode, InodeId, InodeKind, Metadata, ROOT, Timestamp, Xattr,
+    XattrNamespace,
+};
+pub use limits::Limits;
+pub(crate) use limits::{Budget, too_large};
 
 /// See the module.
 #[derive(Debug)]

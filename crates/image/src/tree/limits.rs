@@ -2,7 +2,7 @@
 //!
 //! Everything that a layer can make grow (memory, time) is counted here, over all layers of an
 //! image together, so that many small layers are no way around a limit. What it takes of the disk
-//! is bounded by what is free there, see `erofs::data`: zeros take none.
+//! is bounded by what is free there, see `erofs/data.rs`: zeros take none.
 
 use crate::error::{Error, ErrorKind, Result};
 
