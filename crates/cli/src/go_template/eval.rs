@@ -3,16 +3,14 @@
 use serde_json::Value;
 
 use super::{
-    Result, TemplateError, functions,
+    MAX_OUTPUT_BYTES, Result, TemplateError, functions,
     parser::{Base, Branch, Command, Node, Operand, Pipeline},
     print,
+    value::{is_true, kind},
 };
 
 /// Most values that one rendering works out.
 const MAX_STEPS: u32 = 1_000_000;
-
-/// Longest output, and longest text in between, in bytes.
-pub(super) const MAX_OUTPUT_BYTES: usize = 16 << 20;
 
 /// Fields whose value has keys that nobody knows beforehand: a missing one is no error.
 const MAPS: [&str; 4] = ["Labels", "labels", "Annotations", "annotations"];
@@ -98,7 +96,7 @@ impl Evaluation<'_> {
     ) -> Result<Flow> {
         let known = self.variables.len();
         let value = self.pipeline(&branch.pipeline, dot)?;
-        let flow = match functions::is_true(&value) {
+        let flow = match is_true(&value) {
             true => self.run(&branch.body, &inner(&value)),
             false => self.run(&branch.otherwise, dot),
         };
@@ -116,7 +114,7 @@ impl Evaluation<'_> {
                 .map(|(key, value)| (Value::String(key), value))
                 .collect(),
             Value::Null => Vec::new(),
-            other => return wrong(format!("`range` over {}", functions::kind(&other))),
+            other => return wrong(format!("`range` over {}", kind(&other))),
         };
         if items.is_empty() {
             let flow = self.run(&branch.otherwise, dot);
@@ -206,7 +204,7 @@ impl Evaluation<'_> {
         let mut value = None;
         for operand in operands {
             let found = self.operand(operand, dot)?;
-            if functions::is_true(&found) == until {
+            if is_true(&found) == until {
                 return Ok(found);
             }
             value = Some(found);

@@ -6,7 +6,10 @@ use std::cmp::Ordering;
 
 use serde_json::Value;
 
-use super::{Result, TemplateError, eval::MAX_OUTPUT_BYTES, print};
+use super::{
+    MAX_OUTPUT_BYTES, Result, TemplateError, print,
+    value::{is_true, kind},
+};
 
 const NAMES: [&str; 23] = [
     "and", "eq", "ge", "gt", "index", "join", "json", "le", "len", "lower", "lt", "ne", "not",
@@ -20,30 +23,6 @@ pub(super) fn is_known(name: &str) -> bool {
 
 fn wrong<T>(what: impl Into<String>) -> Result<T> {
     Err(TemplateError::Use(what.into()))
-}
-
-/// What a value is, for messages.
-pub(super) const fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "nil",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "list",
-        Value::Object(_) => "map",
-    }
-}
-
-/// Whether a condition holds: all but zero, false, and what is empty or absent.
-pub(super) fn is_true(value: &Value) -> bool {
-    match value {
-        Value::Null => false,
-        Value::Bool(value) => *value,
-        Value::Number(number) => number.as_f64() != Some(0.0),
-        Value::String(text) => !text.is_empty(),
-        Value::Array(items) => !items.is_empty(),
-        Value::Object(map) => !map.is_empty(),
-    }
 }
 
 /// Calls a function.

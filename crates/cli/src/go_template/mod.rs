@@ -12,6 +12,7 @@ mod functions;
 mod lexer;
 mod parser;
 mod print;
+mod value;
 
 use std::fmt;
 
@@ -21,6 +22,9 @@ use self::parser::Node;
 
 /// Longest template, in bytes.
 const MAX_TEMPLATE_BYTES: usize = 64 << 10;
+
+/// Longest output, and longest text in between, in bytes.
+const MAX_OUTPUT_BYTES: usize = 16 << 20;
 
 /// A template that can be rendered.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Result, TemplateError, eval::MAX_OUTPUT_BYTES, functions};
+use super::{MAX_OUTPUT_BYTES, Result, TemplateError, value};
 
 /// A value as `print` shows it.
 pub(super) fn text(value: &Value) -> String {
@@ -141,7 +141,7 @@ fn shown(verb: char, value: &Value, form: &Form) -> String {
                 .unwrap_or('\u{fffd}')
                 .to_string()
         }
-        (verb, value) => format!("%!{verb}({}={})", functions::kind(value), text(value)),
+        (verb, value) => format!("%!{verb}({}={})", value::kind(value), text(value)),
     }
 }
 
