@@ -9,6 +9,7 @@
 //! memory; none across an await.
 
 mod capture;
+mod contents;
 mod guest;
 mod inner;
 mod machine;

@@ -2,12 +2,16 @@
 
 use std::{
     fs::{self, File},
-    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use super::{Bug, inner::Inner, snapshot};
+use super::{
+    Bug,
+    contents::{Contents, disk_failed},
+    inner::Inner,
+    snapshot,
+};
 use crate::{BoxFuture, Capture, CapturePlan, Error, ErrorKind, Result};
 
 /// A capture that was begun.
@@ -15,30 +19,9 @@ use crate::{BoxFuture, Capture, CapturePlan, Error, ErrorKind, Result};
 pub(super) struct FakeCapture {
     inner: Arc<Inner>,
     plan: CapturePlan,
-    moment: Option<Moment>,
-    early: Moment,
+    moment: Option<Contents>,
+    early: Contents,
     whole: bool,
-}
-
-/// Memory and disks at one time.
-#[derive(Clone, Debug)]
-pub(super) struct Moment {
-    words: Vec<u64>,
-    disks: Vec<Vec<u8>>,
-}
-
-impl Moment {
-    fn of(inner: &Inner) -> Result<Self> {
-        let disks = inner.disks().iter().map(fs::read);
-        Ok(Self {
-            words: inner.memory().words(),
-            disks: disks.collect::<io::Result<_>>().map_err(failed)?,
-        })
-    }
-}
-
-fn failed(error: io::Error) -> Error {
-    Error::new(ErrorKind::Io, "The fake's disk cannot be copied").because(error)
 }
 
 fn wrong(what: &str) -> Error {
@@ -65,7 +48,7 @@ impl FakeCapture {
         }
         // Made before the files: from here on, a failure is cleared away by a drop.
         let mut capture = Self {
-            early: Moment::of(&inner)?,
+            early: inner.contents()?,
             plan: CapturePlan {
                 memory: None,
                 disks: Vec::new(),
@@ -116,7 +99,7 @@ impl FakeCapture {
         if self.moment.is_some() && !inner.has(Bug::TakesAgain) {
             return Err(wrong("The moment was taken already"));
         }
-        let mut moment = Moment::of(inner)?;
+        let mut moment = inner.contents()?;
         if inner.has(Bug::TakesMemoryEarly) {
             moment.words.clone_from(&self.early.words);
         }
@@ -160,7 +143,7 @@ impl FakeCapture {
             moment.words = self.inner.memory().words();
         }
         if self.inner.has(Bug::TakesDiskLate) {
-            moment.disks = Moment::of(&self.inner)?.disks;
+            moment.disks = self.inner.contents()?.disks;
         }
         if let Some(files) = &self.plan.memory {
             let (vcpus, memory_mib) = self.inner.shape();
@@ -169,7 +152,7 @@ impl FakeCapture {
             snapshot::write_state(&files.state, vcpus, memory_mib)?;
         }
         for (path, bytes) in self.plan.disks.iter().zip(&moment.disks) {
-            fs::write(path, bytes).map_err(failed)?;
+            fs::write(path, bytes).map_err(disk_failed)?;
         }
         self.whole = true;
         Ok(())

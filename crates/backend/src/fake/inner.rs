@@ -12,7 +12,7 @@ use cofferdam_types::SandboxId;
 
 use super::{
     Bug,
-    capture::Moment,
+    contents::Contents,
     guest::{Memory, Vcpu},
 };
 use crate::{Error, ErrorKind, MachineExit, MemoryBacking, Result};
@@ -44,7 +44,7 @@ pub(super) struct State {
     pub(super) guest: Option<UnixStream>,
     pub(super) channel: Option<UnixStream>,
     pub(super) captures: bool,
-    pub(super) first_moment: Option<Moment>,
+    pub(super) first_moment: Option<Contents>,
 }
 
 impl Inner {
@@ -90,8 +90,13 @@ impl Inner {
         restored.then(|| self.began_with.clone())
     }
 
+    /// Memory and disks as they are now.
+    pub(super) fn contents(&self) -> Result<Contents> {
+        Contents::of(&self.memory, &self.disks)
+    }
+
     /// The moment of the first capture, which is this one if there was none.
-    pub(super) fn first_moment(&self, moment: Moment) -> Moment {
+    pub(super) fn first_moment(&self, moment: Contents) -> Contents {
         self.state().first_moment.get_or_insert(moment).clone()
     }
 

@@ -194,7 +194,7 @@ fn try_guest(kvm: &Kvm) -> Outcome {
 fn attempts(mut run: impl FnMut() -> Result<Record, SetupFailure>) -> Result<Record, SetupFailure> {
     for _ in 1..ATTEMPTS {
         let record = run()?;
-        if record.end != run::End::Budget {
+        if record.end != record::End::Budget {
             return Ok(record);
         }
     }
@@ -204,7 +204,7 @@ fn attempts(mut run: impl FnMut() -> Result<Record, SetupFailure>) -> Result<Rec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use run::End;
+    use record::End;
 
     /// How [`attempts`] ends, and after how many runs, when runs end like `ends`.
     fn tried(ends: &[End]) -> (End, usize) {

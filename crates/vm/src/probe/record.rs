@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::{
     guest::{self, stage},
     layout::{self, report},
-    run::End,
 };
 
 /// What the host saw of the guest from outside.
@@ -19,6 +18,25 @@ pub(super) struct Witness {
     /// Processor time in that stretch so far.
     pub(super) ring0_time: Duration,
     pub(super) exits: u32,
+}
+
+/// How the guest's run came to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The guest reported that all is done.
+    Done,
+    /// The guest met a fault that it did not expect.
+    Fault,
+    /// The guest used up `run::STRETCH_BUDGET`.
+    Budget,
+    /// The guest reached `run::WALL_LIMIT` with processor time left.
+    Starved,
+    /// KVM gave up on the guest: `KVM_EXIT_INTERNAL_ERROR` with this suberror.
+    InternalError(u32),
+    /// The vCPU exited in a way that nothing in the guest asks for.
+    Exit(String),
+    /// `KVM_RUN` failed with this error number.
+    Failed(i32),
 }
 
 /// What the guest did.

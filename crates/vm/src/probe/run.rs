@@ -26,7 +26,7 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use super::{
     alarm::{self, Alarm},
     guest, layout,
-    record::{Record, Witness},
+    record::{End, Record, Witness},
     setup::{ProbeVm, SetupFailure},
 };
 
@@ -45,25 +45,6 @@ const ALARM_PERIOD: Duration = Duration::from_millis(5);
 
 /// `_IOW(KVMIO, 0x86, struct kvm_interrupt)`; kvm-ioctls has no call for it.
 const KVM_INTERRUPT: libc::c_ulong = 0x4004_ae86;
-
-/// How the guest's run came to its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// The guest reported that all is done.
-    Done,
-    /// The guest met a fault that it did not expect.
-    Fault,
-    /// The guest used up [`STRETCH_BUDGET`].
-    Budget,
-    /// The guest reached [`WALL_LIMIT`] with processor time left.
-    Starved,
-    /// KVM gave up on the guest: `KVM_EXIT_INTERNAL_ERROR` with this suberror.
-    InternalError(u32),
-    /// The vCPU exited in a way that nothing in the guest asks for.
-    Exit(String),
-    /// `KVM_RUN` failed with this error number.
-    Failed(i32),
-}
 
 /// What one call of `KVM_RUN` came to.
 enum Step {

@@ -4,8 +4,8 @@ use crate::finding::{Evidence, KvmVerdict};
 
 use super::{
     guest::{self, stage},
-    record::Record,
-    run::{End, STRETCH_BUDGET, WALL_LIMIT},
+    record::{End, Record},
+    run::{STRETCH_BUDGET, WALL_LIMIT},
     setup::SetupFailure,
 };
 
