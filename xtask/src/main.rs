@@ -11,6 +11,7 @@
 mod args;
 mod bench;
 mod build;
+mod checks;
 mod ci;
 mod cpio;
 mod demo;

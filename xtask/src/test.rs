@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     args::Args,
-    build, ci, dist, packages, process,
+    build, checks, dist, packages, process,
     qemu::Qemu,
     workspace::{self, Profile},
 };
@@ -78,7 +78,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
         eprintln!("warning: {error:#}");
     }
     let program = build::build(Profile::Release)?;
-    let checks = ci::checks();
+    let checks = checks::run();
     let documentation = documentation(&program, &main);
     let suite = |qemu| Suite {
         program: &program,

@@ -2,43 +2,22 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context, Result};
 
 use super::{
-    bundle::{self, DEBIAN, Inputs},
-    measure::{self, Pair, Times},
+    bundle::{self, DEBIAN},
+    measure::{self, Times},
     moments::{STEADY_WRITER, SYNC_WRITER},
+    outcome::{Outcome, outcome},
     pools::{PYTHON, TRUE},
+    store::Bench,
 };
 use crate::{process, qemu::Qemu};
-
-/// The answer to one question.
-#[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) name: &'static str,
-    pub(crate) ours: Times,
-    pub(crate) peer: Option<(&'static str, Times, f64)>,
-    /// What was asked for, in words.
-    pub(crate) target: &'static str,
-    /// Anything else that was measured.
-    pub(crate) note: String,
-}
-
-/// A store of the benchmarks' own.
-pub(super) struct Bench<'a> {
-    program: &'a Path,
-    qemu: &'a Qemu,
-    home: PathBuf,
-    dir: &'a Path,
-    pub(super) runs: usize,
-    inputs: Inputs,
-}
 
 /// Measures everything.
 ///
@@ -113,35 +92,6 @@ pub(crate) fn run_all(
 }
 
 impl Bench<'_> {
-    pub(super) fn dir(&self) -> &Path {
-        self.dir
-    }
-
-    pub(super) fn coffer(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(self.program);
-        command.args(args).env("COFFER_HOME", &self.home);
-        self.qemu.name_to(&mut command);
-        command
-    }
-
-    pub(super) fn runsc(&self, command: &[&str]) -> Result<Command> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        bundle::set_command(&self.inputs.bundle, command)?;
-        let id = format!(
-            "bench-{}-{}",
-            std::process::id(),
-            NUMBER.fetch_add(1, Ordering::Relaxed)
-        );
-        let mut runsc = Command::new("runsc");
-        runsc
-            .arg("--root")
-            .arg(self.dir.join("runsc"))
-            .args(["--platform=ptrace", "--network=none", "run", "--bundle"])
-            .arg(&self.inputs.bundle)
-            .arg(id);
-        Ok(runsc)
-    }
-
     /// How long does it take to take in an image of 200 MB?
     fn load(&self) -> Result<Outcome> {
         let archive = self.inputs.archive.display().to_string();
@@ -271,69 +221,12 @@ impl Bench<'_> {
         })
     }
 
-    pub(super) fn with_sleeper<T>(&self, work: impl FnOnce(&str) -> Result<T>) -> Result<T> {
-        let id = process::capture(&mut self.coffer(&["run", "-d", DEBIAN, "sleep", "100000"]))?;
-        let result = work(&id);
-        process::capture(&mut self.coffer(&["rm", "-f", &id]))?;
-        result
-    }
-
     fn supervisor(&self, id: &str) -> Result<u64> {
         let text = process::capture(&mut self.coffer(&["inspect", id]))?;
         let value: serde_json::Value = serde_json::from_str(&text)?;
         value[0]["supervisor_pid"]
             .as_u64()
             .context("The sandbox has no supervisor")
-    }
-
-    /// Image templates have an upper disk; the base template has not.
-    fn image_templates(&self) -> Result<Vec<PathBuf>> {
-        let entries = fs::read_dir(self.home.join("templates"))?;
-        Ok(entries
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| {
-                path.join("upper.ext4").is_file() && path.join("manifest.json").is_file()
-            })
-            .collect())
-    }
-
-    /// Out of the store first: a machine that ends may still write into its template's directory.
-    fn drop_image_templates(&self) -> Result<()> {
-        let away = self.dir.join("dropped");
-        self.image_templates()?.iter().try_for_each(|path| {
-            fs::rename(path, &away)?;
-            Ok(fs::remove_dir_all(&away)?)
-        })
-    }
-
-    /// The first run has a template made in the background.
-    fn wait_for_image_template(&self) -> Result<()> {
-        const LIMIT: Duration = Duration::from_secs(60);
-        let begin = Instant::now();
-        while self.image_templates()?.is_empty() {
-            anyhow::ensure!(
-                begin.elapsed() < LIMIT,
-                "No image template was made in {LIMIT:?}"
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
-    }
-}
-
-pub(super) fn outcome(
-    name: &'static str,
-    pair: Pair,
-    peer: &'static str,
-    target: &'static str,
-) -> Outcome {
-    Outcome {
-        name,
-        ours: pair.ours,
-        peer: Some((peer, pair.theirs, pair.ratio)),
-        target,
-        note: String::new(),
     }
 }
 

@@ -8,9 +8,11 @@ mod bundle;
 mod cases;
 mod measure;
 mod moments;
+mod outcome;
 mod plot;
 mod pools;
 mod report;
+mod store;
 
 use std::ffi::OsString;
 

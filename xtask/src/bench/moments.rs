@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use super::{
     bundle::DEBIAN,
-    cases::{Bench, Outcome},
     measure::{self, Times},
+    outcome::Outcome,
+    store::Bench,
 };
 use crate::process;
 

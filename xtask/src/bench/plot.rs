@@ -1,6 +1,6 @@
 //! The medians as horizontal bars, as SVG by hand: a dozen rectangles need no library.
 
-use super::cases::Outcome;
+use super::outcome::Outcome;
 
 const BAR_HEIGHT: usize = 18;
 const CASE_HEIGHT: usize = 58;

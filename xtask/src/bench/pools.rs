@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::{
     bundle::DEBIAN,
-    cases::{Bench, Outcome, outcome},
     measure,
+    outcome::{Outcome, outcome},
+    store::Bench,
 };
 use crate::process;
 

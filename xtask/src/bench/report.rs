@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::cases::Outcome;
+use super::outcome::Outcome;
 
 /// A Markdown table.
 pub(crate) fn table(machine: &str, outcomes: &[Outcome]) -> String {
