@@ -1,5 +1,6 @@
 //! One store and everything that can be done with it. Each operation is passed on to the part that
-//! does it.
+//! does it. The SDK, the crate `cofferdam`, has the full documentation; here a name like `NotFound`
+//! is one of [`crate::ErrorKind`].
 
 use std::{
     io::{Read, Write},
@@ -35,27 +36,18 @@ pub struct Runtime {
 
 /// Opening.
 impl Runtime {
-    /// Opens the stores by environment.
-    ///
-    /// # Errors
-    /// When the home cannot be read or written.
+    /// Opens the stores by environment. Fails when the home cannot be read or written.
     pub fn open() -> Result<Self> {
         Self::with_layout(Layout::from_environment()?)
     }
 
-    /// Opens the stores below `home`.
-    ///
-    /// # Errors
-    /// When it cannot be read or written.
+    /// Opens the stores below `home`. Fails when it cannot be read or written.
     pub fn open_at(home: &Path) -> Result<Self> {
         Self::with_layout(Layout::at(home)?)
     }
 
     /// Opens the stores below `home` with the QEMU program `qemu`; what is `None` comes from the
-    /// environment.
-    ///
-    /// # Errors
-    /// When the home cannot be read or written, or the program has no path.
+    /// environment. Fails when the home cannot be read or written, or the program has no path.
     pub fn open_with(home: Option<&Path>, qemu: Option<&Path>) -> Result<Self> {
         let mut layout = match home {
             Some(home) => Layout::at(home)?,
@@ -140,42 +132,28 @@ impl Runtime {
 
 /// Sandboxes.
 impl Runtime {
-    /// Makes a sandbox: finds or pulls its image, merges its defaults, claims its name.
-    ///
-    /// # Errors
-    /// Of the image, the spec or the name.
+    /// Makes a sandbox: finds or pulls its image, merges its defaults, claims its name. Errors are
+    /// those of the image, the spec or the name.
     pub async fn create(&self, spec: SandboxSpec, progress: &dyn Progress) -> Result<Entry> {
         self.sandboxes().create(spec, progress).await
     }
 
-    /// The sandbox that `name` means.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`] or [`ErrorKind::Ambiguous`].
+    /// The sandbox that `name` means. Fails with `NotFound` or `Ambiguous`.
     pub fn find(&self, name: &str) -> Result<Entry> {
         self.store.find(name)
     }
 
-    /// Every sandbox, newest first.
-    ///
-    /// # Errors
-    /// The index's.
+    /// Every sandbox, newest first. Errors are the index's.
     pub fn list(&self) -> Result<Vec<Entry>> {
         self.store.list()
     }
 
-    /// Why those that [`Self::list`] leaves out cannot be read.
-    ///
-    /// # Errors
-    /// The index's.
+    /// Why those that [`Self::list`] leaves out cannot be read. Errors are the index's.
     pub fn damaged(&self) -> Result<Vec<Error>> {
         self.store.damaged()
     }
 
-    /// Starts a sandbox and waits until its workload runs.
-    ///
-    /// # Errors
-    /// Why it did not start.
+    /// Starts a sandbox and waits until its workload runs. The error says why it did not start.
     pub async fn start(
         &self,
         entry: &Entry,
@@ -184,82 +162,57 @@ impl Runtime {
         self.sandboxes().start(entry, mode).await
     }
 
-    /// Waits for a start that another command has under way.
-    ///
-    /// # Errors
-    /// Why it did not start.
+    /// Waits for a start that another command has under way. The error says why it did not start.
     pub async fn started(&self, entry: &Entry) -> Result<()> {
         self.sandboxes().started(entry).await
     }
 
-    /// Stops a sandbox; it is no error if it does not run.
-    ///
-    /// # Errors
-    /// The supervisor's.
+    /// Stops a sandbox; it is no error if it does not run. Errors are the supervisor's.
     pub async fn stop(&self, entry: &Entry, timeout: Option<Duration>) -> Result<()> {
         self.sandboxes().stop(entry, timeout).await
     }
 
-    /// Sends a signal to a sandbox's workload; SIGKILL is waited for.
-    ///
-    /// # Errors
-    /// [`ErrorKind::WrongState`] when it does not run.
+    /// Sends a signal to a sandbox's workload; SIGKILL is waited for. Fails with `WrongState` when
+    /// it does not run.
     pub async fn kill(&self, entry: &Entry, signal: Signal) -> Result<()> {
         self.sandboxes().kill(entry, signal).await
     }
 
-    /// Stops a sandbox's processes and vCPUs where they are.
-    ///
-    /// # Errors
-    /// [`ErrorKind::WrongState`] unless it runs.
+    /// Stops a sandbox's processes and vCPUs where they are. Fails with `WrongState` unless it
+    /// runs.
     pub async fn pause(&self, entry: &Entry) -> Result<()> {
         self.sandboxes().pause(entry).await
     }
 
-    /// Lets them go on.
-    ///
-    /// # Errors
-    /// [`ErrorKind::WrongState`] unless it is paused.
+    /// Lets them go on. Fails with `WrongState` unless it is paused.
     pub async fn unpause(&self, entry: &Entry) -> Result<()> {
         self.sandboxes().unpause(entry).await
     }
 
-    /// Waits until a sandbox's workload has ended.
-    ///
-    /// # Errors
-    /// Why it failed, if it did; [`ErrorKind::WrongState`] if it never ran.
+    /// Waits until a sandbox's workload has ended. The error says why it failed, if it did;
+    /// `WrongState` if it never ran.
     pub async fn wait(&self, entry: &Entry) -> Result<ExitStatus> {
         client::wait(&self.store, entry).await
     }
 
     /// Removes a sandbox; with `force` it is killed first, also while it starts, and a damaged one
-    /// goes too.
-    ///
-    /// # Errors
-    /// [`ErrorKind::WrongState`] when it runs and `force` is not set, or when other commands go on
-    /// using it.
-    ///
-    /// # Blocking
-    /// Up to five seconds when a supervisor does not answer and is slow to die.
+    /// goes too. Fails with `WrongState` when it runs and `force` is not set, or when other
+    /// commands go on using it. It blocks for up to five seconds when a supervisor does not answer
+    /// and is slow to die.
     pub async fn remove(&self, entry: &Entry, force: bool) -> Result<()> {
         self.sandboxes().remove(entry, force).await
     }
 
-    /// Removes a sandbox whose files are damaged.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`]; [`ErrorKind::WrongState`] when a supervisor still holds it.
+    /// Removes a sandbox whose files are damaged. Fails with `NotFound`; `WrongState` when a
+    /// supervisor still holds it.
     pub fn remove_damaged(&self, name: &str) -> Result<()> {
         self.sandboxes().remove_damaged(name)
     }
 
     /// Asks a live sandbox's supervisor; returns its first answer, and the connection. Waits for a
-    /// start that is under way.
-    ///
-    /// # Errors
-    /// [`ErrorKind::WrongState`] when it does not run, or does not run any more;
-    /// [`ErrorKind::NotFound`] when it was removed meanwhile; [`ErrorKind::Timeout`] when its
-    /// supervisor is stopped; or what the supervisor answers.
+    /// start that is under way. Fails with `WrongState` when it does not run, or does not run any
+    /// more; `NotFound` when it was removed meanwhile; `Timeout` when its supervisor is stopped; or
+    /// what the supervisor answers.
     pub async fn request(
         &self,
         entry: &Entry,
@@ -277,11 +230,8 @@ impl Runtime {
 
 /// Snapshots and forks.
 impl Runtime {
-    /// Takes a snapshot of a sandbox. One that runs stands still for a moment and goes on.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::WrongState`], [`crate::ErrorKind::NameTaken`],
-    /// [`crate::ErrorKind::NoSpace`] and those of the backend.
+    /// Takes a snapshot of a sandbox. One that runs stands still for a moment and goes on. Fails
+    /// with `WrongState`, `NameTaken`, `NoSpace` and those of the backend.
     pub async fn create_snapshot(
         &self,
         entry: &Entry,
@@ -290,45 +240,32 @@ impl Runtime {
         self.snapshots_of().create(entry, options).await
     }
 
-    /// The snapshot of a name, an id, or the unique start of an id.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`], [`ErrorKind::Ambiguous`] or [`ErrorKind::BadSnapshot`].
+    /// The snapshot of a name, an id, or the unique start of an id. Fails with `NotFound`,
+    /// `Ambiguous` or `BadSnapshot`.
     pub fn find_snapshot(&self, name: &str) -> Result<Snapshot> {
         self.snapshots_of().find(name)
     }
 
-    /// Every snapshot that can be read, newest first.
-    ///
-    /// # Errors
-    /// The file system's.
+    /// Every snapshot that can be read, newest first. Errors are the file system's.
     pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
         self.snapshots_of().list()
     }
 
-    /// The others: those that cannot be used.
-    ///
-    /// # Errors
-    /// The file system's.
+    /// The others: those that cannot be used. Errors are the file system's.
     pub fn damaged_snapshots(&self) -> Result<Vec<DamagedSnapshot>> {
         self.snapshots_of().damaged()
     }
 
     /// Removes a snapshot, also a damaged one. Sandboxes that came from it go on: their machines
-    /// hold its memory open.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`] or [`ErrorKind::Ambiguous`].
+    /// hold its memory open. Fails with `NotFound` or `Ambiguous`.
     pub fn remove_snapshot(&self, name: &str) -> Result<SnapshotId> {
         self.snapshots_of().remove(name)
     }
 
-    /// Makes new sandboxes from a moment of a source. Of a live sandbox or a full snapshot they
-    /// run on from there, each with an identity of its own; of a stopped one or a disk they have
-    /// the disk and are started like any other. `made` is told of each as it is ready.
-    ///
-    /// # Errors
-    /// When nothing could be made. What came after the first fork is in [`Forked::failure`].
+    /// Makes new sandboxes from a moment of a source. Of a live sandbox or a full snapshot they run
+    /// on from there, each with an identity of its own; of a stopped one or a disk they have the
+    /// disk and are started like any other. `made` is told of each as it is ready. Fails when
+    /// nothing could be made. What came after the first fork is in [`Forked::failure`].
     pub async fn fork(
         &self,
         source: ForkSource<'_>,
@@ -339,25 +276,17 @@ impl Runtime {
     }
 
     /// Brings back the sandbox of a snapshot with its id and name; under another name only if it is
-    /// gone. From a full snapshot it runs on
-    /// from that moment; from a disk it is there to be started. What it has on its disk since is
-    /// lost.
-    ///
-    /// # Errors
-    /// [`ErrorKind::WrongState`] when it is live; [`ErrorKind::NameTaken`] when it is gone and
-    /// another has its name; [`ErrorKind::BadSnapshot`] and those of a start.
+    /// gone. From a full snapshot it runs on from that moment; from a disk it is there to be
+    /// started. What it has on its disk since is lost. Fails with `WrongState` when it is live;
+    /// `NameTaken` when it is gone and another has its name; `BadSnapshot` and those of a start.
     pub async fn restore(&self, snapshot: &Snapshot, name: Option<&str>) -> Result<Entry> {
         self.snapshots_of().restore(snapshot, name).await
     }
 
     /// Writes a snapshot as one file, after a look whether it is what it was: no import takes
-    /// another, and whoever exports may remove the original.
-    ///
-    /// # Errors
-    /// [`ErrorKind::BadSnapshot`], those of the snapshot's files or of `output`.
-    ///
-    /// # Blocking
-    /// As long as compressing and writing take; use a blocking thread in a busy runtime.
+    /// another, and whoever exports may remove the original. Fails with `BadSnapshot`, those of the
+    /// snapshot's files or of `output`. It blocks as long as compressing and writing take; use a
+    /// blocking thread in a busy runtime.
     pub fn export_snapshot(
         &self,
         snapshot: &Snapshot,
@@ -367,15 +296,10 @@ impl Runtime {
         self.snapshots_of().export(snapshot, output, progress)
     }
 
-    /// Reads a snapshot from one file into the store, under its own name or another.
-    ///
-    /// # Errors
-    /// [`ErrorKind::BadSnapshot`] when the file is no snapshot, damaged, hostile, of a newer
-    /// version or of another processor; [`ErrorKind::ImageNotFound`] when the store lacks its
-    /// image; [`ErrorKind::NameTaken`], [`ErrorKind::NoSpace`].
-    ///
-    /// # Blocking
-    /// As long as reading and checking take; use a blocking thread in a busy runtime.
+    /// Reads a snapshot from one file into the store, under its own name or another. Fails with
+    /// `BadSnapshot` when the file is no snapshot, damaged, hostile, of a newer version or of
+    /// another processor; `ImageNotFound` when the store lacks its image; `NameTaken`, `NoSpace`.
+    /// It blocks as long as reading and checking take; use a blocking thread in a busy runtime.
     pub fn import_snapshot(
         &self,
         input: impl Read,
@@ -390,10 +314,8 @@ impl Runtime {
 impl Runtime {
     /// Makes the template from which sandboxes of `spec`'s shape and image start, in place of the
     /// one that there is. With [`WarmUp::wait_for`] it holds `spec`'s workload running, and
-    /// sandboxes with that very workload start from there.
-    ///
-    /// # Errors
-    /// Of the image, the spec, the commands, or the host.
+    /// sandboxes with that very workload start from there. Errors are those of the image, the spec,
+    /// the commands, or the host.
     pub async fn build_template(
         &self,
         spec: SandboxSpec,
@@ -403,36 +325,26 @@ impl Runtime {
         self.templates_of().build(spec, warm_up, progress).await
     }
 
-    /// Every template that can be used, newest first.
-    ///
-    /// # Errors
-    /// The file system's.
+    /// Every template that can be used, newest first. Errors are the file system's.
     pub fn templates(&self) -> Result<Vec<TemplateInfo>> {
         self.templates_of().list()
     }
 
     /// Removes the templates that `name` means: one by the start of its key, or all of an image.
-    /// Sandboxes that came from them go on.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`], [`ErrorKind::Ambiguous`].
+    /// Sandboxes that came from them go on. Fails with `NotFound`, `Ambiguous`.
     pub fn remove_templates(&self, name: &str) -> Result<Vec<String>> {
         self.templates_of().remove(name)
     }
 
-    /// Removes the templates that nothing needs: those of images that are gone and, where there
-    /// is no image and no sandbox, all others that starts have made. Gives what was removed.
-    ///
-    /// # Errors
-    /// When a store cannot be read, or a template not be removed.
+    /// Removes the templates that nothing needs: those of images that are gone and, where there is
+    /// no image and no sandbox, all others that starts have made. Gives what was removed. Fails
+    /// when a store cannot be read, or a template not be removed.
     pub fn drop_unneeded_templates(&self) -> Result<Vec<TemplateInfo>> {
         self.templates_of().drop_unneeded()
     }
 
-    /// What all templates may take of the disk, in bytes; none without a limit.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidSpec`] when `COFFER_TEMPLATES_LIMIT` holds no size.
+    /// What all templates may take of the disk, in bytes; none without a limit. Fails with
+    /// `InvalidSpec` when `COFFER_TEMPLATES_LIMIT` holds no size.
     pub fn template_limit_bytes(&self) -> Result<Option<u64>> {
         template::limit_bytes()
     }
@@ -440,10 +352,8 @@ impl Runtime {
 
 /// Pools.
 impl Runtime {
-    /// Makes a pool of standbys for `spec`'s image and shape, and fills it.
-    ///
-    /// # Errors
-    /// Of the image, the spec, the commands or the host; [`ErrorKind::NameTaken`].
+    /// Makes a pool of standbys for `spec`'s image and shape, and fills it. Errors are those of the
+    /// image, the spec, the commands or the host; `NameTaken`.
     pub async fn create_pool(
         &self,
         spec: SandboxSpec,
@@ -459,10 +369,8 @@ impl Runtime {
         self.pools_of().list()
     }
 
-    /// Ends a pool's standbys and removes it. Sandboxes that claimed one go on.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`].
+    /// Ends a pool's standbys and removes it. Sandboxes that claimed one go on. Fails with
+    /// `NotFound`.
     pub async fn remove_pool(&self, name: &str) -> Result<()> {
         self.pools_of().remove(name).await
     }
@@ -470,13 +378,8 @@ impl Runtime {
 
 /// The room that things take.
 impl Runtime {
-    /// What the store takes of the disk.
-    ///
-    /// # Errors
-    /// When a part of the store cannot be read.
-    ///
-    /// # Blocking
-    /// One look at each file of the store and, for [`DiskUsage::held_open_bytes`], at each open
+    /// What the store takes of the disk. Fails when a part of the store cannot be read. It blocks
+    /// for one look at each file of the store and, for [`DiskUsage::held_open_bytes`], at each open
     /// file of the user's processes.
     pub fn disk_usage(&self) -> Result<DiskUsage> {
         self.usage().of_disk()

@@ -1,10 +1,12 @@
 //! Tests of the store on a temporary home.
 
+use std::path::Path;
+
 use cofferdam_proto::ProcessSpec;
-use cofferdam_types::{Digest, SandboxSpec, Signal};
+use cofferdam_types::{Digest, SandboxSpec, SandboxStatus, Signal};
 
 use super::*;
-use crate::store::resume::Resume;
+use crate::store::{index::IndexEntry, resume::Resume};
 
 struct Home {
     dir: tempfile::TempDir,
