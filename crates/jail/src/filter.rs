@@ -10,7 +10,7 @@
 
 use std::io;
 
-use crate::setup::check;
+use crate::result::check;
 
 /// `AUDIT_ARCH_*` of the architecture this is built for; `linux/audit.h`.
 #[cfg(target_arch = "x86_64")]

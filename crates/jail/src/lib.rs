@@ -15,7 +15,10 @@
 )]
 
 mod filter;
+mod launch;
+mod result;
 mod setup;
 mod spawn;
 
-pub use spawn::{Child, Launch, spawn};
+pub use launch::Launch;
+pub use spawn::{Child, spawn};

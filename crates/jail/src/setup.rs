@@ -7,7 +7,7 @@ use std::{
     os::fd::{AsRawFd, RawFd},
 };
 
-use crate::{filter, spawn::Launch};
+use crate::{filter, launch::Launch, result::check};
 
 /// Everything that the child needs, laid out before the fork.
 #[derive(Debug)]
@@ -123,13 +123,5 @@ fn close_strangers_at_exec() -> io::Result<()> {
     match io::Error::last_os_error() {
         error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => Ok(()),
         error => Err(error),
-    }
-}
-
-pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
     }
 }

@@ -5,13 +5,11 @@
 //! when the pool shrinks. Source: prctl(2).
 
 use std::{
-    ffi::OsString,
     io,
     os::{
         fd::{OwnedFd, RawFd},
         unix::process::CommandExt,
     },
-    path::PathBuf,
     process::{Command, Stdio},
     sync::{
         OnceLock,
@@ -22,28 +20,7 @@ use std::{
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::setup::Setup;
-
-/// What to start.
-#[derive(Debug)]
-pub struct Launch {
-    /// The program, an absolute path.
-    pub program: PathBuf,
-    /// Its arguments without its name.
-    pub args: Vec<OsString>,
-    /// Descriptors that it gets, each with the number that it has in the child; the numbers are
-    /// different from each other and above 2. It gets no other.
-    pub fds: Vec<(OwnedFd, RawFd)>,
-    /// Its standard output and error; its standard input is empty.
-    pub output: OwnedFd,
-    /// Lets its attempts to punch holes into files succeed without any effect; see
-    /// [`crate`]. For a program that maps a file privately which others map too: giving back
-    /// guest memory must drop its own pages only, never the file's.
-    pub keep_files_whole: bool,
-    /// Gives it pages of the smallest size only. For a program that writes a little in many
-    /// places, where a huge page is mostly memory that nobody uses.
-    pub small_pages: bool,
-}
+use crate::{launch::Launch, setup::Setup};
 
 /// A started program, not yet waited for.
 #[derive(Debug)]
@@ -134,6 +111,7 @@ fn reserve(launch: &Launch) -> io::Result<Vec<OwnedFd>> {
 #[cfg(test)]
 mod tests {
     use std::{
+        ffi::OsString,
         fs,
         io::Read,
         os::{

@@ -10,7 +10,7 @@ use cofferdam_proto::AGENT_PORT_NAME;
 use serde_json::{Value, json};
 
 use crate::{
-    backend::Accel,
+    accel::Accel,
     map::{Begin, Memory, Plan},
 };
 

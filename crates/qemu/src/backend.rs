@@ -7,9 +7,10 @@ use std::{
 };
 
 use crate::{
+    accel::Accel,
     argv::{self, MACHINE_GENERATION},
-    capture::Origin,
     control,
+    controlled::Origin,
     machine::QemuMachine,
     map,
     probe::{INSTALL, Program},
@@ -22,15 +23,6 @@ use cofferdam_backend::{
     Backend, BackendCapabilities, BackendKind, BoxFuture, Error, ErrorKind, HostProbe, Machine,
     MachineInfo, MachineSpec, MemoryBacking, ProbeFix, Result, SnapshotFiles, SnapshotTier,
 };
-
-/// What executes guest code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Accel {
-    /// The processor, by KVM.
-    Kvm,
-    /// QEMU's translator.
-    Tcg,
-}
 
 /// Whether KVM can run a kernel here. The caller has probed it; this crate does not.
 #[derive(Clone, Debug, PartialEq, Eq)]

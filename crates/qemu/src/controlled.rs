@@ -1,11 +1,18 @@
 //! A machine whose control channel is here: what its handle and its captures share.
 
+mod disk;
+mod origin;
+mod turn;
+
 use std::{os::unix::net::UnixStream, sync::Arc};
 
 use cofferdam_backend::{Error, ErrorKind, MachineStatus, Result, SnapshotFiles};
 
+pub(crate) use disk::WritableDisk;
+pub(crate) use origin::Origin;
+pub(crate) use turn::{Turn, Turns};
+
 use crate::{
-    capture::{Origin, Turns, WritableDisk},
     control,
     process::Process,
     qmp::Qmp,

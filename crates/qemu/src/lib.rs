@@ -22,6 +22,7 @@
 //! Source: QEMU 7.2 `qemu-system-x86_64(1)`, `docs/interop/qmp-spec.txt`,
 //! `docs/system/i386/microvm.rst`, `docs/devel/migration.rst`.
 
+mod accel;
 mod argv;
 mod backend;
 mod capture;

@@ -19,9 +19,9 @@ use cofferdam_types::{SandboxId, Signal};
 use tokio::time::timeout;
 
 use crate::{
-    capture::{self, Origin, QemuCapture, Turns, WritableDisk},
+    capture::{self, QemuCapture},
     control,
-    controlled::Controlled,
+    controlled::{Controlled, Origin, Turns, WritableDisk},
     process::Process,
     qmp::Qmp,
     record::{ProcessStat, Record},

@@ -9,7 +9,7 @@ use cofferdam_backend::{
     BlockDevice, Error, ErrorKind, MachineSpec, MemoryBacking, Result, unsupported,
 };
 
-use crate::{backend::Accel, kernel};
+use crate::{accel::Accel, kernel};
 
 /// `microvm` without its second I/O APIC has eight virtio-mmio slots (QEMU
 /// `hw/i386/microvm.c`, `VIRTIO_NUM_TRANSPORTS`); entropy, balloon and console take three.

@@ -11,8 +11,8 @@ use cofferdam_base::fs::create_private_dir;
 use cofferdam_jail::Launch;
 
 use crate::{
+    accel::Accel,
     argv::{argv, fd},
-    backend::Accel,
     logs::Outputs,
     map::{Memory, Plan},
     probe::Program,

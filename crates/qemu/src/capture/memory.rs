@@ -13,20 +13,9 @@ use super::{
 };
 use crate::{
     control,
-    controlled::Controlled,
+    controlled::{Controlled, Origin},
     snapshot::{self, MemoryFile, Shape},
 };
-
-/// What a machine began with.
-#[derive(Clone, Debug)]
-pub(crate) enum Origin {
-    /// Its kernel, and memory of its own.
-    Booted,
-    /// A snapshot, mapped privately; its files may have lost their names since.
-    Restored { memory: Arc<File>, state: Arc<File> },
-    /// Memory that is this file.
-    Shared(PathBuf),
-}
 
 /// Memory and devices on their way into files.
 #[derive(Debug)]

@@ -15,18 +15,18 @@ mod files;
 mod memory;
 mod pages;
 mod rounds;
-mod turn;
 
 use std::{mem, sync::Arc};
 
 use cofferdam_backend::{BoxFuture, Capture, CapturePlan, Error, ErrorKind, MachineStatus, Result};
 use tokio::runtime::Handle;
 
-pub(crate) use disks::WritableDisk;
-pub(crate) use memory::{Origin, touched};
-pub(crate) use turn::{Turn, Turns};
+pub(crate) use memory::touched;
 
-use crate::{control, controlled::Controlled};
+use crate::{
+    control,
+    controlled::{Controlled, Turn},
+};
 use disks::DiskCopy;
 use files::Files;
 use memory::MemoryCapture;

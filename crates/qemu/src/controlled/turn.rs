@@ -47,7 +47,7 @@ impl Turn {
     }
 
     /// Lets the next one ask for its turn, which comes when this is dropped.
-    pub(super) fn release(&self) {
+    pub(crate) fn release(&self) {
         self.held.release();
     }
 }
