@@ -35,6 +35,8 @@ pub(crate) enum Token {
     Grace,
     /// The kernel has killed a process for want of memory.
     OutOfMemory,
+    /// It is time to look at a workload that is at its limit of memory.
+    Thrash,
 }
 
 impl Token {
@@ -50,6 +52,7 @@ impl Token {
             Self::Stray(number) => (7, number),
             Self::Grace => (8, 0),
             Self::OutOfMemory => (9, 0),
+            Self::Thrash => (10, 0),
         };
         EventData::new_u64((kind << 32) | number as u64)
     }
@@ -67,7 +70,8 @@ impl Token {
             6 => Self::Orphan(number),
             7 => Self::Stray(number),
             8 => Self::Grace,
-            _ => Self::OutOfMemory,
+            9 => Self::OutOfMemory,
+            _ => Self::Thrash,
         }
     }
 }
@@ -142,6 +146,7 @@ mod tests {
             Token::Stray(u32::MAX),
             Token::Grace,
             Token::OutOfMemory,
+            Token::Thrash,
         ] {
             assert_eq!(Token::decode(token.encode()), token);
         }

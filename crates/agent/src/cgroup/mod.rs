@@ -13,6 +13,7 @@
 mod aside;
 mod limits;
 mod oom;
+mod thrash;
 
 use std::{
     fs::{self, File},
@@ -33,6 +34,7 @@ pub(crate) use self::{
     aside::Aside,
     limits::{limit, limit_again},
     oom::OomWatch,
+    thrash::ThrashWatch,
 };
 use crate::{
     failure::{OrFail, Result},

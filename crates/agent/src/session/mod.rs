@@ -27,7 +27,7 @@ use self::{
     output::{Output, Pumped},
 };
 use crate::{
-    cgroup::OomWatch,
+    cgroup::{OomWatch, ThrashWatch},
     failure::{OrFail, Result},
     log,
     poll::{Poll, Token},
@@ -70,6 +70,7 @@ pub(crate) struct Sessions {
     grace: Grace,
     leftovers: Leftovers,
     oom: OomWatch,
+    thrash: ThrashWatch,
     /// Whether nothing is taken from processes or given to them.
     held: bool,
 }
@@ -83,6 +84,7 @@ impl Sessions {
         let grace = Grace::new(&poll)?;
         Ok(Self {
             oom: OomWatch::new(&poll)?,
+            thrash: ThrashWatch::new(&poll)?,
             poll,
             outputs,
             outputs_held: false,
@@ -301,7 +303,11 @@ impl Sessions {
                 Token::Orphan(number) => self.leftovers.drain(&self.poll, number),
                 Token::Stray(number) => self.leftovers.reap(&self.poll, number),
                 Token::Grace => self.grace_is_over(),
-                Token::OutOfMemory => self.report_oom(port),
+                Token::OutOfMemory => {
+                    self.thrash.wake();
+                    self.report_oom(port);
+                }
+                Token::Thrash => self.look_for_thrash(port),
             }
         }
         Ok(of_port)
@@ -312,6 +318,13 @@ impl Sessions {
         let killed = self.oom.killed();
         if killed > 0 {
             port.send(CONTROL_STREAM, &AgentMessage::OutOfMemory { killed });
+        }
+    }
+
+    /// Ends a process of a workload that turns in circles, and tells the host.
+    fn look_for_thrash(&mut self, port: &mut Port) {
+        if self.thrash.tick() {
+            port.send(CONTROL_STREAM, &AgentMessage::OutOfMemory { killed: 1 });
         }
     }
 
