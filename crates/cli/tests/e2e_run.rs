@@ -23,6 +23,12 @@ fn two_dashes_before_the_command_are_allowed() {
 }
 
 #[test]
+fn two_dashes_are_an_argument_of_an_entrypoint() {
+    let done = run(&["--entrypoint", "echo", BUSYBOX, "--", "x"]);
+    assert_eq!(done.text(), "-- x");
+}
+
+#[test]
 fn the_images_own_command_runs_when_none_is_given() {
     let coffer = Coffer::shared();
     let done = coffer.run_with_input(["run", "--rm", "-i", BUSYBOX], b"echo from sh\n");

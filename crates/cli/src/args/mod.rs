@@ -289,14 +289,15 @@ mod tests {
 
     #[test]
     fn a_command_may_have_flags_and_dashes_of_its_own() {
-        for words in [
-            "coffer run x ls -la --color",
-            "coffer run x -- ls -la --color",
+        for (words, command) in [
+            ("coffer run x ls -la --color", &["ls", "-la", "--color"][..]),
+            ("coffer run x -- ls -la", &["--", "ls", "-la"]),
+            ("coffer run x", &[]),
         ] {
             let Verb::Run(args) = parse(words).verb else {
                 panic!("{words}")
             };
-            assert_eq!(args.sandbox.command(), ["ls", "-la", "--color"], "{words}");
+            assert_eq!(args.sandbox.command(), command, "{words}");
         }
         let Verb::Exec(args) = parse("coffer exec x -- echo -- -n").verb else {
             panic!()

@@ -272,8 +272,10 @@ impl SandboxArgs {
         self.words.first().map_or("", String::as_str)
     }
 
+    /// All behind the image. Two dashes there are an argument of an entrypoint; without one the
+    /// runtime passes over them.
     pub(crate) fn command(&self) -> &[String] {
-        behind_first(&self.words)
+        self.words.get(1..).unwrap_or_default()
     }
 }
 
@@ -282,16 +284,12 @@ impl ExecArgs {
         self.words.first().map_or("", String::as_str)
     }
 
+    /// `SANDBOX -- CMD` means the same as `SANDBOX CMD`; only the first two dashes are ours.
     pub(crate) fn command(&self) -> &[String] {
-        behind_first(&self.words)
-    }
-}
-
-/// `IMAGE -- CMD` means the same as `IMAGE CMD`; only the first two dashes are ours.
-fn behind_first(words: &[String]) -> &[String] {
-    match words {
-        [_, dashes, rest @ ..] if dashes == "--" => rest,
-        [_, rest @ ..] => rest,
-        [] => &[],
+        match self.words.as_slice() {
+            [_, dashes, rest @ ..] if dashes == "--" => rest,
+            [_, rest @ ..] => rest,
+            [] => &[],
+        }
     }
 }

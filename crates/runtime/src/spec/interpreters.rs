@@ -81,7 +81,7 @@ impl Rehearsals {
         let mut process = process::merge(&plain, image, SandboxId::from_random([0; 32])).ok()?;
         process.argv.clear();
         let user = spec.entrypoint.iter().flatten().chain(&spec.command);
-        let user: Vec<String> = user.cloned().collect();
+        let user: Vec<String> = user.skip_while(|word| *word == "--").cloned().collect();
         let lines = [&image.entrypoint, &image.cmd, &user];
         let mut interpreters: Vec<_> = lines.into_iter().flat_map(|line| named(line)).collect();
         interpreters.sort();

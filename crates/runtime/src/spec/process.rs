@@ -32,7 +32,10 @@ pub(crate) fn merge(spec: &SandboxSpec, image: &ImageConfig, id: SandboxId) -> R
     for entry in &image.env {
         add_image_env(&mut env, entry);
     }
-    set_env(&mut env, format!("HOSTNAME={hostname}"));
+    // An image may set its own, as in Docker.
+    if !env.iter().any(|entry| entry.starts_with("HOSTNAME=")) {
+        env.push(format!("HOSTNAME={hostname}"));
+    }
     for entry in &spec.env {
         set_env(&mut env, entry.clone());
     }
@@ -40,6 +43,13 @@ pub(crate) fn merge(spec: &SandboxSpec, image: &ImageConfig, id: SandboxId) -> R
         .workdir
         .clone()
         .unwrap_or_else(|| image.working_dir.clone());
+    // JSON can hold what no process can be given.
+    let texts = argv.iter().chain(&env).chain([&workdir]);
+    if let Some(text) = texts.into_iter().find(|text| text.contains('\0')) {
+        let text = text.escape_debug();
+        let what = format!("`{text}` has a zero byte, which no program can be given");
+        return Err(Error::new(ErrorKind::InvalidSpec, what));
+    }
     Ok(ProcessSpec {
         argv,
         env,
@@ -58,16 +68,22 @@ pub(crate) fn merge(spec: &SandboxSpec, image: &ImageConfig, id: SandboxId) -> R
     })
 }
 
-/// Entrypoint and command: an entrypoint of the user's drops the image's command.
+/// Entrypoint and command: an entrypoint of the user's drops the image's command. Two dashes in
+/// front are an argument of an entrypoint, as in Docker; of no program they are the name, so
+/// without an entrypoint they stand between image and command only.
 fn command(spec: &SandboxSpec, image: &ImageConfig) -> Vec<String> {
     let entrypoint = spec.entrypoint.as_ref().unwrap_or(&image.entrypoint);
     // Builders write one empty string for none, and Docker reads it so.
     let is_none = matches!(entrypoint.as_slice(), [one] if one.is_empty());
     let entrypoint = if is_none { &Vec::new() } else { entrypoint };
-    let command = if spec.command.is_empty() && spec.entrypoint.is_none() {
+    let command = match spec.command.as_slice() {
+        [dashes, rest @ ..] if entrypoint.is_empty() && dashes == "--" => rest,
+        all => all,
+    };
+    let command = if command.is_empty() && spec.entrypoint.is_none() {
         &image.cmd
     } else {
-        &spec.command
+        command
     };
     entrypoint.iter().chain(command).cloned().collect()
 }
@@ -137,6 +153,9 @@ mod tests {
             (Some(&["/mine"][..]), &[], &["/mine"]),
             (Some(&["/mine"]), &["x"], &["/mine", "x"]),
             (Some(&[]), &["x"], &["x"]),
+            (None, &["--", "x"], &["/entry", "--", "x"]),
+            (Some(&["/mine"]), &["--", "x"], &["/mine", "--", "x"]),
+            (Some(&[]), &["--", "x", "--"], &["x", "--"]),
         ] {
             let spec = SandboxSpec {
                 entrypoint: entrypoint.map(strings),
@@ -208,6 +227,39 @@ mod tests {
         let (signal, warning) = stop_signal(&SandboxSpec::default(), &odd);
         assert_eq!(signal, Signal::TERM);
         assert!(warning.unwrap().contains("`SIGWAT`"));
+    }
+
+    #[test]
+    fn an_image_may_set_its_own_hostname_variable() {
+        let id = SandboxId::from_random([7; 32]);
+        let image = ImageConfig {
+            env: strings(&["HOSTNAME=image"]),
+            ..image()
+        };
+        let process = merge(&SandboxSpec::default(), &image, id).unwrap();
+        assert_eq!(process.env, strings(&["HOSTNAME=image"]));
+    }
+
+    #[test]
+    fn a_zero_byte_of_an_image_is_refused_before_a_start() {
+        let id = SandboxId::from_random([7; 32]);
+        let in_env = ImageConfig {
+            env: strings(&["A=x\0y"]),
+            ..image()
+        };
+        let in_command = ImageConfig {
+            cmd: strings(&["a\0b"]),
+            ..image()
+        };
+        let in_workdir = ImageConfig {
+            working_dir: "/a\0b".to_owned(),
+            ..image()
+        };
+        for image in [in_env, in_command, in_workdir] {
+            let error = merge(&SandboxSpec::default(), &image, id).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{error:?}");
+            assert!(error.to_string().contains("has a zero byte"), "{error}");
+        }
     }
 
     #[test]
