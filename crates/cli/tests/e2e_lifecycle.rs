@@ -85,6 +85,35 @@ fn kill_restart_and_wait_work_as_in_docker() {
 }
 
 #[test]
+fn a_store_that_was_moved_has_its_sandboxes_and_snapshots() {
+    let coffer = Coffer::private();
+    let running = coffer.ok(["run", "-d", BUSYBOX, "sleep", "100000"]);
+    coffer.ok(["exec", &running, "sh", "-c", "echo kept > /kept"]);
+    let snapshot = coffer.ok(["snapshot", "create", &running]);
+    let stopped = coffer.ok(["create", BUSYBOX, "echo", "moved"]);
+    let home = coffer.home().join("moved");
+    std::fs::create_dir(&home).unwrap();
+    for name in ["cache", "images", "sandboxes", "snapshots", "templates"] {
+        std::fs::rename(coffer.home().join(name), home.join(name)).unwrap();
+    }
+    let there = |words: &[&str]| {
+        let mut command = coffer.command(words);
+        let done = command.env("COFFER_HOME", &home).output().unwrap();
+        assert!(done.status.success(), "{words:?}: {done:?}");
+        String::from_utf8(done.stdout).unwrap().trim().to_owned()
+    };
+    assert_eq!(there(&["start", "-a", &stopped]), "moved");
+    // Its supervisor listens at the old place, and is found by its number.
+    there(&["rm", "-f", &running]);
+    assert_eq!(there(&["restore", &snapshot]), running);
+    assert_eq!(there(&["exec", &running, "cat", "/kept"]), "kept");
+    there(&["stop", "-t", "0", &running]);
+    there(&["start", &running]);
+    assert_eq!(there(&["exec", &running, "cat", "/kept"]), "kept");
+    there(&["rm", "-f", &running, &stopped]);
+}
+
+#[test]
 fn names_are_unique_and_found_by_prefix_too() {
     let coffer = Coffer::private();
     let id = coffer.ok([

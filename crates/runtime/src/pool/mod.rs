@@ -128,13 +128,14 @@ impl Pool {
         if !valid_name(name) || !dir.is_dir() {
             return Err(missing());
         }
-        let manifest: PoolManifest = fs::read_json(&dir.join("pool.json"), MAX_MANIFEST_BYTES)
+        let mut manifest: PoolManifest = fs::read_json(&dir.join("pool.json"), MAX_MANIFEST_BYTES)
             .map_err(|error| io(format!("The files of pool `{name}` are damaged"), error))?;
         if manifest.format != FORMAT_VERSION {
             let what = format!("Pool `{name}` was made by another version of Cofferdam");
             return Err(Error::new(ErrorKind::Unsupported, what)
                 .hint(format!("Make it again: `coffer pool rm {name}`")));
         }
+        manifest.plan.rootfs = layout.rootfs_here(&manifest.plan.rootfs);
         Ok(Self { dir, manifest })
     }
 

@@ -122,6 +122,15 @@ impl Layout {
         self.home.join("images")
     }
 
+    /// Where a recorded root file system is now: a store can be moved with all that is in it.
+    pub(crate) fn rootfs_here(&self, recorded: &Path) -> PathBuf {
+        let images = self.images();
+        match recorded.file_name() {
+            Some(name) if !recorded.starts_with(&images) => images.join("rootfs").join(name),
+            _ => recorded.to_owned(),
+        }
+    }
+
     /// The directory of all sandboxes.
     #[must_use]
     pub fn sandboxes(&self) -> PathBuf {

@@ -139,7 +139,7 @@ impl Store {
     /// When its files are damaged.
     pub fn load(&self, id: SandboxId) -> Result<Option<Entry>> {
         let paths = self.layout.sandbox(id);
-        let record: SandboxRecord = match fs::read_json(&paths.record(), MAX_RECORD_BYTES) {
+        let mut record: SandboxRecord = match fs::read_json(&paths.record(), MAX_RECORD_BYTES) {
             Ok(record) => record,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(damaged(id, error)),
@@ -154,6 +154,7 @@ impl Store {
             )
             .hint("Use that version, or remove its directory"));
         }
+        record.image.rootfs = self.layout.rootfs_here(&record.image.rootfs);
         let state = match read_state(&paths) {
             Ok(state) => state,
             // Another command has removed it since.
