@@ -281,6 +281,8 @@ pub(crate) fn refused(failure: &Failure) -> Error {
         | FailureKind::BadWorkdir
         | FailureKind::Limits
         | FailureKind::Mount => ErrorKind::ProcessSetup,
+        // The guest answers and is well: there is nothing to find out about the machine.
+        FailureKind::OutOfOrder => ErrorKind::WrongState,
         _ => ErrorKind::GuestFailed,
     };
     // The guest chose these bytes: no control characters of its may reach a terminal.
@@ -303,4 +305,19 @@ fn broken(error: FrameError) -> Error {
 
 fn hung_up() -> Error {
     Error::new(ErrorKind::GuestFailed, "The machine ended without notice")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_out_of_order_says_nothing_against_the_guest() {
+        let kind_of = |kind| {
+            let message = "The workload has ended".to_owned();
+            refused(&Failure { kind, message }).kind()
+        };
+        assert_eq!(kind_of(FailureKind::OutOfOrder), ErrorKind::WrongState);
+        assert_eq!(kind_of(FailureKind::Internal), ErrorKind::GuestFailed);
+    }
 }
