@@ -120,6 +120,9 @@ pub trait Machine: Send + Sync + fmt::Debug {
     /// got as an I/O error. Never ends without one, also when the machine does.
     fn disk_failure(&self) -> BoxFuture<'_, DiskFailure>;
 
+    /// Whether what its guest discards of a disk leaves the disk's file.
+    fn discards(&self) -> bool;
+
     /// What it uses now.
     fn metrics(&self) -> Result<MachineMetrics>;
 

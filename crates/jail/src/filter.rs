@@ -1,14 +1,24 @@
-//! A system-call filter that makes hole punching a no-op that succeeds.
+//! A system-call filter for a program that must not punch holes into files as it likes.
 //!
 //! QEMU gives guest memory back by punching a hole into the memory's file and then dropping the
 //! pages from its mapping (`ram_block_discard_range`), even if the mapping is private. For a
 //! template's memory file that would zero pages of every other machine forked from it, at a
-//! guest's wish. Hole punching that does nothing leaves the second step, which is what is wanted.
-//! Disks of such a machine must be opened without discard and write-zeroes, which use the same call.
+//! guest's wish. What a guest discards of its disk comes by the same call with the same flags. A
+//! filter sees numbers only, so it cannot tell the two files apart.
 //!
-//! Source: seccomp(2), `linux/audit.h`, `linux/filter.h`.
+//! With a listener the call is handed to this process, which can (see [`crate::holes`]). Where the
+//! kernel has none (before Linux 5.0), or something around this process listens already, hole
+//! punching does nothing and succeeds: then what a guest discards stays in its disk's file.
+//!
+//! Source: seccomp(2), seccomp_unotify(2), `linux/audit.h`, `linux/filter.h`.
 
-use std::io;
+use std::{
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::result::check;
 
@@ -24,12 +34,15 @@ const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const SECOND_ARGUMENT: u32 = 24;
 
+const STEPS: usize = 9;
+
+/// The filter that answers hole punching with `answer` and allows all else.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "kernel constants that fit, in a table made at compile time"
 )]
-const PROGRAM: [libc::sock_filter; 9] = {
+const fn program(answer: u32) -> [libc::sock_filter; STEPS] {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const JUMP_ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
@@ -46,15 +59,43 @@ const PROGRAM: [libc::sock_filter; 9] = {
         step(JUMP_EQUAL, 0, 3, libc::SYS_fallocate as u32),
         step(LOAD, 0, 0, SECOND_ARGUMENT),
         step(JUMP_ANY_BIT, 0, 1, libc::FALLOC_FL_PUNCH_HOLE as u32),
-        // An error number of zero: the call is skipped and returns 0.
-        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO),
+        step(RETURN, 0, 0, answer),
         step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
     ]
-};
+}
 
-/// Installs the filter. Needs no_new_privs. Async-signal-safe.
-pub(crate) fn keep_files_whole() -> io::Result<()> {
-    let mut steps = PROGRAM;
+/// Waits for an answer of the listener's.
+const ASKING: [libc::sock_filter; STEPS] = program(libc::SECCOMP_RET_USER_NOTIF);
+
+/// An error number of zero: the call is skipped and returns 0.
+const SILENT: [libc::sock_filter; STEPS] = program(libc::SECCOMP_RET_ERRNO);
+
+/// Installs the filter and sends its listener through `channel`; where there can be no listener,
+/// installs the one that needs none and sends nothing. Needs no_new_privs. Async-signal-safe.
+pub(crate) fn guard_holes(channel: BorrowedFd<'_>) -> io::Result<()> {
+    match install(&ASKING, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER) {
+        Ok(listener) => {
+            // SAFETY: with this flag the call returns a new descriptor that nobody else owns.
+            let listener = unsafe { OwnedFd::from_raw_fd(listener) };
+            send(channel, &listener)
+        }
+        Err(_) => install(&SILENT, 0).map(drop),
+    }
+}
+
+/// Gives the calling thread and its children a listener of another one, which allows everything.
+#[cfg(test)]
+pub(crate) fn listen_elsewhere() -> OwnedFd {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }).unwrap();
+    let everything = program(libc::SECCOMP_RET_ALLOW);
+    let listener = install(&everything, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER).unwrap();
+    // SAFETY: with this flag the call returns a new descriptor that nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(listener) }
+}
+
+fn install(steps: &[libc::sock_filter; STEPS], flags: libc::c_ulong) -> io::Result<libc::c_int> {
+    let mut steps = *steps;
     let program = libc::sock_fprog {
         len: 9,
         filter: steps.as_mut_ptr(),
@@ -62,13 +103,23 @@ pub(crate) fn keep_files_whole() -> io::Result<()> {
     // SAFETY: `program` points at `len` initialised steps; both outlive the call, which copies
     // them and only reads.
     let result = unsafe {
-        libc::prctl(
-            libc::PR_SET_SECCOMP,
-            libc::SECCOMP_MODE_FILTER,
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
             &raw const program,
-            0,
-            0,
         )
     };
-    check(result).map(drop)
+    check(libc::c_int::try_from(result).unwrap_or(-1))
+}
+
+fn send(channel: BorrowedFd<'_>, listener: &OwnedFd) -> io::Result<()> {
+    let fds = [listener.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    // Has room for exactly this.
+    let _ = control.push(SendAncillaryMessage::ScmRights(&fds));
+    let byte = [IoSlice::new(&[0])];
+    sendmsg(channel, &byte, &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
 }

@@ -6,6 +6,8 @@ use std::{
     path::PathBuf,
 };
 
+use crate::holes::Holes;
+
 /// What to start.
 #[derive(Debug)]
 pub struct Launch {
@@ -18,10 +20,10 @@ pub struct Launch {
     pub fds: Vec<(OwnedFd, RawFd)>,
     /// Its standard output and error; its standard input is empty.
     pub output: OwnedFd,
-    /// Lets its attempts to punch holes into files succeed without any effect; see
-    /// [`crate`]. For a program that maps a file privately which others map too: giving back
-    /// guest memory must drop its own pages only, never the file's.
-    pub keep_files_whole: bool,
+    /// Has this process decide which holes it may punch into files; `None` lets it punch any. For
+    /// a program that maps a file privately which others map too: giving back guest memory must
+    /// drop its own pages only, never the file's.
+    pub holes: Option<Holes>,
     /// Gives it pages of the smallest size only. For a program that writes a little in many
     /// places, where a huge page is mostly memory that nobody uses.
     pub small_pages: bool,

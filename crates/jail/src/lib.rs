@@ -2,9 +2,8 @@
 //!
 //! Called by the backends that run a program per machine. [`spawn`] gives the program exactly the
 //! descriptors it is meant to hold, no environment, no terminal, no new privileges, no core
-//! dumps, and a parent-death signal. [`Launch::keep_files_whole`] adds the system-call filter that a
-//! program needs which maps a file that others map too; [`Launch::small_pages`] keeps it from huge
-//! pages.
+//! dumps, and a parent-death signal. [`Launch::holes`] adds the system-call filter that a program
+//! needs which maps a file that others map too; [`Launch::small_pages`] keeps it from huge pages.
 //!
 //! Invariant: what runs between fork and exec is async-signal-safe: system calls on data that was
 //! laid out before the fork, no allocation, no lock.
@@ -15,10 +14,12 @@
 )]
 
 mod filter;
+mod holes;
 mod launch;
 mod result;
 mod setup;
 mod spawn;
 
+pub use holes::Holes;
 pub use launch::Launch;
 pub use spawn::{Child, spawn};

@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
 };
 
 use crate::{filter, launch::Launch, result::check};
@@ -18,12 +18,13 @@ pub(crate) struct Setup {
     parked: Vec<RawFd>,
     park_from: RawFd,
     parent: libc::pid_t,
-    keep_files_whole: bool,
+    /// Where the listener of a filter goes; none if it may punch holes as it likes.
+    listener: Option<OwnedFd>,
     small_pages: bool,
 }
 
 impl Setup {
-    pub(crate) fn new(launch: &Launch) -> io::Result<Self> {
+    pub(crate) fn new(launch: &Launch, listener: Option<OwnedFd>) -> io::Result<Self> {
         let fds: Vec<(RawFd, RawFd)> = launch
             .fds
             .iter()
@@ -43,7 +44,7 @@ impl Setup {
             fds,
             park_from,
             parent: i32::try_from(std::process::id()).map_err(io::Error::other)?,
-            keep_files_whole: launch.keep_files_whole,
+            listener,
             small_pages: launch.small_pages,
         })
     }
@@ -69,11 +70,11 @@ impl Setup {
             let _ = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
         }
         close_strangers_at_exec()?;
-        self.place_descriptors()?;
-        if self.keep_files_whole {
-            filter::keep_files_whole()?;
+        if let Some(channel) = &self.listener {
+            // Before numbers are taken: the channel may have one of those.
+            filter::guard_holes(channel.as_fd())?;
         }
-        Ok(())
+        self.place_descriptors()
     }
 
     /// Moves each descriptor to its number in two passes, since one's number now may be another's

@@ -8,7 +8,7 @@ use std::{
     io,
     os::{
         fd::{OwnedFd, RawFd},
-        unix::process::CommandExt,
+        unix::{net::UnixStream, process::CommandExt},
     },
     process::{Command, Stdio},
     sync::{
@@ -18,9 +18,13 @@ use std::{
     thread,
 };
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::{launch::Launch, setup::Setup};
+use crate::{
+    holes,
+    launch::Launch,
+    setup::Setup,
+};
 
 /// A started program, not yet waited for.
 #[derive(Debug)]
@@ -29,6 +33,9 @@ pub struct Child {
     pub pid: u32,
     /// The process itself: readable when it has ended, valid when its id is used again.
     pub pidfd: OwnedFd,
+    /// Whether the holes that it punches into its disks are made. Not where it has [`Holes`] and
+    /// nobody can be asked about them: then they are made nowhere, and it is told that they are.
+    pub makes_holes: bool,
 }
 
 /// Starts a program. It is killed when this process ends.
@@ -70,13 +77,14 @@ fn serve(requests: &Receiver<Request>) {
         if let Err(unclaimed) = reply.send(start(launch))
             && let Ok(child) = unclaimed.0
         {
-            let _ = rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL);
+            let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
         }
     }
 }
 
 fn start(launch: Launch) -> io::Result<Child> {
-    let mut setup = Setup::new(&launch)?;
+    let (ours, theirs) = channel_for_listener(launch.holes.is_some())?;
+    let mut setup = Setup::new(&launch, theirs)?;
     let reserved = reserve(&launch)?;
     let error_output = launch.output.try_clone()?;
     let mut command = Command::new(&launch.program);
@@ -96,7 +104,34 @@ fn start(launch: Launch) -> io::Result<Child> {
     let process = process.ok_or_else(|| io::Error::other("the child has no process id"))?;
     // Not reaped yet, so the id is still this child's.
     let pidfd = pidfd_open(process, PidfdFlags::empty())?;
-    Ok(Child { pid, pidfd })
+    let makes_holes = match launch.holes.zip(ours) {
+        None => true,
+        Some((holes, channel)) => match holes::take_listener(&channel) {
+            Some(listener) => {
+                let served = holes::serve(listener, &pidfd, holes);
+                if let Err(error) = served {
+                    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+                    return Err(error);
+                }
+                true
+            }
+            None => false,
+        },
+    };
+    Ok(Child {
+        pid,
+        pidfd,
+        makes_holes,
+    })
+}
+
+/// A pair of sockets for the listener of a child's filter, if it is to have one.
+fn channel_for_listener(wanted: bool) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+    if !wanted {
+        return Ok((None, None));
+    }
+    let (ours, theirs) = UnixStream::pair()?;
+    Ok((Some(ours.into()), Some(theirs.into())))
 }
 
 /// Takes the numbers that the child's descriptors will have, as far as they are free, so that the
@@ -114,10 +149,8 @@ mod tests {
         ffi::OsString,
         fs,
         io::Read,
-        os::{
-            fd::{AsFd, AsRawFd},
-            unix::net::UnixStream,
-        },
+        os::fd::{AsFd, AsRawFd},
+        path::Path,
     };
 
     use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -135,7 +168,7 @@ mod tests {
             args: vec!["-c".into(), script.into()],
             fds,
             output: theirs.into(),
-            keep_files_whole: false,
+            holes: None,
             small_pages,
         };
         let child = spawn(launch).unwrap();
@@ -213,7 +246,7 @@ mod tests {
             args: Vec::new(),
             fds: Vec::new(),
             output: UnixStream::pair().unwrap().1.into(),
-            keep_files_whole: false,
+            holes: None,
             small_pages: false,
         };
         assert_eq!(spawn(launch).unwrap_err().kind(), io::ErrorKind::NotFound);
@@ -229,7 +262,7 @@ mod tests {
                 args: vec!["-c".into(), "read line <&5; exit 3".into()],
                 fds: vec![(theirs.into(), 5)],
                 output: output.into(),
-                keep_files_whole: false,
+                holes: None,
                 small_pages: false,
             })
             .unwrap()
@@ -241,26 +274,80 @@ mod tests {
     }
 
     #[test]
-    fn punched_holes_are_refused_silently_only_where_files_are_kept_whole() {
+    fn where_another_listener_is_holes_are_made_nowhere_and_that_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        for keep in [false, true] {
-            let path = dir.path().join("file");
-            fs::write(&path, [1; 8192]).unwrap();
+        let [memory, disk] = ["memory", "disk"].map(|name| dir.path().join(name));
+        for path in [&memory, &disk] {
+            fs::write(path, [1; 8192]).unwrap();
+        }
+        let open = |path: &Path| fs::File::options().write(true).open(path).unwrap();
+        let (_ours, output) = UnixStream::pair().unwrap();
+        let args = ["--punch-hole", "--offset", "0", "--length", "4096"];
+        let mut args: Vec<OsString> = args.map(OsString::from).into();
+        args.push(disk.clone().into());
+        let launch = Launch {
+            program: "/usr/bin/fallocate".into(),
+            args,
+            fds: Vec::new(),
+            output: output.into(),
+            holes: Some(Holes {
+                memory: open(&memory),
+                disks: vec![open(&disk)],
+            }),
+            small_pages: false,
+        };
+        let started = thread::spawn(move || {
+            // A kernel allows one listener at a time, for a thread and all that it forks.
+            let _elsewhere = crate::filter::listen_elsewhere();
+            let child = start(launch).unwrap();
+            (exit_code(&child), child.makes_holes)
+        });
+        assert_eq!(started.join().unwrap(), (Some(0), false));
+        assert_eq!(fs::read(&disk).unwrap(), [1; 8192]);
+    }
+
+    #[test]
+    fn holes_are_made_in_disks_and_not_in_memory_and_refused_elsewhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let [memory, disk, other] = ["memory", "disk", "other"].map(|name| dir.path().join(name));
+        let punch = |path: &Path, holes: Option<Holes>| {
             let (_ours, output) = UnixStream::pair().unwrap();
             let args = ["--punch-hole", "--offset", "0", "--length", "4096"];
             let mut args: Vec<OsString> = args.map(OsString::from).into();
-            args.push(path.clone().into());
+            args.push(path.into());
             let child = spawn(Launch {
                 program: "/usr/bin/fallocate".into(),
                 args,
                 fds: Vec::new(),
                 output: output.into(),
-                keep_files_whole: keep,
+                holes,
                 small_pages: false,
             })
             .unwrap();
-            assert_eq!(exit_code(&child), Some(0));
-            assert_eq!(fs::read(&path).unwrap()[0] == 1, keep);
+            (child.makes_holes, exit_code(&child))
+        };
+        for path in [&memory, &disk, &other] {
+            fs::write(path, [1; 8192]).unwrap();
         }
+        let open = |path: &Path| fs::File::options().write(true).open(path).unwrap();
+        let guarded = || {
+            Some(Holes {
+                memory: open(&memory),
+                disks: vec![open(&disk)],
+            })
+        };
+        let first = |path: &Path| fs::read(path).unwrap()[0];
+        let (listens, code) = punch(&memory, guarded());
+        assert_eq!((code, first(&memory)), (Some(0), 1));
+        if !listens {
+            println!("SKIP holes_are_made_in_disks: no listener for a filter here");
+            return;
+        }
+        assert_eq!(punch(&disk, guarded()), (true, Some(0)));
+        assert_eq!(first(&disk), 0);
+        assert_eq!(punch(&other, guarded()), (true, Some(1)));
+        assert_eq!(first(&other), 1);
+        assert_eq!(punch(&other, None), (true, Some(0)));
+        assert_eq!(first(&other), 0);
     }
 }

@@ -62,7 +62,7 @@ pub(crate) const fn cpu(accel: Accel) -> &'static str {
 
 /// What a snapshot depends on apart from program and CPU; part of the compatibility key, so a
 /// change to devices here makes old snapshots unfit instead of unreadable.
-pub(crate) const MACHINE_GENERATION: &str = "microvm-2";
+pub(crate) const MACHINE_GENERATION: &str = "microvm-3";
 
 /// The arguments without the program.
 pub(crate) fn argv(plan: &Plan) -> Result<Vec<OsString>> {
@@ -198,23 +198,26 @@ fn devices(args: &mut Args) {
 /// cache, which is for another host's writes, took 60 ms of the pause.
 fn block_node(node: &str, disk: &BlockDevice) -> Result<Value> {
     let locking = if disk.read_only { "off" } else { "auto" };
+    let discard = if disk.read_only { "ignore" } else { "unmap" };
     Ok(json!({
-        "node-name": node, "driver": "raw", "read-only": disk.read_only,
+        "node-name": node, "driver": "raw", "read-only": disk.read_only, "discard": discard,
         "file": {
             "driver": "file", "filename": text(&disk.path)?, "locking": locking,
-            "aio": "threads", "drop-cache": false,
+            "aio": "threads", "discard": discard, "drop-cache": false,
         },
     }))
 }
 
-/// Discard and write-zeroes are off: both punch holes into files, and that call is a no-op in
-/// machines whose memory is copy-on-write (see `cofferdam-jail`). A guest sees the same features
-/// before and after a restore, so they are off in all. An error is the guest's to handle: by
-/// default QEMU would stop a machine whose host has a full disk, and nobody would start it again.
+/// A guest sees the same features before and after a restore, so they are the same in all machines.
+/// What it discards becomes a hole in the file, or stays there where hole punching is a no-op (see
+/// `cofferdam-jail`): a guest may not count on zeroes after a discard. On those of write-zeroes it
+/// does, so these are off, and so is QEMU's `detect-zeroes`, which would look through all that is
+/// written besides. An error is the guest's to handle: by default QEMU would stop a machine whose
+/// host has a full disk, and nobody would start it again.
 fn block_device(node: &str, id: &str, disk: &BlockDevice) -> Value {
     json!({
         "driver": "virtio-blk-device", "id": id, "drive": node, "serial": disk.id,
-        "discard": false, "write-zeroes": false, "werror": "report", "rerror": "report",
+        "discard": !disk.read_only, "write-zeroes": false, "werror": "report", "rerror": "report",
     })
 }
 

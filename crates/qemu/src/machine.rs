@@ -46,6 +46,8 @@ struct Owned {
     agent: Mutex<Option<UnixStream>>,
     /// Captures hold it too; it keeps no machine alive.
     controlled: Arc<Controlled>,
+    /// Whether holes that it punches into its disks are made.
+    discards: bool,
 }
 
 /// Processor time at the last look.
@@ -84,6 +86,7 @@ impl QemuMachine {
             owned: Some(Owned {
                 agent: Mutex::new(Some(spawned.agent)),
                 controlled: Arc::new(controlled),
+                discards: spawned.makes_holes,
             }),
         })
     }
@@ -268,6 +271,10 @@ impl Machine for QemuMachine {
             }
             std::future::pending().await
         })
+    }
+
+    fn discards(&self) -> bool {
+        self.owned.as_ref().is_some_and(|owned| owned.discards)
     }
 
     fn metrics(&self) -> Result<MachineMetrics> {

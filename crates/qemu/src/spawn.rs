@@ -2,13 +2,15 @@
 
 use std::{
     ffi::OsString,
+    fs::File,
     os::{fd::OwnedFd, unix::net::UnixStream},
+    path::Path,
     time::Instant,
 };
 
 use cofferdam_backend::{Error, ErrorKind, MachineSpec, Result};
 use cofferdam_base::fs::create_private_dir;
-use cofferdam_jail::Launch;
+use cofferdam_jail::{Holes, Launch};
 
 use crate::{
     accel::Accel,
@@ -28,6 +30,8 @@ pub(crate) struct Spawned {
     pub(crate) qmp: Qmp,
     pub(crate) agent: UnixStream,
     pub(crate) started: Instant,
+    /// Whether holes that it punches into its disks are made.
+    pub(crate) makes_holes: bool,
 }
 
 /// Starts QEMU. `state` is a captured state to begin from.
@@ -56,7 +60,7 @@ pub(crate) async fn spawn(
         args: args(program, plan)?,
         fds,
         output: output_child.into(),
-        keep_files_whole: matches!(plan.memory, Memory::CopyOnWrite(_)),
+        holes: holes(plan)?,
         // QEMU asks for huge pages for translated code, of which an idle guest has little: 5 MiB
         // of each fork's 31 were the rest of such pages. Speed is the same without them; hardware's
         // guests keep theirs.
@@ -79,6 +83,7 @@ pub(crate) async fn spawn(
         })?;
     // Read before anyone can reap it: an unreaped child has its entry even if it has ended already.
     let stat = ProcessStat::read(child.pid);
+    let makes_holes = child.makes_holes;
     let process = Process::child(child.pid, child.pidfd, outputs)
         .map_err(io("The machine's process cannot be watched"))?;
     let stat = stat.map_err(io("The machine's start time cannot be read"))?;
@@ -89,7 +94,32 @@ pub(crate) async fn spawn(
         qmp,
         agent,
         started,
+        makes_holes,
     })
+}
+
+/// What a machine may punch whose memory is a file that others map too. Other machines' memory is
+/// their own, and QEMU punches it as it likes.
+fn holes(plan: &Plan) -> Result<Option<Holes>> {
+    let Memory::CopyOnWrite(memory) = &plan.memory else {
+        return Ok(None);
+    };
+    let opened = |path: &Path, write: bool| {
+        File::options()
+            .read(true)
+            .write(write)
+            .open(path)
+            .map_err(|error| {
+                let what = format!("The file `{}` cannot be opened", path.display());
+                Error::new(ErrorKind::InvalidSpec, what).because(error)
+            })
+    };
+    let writable = plan.disks.iter().filter(|disk| !disk.read_only);
+    let disks: Result<_> = writable.map(|disk| opened(&disk.path, true)).collect();
+    Ok(Some(Holes {
+        memory: opened(memory, false)?,
+        disks: disks?,
+    }))
 }
 
 fn args(program: &Program, plan: &Plan) -> Result<Vec<OsString>> {

@@ -238,6 +238,10 @@ impl Machine for FakeMachine {
         })
     }
 
+    fn discards(&self) -> bool {
+        true
+    }
+
     fn metrics(&self) -> Result<MachineMetrics> {
         if !self.inner.has(Bug::MeasuresTheDead) {
             self.inner.alive()?;
