@@ -64,6 +64,13 @@ pub enum AgentMessage {
     },
     /// What of the guest was settled at its boot.
     Condition(Condition),
+    /// How far a trim has come.
+    Trimming {
+        /// Whether one is under way.
+        running: bool,
+        /// Bytes of the upper that files use; 0 when its disk is not mounted.
+        used_bytes: u64,
+    },
 }
 
 /// What of a guest was settled when it booted, and stays so in everything that is restored from a

@@ -107,13 +107,35 @@ pub enum HostMessage {
     /// Sets the workload's limits anew on a frozen machine, whose next host may give it less.
     /// Answered by `Limited`, or by `Failed` when the workload uses more.
     Limit(ResourceLimits),
-    /// Syncs, unmounts and ends the machine.
-    Shutdown,
+    /// Ends all processes, syncs, and ends the machine.
+    Shutdown {
+        /// Parts of the upper's disk to be trimmed at last, as far as that takes little time.
+        trim: Vec<DiskPart>,
+    },
     /// Runs a process only for what it leaves in caches and translated code. Like `WarmUp`, but
     /// every file system is read-only for it, so that it leaves no file either.
     Rehearse(ProcessSpec),
     /// Asks what of the guest was settled at its boot. Answered by `Condition`.
     Examine,
+    /// Tells the upper's disk which of its blocks no file uses, in these parts of it: the host's
+    /// file gets holes there. A process of the agent's own does it, one at a time; `Freeze` ends
+    /// it. Answered at once by `Trimming`. Without parts it only asks.
+    Trim {
+        /// What is trimmed. With one under way already, nothing new is begun.
+        parts: Vec<DiskPart>,
+        /// Whether what was deleted a moment ago counts too: the journal is written first. Takes
+        /// the place of one that is under way.
+        commit: bool,
+    },
+}
+
+/// A part of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskPart {
+    /// Its first byte.
+    pub start: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
 }
 
 /// Who a machine is after a boot, restore or fork.

@@ -26,13 +26,14 @@ pub use frame::{
 };
 pub use guest::{AgentMessage, Condition, Failure, FailureKind, MAX_HOOK_OUTPUT_BYTES};
 pub use host::{
-    GENERATION_FILE, HostMessage, Identity, IdentityCause, RootSpec, TmpfsSpec, UpperDevice,
+    DiskPart, GENERATION_FILE, HostMessage, Identity, IdentityCause, RootSpec, TmpfsSpec,
+    UpperDevice,
 };
 pub use process::{ProcessSpec, TerminalSize};
 
 /// Generation of the host-guest messages. Host and agent are built together, so they must be
 /// equal; a template made by another generation is dropped by its key.
-pub const GENERATION: u32 = 5;
+pub const GENERATION: u32 = 6;
 
 /// Name of the virtio-console port that carries the stream; virtio 1.2 §5.3.6.2
 /// `VIRTIO_CONSOLE_PORT_NAME`, seen in the guest as `/sys/class/virtio-ports/*/name`.

@@ -16,6 +16,7 @@ mod generation;
 mod overlay;
 pub(crate) mod resolve;
 mod spare;
+mod trim;
 mod warm;
 
 use std::{
@@ -40,6 +41,7 @@ use disk::Disks;
 pub(crate) use disk::{freeze, thaw};
 pub(crate) use etc::Etc;
 pub(crate) use generation::GenerationFile;
+pub(crate) use trim::{commit, empty_journal, trim};
 pub(crate) use warm::warm;
 
 /// Where the root is put together, before it is moved to `/`.

@@ -14,6 +14,7 @@ pub(crate) mod init;
 mod nursery;
 mod posix_session;
 mod stdio;
+mod trimmer;
 mod understudy;
 mod user;
 mod zygote;
@@ -28,7 +29,7 @@ use cofferdam_proto::{Failure, FailureKind, ProcessSpec};
 use cofferdam_types::{ExitStatus, Rlimit};
 use rustix::{
     io::Errno,
-    process::{WaitId, WaitIdOptions, waitid},
+    process::{PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open, waitid},
     thread::{Gid, ThreadNameSpaceType, Uid, move_into_thread_name_spaces},
 };
 
@@ -40,6 +41,7 @@ pub(crate) use self::{
     nursery::Nursery,
     posix_session::{number, signal_session},
     stdio::{Stdio, resize},
+    trimmer::Trimmer,
 };
 use crate::{
     failure::{OrFail, Result, failure},
@@ -202,6 +204,15 @@ pub(crate) fn join(workload: &OwnedFd) -> Result<()> {
             || "Could not join the workload's PID namespace",
         ),
     }
+}
+
+/// Ends [`join`], for a process that the workload is not to see.
+pub(crate) fn leave() -> Result<()> {
+    let failed = || "Could not leave the workload's PID namespace";
+    let itself =
+        pidfd_open(getpid(), PidfdFlags::empty()).or_fail(FailureKind::Internal, failed)?;
+    move_into_thread_name_spaces(itself.as_fd(), ThreadNameSpaceType::PROCESS_ID)
+        .or_fail(FailureKind::Internal, failed)
 }
 
 fn at_step(step: Step, errno: Errno, workdir: &str) -> Failure {

@@ -122,16 +122,23 @@ fn settle(script: &Script<'_>) -> Option<OwnedFd> {
     child::enter_root(script.mount_namespace).ok()?;
     let cue = duplicate(script.cue, 0)?;
     let settled = duplicate(script.settled, 1)?;
-    // SAFETY: closes descriptors of this process, none of which it uses again; takes no pointer.
-    if unsafe { libc::syscall(libc::SYS_close_range, 2, libc::c_uint::MAX, 0) } != 0 {
+    if !keep_streams(2) {
         return None;
     }
     let told = io::PipeWriter::from(settled).write(&[1]);
     told.is_ok().then_some(cue)
 }
 
-/// Makes descriptor `number`, one of the standard streams, a copy of `fd`.
-fn duplicate(fd: BorrowedFd<'_>, number: i32) -> Option<OwnedFd> {
+/// Closes all descriptors but the first `kept`, in a process that has a copy of the agent's and uses
+/// none of the others again.
+pub(super) fn keep_streams(kept: libc::c_uint) -> bool {
+    // SAFETY: closes descriptors of this process alone; takes no pointer.
+    unsafe { libc::syscall(libc::SYS_close_range, kept, libc::c_uint::MAX, 0) == 0 }
+}
+
+/// Makes descriptor `number`, one of the standard streams, a copy of `fd`, in a process that has a
+/// copy of the agent's descriptors.
+pub(super) fn duplicate(fd: BorrowedFd<'_>, number: i32) -> Option<OwnedFd> {
     // SAFETY: this process owns its copy of the table, and nothing in it uses the streams.
     let mut target = unsafe { OwnedFd::from_raw_fd(number) };
     match dup2(fd, &mut target) {

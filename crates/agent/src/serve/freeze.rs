@@ -26,6 +26,7 @@ impl Agent {
             }
             return Ok(Some(AgentMessage::Frozen));
         }
+        self.trimmer.cancel();
         if sync {
             // Most of what is dirty is written while the processes still run.
             rustix::fs::sync();

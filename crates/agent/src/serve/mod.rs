@@ -7,12 +7,13 @@
 mod freeze;
 mod hook;
 mod start;
+mod trim;
 
 use std::{collections::BTreeSet, os::fd::OwnedFd, time::Duration};
 
 use cofferdam_proto::{
-    AgentMessage, CONTROL_STREAM, Decoder, FailureKind, FrameError, FrameKind, GENERATION,
-    HostMessage, Identity, RootSpec, decode_control,
+    AgentMessage, CONTROL_STREAM, Decoder, DiskPart, FailureKind, FrameError, FrameKind,
+    GENERATION, HostMessage, Identity, RootSpec, decode_control,
 };
 use cofferdam_types::Rlimit;
 use rustix::{
@@ -29,7 +30,7 @@ use crate::{
     mounts::{self, Root, Stage},
     poll::Poll,
     port::Port,
-    process::{Nursery, Place},
+    process::{Nursery, Place, Trimmer},
     session::Sessions,
     write_back::WriteBack,
 };
@@ -72,6 +73,9 @@ pub(crate) struct Agent {
     warm_ups: BTreeSet<u32>,
     frozen: Option<Frozen>,
     write_back: WriteBack,
+    trimmer: Trimmer,
+    /// What is trimmed at the end.
+    last_trim: Vec<DiskPart>,
     /// Limits of the sandbox, for every process.
     rlimits: Vec<Rlimit>,
     /// Whether a step has failed.
@@ -99,6 +103,8 @@ impl Agent {
             warm_ups: BTreeSet::new(),
             frozen: None,
             write_back: WriteBack::default(),
+            trimmer: Trimmer::default(),
+            last_trim: Vec::new(),
             rlimits: Vec::new(),
             failed: false,
             ending: false,
@@ -227,10 +233,12 @@ impl Agent {
                 timeout_ms,
             } => self.hook(&process, Duration::from_millis(timeout_ms.into())),
             HostMessage::Limit(limits) => self.step(|agent| agent.limit_again(limits)),
-            HostMessage::Shutdown => {
+            HostMessage::Shutdown { trim } => {
                 self.ending = true;
+                self.last_trim = trim;
                 Ok(None)
             }
+            HostMessage::Trim { parts, commit } => self.trim(&parts, commit),
             HostMessage::Examine => Ok(Some(AgentMessage::Condition(condition::examine()))),
         });
         match answer {
@@ -332,7 +340,10 @@ impl Agent {
         }
         rustix::fs::sync();
         match self.root.and_then(|root| root.upper) {
-            Some(upper) => mounts::freeze(&upper),
+            Some(upper) => {
+                trim::at_end(&upper, &self.last_trim);
+                mounts::freeze(&upper)
+            }
             None => Ok(()),
         }
     }

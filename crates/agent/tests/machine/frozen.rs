@@ -309,9 +309,10 @@ fn a_synced_machines_disk_is_clean_by_itself() {
          until [ ! -e /deleted ]; do usleep 1000; done",
     ));
     guest.host.freeze(true);
-    guest
-        .host
-        .send(cofferdam_proto::CONTROL_STREAM, &HostMessage::Shutdown);
+    guest.host.send(
+        cofferdam_proto::CONTROL_STREAM,
+        &HostMessage::Shutdown { trim: Vec::new() },
+    );
     guest.wait();
 }
 

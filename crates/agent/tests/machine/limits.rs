@@ -167,7 +167,9 @@ fn a_disk_without_inodes_or_blocks_can_be_mounted_again_and_cleaned() {
         assert_eq!(outcome.text(), "0\n", "{outcome:?}");
         // Twice, since the first mount may leave less than it found.
         for _ in 0..2 {
-            guest.host.send(CONTROL_STREAM, &HostMessage::Shutdown);
+            guest
+                .host
+                .send(CONTROL_STREAM, &HostMessage::Shutdown { trim: Vec::new() });
             guest.boot_again();
             guest.host.bring_up();
         }
@@ -176,7 +178,9 @@ fn a_disk_without_inodes_or_blocks_can_be_mounted_again_and_cleaned() {
             .run(shell(&format!("{clean} && echo new > /new && cat /new")));
         assert_eq!(outcome.text(), "new\n", "{outcome:?}");
     }
-    guest.host.send(CONTROL_STREAM, &HostMessage::Shutdown);
+    guest
+        .host
+        .send(CONTROL_STREAM, &HostMessage::Shutdown { trim: Vec::new() });
     guest.wait();
     let check = Command::new("e2fsck")
         .arg("-fn")

@@ -213,7 +213,9 @@ fn a_shutdown_leaves_the_upper_clean() {
     guest
         .host
         .run(shell("until [ -s /busy ]; do usleep 1000; done"));
-    guest.host.send(CONTROL_STREAM, &HostMessage::Shutdown);
+    guest
+        .host
+        .send(CONTROL_STREAM, &HostMessage::Shutdown { trim: Vec::new() });
     guest.wait();
     let check = Command::new("e2fsck")
         .arg("-fn")

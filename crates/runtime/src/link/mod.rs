@@ -9,6 +9,7 @@ mod handshake;
 mod hook;
 mod outgoing;
 mod setup;
+pub(crate) mod trim;
 
 pub(crate) use self::{
     agent::{AgentLink, FromAgent, OwnedFrame, refused},

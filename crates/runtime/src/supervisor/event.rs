@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cofferdam_proto::{Channel, ClientMessage, ClientRequest};
+use cofferdam_proto::{AgentMessage, Channel, ClientMessage, ClientRequest};
 use tokio::{net::UnixStream, sync::mpsc};
 
 use crate::{base::error::Result, link::FromAgent};
@@ -27,6 +27,10 @@ pub(crate) enum Event {
     ExecTimeLimit(u32),
     /// The start is over: what it has touched can be recorded, and the image's template made.
     TemplateTime,
+    /// The disk's file is to be looked at.
+    DiskTime,
+    /// The guest has answered about its disk; nothing if it could not.
+    Trimming(Option<AgentMessage>),
     /// A pause, its end, or a capture is over.
     Moment(Result<Outcome>),
     /// The time that the guest may take for the start of this session is over.

@@ -18,7 +18,10 @@ use super::{
     warm,
 };
 use crate::{
-    base::error::{Error, ErrorKind, Result, lift},
+    base::{
+        error::{Error, ErrorKind, Result, lift},
+        task::log_line,
+    },
     host::guest::GuestFiles,
     link::{AgentLink, adopt},
     store::layout::Layout,
@@ -65,6 +68,13 @@ pub(super) async fn fill_image(
     if let Some(why) = watch(machine.as_ref(), &spec, unfit).await? {
         lift(machine.kill().await)?;
         return Ok(Filled::Unfit(why));
+    }
+    if machine.discards() && (!plan.warm_ups.is_empty() || plan.workload.is_some()) {
+        // What it has deleted would be in every sandbox's disk.
+        let trimmed = watch(machine.as_ref(), &spec, agent.trim(&upper)).await;
+        if let Err(error) = trimmed {
+            log_line(&format!("The template is not trimmed: {}", error.chain()));
+        }
     }
     capture(machine.as_ref(), &spec, &mut agent, &rest, dir).await?;
     Ok(Filled::Fit)

@@ -13,6 +13,7 @@ mod standing;
 mod steps;
 mod stop;
 mod time_limit;
+mod trim;
 mod trouble;
 mod wire;
 
@@ -30,7 +31,7 @@ use cofferdam_types::{ExitStatus, SandboxStatus};
 use tokio::sync::mpsc;
 
 pub(crate) use self::sources::{forward_signals, spawn_accept};
-use self::{sources::later, standing::Standing, wire::Wire};
+use self::{sources::later, standing::Standing, trim::IdleTrim, wire::Wire};
 use super::{
     FIRST_CLIENT, TEMPLATE_DELAY,
     client::Client,
@@ -51,6 +52,10 @@ const MAX_SESSIONS: usize = 1024;
 
 /// Most clients at once: file descriptors are finite.
 const MAX_CLIENTS: usize = 4096;
+
+/// Said of a sandbox whose machine's filter has no listener (`cofferdam-jail`).
+const NO_DISCARD: &str = "What is deleted in the sandbox stays in its disk's file: this kernel, or \
+                          what this process runs in, gives seccomp filters no listener";
 
 /// What a client is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +99,7 @@ pub(crate) struct Switchboard {
     standing: Standing,
     /// What is asked of the agent for that.
     wire: Wire,
+    idle_trim: IdleTrim,
     /// Clients that wait for a pause, its end or a capture behind the one that is under way.
     waiting: VecDeque<(ClientId, Request)>,
 }
@@ -145,6 +151,9 @@ impl Switchboard {
         entry.state.backend = Some(live.backend.to_owned());
         entry.state.machine_key = Some(live.machine_key);
         entry.state.degraded = live.degraded;
+        if !live.machine.discards() {
+            entry.state.degraded.push(NO_DISCARD.to_owned());
+        }
         if let Err(error) = store.set_state(entry.record.id, &entry.state) {
             return Err((client, waiting, error));
         }
@@ -191,6 +200,7 @@ impl Switchboard {
             first_is_gone,
             standing: Standing::default(),
             wire,
+            idle_trim: IdleTrim::default(),
             waiting: VecDeque::new(),
         };
         Ok((board, early))
@@ -219,6 +229,7 @@ impl Switchboard {
             }
         }
         later(TEMPLATE_DELAY, &self.events, Event::TemplateTime);
+        self.watch_disk();
         let machine = self.machine.clone();
         let mut disk_failure = machine.disk_failure();
         loop {
@@ -279,6 +290,8 @@ impl Switchboard {
                 });
                 self.make_ready_for_the_next();
             }
+            Event::DiskTime => self.disk_time(),
+            Event::Trimming(answer) => self.trim_answered(answer.as_ref()),
             Event::Moment(result) => self.moment_over(result),
             Event::ExecStartTimeout(stream) => self.exec_start_timeout(stream),
         }

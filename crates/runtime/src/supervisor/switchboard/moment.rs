@@ -82,6 +82,7 @@ impl Switchboard {
             machine: self.machine.clone(),
             wire: self.wire.clone(),
             outbox: self.agent.clone(),
+            upper: self.upper(),
         });
         let events = self.events.clone();
         tokio::spawn(async move {

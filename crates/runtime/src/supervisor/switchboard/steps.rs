@@ -6,6 +6,7 @@
 //! and a stop by its continuation.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,7 +17,7 @@ use cofferdam_proto::{AgentMessage, HostMessage};
 
 use tokio::sync::oneshot;
 
-use super::wire::Wire;
+use super::{trim, wire::Wire};
 use crate::{
     base::error::{Error, ErrorKind, Result, lift},
     host::silence::{self, Part},
@@ -53,6 +54,8 @@ pub(super) struct Guest {
     pub(super) wire: Wire,
     /// All else that the guest is sent; held from a freeze to its thaw.
     pub(super) outbox: Outgoing,
+    /// The file of the disk that takes the sandbox's writes.
+    pub(super) upper: PathBuf,
 }
 
 /// Stops the processes, then the vCPUs.
@@ -123,6 +126,7 @@ impl Guest {
         plan: CapturePlan,
         disk_only: bool,
     ) -> Result<(Box<dyn Capture>, Duration)> {
+        trim::before_capture(self).await;
         if disk_only {
             self.write_back().await?;
         }
@@ -234,7 +238,11 @@ impl Guest {
         Ok(answer)
     }
 
-    async fn ask(&self, question: &HostMessage, limit: Duration) -> Result<AgentMessage> {
+    pub(super) async fn ask(
+        &self,
+        question: &HostMessage,
+        limit: Duration,
+    ) -> Result<AgentMessage> {
         self.wait(self.wire.ask(question)?, limit).await
     }
 
@@ -259,7 +267,7 @@ impl Guest {
     }
 }
 
-fn unexpected(answer: &AgentMessage) -> Error {
+pub(super) fn unexpected(answer: &AgentMessage) -> Error {
     let what = format!("The guest gave an answer to another question: {answer:?}");
     Error::new(ErrorKind::GuestFailed, what)
 }

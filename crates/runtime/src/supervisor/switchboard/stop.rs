@@ -80,6 +80,8 @@ impl Switchboard {
 
     /// Lets the guest put its file systems in order and end the machine.
     pub(in crate::supervisor) fn shut_down(&mut self) {
-        let _ = self.send(cofferdam_proto::CONTROL_STREAM, &HostMessage::Shutdown);
+        let trim = self.last_trim();
+        let shutdown = HostMessage::Shutdown { trim };
+        let _ = self.send(cofferdam_proto::CONTROL_STREAM, &shutdown);
     }
 }

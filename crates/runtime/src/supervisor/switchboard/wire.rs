@@ -66,6 +66,7 @@ impl Wire {
             AgentMessage::Frozen
                 | AgentMessage::Thawed
                 | AgentMessage::Dirty { .. }
+                | AgentMessage::Trimming { .. }
                 | AgentMessage::Failed(_)
         );
         if !is_answer {

@@ -1,13 +1,11 @@
 //! Steps against a guest that answers when the test says so. Time is tokio's own and stops
 //! while there is something to do.
 
-use std::path::PathBuf;
-
 use cofferdam_backend::{
     Backend, BlockDevice, MachineSpec, MachineStatus,
     fake::{FakeBackend, KERNEL_MAGIC},
 };
-use cofferdam_proto::{CONTROL_STREAM, Decoder, decode_control, encode_control};
+use cofferdam_proto::{CONTROL_STREAM, Decoder, DiskPart, decode_control, encode_control};
 
 use super::*;
 use crate::link::{Waiting, outgoing};
@@ -56,6 +54,7 @@ impl Scene {
             machine: Arc::clone(&self.machine),
             wire: self.wire.clone(),
             outbox: self.outbox.clone(),
+            upper: self.dir.path().join("upper"),
         }
     }
 
@@ -109,7 +108,7 @@ async fn a_freeze_that_is_answered_too_late_is_followed_by_its_thaw() {
     assert_eq!(asked, HostMessage::Freeze { sync: false });
     // What others say meanwhile comes after the thaw, and never between a freeze and its answer.
     let other = &mut Vec::new();
-    encode_control(CONTROL_STREAM, &HostMessage::Shutdown, other).unwrap();
+    encode_control(CONTROL_STREAM, &HostMessage::Detach, other).unwrap();
     outbox.send(other.clone()).unwrap();
     let error = pausing.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::GuestFailed);
@@ -117,7 +116,7 @@ async fn a_freeze_that_is_answered_too_late_is_followed_by_its_thaw() {
     // The thaw is with the agent before anybody knows whether it lives.
     let asked = scene.all_asked();
     assert!(asked.len() == 2 && is_thaw(&asked[0]), "{asked:?}");
-    assert_eq!(asked[1], HostMessage::Shutdown);
+    assert_eq!(asked[1], HostMessage::Detach);
     assert_eq!(scene.machine.status(), MachineStatus::Running);
     // A pause that comes now does not take the old answer for its own.
     let second = tokio::spawn(pause(scene.guest()));
@@ -160,6 +159,20 @@ async fn a_disk_is_captured_when_little_is_dirty_however_long_that_takes() {
     let mut scene = Scene::new().await;
     let capture = capture(scene.guest(), scene.plan(), true, false);
     let capturing = tokio::spawn(capture);
+    // First what was deleted goes; it is waited for.
+    let trimming = |running| AgentMessage::Trimming {
+        running,
+        used_bytes: 0,
+    };
+    let part = DiskPart {
+        start: 0,
+        bytes: 4096,
+    };
+    for (running, parts) in [(true, vec![part]), (true, vec![]), (false, vec![])] {
+        let commit = !parts.is_empty();
+        let asked = scene.answer(trimming(running)).await;
+        assert_eq!(asked, HostMessage::Trim { parts, commit });
+    }
     let eager = HostMessage::WriteBack { eager: true };
     // Much longer than any answer may take.
     for step in 1..=5000 {
