@@ -46,7 +46,7 @@ impl Frozen {
     pub(crate) fn sync(&mut self, root: Option<&Root>) -> Result<()> {
         // A file system inside a file of the upper has to come first.
         rustix::fs::sync();
-        if let Some(upper) = root.and_then(|root| root.upper.as_ref())
+        if let Some(upper) = root.map(|root| &root.upper)
             && !self.upper
         {
             mounts::freeze(upper)?;
@@ -58,7 +58,7 @@ impl Frozen {
     /// Lets the disk be written to again.
     pub(crate) fn release_disk(&mut self, root: Option<&Root>) -> Result<()> {
         if std::mem::take(&mut self.upper)
-            && let Some(upper) = root.and_then(|root| root.upper.as_ref())
+            && let Some(upper) = root.map(|root| &root.upper)
         {
             mounts::thaw(upper)?;
         }

@@ -140,14 +140,16 @@ fn of_two_that_want_the_last_standby_one_gets_it_and_both_run() {
 }
 
 #[test]
-fn another_shape_or_another_root_is_not_served_from_the_pool() {
+fn another_shape_is_not_served_from_the_pool_and_another_root_is() {
     let coffer = Coffer::private();
     let pool = Pool::create(&coffer, "shape", &["--size", "1", BUSYBOX]);
-    for flag in [&["-m", "256m"][..], &["--read-only"]] {
-        let args = [flag, &[BUSYBOX, "true"]].concat();
-        assert!(!run(&coffer, &args).1, "{flag:?}");
-    }
+    let other = ["-m", "256m", BUSYBOX, "true"];
+    assert!(!run(&coffer, &other).1);
     assert_eq!(pool.ready(), 1);
+    let sealed = "touch /x 2> /dev/null || echo refused";
+    let sealed = ["--read-only", BUSYBOX, "sh", "-c", sealed];
+    assert_eq!(run(&coffer, &sealed), ("refused".to_owned(), true));
+    until("another standby", || pool.ready() == 1);
     // A mount is made in the standby's guest.
     let mounts = [
         "--tmpfs",
@@ -216,20 +218,14 @@ fn a_standby_that_does_not_answer_holds_nothing_up_and_is_replaced() {
             supervisor
         };
         freeze(hung);
-        let args = [
-            "run",
-            "--timings",
-            "--rm",
-            "--name",
-            "one",
-            BUSYBOX,
-            "echo",
-            "hello",
-        ];
+        let args = ["run", "--timings", "--name", "one", BUSYBOX, "echo", "hello"];
         let finished = coffer.run(args);
         assert_eq!((finished.code, finished.text().as_str()), (0, "hello"));
         let silent = |line: &str| line.ends_with("standby did not answer");
         assert!(finished.stderr.lines().any(silent), "{}", finished.stderr);
+        let reasons = coffer.inspect("one")["degraded"].to_string();
+        assert!(reasons.contains("A standby did not answer"), "{reasons}");
+        coffer.ok(["rm", "one"]);
         assert_eq!(coffer.ok(["ps", "-aq"]), "");
         until("the end of the hung standby", || {
             !is_alive(hung) && !is_alive(supervisor)
@@ -261,6 +257,17 @@ fn child_of(pid: i32) -> i32 {
     });
     let children: String = children.collect();
     children.trim().parse().unwrap()
+}
+
+#[test]
+fn the_image_of_a_pool_is_not_removed_before_the_pool() {
+    let coffer = Coffer::private();
+    let pool = Pool::create(&coffer, "user", &["--size", "1", BUSYBOX]);
+    let hint = "coffer pool rm user";
+    coffer.refused(&["rmi", BUSYBOX], &["the pool `user`", hint]);
+    assert!(run(&coffer, &[BUSYBOX, "true"]).1);
+    drop(pool);
+    coffer.ok(["rmi", BUSYBOX]);
 }
 
 #[test]
@@ -339,6 +346,13 @@ fn a_known_interpreter_is_warmed_and_one_that_fails_is_no_failure() {
         &[BUSYBOX, "sh", "-c", "ls /trace 2> /dev/null; echo no"],
     );
     assert_eq!((text.as_str(), claimed), ("no", true));
+    // The sandbox that gets the next one says so.
+    until("another standby", || pool.ready() == 1);
+    coffer.ok(["run", "--name", "told", BUSYBOX, "true"]);
+    let reasons = coffer.inspect("told")["degraded"].to_string();
+    for word in [warm, "could not be run ahead", "ended with 3"] {
+        assert!(reasons.contains(word), "{reasons}");
+    }
     drop(pool);
     let args = [
         "--size",
@@ -389,8 +403,14 @@ fn an_automatic_standby_follows_the_image_that_ran_last_and_ends_by_itself() {
         &["`maybe`", "`on` or `off`"],
     );
     coffer.refused(&["config", "get", "nope"], &["There is no setting `nope`"]);
+    coffer.ok(["config", "unset", "standby.seconds"]);
+    assert!(!run(&coffer, &[BUSYBOX, "true"]).1);
+    until("an automatic standby", || ready_of(512));
     coffer.ok(["config", "unset", "standby.auto"]);
     assert_eq!(coffer.ok(["config", "get", "standby.auto"]), "off");
+    // The last standby is used, and its pool goes.
+    assert!(run(&coffer, &[BUSYBOX, "true"]).1);
+    until("no pool", || pools().is_empty());
 }
 
 #[test]

@@ -113,6 +113,11 @@ fn a_run_works_without_templates_when_qemu_makes_no_captures_and_says_so() {
         3,
         "one of a template, two of sandboxes"
     );
+    // Who asks for one has it tried again.
+    let built = changed.run(&["template", "build", BUSYBOX]);
+    assert_eq!(built.code, 1, "{built:?}");
+    let boots = fs::read_to_string(changed.dir.path().join("boots")).unwrap();
+    assert_eq!(boots.lines().count(), 4);
     let forked = changed.run(&["run", "-d", "--name", "three", BUSYBOX, "sleep", "1000"]);
     assert_eq!(forked.code, 0, "{forked:?}");
     let exec = changed.run(&["exec", "three", "echo", "yes"]);
@@ -171,6 +176,30 @@ fn templates_that_cannot_be_restored_are_dropped_and_the_sandbox_boots() {
     let (_, noted) = changed.kept("two");
     assert_eq!(noted, "null");
     assert_eq!(changed.check()["ok"], true);
+}
+
+#[test]
+fn an_interpreter_that_could_not_be_run_ahead_is_told() {
+    let coffer = Coffer::empty();
+    let fails = b"#!/bin/sh\necho broken >&2\nexit 3\n";
+    let archive = image::busybox()
+        .directory("opt", 0o755)
+        .file("opt/python3", 0o755, fails)
+        .config("Cmd", serde_json::json!(["/opt/python3"]))
+        .archive("interpreter:1");
+    assert_eq!(coffer.run_with_input(["load"], &archive).code, 0);
+    coffer.ok(["template", "build", "interpreter:1"]);
+    let args = ["-v", "run", "--name", "one", "interpreter:1", "true"];
+    let ran = coffer.run(args);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let reasons = coffer.inspect("one")["degraded"].to_string();
+    for text in [&ran.stderr, &reasons] {
+        assert!(
+            text.contains("`/opt/python3 -c pass` could not be run ahead: it ended with 3"),
+            "{text}"
+        );
+    }
+    assert!(reasons.contains("broken"), "{reasons}");
 }
 
 #[test]

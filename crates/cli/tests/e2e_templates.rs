@@ -110,6 +110,28 @@ fn what_the_first_starts_touch_is_recorded_for_those_that_follow() {
 }
 
 #[test]
+fn a_working_set_that_cannot_be_read_or_recorded_is_told_by_the_sandbox() {
+    let coffer = Coffer::private();
+    let key = build(&coffer, &[BUSYBOX]);
+    // A directory in its place can neither be read nor replaced by a file.
+    let path = coffer.home().join("templates").join(key);
+    fs::create_dir(path.join("working-set.json")).unwrap();
+    let reasons = |name: &str| coffer.inspect(name)["degraded"].to_string();
+    let is_told = |name: &str| {
+        let reasons = reasons(name);
+        let words = [
+            "All of the template's memory is read ahead: ",
+            "No working set was recorded: ",
+        ];
+        words.iter().all(|word| reasons.contains(word))
+    };
+    coffer.ok(["run", "--name", "short", BUSYBOX, "true"]);
+    assert!(is_told("short"), "{}", reasons("short"));
+    let long = coffer.sleeper();
+    until("the reasons", || is_told(&long.id));
+}
+
+#[test]
 fn what_warm_ups_wrote_is_there_and_what_they_read_needs_no_disk() {
     let coffer = Coffer::empty();
     // Content that does not compress and has no holes.
@@ -305,11 +327,7 @@ fn a_template_that_is_built_again_takes_the_place_of_the_old_one() {
 fn another_shape_is_another_template() {
     let coffer = Coffer::private();
     let plain = build(&coffer, &["--exec", "echo plain > /dev/shm/shape", BUSYBOX]);
-    let shapes = [
-        &["--memory", "256m"][..],
-        &["--cpus", "1"],
-        &["--read-only"],
-    ];
+    let shapes = [&["--memory", "256m"][..], &["--cpus", "1"]];
     let mut keys = vec![plain];
     for shape in shapes {
         let run = [shape, &[BUSYBOX, "test", "!", "-e", "/dev/shm/shape"]].concat();
@@ -332,6 +350,53 @@ fn another_shape_is_another_template() {
         coffer.ok(["run", "--rm", BUSYBOX, "cat", "/dev/shm/shape"]),
         "plain"
     );
+}
+
+#[test]
+fn a_read_only_root_comes_from_the_template_of_all_others() {
+    let coffer = Coffer::private();
+    build(&coffer, &["--exec", "echo warm > /warm", BUSYBOX]);
+    let look =
+        "cat /warm; touch /x 2> /dev/null || echo refused; touch /t/x /dev/shm/x && echo mine";
+    let seen = "warm\nrefused\nmine";
+    let run = [
+        "run",
+        "-v",
+        "--name",
+        "sealed",
+        "--read-only",
+        "--tmpfs",
+        "/t",
+    ];
+    let ran = coffer.run(run.iter().chain(&[BUSYBOX, "sh", "-c", look]));
+    assert_eq!((ran.code, ran.text().as_str()), (0, seen), "{ran:?}");
+    let from = |line: &str| line.ends_with("image template");
+    assert!(ran.stderr.lines().any(from), "{ran:?}");
+    // Its disk is the same at the next start, and it is as little its own.
+    assert_eq!(coffer.ok(["start", "-a", "sealed"]), seen);
+    let live = coffer.detached(&["--read-only", "--tmpfs", "/t", BUSYBOX, "sleep", "1000000"]);
+    assert_eq!(live.fork(&[]).sh(look), seen);
+    assert_eq!(of_images(&coffer).len(), 1);
+    // The others can write.
+    let write = "touch /x && cat /warm";
+    assert_eq!(
+        coffer.ok(["run", "--rm", BUSYBOX, "sh", "-c", write]),
+        "warm"
+    );
+}
+
+#[test]
+fn a_held_workload_has_the_root_that_it_was_built_with() {
+    let coffer = Coffer::private();
+    let script = "touch /x 2> /dev/null || echo refused; echo ready; sleep 1000000";
+    let workload = [BUSYBOX, "sh", "-c", script];
+    let args = ["--read-only", "--wait-for", "ready"];
+    build(&coffer, &[&args[..], &workload].concat());
+    let held = coffer.detached(&[&["--read-only"][..], &workload].concat());
+    held.sh("! touch /y 2> /dev/null");
+    assert_eq!(held.inspect()["degraded"], Value::Null);
+    let other = coffer.detached(&workload);
+    assert_eq!(other.sh("touch /y && echo written"), "written");
 }
 
 #[test]
@@ -361,13 +426,22 @@ fn sandboxes_outlive_their_template() {
 fn rm_removes_by_key_and_by_image_and_names_what_is_not_there() {
     let coffer = Coffer::private();
     let one = build(&coffer, &[BUSYBOX]);
-    let other = build(&coffer, &["--read-only", BUSYBOX]);
+    let other = build(&coffer, &["-m", "256m", BUSYBOX]);
     coffer.refused(&["template", "rm", ""], &["no template"]);
     coffer.refused(&["template", "rm", "../templates"], &["no template"]);
     let done = coffer.run(["template", "rm", "no-such-template", &one]);
     assert_eq!((done.code, done.text()), (1, one), "{done:?}");
     assert_eq!(coffer.ok(["template", "rm", BUSYBOX]), other);
     coffer.refused(&["template", "rm", BUSYBOX], &["no template"]);
+    for base in coffer.ok(["template", "list", "-q", "--no-trunc"]).lines() {
+        coffer.ok(["template", "rm", base]);
+    }
+    let left = fs::read_dir(coffer.home().join("templates")).unwrap();
+    let locks: Vec<_> = left
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".lock"))
+        .collect();
+    assert_eq!(locks, [""; 0]);
 }
 
 #[test]

@@ -7,7 +7,10 @@ use cofferdam::{
     Coffer, CofferOptions, ErrorKind, ExecSpec, ForkOptions, NoProgress, PoolOptions, Sandbox,
     SandboxSpec, SandboxStatus, SnapshotKind, SnapshotOptions, TemplateKind, WarmUp,
 };
-use cofferdam_testkit::coffer::{self, BUSYBOX};
+use cofferdam_testkit::{
+    coffer::{self, BUSYBOX},
+    qemu,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Runs a test of this file in a process that is told where the program is: the SDK looks for it
@@ -59,6 +62,34 @@ fn a_program_that_opens_with_options_has_automatic_standbys_by_default() {
             let sandbox = coffer.create(spec(&["true"]), &NoProgress).await.unwrap();
             assert_eq!(sandbox.info().unwrap().spec.keep_standby, keeps);
         }
+    });
+}
+
+#[test]
+fn a_store_that_is_opened_with_a_qemu_starts_its_machines_with_that_one() {
+    let name = "a_store_that_is_opened_with_a_qemu_starts_its_machines_with_that_one";
+    with_program(name, async |plain| {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().join("mark");
+        let script = format!("echo started >> {}", mark.display());
+        let options = CofferOptions::new()
+            .home(plain.home())
+            .standby_auto(false)
+            .qemu(qemu::wrapped(dir.path(), &script));
+        let coffer = Coffer::open_with(&options).unwrap();
+        let sandbox = started(&coffer).await;
+        assert_eq!(sh(&sandbox, "echo yes").await, "yes");
+        assert!(mark.exists());
+        sandbox.remove(true).await.unwrap();
+        let missing = dir.path().join("none");
+        let coffer = Coffer::open_with(&options.qemu(&missing)).unwrap();
+        let created = coffer.create(spec(&["true"]), &NoProgress).await;
+        let error = match created {
+            Ok(sandbox) => sandbox.start().await.unwrap_err(),
+            Err(error) => error,
+        };
+        let path = missing.to_str().unwrap();
+        assert!(error.chain().contains(path), "{}", error.chain());
     });
 }
 

@@ -142,6 +142,6 @@ impl<'a> Images<'a> {
     /// Has the templates of images that are gone follow them.
     fn drop_templates(&self) {
         // The images are gone; a template that stays is taken by the next removal.
-        let _ = self.coffer.runtime.drop_unneeded_templates();
+        let _ = self.coffer.runtime.drop_unneeded_templates(false);
     }
 }

@@ -181,6 +181,7 @@ impl Sandbox {
                 WhenGone::End
             },
             terminal: options.terminal.map(terminal_size),
+            standby_was_silent: false,
         };
         let (connection, started) = self.coffer.runtime.start(&self.now()?, mode).await?;
         let session = Session::new(connection, self.clone(), &started);

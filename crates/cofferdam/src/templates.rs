@@ -58,6 +58,15 @@ impl<'a> Templates<'a> {
     /// # Errors
     /// When the store cannot be read or written.
     pub fn prune(&self) -> Result<Vec<TemplateInfo>> {
-        self.coffer.runtime.drop_unneeded_templates()
+        self.coffer.runtime.drop_unneeded_templates(false)
+    }
+
+    /// Removes these and all others that the next start of their kind makes again; those that
+    /// somebody has built with commands stay. Returns what was removed.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub fn prune_all(&self) -> Result<Vec<TemplateInfo>> {
+        self.coffer.runtime.drop_unneeded_templates(true)
     }
 }

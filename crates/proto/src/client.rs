@@ -12,7 +12,7 @@ use crate::{ProcessSpec, TerminalSize};
 
 /// Generation of these messages. A client may be newer than a running supervisor; then they part
 /// with an error that says so.
-pub const CLIENT_GENERATION: u32 = 5;
+pub const CLIENT_GENERATION: u32 = 6;
 
 /// The stream of the one session of a connection.
 pub const SESSION_STREAM: u32 = 1;
@@ -93,6 +93,8 @@ pub struct StartMode {
     pub when_gone: WhenGone,
     /// Size of the client's terminal, for a workload that has one.
     pub terminal: Option<TerminalSize>,
+    /// Whether the client tried a standby before that did not answer in time.
+    pub standby_was_silent: bool,
 }
 
 /// What becomes of a sandbox when the client that started it is gone.

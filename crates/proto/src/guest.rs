@@ -71,6 +71,9 @@ pub enum AgentMessage {
         /// Bytes of the upper that files use; 0 when its disk is not mounted.
         used_bytes: u64,
     },
+    /// Something that is made ahead so that the workload starts faster could not be made. Comes
+    /// before `Quiesced`; the start does without.
+    NotPrepared(Failure),
 }
 
 /// What of a guest was settled when it booted, and stays so in everything that is restored from a

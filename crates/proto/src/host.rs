@@ -206,7 +206,7 @@ pub struct RootSpec {
 pub enum UpperDevice {
     /// The disk with serial number [`crate::UPPER_DISK_SERIAL`], an ext4.
     Disk,
-    /// Nowhere: the root is read-only.
+    /// Nowhere: the root is read-only. What is on that disk already is seen.
     ReadOnly,
 }
 

@@ -337,10 +337,11 @@ impl Runtime {
     }
 
     /// Removes the templates that nothing needs: those of images that are gone and, where there is
-    /// no image and no sandbox, all others that starts have made. Gives what was removed. Fails
-    /// when a store cannot be read, or a template not be removed.
-    pub fn drop_unneeded_templates(&self) -> Result<Vec<TemplateInfo>> {
-        self.templates_of().drop_unneeded()
+    /// no image and no sandbox, all others that starts have made. With `all` also every other one
+    /// that the next start of its kind makes again. Gives what was removed. Fails when a store
+    /// cannot be read, or a template not be removed.
+    pub fn drop_unneeded_templates(&self, all: bool) -> Result<Vec<TemplateInfo>> {
+        self.templates_of().drop_unneeded(all)
     }
 
     /// What all templates may take of the disk, in bytes; none without a limit. Fails with

@@ -8,7 +8,7 @@ use std::{
 
 use cofferdam_proto::FailureKind;
 
-use super::wait_until;
+use super::{limits, wait_until};
 use crate::failure::{OrFail, Result};
 
 const ASIDE: &str = "/sys/fs/cgroup/aside";
@@ -31,6 +31,7 @@ impl Aside {
             }
             _ => {}
         }
+        limits::limit_aside(ASIDE);
         let directory = File::open(ASIDE).or_fail(kind, failed)?;
         Ok(Self {
             directory: directory.into(),

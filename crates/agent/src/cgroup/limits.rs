@@ -30,6 +30,9 @@ const AGENT_PIDS: u32 = 128;
 /// Processes of the reserve: a shell with a pipeline, a few times over.
 const RESERVE_PIDS: u32 = 32;
 
+/// Processes of a command beside the workload, which may be a shell script with some helpers.
+const ASIDE_PIDS: u32 = 64;
+
 /// Memory that the workload never gets, as a share of what is available at boot: for the agent,
 /// for buffers that the kernel charges to nobody, and above its low watermark. In bytes.
 const KERNEL_SHARE: u64 = 32;
@@ -75,6 +78,21 @@ pub(super) fn set_defaults() {
         settings.push((RESERVE, "memory.max", reserve.to_string()));
     }
     for (group, file, value) in settings {
+        if let Err(error) = set(group, file, &value) {
+            log::error(&format!("Could not set `{file}` to `{value}`: {error}"));
+        }
+    }
+}
+
+/// Gives a command beside the workload what memory is free now, less the kernel's share, and few
+/// processes: the workload is frozen and gives nothing back.
+pub(super) fn limit_aside(group: &str) {
+    let mut settings = vec![("pids.max", ASIDE_PIDS.to_string())];
+    if let Some(available) = available_bytes() {
+        let (most, _) = split_memory(available);
+        settings.push(("memory.max", most.to_string()));
+    }
+    for (file, value) in settings {
         if let Err(error) = set(group, file, &value) {
             log::error(&format!("Could not set `{file}` to `{value}`: {error}"));
         }

@@ -76,7 +76,7 @@ pub(crate) struct Root {
     /// The root directory; paths below it are resolved with [`resolve`].
     pub(crate) directory: OwnedFd,
     /// The disk that takes the writes.
-    pub(crate) upper: Option<OwnedFd>,
+    pub(crate) upper: OwnedFd,
 }
 
 impl Stage {
@@ -125,12 +125,13 @@ impl Stage {
     }
 
     /// Gives a root that a template has mounted what a sandbox wants besides: its size of
-    /// `/dev/shm`, and its tmpfs mounts.
+    /// `/dev/shm`, its tmpfs mounts, and a root that nobody can write to.
     pub(crate) fn adapt(&self, root: &Root, spec: &RootSpec) -> Result<()> {
         enter(&self.mount_namespace)?;
         let adapted = devices::resize_shm("", spec.shm_bytes).and_then(|()| {
             let mut mounts = spec.tmpfs.iter();
-            mounts.try_for_each(|tmpfs| mount_tmpfs(&root.directory, tmpfs))
+            mounts.try_for_each(|tmpfs| mount_tmpfs(&root.directory, tmpfs))?;
+            overlay::seal("/", spec.upper)
         });
         enter(&self.outer)?;
         adapted
@@ -149,7 +150,7 @@ impl Stage {
     fn build(&self, spec: &RootSpec) -> Result<Root> {
         let failed = || "Could not make the workload's root";
         let kind = FailureKind::Mount;
-        let upper = overlay::mount_at(ROOT, &self.disks, spec.upper)?;
+        let upper = overlay::mount_at(ROOT, &self.disks)?;
         let directory = open_directory(ROOT)?;
         for name in ["dev", "proc", "sys"] {
             resolve::require_directory(&directory, name)?;

@@ -28,32 +28,24 @@ const UPPER_OPTIONS: &CStr = c"commit=2";
 const OPTIONS: &str = "lowerdir=/lower,upperdir=/upper/upper,workdir=/upper/work,xino=on,redirect_dir=on,index=off,metacopy=off";
 
 /// Mounts the overlay on `target`; the descriptor keeps the disk that takes the writes at hand.
-pub(super) fn mount_at(target: &str, disks: &Disks, upper: UpperDevice) -> Result<Option<OwnedFd>> {
+pub(super) fn mount_at(target: &str, disks: &Disks) -> Result<OwnedFd> {
     for path in [LOWER, WRITES, target] {
         fs::create_dir_all(path)
             .or_fail(FailureKind::Mount, || format!("Could not make `{path}`"))?;
     }
     mount_disk(disks.root()?, LOWER, "erofs", MountFlags::RDONLY, None)?;
-    match upper {
-        UpperDevice::Disk => mount_disk(
-            disks.upper()?,
-            WRITES,
-            "ext4",
-            MountFlags::NOATIME,
-            Some(UPPER_OPTIONS),
-        )?,
-        // Holds no more than the mount points that the image lacks.
-        UpperDevice::ReadOnly => mount_on(WRITES, "tmpfs", MountFlags::NODEV, "size=1m,mode=700")?,
-    }
+    // A root that is to be read-only has one too, for the mount points that the image lacks.
+    mount_disk(
+        disks.upper()?,
+        WRITES,
+        "ext4",
+        MountFlags::NOATIME,
+        Some(UPPER_OPTIONS),
+    )?;
     prepare_upper()?;
     let mount = || mount_on(target, "overlay", MountFlags::empty(), OPTIONS);
-    match upper {
-        UpperDevice::Disk => {
-            spare::with_room(Path::new(WRITES), mount)?;
-            Ok(Some(open_upper()?))
-        }
-        UpperDevice::ReadOnly => mount().map(|()| None),
-    }
+    spare::with_room(Path::new(WRITES), mount)?;
+    open_upper()
 }
 
 /// Makes the root read-only if it has to be, now that all mount points are there.

@@ -53,8 +53,13 @@ impl Nursery {
     }
 
     /// Makes ahead what a workload in `root` will need.
-    pub(crate) fn prepare(&mut self, stage: &Stage, root: &Root) {
-        let prepared = self.pipes.fill().and_then(|()| {
+    ///
+    /// # Errors
+    /// When something could not be made. The workload starts without it.
+    pub(crate) fn prepare(&mut self, stage: &Stage, root: &Root) -> Result<()> {
+        // The start reports what is wrong with the users.
+        self.accounts = Accounts::ahead(root).ok();
+        self.pipes.fill().and_then(|()| {
             if self.zygote.is_none() {
                 let ground = ground(stage, Place::Workload);
                 self.zygote = Some(Zygote::new(&ground, stage.groups.workload.as_fd())?);
@@ -65,12 +70,7 @@ impl Nursery {
                 self.understudy = Some(Understudy::new(&mut self.stack, root)?);
             }
             Ok(())
-        });
-        if let Err(failure) = prepared {
-            log::error(&failure.message);
-        }
-        // What is wrong with it is told to whom it concerns: the start.
-        self.accounts = Accounts::ahead(root).ok();
+        })
     }
 
     /// Forgets what something that runs in `root` could make wrong.

@@ -265,7 +265,10 @@ impl Agent {
         self.check_warm_ups()?;
         if let (Workload::NotStarted, Some(root)) = (self.workload, &self.root) {
             mounts::warm(root);
-            self.nursery.prepare(&self.stage, root);
+            if let Err(failure) = self.nursery.prepare(&self.stage, root) {
+                let note = AgentMessage::NotPrepared(failure);
+                self.port.send(CONTROL_STREAM, &note);
+            }
         }
         rustix::fs::sync();
         Ok(Some(AgentMessage::Quiesced))
@@ -339,10 +342,10 @@ impl Agent {
             log::error(&failure.message);
         }
         rustix::fs::sync();
-        match self.root.and_then(|root| root.upper) {
-            Some(upper) => {
-                trim::at_end(&upper, &self.last_trim);
-                mounts::freeze(&upper)
+        match self.root {
+            Some(root) => {
+                trim::at_end(&root.upper, &self.last_trim);
+                mounts::freeze(&root.upper)
             }
             None => Ok(()),
         }

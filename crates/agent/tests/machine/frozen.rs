@@ -344,6 +344,9 @@ fn a_hook_runs_while_the_workload_stands_and_leaves_nothing_behind() {
     // One that waits for what is frozen ends with its time.
     let (status, _) = host.hook(&hook("while :; do echo more; done", 300));
     assert_eq!(status, None);
+    // One that takes all memory is killed, and leaves the guest enough to answer.
+    let (status, _) = host.hook(&hook("tail /dev/zero", 120_000));
+    assert_eq!(status, Some(137));
     let missing = host.ask_in_vain(&HostMessage::Hook {
         process: process(&["no-such-program"]),
         timeout_ms: 1000,

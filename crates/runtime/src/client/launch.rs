@@ -10,7 +10,10 @@ use std::{
 use cofferdam_proto::{Request, StartMode, SupervisorMessage};
 use cofferdam_types::{SandboxId, SandboxStatus};
 
-use super::{Connection, from_std, request::what_became};
+use super::{
+    Connection, from_std,
+    request::{unless_stopped, what_became},
+};
 use crate::{
     base::{
         error::{Error, ErrorKind, Result, io},
@@ -36,7 +39,7 @@ pub(crate) async fn start(
         let _ = store.remove_unused(id, &entry.record.name);
     }
     let mut connection = launched?;
-    match connection.answer().await {
+    match unless_stopped(store, id, connection.answer()).await {
         Ok(started) => Ok((connection, started)),
         // It was killed, or removed by force.
         Err(error) if error.kind() == ErrorKind::SupervisorLost => {

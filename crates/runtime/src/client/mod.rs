@@ -28,7 +28,7 @@ use tokio::{
 pub use self::logs::{LogFollower, LogOptions, console_lines};
 pub(crate) use self::{
     launch::{launch, spawn_with_socket, start},
-    request::{end, request, wait, what_became},
+    request::{end, request, unless_stopped, wait, what_became},
 };
 use crate::base::error::{Error, ErrorKind, Result, from_remote, io};
 

@@ -88,6 +88,29 @@ pub(crate) async fn try_request(
     }
 }
 
+/// Waits for a start that this process has asked for; looks again and again whether the sandbox's
+/// supervisor and machine were stopped.
+///
+/// # Errors
+/// [`ErrorKind::Timeout`] when one was; or those of `start`.
+pub(crate) async fn unless_stopped<T>(
+    store: &Store,
+    id: SandboxId,
+    start: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::pin!(start);
+    loop {
+        if let Ok(started) = tokio::time::timeout(LOOK_INTERVAL, &mut start).await {
+            return started;
+        }
+        let entry = store.load(id)?;
+        if let Some(entry) = entry.filter(|entry| entry.state.status.is_live()) {
+            check_supervisor(&entry, None)?;
+            check_machine(&entry)?;
+        }
+    }
+}
+
 /// What became of a sandbox whose supervisor was lost during a request; `lost`
 /// if it is still live.
 pub(crate) async fn what_became(store: &Store, id: SandboxId, lost: Error) -> Error {

@@ -17,13 +17,19 @@ use tokio::{
 };
 
 use super::outgoing::{Outgoing, outgoing, write_all};
-use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::{
+    error::{Error, ErrorKind, Result},
+    task::log_line,
+};
 
 /// How much is read from the channel at once: several frames of the largest data size.
 const READ_BYTES: usize = 256 << 10;
 
 /// The longest message of an agent, in bytes: the end of what a hook printed, and some words.
 const MAX_MESSAGE_BYTES: usize = 64 << 10;
+
+/// Most notes of one guest.
+const MAX_NOTES: usize = 16;
 
 /// A frame that owns its payload, on its way between tasks.
 #[derive(Debug)]
@@ -80,6 +86,8 @@ pub(crate) struct AgentLink {
     early: Vec<OwnedFrame>,
     /// What the workload may still send of it, for standard output and error.
     windows: [Inbound; 2],
+    /// What of the guest is not as fast as it could be, one sentence each.
+    notes: Vec<String>,
 }
 
 impl AgentLink {
@@ -92,6 +100,7 @@ impl AgentLink {
                 decoder: Decoder::new().with_control_limit(MAX_MESSAGE_BYTES),
                 early: Vec::new(),
                 windows: [Inbound::new(); 2],
+                notes: Vec::new(),
             })
             .map_err(|error| crate::base::error::io("Could not use the agent channel", error))
     }
@@ -109,6 +118,20 @@ impl AgentLink {
             })?;
         }
         self.stream.write_all(&bytes).await.map_err(lost)
+    }
+
+    /// Notes that something of the guest is not as fast as it could be.
+    pub(crate) fn note(&mut self, sentence: String) {
+        log_line(&sentence);
+        // The guest decides how many there are.
+        if self.notes.len() < MAX_NOTES && !self.notes.contains(&sentence) {
+            self.notes.push(sentence);
+        }
+    }
+
+    /// What was noted since the last call.
+    pub(crate) fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
     }
 
     /// The next frame, whatever it is.
@@ -142,8 +165,15 @@ impl AgentLink {
         loop {
             while let Some(frame) = self.decoder.next_frame().map_err(broken)? {
                 if frame.kind == FrameKind::Control {
-                    let message = decode_control(frame.payload).map_err(broken)?;
-                    return Ok((frame.stream, message));
+                    let stream = frame.stream;
+                    match decode_control(frame.payload).map_err(broken)? {
+                        AgentMessage::NotPrepared(failure) => {
+                            let why = refused(&failure).chain();
+                            self.note(format!("The guest could not prepare for a start: {why}"));
+                        }
+                        message => return Ok((stream, message)),
+                    }
+                    continue;
                 }
                 let frame = OwnedFrame::of(&frame);
                 self.keep_early(frame)?;
@@ -319,5 +349,27 @@ mod tests {
         };
         assert_eq!(kind_of(FailureKind::OutOfOrder), ErrorKind::WrongState);
         assert_eq!(kind_of(FailureKind::Internal), ErrorKind::GuestFailed);
+    }
+
+    #[test]
+    fn what_a_guest_could_not_prepare_is_noted_once_and_answers_nothing() {
+        let said = crate::base::task::block_on(async {
+            let (ours, guest) = std::os::unix::net::UnixStream::pair().unwrap();
+            let mut link = AgentLink::new(ours).unwrap();
+            let mut bytes = Vec::new();
+            let not_prepared = AgentMessage::NotPrepared(Failure {
+                kind: FailureKind::Internal,
+                message: "No\u{1b} pipes".to_owned(),
+            });
+            for message in [&not_prepared, &not_prepared, &AgentMessage::Quiesced] {
+                encode_control(CONTROL_STREAM, message, &mut bytes).unwrap();
+            }
+            std::io::Write::write_all(&mut (&guest), &bytes).unwrap();
+            let first = link.receive().await.unwrap();
+            (first, link.take_notes())
+        });
+        let (first, notes) = said.unwrap();
+        assert_eq!(first, (CONTROL_STREAM, AgentMessage::Quiesced));
+        assert_eq!(notes, ["The guest could not prepare for a start: No pipes"]);
     }
 }

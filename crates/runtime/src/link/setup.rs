@@ -14,7 +14,7 @@ pub(crate) struct GuestSetup {
     /// Which of its siblings a fork is, from 1 on.
     pub(crate) fork_index: Option<u32>,
     pub(crate) root: RootSpec,
-    /// Whether the sandbox wants mounts, or sizes of them, that templates do not have.
+    /// Whether the sandbox wants mounts, or sizes or properties of them, that templates do not have.
     pub(crate) has_mounts: bool,
     pub(crate) process: ProcessSpec,
     pub(crate) limits: ResourceLimits,
@@ -34,7 +34,7 @@ impl GuestSetup {
             is_fork: false,
             fork_index: None,
             root: root_spec(spec),
-            has_mounts: !spec.tmpfs.is_empty() || spec.shm_size != SandboxSpec::default().shm_size,
+            has_mounts: has_mounts(spec),
             process,
             limits: workload_limits(spec),
         }
@@ -45,6 +45,12 @@ impl GuestSetup {
         let has_less = self.limits.cpu_quota_millis.is_some() || self.limits.memory.is_some();
         has_less && self.is_fork
     }
+}
+
+fn has_mounts(spec: &SandboxSpec) -> bool {
+    !spec.tmpfs.is_empty()
+        || spec.shm_size != SandboxSpec::default().shm_size
+        || spec.upper == UpperSpec::ReadOnly
 }
 
 fn root_spec(spec: &SandboxSpec) -> RootSpec {

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use cofferdam_backend::{BoxFuture, Machine};
 
 use super::{
-    automatic::{is_automatic, keep_one},
+    automatic::{is_automatic, keep_one, remove_if_empty},
     fill::spawn_fill,
 };
 use crate::{
-    base::{error::Result, task::log_line},
+    base::error::Result,
     start::ForTemplates,
     store::{Entry, Store},
-    supervisor::AfterStart,
+    supervisor::{AfterStart, Recorded},
     template,
 };
 
@@ -50,10 +50,15 @@ impl ForLaterStarts {
         let layout = store.layout();
         let automatic = std::mem::take(&mut self.keeps_standby);
         match self.pool.take() {
-            Some(name) if !is_automatic(&name) => spawn_fill(layout, &name),
-            _ if automatic => keep_one(layout, entry, self.backend),
-            _ => Ok(()),
+            Some(name) if !is_automatic(&name) => return spawn_fill(layout, &name),
+            // It may get no other standby: the settings may have changed.
+            Some(name) => remove_if_empty(layout, &name),
+            None => {}
         }
+        if automatic {
+            return keep_one(layout, entry, self.backend);
+        }
+        Ok(())
     }
 
     fn make_template(&mut self, store: &Store) -> Result<()> {
@@ -65,32 +70,41 @@ impl ForLaterStarts {
 }
 
 impl AfterStart for ForLaterStarts {
-    fn look(
-        &mut self,
-        machine: Arc<dyn Machine>,
-    ) -> BoxFuture<'static, Option<BoxFuture<'static, ()>>> {
+    fn record(&mut self, machine: Arc<dyn Machine>) -> BoxFuture<'static, Recorded> {
         let recording = self.templates.recording.take();
+        let record = async move {
+            let Some(recording) = recording else {
+                return Ok(None);
+            };
+            let Some(touched) = recording.look(machine.as_ref()).await? else {
+                return Ok(None);
+            };
+            touched.add().await.map(Some)
+        };
         Box::pin(async move {
-            let touched = recording?.look(machine.as_ref()).await;
-            let touched = touched.unwrap_or_else(|error| {
-                log_line(&format!("No working set: {}", error.chain()));
-                None
-            })?;
-            let record: BoxFuture<'static, ()> = Box::pin(async {
-                if let Err(error) = touched.add().await {
-                    log_line(&format!("No working set: {}", error.chain()));
-                }
-            });
-            Some(record)
+            let recorded: Result<_> = record.await;
+            match recorded {
+                Ok(wait) => Recorded {
+                    wait: wait.map(|wait| Box::new(wait) as Box<dyn FnOnce() + Send>),
+                    failure: None,
+                },
+                Err(error) => Recorded {
+                    failure: Some(format!("No working set was recorded: {}", error.chain())),
+                    ..Recorded::default()
+                },
+            }
         })
     }
 
-    fn make_ready(&mut self, store: &Store, entry: &Entry) {
-        if let Err(error) = self.make_standby(store, entry) {
-            log_line(&format!("No new standby: {}", error.chain()));
-        }
-        if let Err(error) = self.make_template(store) {
-            log_line(&format!("No image template: {}", error.chain()));
-        }
+    fn make_ready(&mut self, store: &Store, entry: &Entry) -> Vec<String> {
+        let standby = self.make_standby(store, entry);
+        let template = self.make_template(store);
+        let failed = |what: &str, result: Result<()>| {
+            let error = result.err()?;
+            Some(format!("{what}: {}", error.chain()))
+        };
+        let standby = failed("No standby is made for the next start", standby);
+        let template = failed("No image template is made", template);
+        standby.into_iter().chain(template).collect()
     }
 }

@@ -91,6 +91,14 @@ fn name(
     Ok(format!("{PREFIX}{}", &key[..KEY_DIGITS.min(key.len())]))
 }
 
+/// Removes an automatic pool without a standby.
+pub(crate) fn remove_if_empty(layout: &Layout, name: &str) {
+    // One that cannot be read is replaced by the next automatic pool.
+    if let Ok(pool) = Pool::load(layout, name) {
+        pool.remove_empty(layout);
+    }
+}
+
 impl Pool {
     /// Whether it is one that was made by itself.
     pub(super) fn is_automatic(&self) -> bool {

@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use cofferdam_proto::{CLIENT_GENERATION, Request, StartMode, SupervisorMessage};
+use cofferdam_types::SandboxId;
 
 use super::{Place, Pool, Ready, fill::spawn_fill, handover::CLAIM_TIMEOUT};
 use crate::{
     base::error::{ErrorKind, Result},
-    client::Connection,
+    client::{Connection, unless_stopped},
     host::guest,
     store::{Entry, Store, layout::Layout},
     template::{MachineShape, RootShape},
@@ -68,7 +69,7 @@ async fn try_claim(store: &Store, entry: &Entry, mode: StartMode) -> Option<Clai
                 mode,
             };
             let begin = *first_asked.get_or_insert_with(Instant::now);
-            match ask(&place, request, begin).await {
+            match ask(store, &place, record.id, request, begin).await {
                 // Another was faster, or it is gone.
                 Claim::Taken(taken) if is_lost(&taken) => {}
                 Claim::Silent => {
@@ -86,14 +87,14 @@ async fn try_claim(store: &Store, entry: &Entry, mode: StartMode) -> Option<Clai
     None
 }
 
-fn fill_in_background(layout: &Layout, pool: &Pool) {
-    if let Err(error) = spawn_fill(layout, &pool.manifest.name) {
-        crate::base::task::log_line(&error.chain());
-    }
-}
-
 /// Asks one standby. Its time is up [`CLAIM_TIMEOUT`] after `begin`, unless it has accepted.
-async fn ask(place: &Place, request: Request, begin: Instant) -> Claim {
+async fn ask(
+    store: &Store,
+    place: &Place,
+    sandbox: SandboxId,
+    request: Request,
+    begin: Instant,
+) -> Claim {
     let asked = async {
         let mut connection = Connection::open(&place.socket(), request).await?;
         let started = connection.answer().await?;
@@ -105,7 +106,13 @@ async fn ask(place: &Place, request: Request, begin: Instant) -> Claim {
         Ok(answer) => Claim::Taken(Box::new(answer)),
         Err(_) if place.give_up() => Claim::Silent,
         // It has accepted, and its machine answers: the rest takes as long as any start.
-        Err(_) => Claim::Taken(Box::new(asked.await)),
+        Err(_) => Claim::Taken(Box::new(unless_stopped(store, sandbox, asked).await)),
+    }
+}
+
+fn fill_in_background(layout: &Layout, pool: &Pool) {
+    if let Err(error) = spawn_fill(layout, &pool.manifest.name) {
+        crate::base::task::log_line(&error.chain());
     }
 }
 

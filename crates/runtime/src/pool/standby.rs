@@ -162,10 +162,12 @@ async fn prepare_or_retry(
         Prepared::Lost(error) => error,
     };
     let what = "The standby's machine was lost while it was warmed, and is made without that";
-    log_line(&format!("{what}: {}", error.chain()));
     place.remove(layout);
     match prepare(layout, pool, place, id, None).await? {
-        Prepared::Ready(standby, listener) => Ok((*standby, listener)),
+        Prepared::Ready(mut standby, listener) => {
+            standby.agent.note(format!("{what}: {}", error.chain()));
+            Ok((*standby, listener))
+        }
         Prepared::Lost(error) => Err(error),
     }
 }
@@ -217,6 +219,9 @@ async fn prepare(
         template::DEFAULT_TIMEOUT,
     )
     .await?;
+    for note in found.notes() {
+        agent.note(note);
+    }
     if let Err(error) = warm(&mut agent, rehearsals).await {
         return Ok(Prepared::Lost(error));
     }
@@ -322,6 +327,8 @@ async fn claimed(of: Starting<'_>, standby: Standby) -> Result<(Live, Box<dyn Af
     } = standby;
     let setup = guest_setup(&of.entry.record);
     start_workload(&mut agent, &setup, of.terminal, true, &mut clock).await?;
+    let degraded = agent.take_notes();
+    degraded.iter().for_each(|note| clock.lap_noted(note));
     let live = Live {
         machine,
         agent,
@@ -329,7 +336,8 @@ async fn claimed(of: Starting<'_>, standby: Standby) -> Result<(Live, Box<dyn Af
         timeline: clock.stages,
         started_ns: unix_time_ns(),
         machine_key,
-        degraded: Vec::new(),
+        degraded,
+        read_ahead: None,
     };
     let after = ForLaterStarts::new(of.entry, backend, ForTemplates::default(), Some(pool));
     Ok((live, Box::new(after)))

@@ -103,6 +103,10 @@ impl Sandboxes<'_> {
             Claim::None => None,
             Claim::Silent => Some(stage("standby did not answer", begin.elapsed())),
         };
+        let mode = StartMode {
+            standby_was_silent: silent.is_some(),
+            ..mode
+        };
         let (connection, mut started) = client::start(self.store, entry, mode).await?;
         if let (Some(silent), SupervisorMessage::Started { timeline, .. }) = (silent, &mut started)
         {

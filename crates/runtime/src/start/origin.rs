@@ -3,10 +3,13 @@
 //! A template only saves time. One that cannot be made, found, or restored is passed over for the
 //! next slower way, down to a boot, and each such step is noted for people.
 
+use std::path::Path;
+
 use cofferdam_backend::{Backend, MachineSpec, SnapshotFiles};
 use cofferdam_base::fs;
 use cofferdam_proto::IdentityCause;
 use cofferdam_types::UpperSpec;
+use tokio::task::JoinHandle;
 
 use crate::{
     base::{
@@ -17,11 +20,8 @@ use crate::{
     link::{Clock, workload_limits},
     store::{resume::Resume, uppers},
     supervisor::Starting,
-    template::{self, MachineShape, RootShape, Template, TemplateKind, TemplatePlan},
+    template::{self, HeldWorkload, MachineShape, RootShape, Template, TemplateKind, TemplatePlan},
 };
-
-/// Characters of a note that the table of a start's stages has room for.
-const STAGE_CHARACTERS: usize = 120;
 
 /// Where a machine comes from.
 pub(super) enum Origin {
@@ -109,15 +109,15 @@ impl<'a> Ways<'a> {
         }
         let upper = self.of.paths.upper();
         if self.fresh && !upper.exists() {
-            let read_only = self.of.entry.record.spec.upper == UpperSpec::ReadOnly;
-            uppers::make(self.of.layout, self.shape.upper_bytes, read_only, &upper)?;
+            uppers::make(self.of.layout, self.shape.upper_bytes, &upper)?;
         }
         if self.next.is_none() {
             return Ok(Origin::Boot);
         }
         self.next = Some(TemplateKind::Base);
         let base =
-            template::ensure_base(self.of.layout, self.backend, self.guest, self.shape).await;
+            template::ensure_base(self.of.layout, self.backend, self.guest, self.shape, false)
+                .await;
         match base {
             Ok(base) => {
                 clock.lap("base template");
@@ -139,16 +139,15 @@ impl<'a> Ways<'a> {
         };
         let compatibility = lift(self.backend.compatibility_key())?;
         if self.next == Some(TemplateKind::Workload) {
-            let (process, limits) = (&record.process, workload_limits(&record.spec));
-            let (key, _) = template::workload_key(
-                self.guest,
-                &compatibility,
-                self.shape,
-                &root,
-                process,
-                &limits,
-                record.spec.shm_size.bytes(),
-            );
+            let limits = workload_limits(&record.spec);
+            let held = HeldWorkload {
+                process: &record.process,
+                limits: &limits,
+                shm_bytes: record.spec.shm_size.bytes(),
+                read_only: record.spec.upper == UpperSpec::ReadOnly,
+            };
+            let (key, _) =
+                template::workload_key(self.guest, &compatibility, self.shape, &root, held);
             // A workload that runs is given no mounts.
             if record.spec.tmpfs.is_empty()
                 && let Some(found) = self.usable(TemplateKind::Workload, &key, clock)?
@@ -202,6 +201,14 @@ impl<'a> Ways<'a> {
         }
     }
 
+    /// Takes over what the makers of `origin` and its guest have noted.
+    pub(super) fn came_up(&mut self, origin: &Origin, of_guest: Vec<String>, clock: &mut Clock) {
+        let of_template = origin.template().map(Template::notes);
+        for note in of_template.into_iter().flatten().chain(of_guest) {
+            self.add(note, clock);
+        }
+    }
+
     /// Goes on to the next slower way after a machine from `origin` did not come up.
     ///
     /// # Errors
@@ -248,8 +255,12 @@ impl<'a> Ways<'a> {
     fn note(&mut self, what: &str, error: &Error, clock: &mut Clock) {
         let note = format!("{what}: {}", error.chain());
         log_line(&note);
-        let stage: String = note.chars().take(STAGE_CHARACTERS).collect();
-        clock.lap(&stage);
+        self.add(note, clock);
+    }
+
+    /// Adds a sentence to the notes and to the table of stages.
+    fn add(&mut self, note: String, clock: &mut Clock) {
+        clock.lap_noted(&note);
         self.notes.push(note);
     }
 
@@ -282,17 +293,39 @@ impl<'a> Ways<'a> {
 /// one stream then and not page by page as the guest touches it. Where that is not known, all
 /// that the guest remembers; on fast disks that gains nothing, on slow ones seeks. See
 /// `docs/start.md`.
-pub(super) fn read_ahead(origin: &Origin) {
+///
+/// The task returns what went wrong. Nothing waits for it.
+pub(super) fn read_ahead(origin: &Origin) -> Option<JoinHandle<Vec<String>>> {
     let (memory, template) = match (origin, origin.template()) {
         (Origin::Resume(files, _), _) => (files.memory.clone(), None),
         (_, Some(template)) => (template.files().memory, Some(template.clone())),
-        (_, None) => return,
+        (_, None) => return None,
     };
-    tokio::task::spawn_blocking(move || {
-        let wanted = template.and_then(|template| template.working_set());
-        // What cannot be read is the backend's to tell; nothing waits for this.
-        drop(cofferdam_disk::read_ahead(&memory, wanted.as_deref()));
+    Some(tokio::task::spawn_blocking(move || {
+        read_memory_ahead(&memory, template.as_ref())
+    }))
+}
+
+/// Reads a memory file ahead, as far as its template's record says; returns what went wrong.
+///
+/// # Blocking
+/// It waits for the disk.
+fn read_memory_ahead(memory: &Path, template: Option<&Template>) -> Vec<String> {
+    let mut notes = Vec::new();
+    let mut note = |what: &str, error: &Error| {
+        let sentence = format!("{what}: {}", error.chain());
+        log_line(&sentence);
+        notes.push(sentence);
+    };
+    let wanted = template.map_or(Ok(None), Template::working_set);
+    let wanted = wanted.unwrap_or_else(|error| {
+        note("All of the template's memory is read ahead", &error);
+        None
     });
+    if let Err(error) = lift(cofferdam_disk::read_ahead(memory, wanted.as_deref())) {
+        note("Memory is not read ahead", &error);
+    }
+    notes
 }
 
 /// The machine of a sandbox.
@@ -315,5 +348,24 @@ pub(super) fn machine_spec(
             record.image.rootfs.clone(),
             paths.upper(),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_cannot_be_read_ahead_is_told() {
+        let home = tempfile::tempdir().unwrap();
+        let memory = home.path().join("memory");
+        std::fs::write(&memory, [1; 4096]).unwrap();
+        assert!(read_memory_ahead(&memory, None).is_empty());
+        let notes = read_memory_ahead(&home.path().join("none"), None);
+        assert_eq!(notes.len(), 1);
+        assert!(
+            notes[0].starts_with("Memory is not read ahead: "),
+            "{notes:?}"
+        );
     }
 }

@@ -58,10 +58,16 @@ pub(crate) async fn start(of: Starting<'_>) -> Result<(Live, ForTemplates)> {
 
     let spec = machine_spec(of, &guest, &shape);
     let mut ways = Ways::new(of, backend.as_ref(), &guest, &shape);
-    let (origin, machine, mut agent) = loop {
+    if of.standby_was_silent {
+        let note = "A standby did not answer in time, and is replaced";
+        // The client adds the stage.
+        ways.notes.push(note.to_owned());
+    }
+    let (origin, machine, mut agent, read_ahead) = loop {
         let origin = ways.choose(&mut clock).await?;
+        let reading = read_ahead(&origin);
         match bring_machine(of, backend.as_ref(), &origin, &spec, &mut clock).await {
-            Ok((machine, agent)) => break (origin, machine, agent),
+            Ok((machine, agent)) => break (origin, machine, agent, reading),
             Err(error) => ways.give_up(&origin, error, &mut clock)?,
         }
     };
@@ -99,6 +105,7 @@ pub(crate) async fn start(of: Starting<'_>) -> Result<(Live, ForTemplates)> {
             error,
         ));
     }
+    ways.came_up(&origin, agent.take_notes(), &mut clock);
     let templates = ForTemplates {
         wanted: ways.wanted_template(&origin),
         recording: origin.template().and_then(Template::recording),
@@ -111,6 +118,7 @@ pub(crate) async fn start(of: Starting<'_>) -> Result<(Live, ForTemplates)> {
         started_ns: unix_time_ns(),
         machine_key: machine_key(backend.as_ref(), &guest)?,
         degraded: ways.notes,
+        read_ahead,
     };
     Ok((live, templates))
 }
@@ -124,7 +132,6 @@ async fn bring_machine(
     spec: &MachineSpec,
     clock: &mut Clock,
 ) -> Result<(Arc<dyn Machine>, AgentLink)> {
-    read_ahead(origin);
     let machine: Arc<dyn Machine> = match origin {
         Origin::Resume(files, _) => lift(backend.restore(files, spec).await)?.into(),
         Origin::Image(template) | Origin::Base(template) | Origin::Workload(template) => {

@@ -12,11 +12,8 @@ use crate::{
 /// Changes when a blank upper becomes another: 2 takes large extended attributes.
 const FORM: u32 = 2;
 
-/// Makes a fresh upper of `bytes` bytes at `path`; for a read-only root just a disk to be there.
-pub(crate) fn make(layout: &Layout, bytes: u64, read_only: bool, path: &Path) -> Result<()> {
-    if read_only {
-        return lift(cofferdam_disk::create_sparse(path, bytes)).map(drop);
-    }
+/// Makes a fresh upper of `bytes` bytes at `path`.
+pub(crate) fn make(layout: &Layout, bytes: u64, path: &Path) -> Result<()> {
     let blank = layout.cache().join(format!("upper-{FORM}-{bytes}.ext4"));
     if !blank.is_file() {
         let staging = fs::staging_path(&blank);

@@ -31,6 +31,8 @@ pub(crate) enum Event {
     DiskTime,
     /// The guest has answered about its disk; nothing if it could not.
     Trimming(Option<AgentMessage>),
+    /// Something that makes starts faster could not be done, and why.
+    Degraded(String),
     /// A pause, its end, or a capture is over.
     Moment(Result<Outcome>),
     /// The time that the guest may take for the start of this session is over.

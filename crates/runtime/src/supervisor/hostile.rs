@@ -45,11 +45,13 @@ fn resident_bytes() -> u64 {
 struct NothingAfter;
 
 impl AfterStart for NothingAfter {
-    fn look(&mut self, _: Arc<dyn Machine>) -> BoxFuture<'static, Option<BoxFuture<'static, ()>>> {
-        Box::pin(async { None })
+    fn record(&mut self, _: Arc<dyn Machine>) -> BoxFuture<'static, Recorded> {
+        Box::pin(async { Recorded::default() })
     }
 
-    fn make_ready(&mut self, _: &Store, _: &Entry) {}
+    fn make_ready(&mut self, _: &Store, _: &Entry) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 struct Sandbox {
@@ -138,6 +140,7 @@ impl Sandbox {
                 started_ns: 1,
                 machine_key: String::new(),
                 degraded: Vec::new(),
+                read_ahead: None,
             };
             let after: Box<dyn AfterStart> = Box::new(NothingAfter);
             Ok((live, after))

@@ -7,6 +7,7 @@ use std::{fmt, sync::Arc};
 
 use cofferdam_backend::{BoxFuture, Machine};
 use cofferdam_proto::{Stage, TerminalSize};
+use tokio::task::JoinHandle;
 
 use crate::{
     base::error::Result,
@@ -26,6 +27,8 @@ pub(crate) struct Starting<'a> {
     pub(crate) paths: &'a SandboxPaths,
     /// Size of the terminal of the client that starts it.
     pub(crate) terminal: Option<TerminalSize>,
+    /// Whether that client tried a standby before, in vain.
+    pub(crate) standby_was_silent: bool,
 }
 
 impl Starting<'_> {
@@ -53,17 +56,26 @@ pub(crate) struct Live {
     pub(crate) machine_key: String,
     /// What went wrong with quicker ways to start, one sentence each.
     pub(crate) degraded: Vec<String>,
+    /// Reads the machine's memory ahead; returns what went wrong.
+    pub(crate) read_ahead: Option<JoinHandle<Vec<String>>>,
 }
 
-/// What is to be done for later starts when a start is over. The supervisor calls each once.
-pub(crate) trait AfterStart: fmt::Debug {
-    /// Looks at what the start has touched while its machine is there. The future of the look
-    /// yields a second one that records it; nobody waits for the record.
-    fn look(
-        &mut self,
-        machine: Arc<dyn Machine>,
-    ) -> BoxFuture<'static, Option<BoxFuture<'static, ()>>>;
+/// What came of the record of a start.
+#[derive(Default)]
+pub(crate) struct Recorded {
+    /// Waits until the record is on the disk; blocking.
+    pub(crate) wait: Option<Box<dyn FnOnce() + Send>>,
+    /// Why there is none, if there should be one.
+    pub(crate) failure: Option<String>,
+}
 
-    /// Orders, in the background, what the next start of the image is quicker with.
-    fn make_ready(&mut self, store: &Store, entry: &Entry);
+/// What is to be done for later starts when a start is over. The supervisor calls each once, and
+/// notes what could not be done.
+pub(crate) trait AfterStart: fmt::Debug {
+    /// Records what the start has touched, while its machine is there.
+    fn record(&mut self, machine: Arc<dyn Machine>) -> BoxFuture<'static, Recorded>;
+
+    /// Orders, in the background, what the next start of the image is quicker with. Returns what
+    /// could not be ordered.
+    fn make_ready(&mut self, store: &Store, entry: &Entry) -> Vec<String>;
 }

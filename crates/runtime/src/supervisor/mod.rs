@@ -35,7 +35,7 @@ use tokio::{
 pub(crate) use self::{
     client::Client,
     event::{Event, queue},
-    live::{AfterStart, Live, Starting},
+    live::{AfterStart, Live, Recorded, Starting},
     switchboard::forward_signals,
 };
 use self::{
@@ -102,6 +102,7 @@ where
         entry: &entry,
         paths: &paths,
         terminal: mode.terminal,
+        standby_was_silent: mode.standby_was_silent,
     });
     let (live, after) = match early::bring_up(started, &events, &mut queue, mode, &mut early).await
     {
@@ -206,22 +207,29 @@ async fn finish(mut board: Switchboard, end: End, queue: &mut mpsc::Receiver<Eve
         board.tell_all(&end);
     }
     // Nobody waits for this, and it would slow what whoever waits does next.
-    board.make_ready_for_the_next();
+    for note in board.make_ready_for_the_next() {
+        log_line(&note);
+    }
     board.linger(queue).await;
     let _ = recorded.await;
 }
 
-/// Looks at what the start of a sandbox that has already ended has touched, while its machine is
-/// there. The record waits for the disk, and nobody for the record.
+/// Records what the start of a sandbox that has already ended has touched, while its machine is
+/// there. The task that it returns waits for the disk.
 async fn look_at_short_life(board: &mut Switchboard) -> JoinHandle<()> {
-    let look = tokio::time::timeout(RECORD_TIMEOUT, board.look_at_start());
-    let record = look.await.unwrap_or_else(|_| {
-        log_line("The working set could not be read in time");
-        None
+    let record = tokio::time::timeout(RECORD_TIMEOUT, board.record_start());
+    let Recorded { wait, failure } = record.await.unwrap_or_else(|_| Recorded {
+        failure: Some("No working set was recorded: it could not be read in time".to_owned()),
+        ..Recorded::default()
     });
+    board.look_at_read_ahead().await;
+    if let Some(note) = failure {
+        // The caller writes the state.
+        board.degraded(note);
+    }
     tokio::spawn(async {
-        if let Some(record) = record {
-            record.await;
+        if let Some(wait) = wait {
+            let _ = tokio::task::spawn_blocking(wait).await;
         }
     })
 }

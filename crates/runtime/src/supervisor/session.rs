@@ -3,9 +3,8 @@
 //! ```text
 //!             started               ended
 //!   Starting ─────────► Running ─────────────► removed
-//!     │  │ given up       ▲                       ▲
-//!     │  └──► GivenUp ────┘ started late          │
-//!     └──────────────┴────────────────────────────┘ refused
+//!     │                                           ▲
+//!     └───────────────────────────────────────────┘ refused, or given up
 //! ```
 //! What the guest sends out of this order breaks the protocol.
 
@@ -43,8 +42,6 @@ pub(crate) struct Session {
 enum Phase {
     /// The guest is to start its process.
     Starting,
-    /// It was not started in time. Its client has its answer.
-    GivenUp,
     /// Its process runs.
     Running,
 }
@@ -84,20 +81,11 @@ impl Session {
     pub(crate) fn started(&mut self) -> Result<(), FrameError> {
         match self.phase {
             Phase::Running => Err(FrameError::OutOfOrder),
-            Phase::Starting | Phase::GivenUp => {
+            Phase::Starting => {
                 self.phase = Phase::Running;
                 Ok(())
             }
         }
-    }
-
-    /// Gives up a start that takes too long; false when it is not, or not any more, under way.
-    pub(crate) fn give_up(&mut self) -> bool {
-        let starts = self.is_starting();
-        if starts {
-            self.phase = Phase::GivenUp;
-        }
-        starts
     }
 
     /// Whether the guest is still to start its process.
@@ -167,15 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_started_once_also_when_that_was_given_up() {
+    fn a_process_is_started_once() {
         let mut session = Session::new(1, ExecOptions::default());
+        assert!(session.is_starting());
         session.started().unwrap();
-        assert!(!session.give_up());
+        assert!(!session.is_starting());
         assert_eq!(session.started(), Err(FrameError::OutOfOrder));
-        let mut late = Session::new(1, ExecOptions::default());
-        assert!(late.give_up());
-        assert!(!late.give_up());
-        late.started().unwrap();
-        assert_eq!(late.started(), Err(FrameError::OutOfOrder));
     }
 }

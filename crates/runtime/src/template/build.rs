@@ -2,11 +2,7 @@
 //!
 //! [`fill_image`] has the steps of the guest of an image's template; the base's are here.
 
-use std::{
-    borrow::Cow,
-    path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
-};
+use std::{borrow::Cow, path::PathBuf, sync::OnceLock};
 
 use cofferdam_backend::Backend;
 use cofferdam_base::{LockFile, fs, time::unix_time_ns};
@@ -17,7 +13,7 @@ use super::{
     fill::{Filled, fill_image},
     image_key,
     making::{BOOT_TIMEOUT, capture, spec_in, watch},
-    plan::{StartedWorkload, TemplatePlan},
+    plan::TemplatePlan,
     quality::{self, Attempt},
     state_digest, workload_key,
 };
@@ -28,12 +24,14 @@ use crate::{
     store::{layout::Layout, staging::StagingDir},
 };
 
-/// The base template for a shape; made now if there is none.
+/// The base template for a shape; made now if there is none. With `again` also when that has
+/// failed a short time ago.
 pub(crate) async fn ensure_base(
     layout: &Layout,
     backend: &dyn Backend,
     guest: &GuestFiles,
     shape: &MachineShape,
+    again: bool,
 ) -> Result<Template> {
     let (key, about) = base_key(guest, &lift(backend.compatibility_key())?, shape);
     if let Some(template) = Template::find(layout, &key) {
@@ -44,7 +42,7 @@ pub(crate) async fn ensure_base(
     if let Some(template) = Template::find(layout, &key) {
         return Ok(template);
     }
-    if let Some(missing) = failure::recent(layout, &key) {
+    if let Some(missing) = failure::recent(layout, &key).filter(|_| !again) {
         return Err(missing.error());
     }
     let made =
@@ -119,19 +117,12 @@ pub(crate) async fn make_image(
 ) -> Result<Option<Template>> {
     let compatibility = lift(backend.compatibility_key())?;
     let (key, about) = match &plan.workload {
-        Some(StartedWorkload {
-            process,
-            limits,
-            shm_bytes,
-            ..
-        }) => workload_key(
+        Some(workload) => workload_key(
             guest,
             &compatibility,
             &plan.shape,
             &plan.root,
-            process,
-            limits,
-            *shm_bytes,
+            workload.held(),
         ),
         None => image_key(guest, &compatibility, &plan.shape, &plan.root),
     };
@@ -152,7 +143,7 @@ pub(crate) async fn make_image(
             _ => return Ok(None),
         }
     };
-    let base = ensure_base(layout, backend, guest, &plan.shape).await?;
+    let base = ensure_base(layout, backend, guest, &plan.shape, again).await?;
     let kind = match plan.workload {
         Some(_) => TemplateKind::Workload,
         None => TemplateKind::Image,
@@ -168,20 +159,28 @@ pub(crate) async fn make_image(
         ..Manifest::new(kind, about.clone(), &plan.shape)
     };
     // What the user has not asked for must not keep a template from being made.
-    let rehearses = AtomicBool::new(true);
+    let lost = OnceLock::new();
     let made = quality::in_attempts(async || {
         let staging = StagingDir::new(layout.templates().join(&key))?;
-        let (plan, dir) = (planned(plan, &rehearses), staging.path());
+        let (plan, dir) = (planned(plan, lost.get()), staging.path());
         match fill_image(layout, backend, guest, &plan, &base, dir).await? {
             Filled::Unfit(why) => Ok(Attempt::Unfit(why)),
             Filled::Lost(error) => {
-                rehearses.store(false, Relaxed);
                 let why = format!("it was lost while it was warmed: {}", error.chain());
+                // The first is as good as the next.
+                let _ = lost.set(format!("A guest was made without a warm-up: {why}"));
                 Ok(Attempt::Unfit(why))
             }
             // An image that was removed meanwhile took its templates along.
-            Filled::Fit if !plan.rootfs.exists() => Ok(Attempt::Unwanted),
-            Filled::Fit => publish(staging, manifest()).map(Attempt::Made),
+            Filled::Fit(_) if !plan.rootfs.exists() => Ok(Attempt::Unwanted),
+            Filled::Fit(notes) => {
+                let notes = lost.get().cloned().into_iter().chain(notes).collect();
+                let manifest = Manifest {
+                    notes,
+                    ..manifest()
+                };
+                publish(staging, manifest).map(Attempt::Made)
+            }
         }
     });
     let template = match made.await {
@@ -203,9 +202,9 @@ pub(crate) async fn wait_for_maker(layout: &Layout, key: &str) -> Result<()> {
     lock(layout, key).await.map(drop)
 }
 
-/// The plan of the next attempt.
-fn planned<'a>(plan: &'a TemplatePlan, rehearses: &AtomicBool) -> Cow<'a, TemplatePlan> {
-    if rehearses.load(Relaxed) {
+/// The plan of the next attempt, after a guest was lost while it was warmed or not.
+fn planned<'a>(plan: &'a TemplatePlan, lost: Option<&String>) -> Cow<'a, TemplatePlan> {
+    if lost.is_none() {
         return Cow::Borrowed(plan);
     }
     Cow::Owned(TemplatePlan {

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use cofferdam_image::{ImageStore, Progress};
-use cofferdam_types::{Digest, SandboxSpec};
+use cofferdam_types::{Digest, SandboxSpec, UpperSpec};
 use serde::{Deserialize, Serialize};
 
 use super::{
     DEFAULT_TIMEOUT, MachineShape, RootShape, Template, TemplateKind,
     background::build_and_wait,
-    list::templates,
+    list::{drop_locks, templates},
     plan::{StartedWorkload, TemplatePlan},
     warm::MAX_READY_BYTES,
 };
@@ -110,6 +110,7 @@ impl Templates<'_> {
                 process: process::merge(&spec, &image.config, BUILDER)?,
                 limits: workload_limits(&spec),
                 shm_bytes: spec.shm_size.bytes(),
+                read_only: spec.upper == UpperSpec::ReadOnly,
                 ready: ready.clone(),
                 on_fork: spec.on_fork.clone(),
             }),
@@ -173,15 +174,18 @@ impl Templates<'_> {
                 template.remove()?;
             }
         }
+        drop_locks(layout);
         Ok(found.into_iter().map(|info| info.key.clone()).collect())
     }
 
     /// Removes the templates that nothing needs: those of images that are gone and, where there
-    /// is no image and no sandbox, all others that starts have made. Gives what was removed.
+    /// is no image and no sandbox, all others that starts have made. With `all` also every other
+    /// one that the next start of its kind makes again, and so all but those that somebody has
+    /// built with commands. Gives what was removed.
     ///
     /// # Errors
     /// When a store cannot be read, or a template not be removed.
-    pub(crate) fn drop_unneeded(&self) -> Result<Vec<TemplateInfo>> {
+    pub(crate) fn drop_unneeded(&self, all: bool) -> Result<Vec<TemplateInfo>> {
         let images = lift(self.images.list())?;
         let is_empty = images.is_empty() && self.store.list()?.is_empty();
         let mut removed = Vec::new();
@@ -191,11 +195,12 @@ impl Templates<'_> {
                 (TemplateKind::Base, _) | (_, None) => is_empty,
                 (_, Some(manifest)) => !images.iter().any(|image| image.manifest == manifest),
             };
-            if is_lost {
+            if is_lost || all && info.commands.is_empty() {
                 template.remove()?;
                 removed.push(info);
             }
         }
+        drop_locks(self.store.layout());
         Ok(removed)
     }
 }

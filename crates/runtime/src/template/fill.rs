@@ -29,7 +29,8 @@ use crate::{
 
 /// What came of a guest that is to be an image's template.
 pub(super) enum Filled {
-    Fit,
+    /// With what of it is not as fast as it could be.
+    Fit(Vec<String>),
     /// It is sound but not one to be copied, for this reason.
     Unfit(String),
     /// It was lost while it ran what the user had not asked for.
@@ -48,7 +49,7 @@ pub(super) async fn fill_image(
     let memory = files_in(dir).memory;
     lift(cofferdam_disk::copy_sparse(&base.files().memory, &memory))?;
     let upper = dir.join("upper.ext4");
-    crate::store::uppers::make(layout, plan.shape.upper_bytes, plan.root.read_only, &upper)?;
+    crate::store::uppers::make(layout, plan.shape.upper_bytes, &upper)?;
     let rootfs = plan.rootfs.clone();
     let spec = spec_in(dir, guest, &plan.shape, rootfs, "upper.ext4")?;
     let machine = lift(backend.restore(&base.files(), &spec).await).inspect_err(|error| {
@@ -77,7 +78,7 @@ pub(super) async fn fill_image(
         }
     }
     capture(machine.as_ref(), &spec, &mut agent, &rest, dir).await?;
-    Ok(Filled::Fit)
+    Ok(Filled::Fit(agent.take_notes()))
 }
 
 async fn mount(agent: &mut AgentLink, plan: &TemplatePlan) -> Result<()> {
@@ -130,7 +131,7 @@ fn root_spec(plan: &TemplatePlan) -> RootSpec {
         |workload| workload.shm_bytes,
     );
     RootSpec {
-        upper: if plan.root.read_only {
+        upper: if plan.is_read_only() {
             UpperDevice::ReadOnly
         } else {
             UpperDevice::Disk

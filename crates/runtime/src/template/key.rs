@@ -8,10 +8,6 @@ use sha2::{Digest as _, Sha256};
 use super::FORMAT_VERSION;
 use crate::host::guest::GuestFiles;
 
-/// Size of the upper disk that a read-only sandbox's machine has in its place, in bytes. Its
-/// guest never looks at it: the disk is there so that all machines have the same devices.
-pub(crate) const UNUSED_UPPER_BYTES: u64 = 16 << 20;
-
 /// The parts of a machine that its guest saw before any image was known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MachineShape {
@@ -21,23 +17,36 @@ pub(crate) struct MachineShape {
     pub(crate) upper_bytes: u64,
 }
 
-/// How an image template's root is mounted.
+/// What an image template's root is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RootShape {
     pub(crate) manifest: Digest,
+}
+
+/// A workload that a template holds, with what cannot change under it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeldWorkload<'a> {
+    pub(crate) process: &'a ProcessSpec,
+    pub(crate) limits: &'a ResourceLimits,
+    pub(crate) shm_bytes: u64,
     pub(crate) read_only: bool,
 }
 
 impl MachineShape {
-    /// The shape of a sandbox's machine.
+    /// The shape of a sandbox's machine. A read-only root has a disk of the usual size, so that its
+    /// machine can come from the template of all others; nothing can be written to it.
     pub(crate) fn of(spec: &SandboxSpec, root_bytes: u64) -> Self {
+        let upper = match spec.upper {
+            UpperSpec::ReadOnly => UpperSpec::default(),
+            disk @ UpperSpec::Disk(_) => disk,
+        };
         Self {
             vcpus: spec.cpus.vcpus(),
             memory_mib: u32::try_from(spec.memory.mib_rounded_up()).unwrap_or(u32::MAX),
             root_bytes,
-            upper_bytes: match spec.upper {
+            upper_bytes: match upper {
                 UpperSpec::Disk(size) => size.bytes(),
-                UpperSpec::ReadOnly => UNUSED_UPPER_BYTES,
+                UpperSpec::ReadOnly => 0,
             },
         }
     }
@@ -49,17 +58,12 @@ fn hides_generation_file(target: &str) -> bool {
 }
 
 impl RootShape {
-    /// The root of a sandbox; `None` when it has mounts that cannot be made after a template's
-    /// restore: in a root that is read-only by then, or over the generation file, which is mounted
-    /// with the root.
+    /// The root of a sandbox; `None` when it has a mount that cannot be made after a template's
+    /// restore: over the generation file, which is mounted with the root.
     pub(crate) fn of(spec: &SandboxSpec, manifest: Digest) -> Option<Self> {
-        let read_only = spec.upper == UpperSpec::ReadOnly;
         let hides_file = |mount: &TmpfsMount| hides_generation_file(&mount.target);
-        let fits = spec.tmpfs.is_empty() || !read_only && !spec.tmpfs.iter().any(hides_file);
-        fits.then_some(Self {
-            manifest,
-            read_only,
-        })
+        let fits = !spec.tmpfs.iter().any(hides_file);
+        fits.then_some(Self { manifest })
     }
 }
 
@@ -93,7 +97,6 @@ pub(crate) fn image_key(
 ) -> (String, Vec<String>) {
     let mut lines = base_lines(guest, backend, shape);
     lines.push(format!("image {}", root.manifest));
-    lines.push(format!("read-only {}", root.read_only));
     key(lines)
 }
 
@@ -103,16 +106,15 @@ pub(crate) fn workload_key(
     backend: &str,
     shape: &MachineShape,
     root: &RootShape,
-    process: &ProcessSpec,
-    limits: &ResourceLimits,
-    shm_bytes: u64,
+    workload: HeldWorkload<'_>,
 ) -> (String, Vec<String>) {
     let mut lines = image_key(guest, backend, shape, root).1;
     // The host name is each sandbox's own.
-    let mut process = process.clone();
+    let mut process = workload.process.clone();
     process.env.retain(|entry| !entry.starts_with("HOSTNAME="));
+    let rest = (workload.limits, workload.shm_bytes, workload.read_only);
     // Neither holds a map with keys that are no text, so both can be written.
-    let text = serde_json::to_string(&(process, limits, shm_bytes)).unwrap_or_default();
+    let text = serde_json::to_string(&(process, rest)).unwrap_or_default();
     let digest = Digest::from_sha256(Sha256::digest(text).into());
     lines.push(format!("workload {digest}"));
     key(lines)
@@ -147,7 +149,6 @@ mod tests {
         };
         let root = RootShape {
             manifest: Digest::from_sha256([1; 32]),
-            read_only: false,
         };
         let all = [
             base_key(&guest("a"), "q", &shape).0,
@@ -195,18 +196,7 @@ mod tests {
                 "q",
                 &shape,
                 &RootShape {
-                    read_only: true,
-                    ..root.clone()
-                },
-            )
-            .0,
-            image_key(
-                &guest("a"),
-                "q",
-                &shape,
-                &RootShape {
                     manifest: Digest::from_sha256([2; 32]),
-                    ..root
                 },
             )
             .0,
@@ -241,7 +231,8 @@ mod tests {
             tmpfs: vec![tmpfs],
             ..SandboxSpec::default()
         };
-        assert!(RootShape::of(&read_only, manifest).is_none());
+        assert_eq!(RootShape::of(&read_only, manifest), root);
+        assert_eq!(MachineShape::of(&read_only, 1), MachineShape::of(&plain, 1));
         for (target, fits) in [("/run", false), ("/run/", false), ("/run/lock", true)] {
             let mut over = other.clone();
             over.tmpfs[0].target = target.to_owned();

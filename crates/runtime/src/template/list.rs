@@ -45,4 +45,19 @@ pub(super) fn drop_stale(layout: &Layout) {
         // It is out of use in any case; what is left of it takes room and no more.
         let _ = template.remove();
     }
+    drop_locks(layout);
+}
+
+/// Removes the lock files of templates that are not there, and that nobody makes.
+pub(super) fn drop_locks(layout: &Layout) {
+    let entries = std::fs::read_dir(layout.templates()).into_iter().flatten();
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let is_lock = path
+            .extension()
+            .is_some_and(|extension| extension == "lock");
+        if is_lock && Template::at(&path.with_extension("")).is_none() {
+            // An empty file that stays is tried again by the next removal.
+            let _ = cofferdam_base::LockFile::remove_if_free(&path);
+        }
+    }
 }

@@ -41,7 +41,7 @@ pub(crate) use self::{
     background::{build_main, spawn_image_build},
     build::{ensure_base, make_image, wait_for_maker},
     failure::{all_recent as recent_failures, recent as recent_failure},
-    key::{MachineShape, RootShape, base_key, image_key, workload_key},
+    key::{HeldWorkload, MachineShape, RootShape, base_key, image_key, workload_key},
     machine::machine_spec,
     making::BOOT_TIMEOUT,
     plan::TemplatePlan,
@@ -112,6 +112,9 @@ struct Manifest {
     /// The command that a start runs before the held workload goes on.
     #[serde(default)]
     on_fork: Option<String>,
+    /// What of its guest is not as fast as it could be, one sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
 }
 
 impl Manifest {
@@ -129,6 +132,7 @@ impl Manifest {
             image_name: None,
             commands: Vec::new(),
             on_fork: None,
+            notes: Vec::new(),
         }
     }
 }
@@ -238,6 +242,12 @@ impl Template {
     /// The command that a start runs before the held workload goes on.
     pub(crate) fn on_fork(&self) -> Result<Option<String>> {
         Ok(self.manifest()?.on_fork)
+    }
+
+    /// What of its guest is not as fast as it could be, one sentence each.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        // One without a manifest is found unsound when it is restored.
+        self.manifest().map(|m| m.notes).unwrap_or_default()
     }
 
     fn check(&self) -> Result<()> {

@@ -6,7 +6,7 @@ use cofferdam_proto::ProcessSpec;
 use cofferdam_types::ResourceLimits;
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_TIMEOUT, MachineShape, RootShape};
+use super::{DEFAULT_TIMEOUT, HeldWorkload, MachineShape, RootShape};
 use crate::spec::interpreters::Rehearsals;
 
 /// An image's template as asked for.
@@ -47,6 +47,12 @@ impl TemplatePlan {
         known.unwrap_or_default()
     }
 
+    /// Whether the template's root is read-only: only where the workload runs in it already. Every
+    /// other root is made so after the restore.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.workload.as_ref().is_some_and(|held| held.read_only)
+    }
+
     /// The command lines that somebody asked for. A start's own template has none.
     pub(crate) fn asked(&self) -> Vec<String> {
         let workload = self.workload.iter().map(|workload| &workload.process);
@@ -64,11 +70,26 @@ pub(crate) struct StartedWorkload {
     pub(crate) limits: ResourceLimits,
     /// Size of `/dev/shm`, which cannot change under it.
     pub(crate) shm_bytes: u64,
+    /// Whether it runs in a read-only root.
+    #[serde(default)]
+    pub(crate) read_only: bool,
     /// Text in its output that says that it is ready.
     pub(crate) ready: String,
     /// What each start from it runs before its processes go on, unless the sandbox names another.
     #[serde(default)]
     pub(crate) on_fork: Option<String>,
+}
+
+impl StartedWorkload {
+    /// What of it is in the template's key.
+    pub(crate) const fn held(&self) -> HeldWorkload<'_> {
+        HeldWorkload {
+            process: &self.process,
+            limits: &self.limits,
+            shm_bytes: self.shm_bytes,
+            read_only: self.read_only,
+        }
+    }
 }
 
 #[cfg(test)]

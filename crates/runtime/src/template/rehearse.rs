@@ -1,7 +1,8 @@
 //! Processes that a machine runs only to be quicker later.
 //!
-//! None of them is a reason to fail: one that fails or takes too long is noted in the log. Only a
-//! machine that is lost meanwhile is an error, and then its maker does without them.
+//! None of them is a reason to fail. The guest's notes say which failed or took too long, and a
+//! sandbox shows them. Only a machine that is lost meanwhile is an error, and then its maker does
+//! without them.
 
 use std::time::Duration;
 
@@ -34,21 +35,20 @@ const ROUNDS: u32 = 2;
 /// How one process ended.
 enum Outcome {
     Done,
+    /// The image has no such program.
+    Absent,
     Failed(String),
 }
 
-/// Runs processes one after another.
+/// Runs processes one after another, and notes which of them failed.
 ///
 /// # Errors
 /// When the machine is lost.
 pub(crate) async fn rehearse(agent: &mut AgentLink, processes: &[ProcessSpec]) -> Result<()> {
     for process in processes {
-        match run(agent, process).await? {
-            Outcome::Done => {}
-            Outcome::Failed(why) => {
-                let line = process.argv.join(" ");
-                log_line(&format!("`{line}` was to be warmed and is not: {why}"));
-            }
+        if let Outcome::Failed(why) = run(agent, process).await? {
+            let line = process.argv.join(" ");
+            agent.note(format!("`{line}` could not be run ahead: {why}"));
         }
     }
     Ok(())
@@ -68,7 +68,12 @@ pub(crate) async fn rehearse_claim(agent: &mut AgentLink, programs: &[ProcessSpe
         agent
             .expect(CONTROL_STREAM, |message| adopted(message).then_some(()))
             .await?;
-        rehearse(agent, programs).await?;
+        for program in programs {
+            // An image without these programs is none the slower.
+            if let Outcome::Failed(why) = run(agent, program).await? {
+                log_line(&format!("`{}` failed: {why}", program.argv.join(" ")));
+            }
+        }
         quiesce(agent).await?;
     }
     Ok(())
@@ -118,7 +123,11 @@ async fn end(agent: &mut AgentLink, stream: u32) -> Result<Outcome> {
                 return Ok(Outcome::Failed(error.chain()));
             }
             Some(AgentMessage::Failed(failure)) => {
-                return Ok(Outcome::Failed(refused(&failure).chain()));
+                let error = refused(&failure);
+                return Ok(match error.kind() {
+                    ErrorKind::ProgramNotFound => Outcome::Absent,
+                    _ => Outcome::Failed(error.chain()),
+                });
             }
             _ => {}
         }

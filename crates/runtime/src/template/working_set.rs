@@ -5,7 +5,8 @@
 //! file has to come from the disk, that part is what a start waits for. The record lies beside
 //! the manifest, comes after the template was published, and goes with it.
 //!
-//! Invariant: the record is advice. One that is damaged or foreign costs time and nothing else.
+//! Invariant: the record is advice. One that is damaged or foreign costs time and nothing else;
+//! the sandbox that finds it damaged says so.
 
 use std::ops::Range;
 
@@ -58,37 +59,60 @@ pub(crate) struct Touched {
 
 impl Template {
     /// What to read ahead; `None` where nothing is known yet.
-    pub(crate) fn working_set(&self) -> Option<Vec<Range<u64>>> {
-        let record = self.record(&self.manifest().ok()?)?;
+    ///
+    /// # Errors
+    /// When its record is damaged.
+    pub(crate) fn working_set(&self) -> Result<Option<Vec<Range<u64>>>> {
+        let record = self.record(&self.manifest()?)?;
         let range = |(start, end)| start..end;
-        Some(record.ranges.into_iter().map(range).collect())
+        Ok(record.map(|record| record.ranges.into_iter().map(range).collect()))
     }
 
     /// What to record about a machine of it; `None` when enough is known.
     pub(crate) fn recording(&self) -> Option<Recording> {
         let manifest = self.manifest().ok()?;
-        let known = self.record(&manifest);
+        // A damaged record is made anew.
+        let known = self.record(&manifest).unwrap_or_default();
         known.is_none_or(|r| r.starts < STARTS).then(|| Recording {
             template: self.clone(),
             of: manifest.created_ns,
         })
     }
 
-    fn record(&self, manifest: &Manifest) -> Option<Record> {
-        let record: Record = fs::read_json(&self.dir.join(FILE), MAX_BYTES).ok()?;
-        record.is_sound(manifest).then_some(record)
+    /// The record of this very template, if there is one.
+    fn record(&self, manifest: &Manifest) -> Result<Option<Record>> {
+        let record: Record = match fs::read_json(&self.dir.join(FILE), MAX_BYTES) {
+            Ok(record) => record,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io("Could not read a working-set record", error)),
+        };
+        if record.of != manifest.created_ns {
+            return Ok(None);
+        }
+        if record.is_sound(manifest) {
+            return Ok(Some(record));
+        }
+        let what = "A working-set record is damaged";
+        Err(Error::new(ErrorKind::BadSnapshot, what))
     }
 
-    /// Adds a start to the record, unless enough are in it or the template is another by now.
+    /// Adds a start to the record, unless enough are in it or the template is another by now. The
+    /// record is not on the disk yet; see [`Self::sync_record`].
     fn add(&self, of: u64, touched: &[Range<u64>]) -> Result<()> {
         let manifest = self.manifest()?;
-        let known = self.record(&manifest);
+        let known = self.record(&manifest).unwrap_or_default();
         if manifest.created_ns != of || known.as_ref().is_some_and(|r| r.starts >= STARTS) {
             return Ok(());
         }
         let record = Record::of(known, touched, &manifest);
-        fs::publish_json(&self.dir.join(FILE), &record, true)
+        fs::publish_json(&self.dir.join(FILE), &record, false)
             .map_err(|error| io("Could not record what a start touched", error))
+    }
+
+    /// Waits until the record is on the disk: it is needed after a reboot.
+    fn sync_record(&self) -> std::io::Result<()> {
+        std::fs::File::open(self.dir.join(FILE))?.sync_all()?;
+        fs::sync_dir(&self.dir)
     }
 }
 
@@ -108,16 +132,19 @@ impl Recording {
 }
 
 impl Touched {
-    /// Adds it to the template's record, and waits until it is on the disk: after a reboot is
-    /// when the record is needed.
+    /// Adds it to the template's record, which takes a millisecond. What is returned waits until
+    /// the record is on the disk.
     ///
     /// # Errors
     /// When the record cannot be written.
-    pub(crate) async fn add(self) -> Result<()> {
+    pub(crate) async fn add(self) -> Result<impl FnOnce() + Send + 'static> {
         let Recording { template, of } = self.recording;
-        let add = move || template.add(of, &self.ranges);
+        let add = move || template.add(of, &self.ranges).map(|()| template);
         let added = tokio::task::spawn_blocking(add).await;
-        added.map_err(|error| Error::new(ErrorKind::Bug, "A task was lost").because(error))?
+        let lost = |error| Error::new(ErrorKind::Bug, "A task was lost").because(error);
+        let template = added.map_err(lost)??;
+        // A record that a power cut takes is made again.
+        Ok(move || drop(template.sync_record()))
     }
 }
 
@@ -227,7 +254,7 @@ mod tests {
     #[test]
     fn enough_starts_are_enough_also_when_many_come_at_once() {
         let (_home, template) = template();
-        assert_eq!(template.working_set(), None);
+        assert_eq!(template.working_set().unwrap(), None);
         let at_once: Vec<Recording> = (0..6).filter_map(|_| template.recording()).collect();
         assert_eq!(at_once.len(), 6);
         for (recording, start) in at_once.iter().zip([0, 2, 4, 6, 8, 10]) {
@@ -236,7 +263,7 @@ mod tests {
             all.unwrap();
         }
         let expected: Vec<_> = [0, 2, 4, 6].map(|n| n * GRAIN..(n + 1) * GRAIN).into();
-        assert_eq!(template.working_set(), Some(expected));
+        assert_eq!(template.working_set().unwrap(), Some(expected));
         assert!(template.recording().is_none());
     }
 
@@ -246,17 +273,17 @@ mod tests {
         let late = template.recording().unwrap();
         template.add(7, &[0..1, MIB - 1..MIB]).unwrap();
         is_of(&template, 8);
-        assert_eq!(template.working_set(), None);
+        assert_eq!(template.working_set().unwrap(), None);
         late.template.add(late.of, &[0..1, 2..3]).unwrap();
-        assert_eq!(template.working_set(), None);
+        assert_eq!(template.working_set().unwrap(), None);
         assert!(template.recording().is_some());
     }
 
     #[test]
-    fn a_damaged_record_is_none() {
+    fn a_damaged_record_is_told_and_made_anew() {
         let (_home, template) = template();
         write(&template, r#"{"of":7,"starts":1,"ranges":[[0,1],[5,9]]}"#);
-        assert_eq!(template.working_set(), Some(vec![0..1, 5..9]));
+        assert_eq!(template.working_set().unwrap(), Some(vec![0..1, 5..9]));
         for text in [
             "",
             "{}",
@@ -267,11 +294,21 @@ mod tests {
             r#"{"of":7,"starts":1,"ranges":[[-1,5]]}"#,
             r#"{"of":7,"starts":4294967295,"ranges":[[0,5]]}"#,
             r#"{"of":7,"starts":0,"ranges":[[0,5]]}"#,
-            r#"{"of":6,"starts":1,"ranges":[[0,5]]}"#,
         ] {
             write(&template, text);
-            assert_eq!(template.working_set(), None, "{text}");
-            assert!(template.recording().is_some(), "{text}");
+            assert!(template.working_set().is_err(), "{text}");
+            let recording = template.recording().unwrap();
+            let touched = [0..GRAIN, 4 * GRAIN..5 * GRAIN];
+            template.add(recording.of, &touched).unwrap();
+            assert_eq!(template.working_set().unwrap(), Some(touched.to_vec()));
         }
+    }
+
+    #[test]
+    fn the_record_of_another_template_is_none() {
+        let (_home, template) = template();
+        write(&template, r#"{"of":6,"starts":1,"ranges":[[0,5]]}"#);
+        assert_eq!(template.working_set().unwrap(), None);
+        assert!(template.recording().is_some());
     }
 }

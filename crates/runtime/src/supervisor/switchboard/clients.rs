@@ -196,22 +196,17 @@ impl Switchboard {
             );
             return;
         }
-        if let Some(session) = self.sessions.get_mut(&stream) {
-            session.give_up();
-        }
+        // Whatever the guest says of it later is of no interest: its place is free for another.
+        let session = self.sessions.remove(&stream);
         let signal = Signal::KILL.number();
-        // A message this small always encodes.
+        // Messages this small always encode.
         let _ = self.send(stream, &HostMessage::Signal { signal });
-        let client = self
-            .sessions
-            .get(&stream)
-            .and_then(|session| session.client);
-        if let Some(client) = client {
+        let _ = self.send(stream, &HostMessage::Detach);
+        if let Some(client) = session.and_then(|session| session.client) {
             let name = &self.entry.record.name;
             let error = silence::unanswered(name, self.machine.pid(), EXEC_START_TIMEOUT);
             self.answer(client, &SupervisorMessage::Failed(to_remote(&error)));
         }
-        self.leave_session(stream);
     }
 
     pub(super) fn status(&self) -> Result<LiveStatus> {

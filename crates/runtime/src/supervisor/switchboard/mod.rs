@@ -6,6 +6,7 @@
 
 mod clients;
 mod ending;
+mod faster;
 mod guest;
 mod moment;
 mod sources;
@@ -22,13 +23,13 @@ use std::{
     sync::Arc,
 };
 
-use cofferdam_backend::{BoxFuture, Machine};
+use cofferdam_backend::Machine;
 use cofferdam_base::LockFile;
 use cofferdam_proto::{
     ClientRequest, Request, SESSION_STREAM, StartMode, SupervisorMessage, WhenGone,
 };
 use cofferdam_types::{ExitStatus, SandboxStatus};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 pub(crate) use self::sources::{forward_signals, spawn_accept};
 use self::{sources::later, standing::Standing, trim::IdleTrim, wire::Wire};
@@ -88,6 +89,8 @@ pub(crate) struct Switchboard {
     workload: Workload,
     /// What is to be done for later starts.
     after: Box<dyn AfterStart>,
+    /// Reads the machine's memory ahead; returns what went wrong.
+    read_ahead: Option<JoinHandle<Vec<String>>>,
     stop_stage: stop::StopStage,
     /// What ended the workload; none if it ended by itself.
     ended_by: Option<EndedBy>,
@@ -194,6 +197,7 @@ impl Switchboard {
             next_session: SESSION_STREAM + 1,
             workload,
             after,
+            read_ahead: live.read_ahead,
             stop_stage: stop::StopStage::NotAsked,
             ended_by: None,
             early: requests,
@@ -281,15 +285,8 @@ impl Switchboard {
             Event::Terminated => self.stop(None),
             Event::StopTimeout => return self.stop_timeout(),
             Event::ExecTimeLimit(stream) => self.time_limit(stream),
-            Event::TemplateTime => {
-                let look = self.look_at_start();
-                tokio::spawn(async {
-                    if let Some(record) = look.await {
-                        record.await;
-                    }
-                });
-                self.make_ready_for_the_next();
-            }
+            Event::TemplateTime => self.start_is_over(),
+            Event::Degraded(note) => self.degrade(note),
             Event::DiskTime => self.disk_time(),
             Event::Trimming(answer) => self.trim_answered(answer.as_ref()),
             Event::Moment(result) => self.moment_over(result),
@@ -306,18 +303,6 @@ impl Switchboard {
                 self.entry.record.name
             ),
         ))
-    }
-
-    /// Orders what the next start of this image is quicker with.
-    pub(in crate::supervisor) fn make_ready_for_the_next(&mut self) {
-        self.after.make_ready(&self.store, &self.entry);
-    }
-
-    /// Looks at what the machine's start has touched; see [`AfterStart::look`].
-    pub(in crate::supervisor) fn look_at_start(
-        &mut self,
-    ) -> BoxFuture<'static, Option<BoxFuture<'static, ()>>> {
-        self.after.look(Arc::clone(&self.machine))
     }
 
     fn answer(&self, id: ClientId, message: &SupervisorMessage) {

@@ -6,10 +6,14 @@ use cofferdam_proto::{HostMessage, SESSION_STREAM};
 use cofferdam_types::{ExitStatus, SandboxStatus, Signal};
 
 use super::{End, Switchboard, sources::later};
-use crate::{store::EndedBy, supervisor::event::Event};
+use crate::{host::silence, store::EndedBy, supervisor::event::Event};
 
 /// How long the guest may take to end the workload after SIGKILL before the machine goes.
 const FORCED_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The same for a machine whose process is stopped: it can end nothing before somebody lets it go
+/// on.
+const STOPPED_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How far a stop has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,7 +49,11 @@ impl Switchboard {
             let signal = Signal::KILL.number();
             let _ = self.send(SESSION_STREAM, &HostMessage::Signal { signal });
             self.set_stopping();
-            later(FORCED_TIMEOUT, &self.events, Event::StopTimeout);
+            let timeout = match silence::is_stopped(self.machine.pid()) {
+                true => STOPPED_TIMEOUT,
+                false => FORCED_TIMEOUT,
+            };
+            later(timeout, &self.events, Event::StopTimeout);
         }
     }
 

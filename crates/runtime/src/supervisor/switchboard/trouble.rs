@@ -51,7 +51,7 @@ impl Switchboard {
         warnings.map(SupervisorMessage::Warning).collect()
     }
 
-    fn save_state(&self) {
+    pub(super) fn save_state(&self) {
         let saved = self
             .store
             .set_state(self.entry.record.id, &self.entry.state);
