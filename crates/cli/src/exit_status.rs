@@ -3,7 +3,7 @@
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind as UsageError};
-use cofferdam::{Error, ErrorKind};
+use cofferdam::{Error, ErrorKind, Result};
 
 use crate::{
     args::{hint_for_verb, is_noun},
@@ -29,6 +29,12 @@ pub(crate) enum ExitStatus {
     Error(Error),
     /// It failed before a workload ran.
     RunError(Error),
+}
+
+impl From<Result<()>> for ExitStatus {
+    fn from(done: Result<()>) -> Self {
+        done.map_or_else(Self::Error, |()| Self::Success)
+    }
 }
 
 impl ExitStatus {

@@ -105,7 +105,9 @@ pub(crate) fn render(template: &Template, ours: &Value, dockers: &Value) -> Resu
 /// The error of a template, with the fields that `objects` have.
 pub(crate) fn refused(error: &TemplateError, objects: &[&Value]) -> Error {
     let names = objects.iter().filter_map(|object| object.as_object());
-    let names: Vec<&str> = names.flatten().map(|(name, _)| name.as_str()).collect();
+    let mut names: Vec<&str> = names.flatten().map(|(name, _)| name.as_str()).collect();
+    let mut seen = std::collections::HashSet::new();
+    names.retain(|name| seen.insert(*name));
     let refused = Error::new(ErrorKind::InvalidSpec, error.to_string());
     match (error, names.is_empty()) {
         (TemplateError::NoField(_), false) => {
@@ -149,6 +151,10 @@ mod tests {
         }
     }
 
+    fn error_of(text: &str, of: &Value) -> TemplateError {
+        Template::parse(text).unwrap().render(of, None).unwrap_err()
+    }
+
     #[test]
     fn our_fields_come_before_dockers_and_a_missing_one_lists_both() {
         let (ours, dockers) = (json!({"id": "a"}), json!({"Id": "b"}));
@@ -158,5 +164,7 @@ mod tests {
         assert_eq!(render("{{json .}}").unwrap(), r#"{"id":"a"}"#);
         let error = render("{{.ID}}").unwrap_err();
         assert_eq!(error.hint_text(), Some("There are id, Id"));
+        let error = refused(&error_of("{{.No}}", &ours), &[&ours, &ours]);
+        assert_eq!(error.hint_text(), Some("There are id"));
     }
 }

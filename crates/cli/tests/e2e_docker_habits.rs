@@ -9,6 +9,9 @@ use std::{
 
 use cofferdam_testkit::coffer::{BUSYBOX, Coffer};
 
+/// The variable that the test image has.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 #[test]
 fn lists_are_filtered_and_formatted_as_in_docker() {
     let coffer = Coffer::private();
@@ -53,6 +56,18 @@ fn lists_are_filtered_and_formatted_as_in_docker() {
         "exited 3 /two"
     );
     assert_eq!(inspect("{{.status}} {{.exit_code}}", "two"), "stopped 3");
+    let state = "{{.State.Running}} {{.State.OOMKilled}} {{.State.Error}}";
+    assert_eq!(inspect(state, "two"), "false false ");
+    let (id, all) = (inspect("{{.Id}}", "two"), coffer.inspect("two"));
+    assert_eq!(
+        (&all["id"], &all["State"]["ExitCode"]),
+        (&id.into(), &3.into())
+    );
+    assert!(inspect("{{.State.FinishedAt}}", "two").ends_with('Z'));
+    assert_eq!(
+        inspect("{{.Config.Image}} {{index .Config.Env 0}}", "two"),
+        format!("{BUSYBOX} {PATH}")
+    );
     assert_eq!(inspect("{{json .Config.Labels}}", "two"), r#"{"of":"two"}"#);
     assert_eq!(inspect("{{index .Config.Labels \"of\"}}", "two"), "two");
     assert_eq!(
@@ -113,6 +128,10 @@ fn flags_may_be_empty_have_truth_values_and_name_what_is_so_already() {
     assert_eq!(done.stderr, "");
     let id = fs::read_to_string(cid).unwrap();
     assert_eq!(id.len(), 64);
+    let made = coffer.ok(["create", "-a", "stdout", "--attach=STDERR", BUSYBOX, "true"]);
+    assert_eq!(coffer.ok(["start", &made]), made);
+    coffer.ok(["rm", "-f", &made]);
+    coffer.refused(&["create", "-a", "tape", BUSYBOX], &["tape"]);
     coffer.refused(&["inspect", &id], &[&id[..12]]);
     let again = coffer.run(["run", "--rm", "--cidfile", cid, BUSYBOX, "true"]);
     assert_eq!(again.code, 125, "{again:?}");

@@ -1,11 +1,9 @@
 //! `fork`, with the flags of `run` as far as a fork can differ from its source.
 
-use std::path::PathBuf;
-
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
 use cofferdam::ByteSize;
 
-use super::{Cpus, boolean};
+use super::{Cpus, EnvArgs, boolean};
 
 /// Make new sandboxes from one.
 #[derive(Debug, clap::Args)]
@@ -22,12 +20,8 @@ pub(crate) struct ForkArgs {
     /// Take only the disk; the forks are started like any other sandbox
     #[arg(long)]
     pub(crate) disk_only: bool,
-    /// Set a variable of later processes; without a value, take the caller's
-    #[arg(short, long, value_name = "KEY[=VALUE]")]
-    pub(crate) env: Vec<String>,
-    /// Set the variables in a file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) env_file: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) variables: EnvArgs,
     /// Set a label
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub(crate) label: Vec<String>,

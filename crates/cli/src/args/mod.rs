@@ -33,7 +33,9 @@ pub(crate) use self::lifecycle::{
     StartArgs, StopArgs, WaitArgs,
 };
 pub(crate) use self::pools::{PoolCreateArgs, PoolListArgs, PoolRmArgs, PoolVerb};
-pub(crate) use self::run::{Cpus, CreateArgs, ExecArgs, Memory, RunArgs, SandboxArgs, Stream};
+pub(crate) use self::run::{
+    Cpus, CreateArgs, EnvArgs, ExecArgs, Memory, RunArgs, SandboxArgs, Stream,
+};
 pub(crate) use self::snapshots::{
     PauseArgs, RestoreArgs, SnapshotCreateArgs, SnapshotExportArgs, SnapshotImportArgs,
     SnapshotListArgs, SnapshotNamesArgs, SnapshotPruneArgs, SnapshotVerb,
@@ -355,7 +357,7 @@ mod tests {
             panic!()
         };
         assert_eq!(args.sandbox.name.as_deref(), Some("b"));
-        assert_eq!(args.sandbox.process.env, ["A=1", "B=2"]);
+        assert_eq!(args.sandbox.process.variables.env, ["A=1", "B=2"]);
     }
 
     #[test]

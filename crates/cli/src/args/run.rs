@@ -11,6 +11,17 @@ use super::{
     privileges::PrivilegeArgs,
 };
 
+/// The environment of processes, in every verb that sets one.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct EnvArgs {
+    /// Set a variable; without a value, take the caller's
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Set the variables in a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
+}
+
 /// A process of a sandbox.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct ProcessArgs {
@@ -20,12 +31,8 @@ pub(crate) struct ProcessArgs {
     /// Give it a terminal
     #[arg(short, long)]
     pub(crate) tty: bool,
-    /// Set a variable; without a value, take the caller's
-    #[arg(short, long, value_name = "KEY[=VALUE]")]
-    pub(crate) env: Vec<String>,
-    /// Set the variables in a file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) env_file: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) variables: EnvArgs,
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<String>,
@@ -227,6 +234,9 @@ impl FromStr for Memory {
     override_usage = "coffer create [OPTIONS] IMAGE [COMMAND] [ARG]..."
 )]
 pub(crate) struct CreateArgs {
+    /// Streams for a later `start`, as Docker has it; `start --attach` follows the output
+    #[arg(short, long, value_name = "STREAM", ignore_case = true)]
+    attach: Vec<Stream>,
     /// Write the id into this new file
     #[arg(long, value_name = "FILE")]
     pub(crate) cidfile: Option<PathBuf>,

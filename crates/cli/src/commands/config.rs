@@ -15,7 +15,7 @@ pub(crate) fn config(coffer: &Coffer, verb: &ConfigVerb) -> ExitStatus {
         ConfigVerb::Unset(args) => settings.unset(&args.key),
         ConfigVerb::List(args) => list(coffer, args.json),
     };
-    result.map_or_else(ExitStatus::Error, |()| ExitStatus::Success)
+    result.into()
 }
 
 fn list(coffer: &Coffer, json: bool) -> Result<()> {

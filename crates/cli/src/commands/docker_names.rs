@@ -75,6 +75,7 @@ pub(super) fn sandbox(info: &SandboxInfo) -> Value {
             "Running": matches!(info.status, SandboxStatus::Running | SandboxStatus::Paused),
             "Paused": info.status == SandboxStatus::Paused,
             "Restarting": false,
+            "OOMKilled": info.oom_killed,
             "Dead": info.status == SandboxStatus::Failed,
             "Pid": info.machine_pid.unwrap_or(0),
             "ExitCode": info.exit_code.unwrap_or(0),

@@ -1,21 +1,19 @@
 //! Variables from flags and files. Source: docker-run(1), `--env` and `--env-file`.
 
-use std::{
-    fs::File,
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::{fs::File, io::Read as _, path::Path};
 
 use cofferdam::{Error, ErrorKind, Result};
+
+use crate::args::EnvArgs;
 
 /// Largest file of variables, in bytes: what a process may have at all.
 const MAX_FILE_BYTES: u64 = 2 << 20;
 
 /// Variables of the files, then of the flags. One without a value takes the caller's, and is
 /// left out if the caller has none.
-pub(crate) fn collect(flags: &[String], files: &[PathBuf]) -> Result<Vec<String>> {
+pub(crate) fn collect(args: &EnvArgs) -> Result<Vec<String>> {
     let mut all = Vec::new();
-    for path in files {
+    for path in &args.env_file {
         for (number, line) in (1..).zip(read(path)?.lines().map(str::trim_start)) {
             if line.is_empty() || line.starts_with('#') {
                 continue;
@@ -32,7 +30,7 @@ pub(crate) fn collect(flags: &[String], files: &[PathBuf]) -> Result<Vec<String>
             all.extend(variable(line).map_err(bad_line)?);
         }
     }
-    for flag in flags {
+    for flag in &args.env {
         all.extend(variable(flag)?);
     }
     Ok(all)
@@ -76,7 +74,16 @@ fn variable(text: &str) -> Result<Option<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
+
+    fn collect(env: &[String], files: &[PathBuf]) -> Result<Vec<String>> {
+        super::collect(&EnvArgs {
+            env: env.to_vec(),
+            env_file: files.to_vec(),
+        })
+    }
 
     #[test]
     fn a_file_without_end_is_refused() {

@@ -24,7 +24,7 @@ pub(crate) async fn exec(coffer: &Coffer, args: &ExecArgs) -> ExitStatus {
         }
         let spec = ExecSpec {
             command: args.command().to_vec(),
-            env: env::collect(&process.env, &process.env_file)?,
+            env: env::collect(&process.variables)?,
             workdir: given(&process.workdir),
             user: given(&process.user),
             terminal: process

@@ -97,7 +97,7 @@ fn fork_options(args: &ForkArgs) -> Result<ForkOptions> {
         count: args.count,
         disk_only: args.disk_only,
         changes: ForkChanges {
-            env: env::collect(&args.env, &args.env_file)?,
+            env: env::collect(&args.variables)?,
             labels: labels(&args.label),
             cpus: match args.cpus {
                 Some(Cpus::Count(count)) => Some(count),

@@ -47,11 +47,12 @@ struct Found {
 }
 
 impl Found {
+    /// Docker's `State` is in both: scripts read it from the JSON too.
     fn sandbox(info: &SandboxInfo) -> Self {
-        Self {
-            ours: to_value(info),
-            dockers: docker_names::sandbox(info),
-        }
+        let dockers = docker_names::sandbox(info);
+        let mut ours = to_value(info);
+        ours["State"] = dockers["State"].clone();
+        Self { ours, dockers }
     }
 
     /// Images have Docker's names here too.

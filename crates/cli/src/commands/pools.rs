@@ -22,7 +22,7 @@ pub(crate) async fn pool(coffer: &Coffer, verb: &PoolVerb, verbose: bool) -> Exi
         }
         PoolVerb::Rm(args) => return rm(coffer, args).await,
     };
-    result.map_or_else(ExitStatus::Error, |()| ExitStatus::Success)
+    result.into()
 }
 
 async fn create(coffer: &Coffer, args: &PoolCreateArgs, verbose: bool) -> Result<()> {

@@ -9,16 +9,12 @@ use crate::{args::PruneArgs, exit_status::ExitStatus, output};
 
 /// Removes stopped sandboxes, then images, then templates.
 pub(crate) async fn everything(coffer: &Coffer, args: &PruneArgs) -> ExitStatus {
-    prune(coffer, args, true)
-        .await
-        .map_or_else(ExitStatus::Error, |()| ExitStatus::Success)
+    prune(coffer, args, true).await.into()
 }
 
 /// Removes images.
 pub(crate) async fn images(coffer: &Coffer, args: &PruneArgs) -> ExitStatus {
-    prune(coffer, args, false)
-        .await
-        .map_or_else(ExitStatus::Error, |()| ExitStatus::Success)
+    prune(coffer, args, false).await.into()
 }
 
 /// Removes stopped sandboxes.
@@ -38,9 +34,7 @@ pub(crate) async fn sandboxes(coffer: &Coffer, args: &PruneArgs) -> ExitStatus {
             .all(|id| output::line(format_args!("Deleted sandbox: {id}")));
         Ok(())
     };
-    prune()
-        .await
-        .map_or_else(ExitStatus::Error, |()| ExitStatus::Success)
+    prune().await.into()
 }
 
 /// Removes those that have ended. One that was just created is about to be started.
@@ -79,10 +73,10 @@ async fn prune(coffer: &Coffer, args: &PruneArgs, sandboxes: bool) -> Result<()>
     };
     let before = coffer.templates().list()?;
     let removed = coffer.images().prune(args.all)?;
-    coffer.templates().prune()?;
-    if sandboxes && args.all {
-        remove_templates(coffer)?;
-    }
+    match sandboxes && args.all {
+        true => coffer.templates().prune_all()?,
+        false => coffer.templates().prune()?,
+    };
     let templates = gone_of(before, &coffer.templates().list()?);
     if args.json {
         output::json(&json!({"sandboxes": gone, "templates": templates.keys, "images": removed}));
@@ -121,21 +115,6 @@ fn gone_of(before: Vec<TemplateInfo>, now: &[TemplateInfo]) -> Templates {
         }
     }
     gone
-}
-
-/// Removes the templates that the next start of a kind makes again. Those that somebody has built
-/// with commands stay.
-fn remove_templates(coffer: &Coffer) -> Result<()> {
-    let all = coffer.templates().list()?.into_iter();
-    for info in all.filter(|info| info.commands.is_empty()) {
-        match coffer.templates().remove(&info.key) {
-            Ok(_) => {}
-            // Another was faster.
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// Asks, on a terminal; elsewhere nobody can answer.

@@ -26,7 +26,7 @@ use crate::{
 };
 
 fn status(result: Result<()>) -> ExitStatus {
-    result.map_or_else(ExitStatus::Error, |()| ExitStatus::Success)
+    result.into()
 }
 
 /// Stops sandboxes where they are.

@@ -32,7 +32,7 @@ pub(crate) fn spec(args: &SandboxArgs) -> Result<SandboxSpec> {
         hostname: given(&args.hostname),
         entrypoint,
         command: args.command().to_vec(),
-        env: env::collect(&process.env, &process.env_file)?,
+        env: env::collect(&process.variables)?,
         workdir: given(&process.workdir),
         user: given(&process.user),
         labels: labels(&args.label),

@@ -20,7 +20,7 @@ pub(crate) fn system(coffer: &Coffer, verb: &SystemVerb, verbose: bool) -> ExitS
         // Done by their shorter names.
         SystemVerb::Info(_) | SystemVerb::Prune(_) => Ok(()),
     };
-    result.map_or_else(ExitStatus::Error, |()| ExitStatus::Success)
+    result.into()
 }
 
 fn df(coffer: &Coffer, args: &DfArgs, each: bool) -> Result<()> {

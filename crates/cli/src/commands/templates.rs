@@ -33,7 +33,7 @@ pub(crate) async fn template(coffer: &Coffer, verb: &TemplateVerb, verbose: bool
         TemplateVerb::List(args) => list(coffer, args),
         TemplateVerb::Rm(args) => return rm(coffer, args).await,
     };
-    result.map_or_else(ExitStatus::Error, |()| ExitStatus::Success)
+    result.into()
 }
 
 async fn build(coffer: &Coffer, args: &TemplateBuildArgs, verbose: bool) -> Result<()> {
