@@ -3,7 +3,13 @@
 //! A second version of QEMU gets a part of the tests, before the main suite: the runner's summary
 //! of the main suite ends the output.
 
-use std::{env, ffi::OsString, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 
@@ -50,6 +56,12 @@ const SECOND_SUITE: &[(&str, &[&str])] = &[
         ],
     ),
 ];
+
+/// What [`REQUIRE`] is where no test may be skipped.
+const ALL: &str = "all";
+
+/// Whether a test may be skipped where it cannot run; `cofferdam_testkit::skip` reads it.
+const REQUIRE: &str = "COFFER_REQUIRE";
 
 /// Runs the verb: the checks, the SDK's documentation tests, a part of the tests on a second
 /// QEMU, then all tests. What follows `--` goes to the test runner, and then nothing but the tests
@@ -148,7 +160,42 @@ impl Suite<'_> {
             // With a backend named, the contract fails where it cannot run.
             .env("COFFER_TEST_BACKEND", backend());
         process::prepend_path(&mut ours, self.busybox)?;
-        process::run(self.qemu.apply(&mut ours)?)
+        let skips = Skips::prepare(&mut ours)?;
+        let result = process::run(self.qemu.apply(&mut ours)?);
+        skips.print()?;
+        result
+    }
+}
+
+/// What becomes of tests that cannot run here: a failure, unless `COFFER_REQUIRE` is set to
+/// something else than `all`. Then they are counted.
+struct Skips(Option<PathBuf>);
+
+impl Skips {
+    fn prepare(runner: &mut Command) -> Result<Self> {
+        let required = env::var_os(REQUIRE).is_none_or(|what| what == ALL);
+        if required {
+            runner.env(REQUIRE, ALL);
+            return Ok(Self(None));
+        }
+        let path = workspace::target().join("skips");
+        std::fs::write(&path, "")
+            .with_context(|| format!("Could not write `{}`", path.display()))?;
+        runner.env("COFFER_SKIPS", &path);
+        Ok(Self(Some(path)))
+    }
+
+    fn print(&self) -> Result<()> {
+        let Some(path) = &self.0 else { return Ok(()) };
+        let lines = std::fs::read_to_string(path)
+            .with_context(|| format!("Could not read `{}`", path.display()))?;
+        // Some tests ask for a tool more than once.
+        let lines: BTreeSet<&str> = lines.lines().collect();
+        for line in &lines {
+            println!("{line}");
+        }
+        println!("{} tests were skipped", lines.len());
+        Ok(())
     }
 }
 

@@ -86,7 +86,7 @@ struct Debian {
 
 impl Debian {
     fn make() -> Self {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debian");
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debian-with-ruby");
         fs::create_dir_all(&dir).unwrap();
         let _lock = cofferdam_testkit::lock(&dir.join("lock"));
         let (layout, bundle) = (dir.join("layout"), dir.join("bundle"));
@@ -105,7 +105,7 @@ impl Debian {
                 "--quiet",
                 "--aptopt=Acquire::Retries \"5\"",
                 "--variant=minbase",
-                "--include=python3-minimal,ca-certificates",
+                "--include=python3-minimal,ruby,ca-certificates",
             ])
             .arg("bookworm")
             .arg(&tar));
@@ -183,7 +183,7 @@ fn a_debian_with_python_is_pulled_and_run_and_its_tree_is_what_umoci_unpacks() {
         (!rustix::process::geteuid().is_root())
             .then(|| "umoci unpacks owners only as root".to_owned())
     }) {
-        println!("SKIP a_debian_with_python_is_pulled_and_run: {reason}");
+        cofferdam_testkit::skip(&reason);
         return;
     }
     let debian = Debian::make();
@@ -233,7 +233,7 @@ fn a_debian_with_python_is_pulled_and_run_and_its_tree_is_what_umoci_unpacks() {
 }
 
 /// Each prints a number once it was copied, then another after it has seeded its generator again.
-const GENERATORS: [&str; 2] = [
+const GENERATORS: [&str; 3] = [
     "import random, time
 read = lambda: open('/run/cofferdam/generation').read()
 random.random()
@@ -255,6 +255,19 @@ print 'perl ', rand(), qq(\n);
 srand();
 print 'perl again ', rand(), qq(\n);
 sleep 1000",
+    "require 'securerandom'
+STDOUT.sync = true
+at = -> { File.read('/run/cofferdam/generation') }
+rand
+SecureRandom.hex
+first = at.call
+puts 'ready'
+sleep 0.02 while at.call == first
+puts %(ruby #{rand})
+puts %(ruby again, secure #{SecureRandom.hex})
+srand
+puts %(ruby again #{rand})
+sleep 1000",
 ];
 
 /// The rows of docs/fork-correctness.md that this image has a runtime for.
@@ -262,10 +275,14 @@ fn generators_of_interpreters_repeat_in_forks_until_they_are_seeded_again(
     coffer: &Coffer,
     image: &str,
 ) {
-    let script = "python3 -c \"$PYTHON\" & perl -e \"$PERL\" & wait";
-    let [python, perl] = GENERATORS;
-    let env = [format!("PYTHON={python}"), format!("PERL={perl}")];
-    let parent = coffer.detached(&["-e", &env[0], "-e", &env[1], image, "sh", "-c", script]);
+    let script = "python3 -c \"$PYTHON\" & perl -e \"$PERL\" & ruby -e \"$RUBY\" & wait";
+    let mut args = Vec::new();
+    for (name, program) in ["PYTHON", "PERL", "RUBY"].iter().zip(GENERATORS) {
+        args.extend(["-e".to_owned(), format!("{name}={program}")]);
+    }
+    args.extend([image, "sh", "-c", script].map(str::to_owned));
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let parent = coffer.detached(&args);
     let lines = |id: &str, count: usize| {
         let mut lines: Vec<String> = Vec::new();
         until("the interpreters' lines", || {
@@ -275,9 +292,9 @@ fn generators_of_interpreters_repeat_in_forks_until_they_are_seeded_again(
         lines.sort();
         lines
     };
-    lines(&parent.id, 2);
+    lines(&parent.id, 3);
     let (one, other) = (parent.fork(&[]), parent.fork(&[]));
-    let (one, other) = (lines(&one.id, 4), lines(&other.id, 4));
+    let (one, other) = (lines(&one.id, 7), lines(&other.id, 7));
     for (ours, theirs) in one.iter().zip(&other) {
         assert_eq!(ours == theirs, !ours.contains("again"), "{one:?} {other:?}");
     }

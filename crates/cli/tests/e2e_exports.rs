@@ -157,7 +157,7 @@ fn an_export_to_a_full_disk_fails_and_leaves_no_part() {
         script,
         &[dir.path().to_str().unwrap(), &snapshot.id],
     ) else {
-        println!("SKIP an_export_to_a_full_disk: no file system can be mounted here");
+        cofferdam_testkit::skip("no file system can be mounted here");
         return;
     };
     assert_eq!(done.code, 1, "{done:?}");
@@ -178,7 +178,7 @@ fn an_import_to_a_full_disk_fails_and_leaves_no_part() {
                     code=$?; ls -A "$1"; exit $code"#;
     let args = [snapshots.to_str().unwrap(), file.path().to_str().unwrap()];
     let Some(done) = in_namespace(&there, script, &args) else {
-        println!("SKIP an_import_to_a_full_disk: no file system can be mounted here");
+        cofferdam_testkit::skip("no file system can be mounted here");
         return;
     };
     assert_eq!(done.code, 1, "{done:?}");

@@ -173,7 +173,7 @@ fn an_image_that_a_sandbox_uses_is_not_removed() {
 fn an_oci_layout_by_other_tools_is_loaded_and_runs() {
     let have = |tool: &str| Command::new(tool).arg("--version").output().is_ok();
     if !have("skopeo") {
-        println!("SKIP an_oci_layout_by_other_tools_is_loaded_and_runs: skopeo is not installed");
+        cofferdam_testkit::skip("skopeo is not installed");
         return;
     }
     let coffer = Coffer::shared();

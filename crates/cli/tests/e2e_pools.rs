@@ -218,7 +218,15 @@ fn a_standby_that_does_not_answer_holds_nothing_up_and_is_replaced() {
             supervisor
         };
         freeze(hung);
-        let args = ["run", "--timings", "--name", "one", BUSYBOX, "echo", "hello"];
+        let args = [
+            "run",
+            "--timings",
+            "--name",
+            "one",
+            BUSYBOX,
+            "echo",
+            "hello",
+        ];
         let finished = coffer.run(args);
         assert_eq!((finished.code, finished.text().as_str()), (0, "hello"));
         let silent = |line: &str| line.ends_with("standby did not answer");

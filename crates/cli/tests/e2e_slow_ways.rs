@@ -189,7 +189,7 @@ fn an_interpreter_that_could_not_be_run_ahead_is_told() {
         .archive("interpreter:1");
     assert_eq!(coffer.run_with_input(["load"], &archive).code, 0);
     coffer.ok(["template", "build", "interpreter:1"]);
-    let args = ["-v", "run", "--name", "one", "interpreter:1", "true"];
+    let args = ["run", "--timings", "--name", "one", "interpreter:1", "true"];
     let ran = coffer.run(args);
     assert_eq!(ran.code, 0, "{ran:?}");
     let reasons = coffer.inspect("one")["degraded"].to_string();

@@ -361,7 +361,7 @@ fn a_read_only_root_comes_from_the_template_of_all_others() {
     let seen = "warm\nrefused\nmine";
     let run = [
         "run",
-        "-v",
+        "--timings",
         "--name",
         "sealed",
         "--read-only",

@@ -1,12 +1,6 @@
 //! Bombs and broken layers end in a typed error, in bounded time and memory.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    missing_docs,
-    unreachable_pub,
-    reason = "tests"
-)]
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "tests")]
 
 mod erofs_support;
 

@@ -1,13 +1,7 @@
 //! Random layers against a model that is as simple as the rules allow: a map from paths to files
 //! and a set of the paths that the current layer has touched.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    missing_docs,
-    unreachable_pub,
-    reason = "tests"
-)]
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "tests")]
 
 mod erofs_support;
 

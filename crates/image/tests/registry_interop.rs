@@ -1,12 +1,6 @@
 //! Pulls from a registry that others wrote, of an image that others pushed, over HTTP and TLS.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    missing_docs,
-    unreachable_pub,
-    reason = "tests"
-)]
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "tests")]
 
 mod store_support;
 
@@ -77,14 +71,14 @@ impl Drop for Registry {
     }
 }
 
-fn lacks(test: &str, tools: &[&str]) -> bool {
+fn lacks(tools: &[&str]) -> bool {
     let missing = tools.iter().find(|tool| {
         let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
             .any(|dir| dir.join(tool).exists());
         !found
     });
     if let Some(tool) = missing {
-        eprintln!("SKIP {test}: no {tool}");
+        cofferdam_testkit::skip(&format!("there is no {tool}"));
     }
     missing.is_some()
 }
@@ -132,8 +126,7 @@ fn options() -> PullOptions {
 
 #[test]
 fn images_that_skopeo_pushed_are_pulled_in_both_manifest_forms() {
-    const NAME: &str = "images_that_skopeo_pushed_are_pulled_in_both_manifest_forms";
-    if lacks(NAME, &["docker-registry", "skopeo"]) {
+    if lacks(&["docker-registry", "skopeo"]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -160,8 +153,7 @@ fn images_that_skopeo_pushed_are_pulled_in_both_manifest_forms() {
 
 #[test]
 fn tls_is_trusted_with_the_authority_that_is_named_and_not_without() {
-    const NAME: &str = "tls_is_trusted_with_the_authority_that_is_named_and_not_without";
-    if lacks(NAME, &["docker-registry", "skopeo", "openssl"]) {
+    if lacks(&["docker-registry", "skopeo", "openssl"]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -4,7 +4,7 @@
 
 mod store_support;
 
-use std::{fs, io::Write as _, process::Command};
+use std::{fs, process::Command};
 
 use cofferdam_image::{
     ErrorKind, LoadSource, NoProgress, Progress, ProgressEvent, ROOT_DISK_CLASSES_BYTES, SaveFormat,
@@ -352,12 +352,7 @@ fn a_reader_that_fails_is_an_error_not_an_end() {
 fn other_tools_read_what_is_saved() {
     let has = |tool: &str| Command::new(tool).arg("--version").output().is_ok();
     if !has("skopeo") || !has("umoci") {
-        let mut err = std::io::stderr();
-        writeln!(
-            err,
-            "SKIP other_tools_read_what_is_saved: no skopeo or umoci"
-        )
-        .unwrap();
+        cofferdam_testkit::skip("no skopeo or umoci");
         return;
     }
     let test = TestStore::new();

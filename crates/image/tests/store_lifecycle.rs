@@ -417,7 +417,7 @@ impl Drop for Tmpfs {
 #[test]
 fn a_full_disk_is_no_space_and_leaves_nothing() {
     let Some(disk) = Tmpfs::mount("size=1m") else {
-        eprintln!("SKIP a_full_disk_is_no_space_and_leaves_nothing: cannot mount a tmpfs here");
+        cofferdam_testkit::skip("no tmpfs can be mounted here");
         return;
     };
     let store = ImageStore::open(disk.0.path()).unwrap();
@@ -436,7 +436,7 @@ fn a_full_disk_is_no_space_and_leaves_nothing() {
 fn a_disk_that_fills_while_the_root_is_built_is_no_space_too() {
     // Room for the archive's blobs, not for the root file system beside them.
     let Some(disk) = Tmpfs::mount("size=4m") else {
-        eprintln!("SKIP a_disk_that_fills_while_the_root_is_built…: cannot mount a tmpfs here");
+        cofferdam_testkit::skip("no tmpfs can be mounted here");
         return;
     };
     let store = ImageStore::open(disk.0.path()).unwrap();
@@ -456,7 +456,7 @@ fn a_place_that_cannot_be_written_is_a_permission_error() {
     let path = if rustix::process::geteuid().is_root() {
         disk = Tmpfs::mount("ro");
         let Some(disk) = &disk else {
-            eprintln!("SKIP a_place_that_cannot_be_written…: root cannot mount a tmpfs here");
+            cofferdam_testkit::skip("root cannot mount a tmpfs here");
             return;
         };
         disk.0.path()

@@ -14,6 +14,9 @@ pub mod moments;
 pub mod qemu;
 pub mod registry;
 pub mod sandboxes;
+mod skip;
+
+pub use skip::skip;
 
 /// Holds a lock until it is dropped, so that one test process makes what all use.
 ///

@@ -27,8 +27,7 @@ impl Agent {
             process::leave()?;
             self.joined = false;
         }
-        let root = self.root.as_ref();
-        let Some(upper) = root.and_then(|root| root.upper.as_ref()) else {
+        let Some(upper) = self.root.as_ref().map(|root| &root.upper) else {
             return Ok(Some(AgentMessage::Trimming {
                 running: false,
                 used_bytes: 0,

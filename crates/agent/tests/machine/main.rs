@@ -1,6 +1,6 @@
 //! The agent in a real machine. Each test boots one of its own and asks it many things.
 #![allow(clippy::unwrap_used, reason = "tests")]
-#![allow(clippy::print_stderr, reason = "a skipped test says why")]
+#![allow(clippy::print_stderr, reason = "a failed test shows its console")]
 
 mod ahead;
 mod exec;

@@ -3,13 +3,7 @@
 //! Each test gives entries and the whole expected tree; the image is also checked by
 //! `fsck.erofs`, mounted by the host's kernel, and compared with `umoci`, where the host has them.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    missing_docs,
-    unreachable_pub,
-    reason = "tests"
-)]
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "tests")]
 
 #[path = "../erofs_support/mod.rs"]
 mod erofs_support;

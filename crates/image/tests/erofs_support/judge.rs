@@ -19,8 +19,7 @@ fn run(program: &str, arguments: &[&Path]) -> Output {
 }
 
 fn skip(judge: &str, reason: &str) {
-    let test = std::thread::current().name().unwrap_or("test").to_owned();
-    eprintln!("SKIP {test} ({judge}): {reason}");
+    cofferdam_testkit::skip(&format!("{judge}: {reason}"));
 }
 
 /// Asks `fsck.erofs`.
@@ -62,7 +61,10 @@ pub fn mounted(image: &Path, dir: &Path) -> Option<Nodes> {
             "mount: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        skip("mount", "this user or kernel cannot mount EROFS");
+        // No package adds EROFS to a kernel, so its absence is no failure.
+        if kernel_has_it {
+            skip("mount", "this user cannot mount EROFS");
+        }
         return None;
     }
     let mount = Mount(point);

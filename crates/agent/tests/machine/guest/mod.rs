@@ -44,10 +44,7 @@ impl Guest {
         let kernel = match tools() {
             Ok(kernel) => kernel,
             Err(reason) => {
-                eprintln!(
-                    "SKIP {}: {reason}",
-                    std::thread::current().name().unwrap_or("test")
-                );
+                cofferdam_testkit::skip(&reason);
                 return None;
             }
         };
