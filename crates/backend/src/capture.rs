@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! running   begin_capture   what the guest may still change is copied ahead
+//! running   Capture::fits   whether a pause has room for the rest; if not, the guest is slowed
+//! running   Capture::catch_up   down, and what it has changed is copied again
 //! paused    Capture::take   the moment: the rest of memory, devices, the disks' changes pinned
 //! running   Capture::settle what was pinned reaches its files
 //! ```
@@ -26,6 +28,21 @@ pub struct CapturePlan {
 /// Dropped before [`Capture::settle`] is over, or failed, it leaves none of its files, and the
 /// machine as it was: it runs if it ran, and what the capture set up in it is taken down.
 pub trait Capture: Send + fmt::Debug {
+    /// Whether a pause of some tens of milliseconds has room for what the guest has changed since
+    /// it was copied ahead. What cannot be told fits.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Gone`] when the machine has ended.
+    fn fits(&mut self) -> BoxFuture<'_, Result<bool>>;
+
+    /// Copies ahead again what has changed. It helps only if the guest changes less than before:
+    /// who calls it has slowed the guest down.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::WrongState`] when the moment was taken. After any other error the
+    /// capture has failed.
+    fn catch_up(&mut self) -> BoxFuture<'_, Result<()>>;
+
     /// The moment that is captured. The machine may run again as soon as this is over.
     ///
     /// # Errors

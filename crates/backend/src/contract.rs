@@ -111,6 +111,7 @@ checks! {
     snapshots::what_a_restored_machine_touched_is_within_its_memory,
     moments::a_captured_machine_and_its_capture_both_go_on_by_one,
     moments::memory_is_captured_as_it_was_at_the_moment,
+    moments::a_capture_that_has_caught_up_is_of_the_moment_too,
     moments::zeroes_over_what_was_there_are_captured,
     moments::a_disk_is_captured_as_it_was_at_the_moment,
     moments::disk_and_memory_are_of_one_moment_while_the_guest_writes,

@@ -180,6 +180,8 @@ bugs! {
     memory_taken_late_is_noticed: TakesMemoryLate =>
         a_captured_machine_and_its_capture_both_go_on_by_one,
     a_lost_page_is_noticed: LosesAPage => memory_is_captured_as_it_was_at_the_moment,
+    memory_of_when_it_was_caught_up_is_noticed: TakesMemoryEarly =>
+        a_capture_that_has_caught_up_is_of_the_moment_too,
     pages_taken_early_are_noticed: TakesMemoryEarly => memory_is_captured_as_it_was_at_the_moment,
     pages_taken_late_are_noticed: TakesMemoryLate => memory_is_captured_as_it_was_at_the_moment,
     lost_zeroes_are_noticed: LosesZeroes => zeroes_over_what_was_there_are_captured,

@@ -90,6 +90,13 @@ pub enum HostMessage {
         /// Whether it begins, or ends.
         eager: bool,
     },
+    /// Slows the user's processes down, so that they change little of memory and disks while these
+    /// are copied. Answered at once by `Dirty`. [`HostMessage::Freeze`] and
+    /// [`HostMessage::Thaw`] end it.
+    HoldBack {
+        /// Percent of one processor that all of them have together, from 1.
+        percent: u32,
+    },
     /// This host has a copy of a frozen machine and knows of no session but the workload's. The
     /// others are detached and their numbers are free. The workload's windows are fresh since
     /// `Hello`; of its output the new host gets what no host has got, and its exit if that was

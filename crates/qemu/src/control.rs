@@ -130,6 +130,18 @@ impl Migration {
     }
 }
 
+/// The threads of QEMU that run the guest's processors.
+pub(crate) async fn vcpu_threads(qmp: &Qmp) -> Result<Vec<u32>> {
+    let vcpus = qmp
+        .run("query-cpus-fast", Value::Null, COMMAND_TIMEOUT)
+        .await?;
+    let thread = |vcpu: &Value| u32::try_from(vcpu["thread-id"].as_u64()?).ok();
+    let threads = vcpus
+        .as_array()
+        .map(|vcpus| vcpus.iter().filter_map(thread));
+    Ok(threads.into_iter().flatten().collect())
+}
+
 /// Whether QEMU has the command of [`save_devices`].
 pub(crate) async fn can_save_devices(qmp: &Qmp) -> Result<bool> {
     has_command(qmp, SAVE_DEVICES).await

@@ -14,6 +14,7 @@ mod aside;
 mod limits;
 mod oom;
 mod thrash;
+mod pace;
 
 use std::{
     fs::{self, File},
@@ -35,6 +36,7 @@ pub(crate) use self::{
     limits::{limit, limit_again},
     oom::OomWatch,
     thrash::ThrashWatch,
+    pace::Pace,
 };
 use crate::{
     failure::{OrFail, Result},

@@ -22,7 +22,8 @@ use rustix::{
 };
 
 use crate::{
-    cgroup, condition,
+    cgroup::{self, Pace},
+    condition,
     failure::{Result, failure},
     frozen::Frozen,
     identity::{self, Names},
@@ -76,6 +77,8 @@ pub(crate) struct Agent {
     trimmer: Trimmer,
     /// What is trimmed at the end.
     last_trim: Vec<DiskPart>,
+    /// Whether the user's processes are slowed down.
+    pace: Pace,
     /// Limits of the sandbox, for every process.
     rlimits: Vec<Rlimit>,
     /// Whether a step has failed.
@@ -105,6 +108,7 @@ impl Agent {
             write_back: WriteBack::default(),
             trimmer: Trimmer::default(),
             last_trim: Vec::new(),
+            pace: Pace::default(),
             rlimits: Vec::new(),
             failed: false,
             ending: false,
@@ -227,6 +231,7 @@ impl Agent {
             HostMessage::Freeze { sync } => self.freeze(sync),
             HostMessage::Thaw { unix_ns } => self.thaw(unix_ns),
             HostMessage::WriteBack { eager } => self.write_back(eager),
+            HostMessage::HoldBack { percent } => self.hold_back(percent),
             HostMessage::Inherit => self.step(Self::inherit),
             HostMessage::Hook {
                 process,

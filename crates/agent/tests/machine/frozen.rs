@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cofferdam_proto::{Channel, FailureKind, HostMessage, INITIAL_WINDOW_BYTES, ProcessSpec};
+use cofferdam_proto::{
+    AgentMessage, CONTROL_STREAM, Channel, FailureKind, HostMessage, INITIAL_WINDOW_BYTES,
+    ProcessSpec,
+};
 use cofferdam_types::ExitStatus;
 
 use crate::guest::{Guest, Host, process, shell};
@@ -25,6 +28,33 @@ fn assert_silent_for(host: &mut Host, session: u32, time: Duration) {
     }
     assert_eq!(host.sessions[&session].stdout.len(), said);
     assert!(!host.sessions[&session].is_over());
+}
+
+#[test]
+fn processes_that_are_held_back_have_their_own_pace_again_after_a_freeze_or_a_thaw() {
+    let Some(mut guest) = Guest::boot(|_| {}) else {
+        return;
+    };
+    let host = &mut guest.host;
+    host.bring_up();
+    let limit = |host: &mut Host| {
+        let session = host.exec(process(&["cat", "/sys/fs/cgroup/cpu.max"]));
+        String::from_utf8(host.finish(session).stdout).unwrap()
+    };
+    let usual = limit(host);
+    for percent in [20, 10] {
+        host.ask(&HostMessage::HoldBack { percent }, "Dirty", |message| {
+            matches!(message, AgentMessage::Dirty { .. })
+        });
+        assert_eq!(limit(host), format!("{percent}000 100000\n"));
+    }
+    host.thaw();
+    assert_eq!(limit(host), usual);
+    let hold_back = HostMessage::HoldBack { percent: 10 };
+    host.send(CONTROL_STREAM, &hold_back);
+    host.freeze(false);
+    host.thaw();
+    assert_eq!(limit(host), usual);
 }
 
 #[test]

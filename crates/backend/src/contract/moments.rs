@@ -68,6 +68,44 @@ pub(super) async fn memory_is_captured_as_it_was_at_the_moment(harness: &dyn Har
     Ok(())
 }
 
+pub(super) async fn a_capture_that_has_caught_up_is_of_the_moment_too(
+    harness: &dyn Harness,
+) -> Outcome {
+    if !captures_live(harness) {
+        return Ok(());
+    }
+    for began in KINDS {
+        let mut writer = Writer::begin_as(harness, began).await?;
+        let write = |writer: &mut Writer, word: u64| {
+            writer.guest.fill(PAGES, word)?;
+            writer.guest.write_block(0, word)
+        };
+        write(&mut writer, 71)?;
+        let (plan, taken) = plan(&harness.directory());
+        let mut capture = writer.begin(harness, &plan).await?;
+        for word in [72, 73] {
+            write(&mut writer, word)?;
+            bounded(harness, "fits", capture.fits()).await??;
+            bounded(harness, "catch_up", capture.catch_up()).await??;
+        }
+        write(&mut writer, 74)?;
+        writer.pause(harness).await?;
+        bounded(harness, "take", capture.take()).await??;
+        let again = bounded(harness, "catch_up", capture.catch_up()).await?;
+        ensure(again.is_err(), || {
+            "it catches up with a moment that was taken".to_owned()
+        })?;
+        writer.resume(harness).await?;
+        write(&mut writer, 75)?;
+        settle(harness, capture).await?;
+        let mut restored = writer.restore(harness, &taken).await?;
+        restored.holds("the capture", 74)?;
+        restored.reads("the capture", 0, 74)?;
+        writer.holds("the captured machine", 75)?;
+    }
+    Ok(())
+}
+
 pub(super) async fn zeroes_over_what_was_there_are_captured(harness: &dyn Harness) -> Outcome {
     if !captures_live(harness) {
         return Ok(());

@@ -21,6 +21,7 @@ pub(super) struct FakeCapture {
     plan: CapturePlan,
     moment: Option<Contents>,
     early: Contents,
+    caught_up: bool,
     whole: bool,
 }
 
@@ -55,6 +56,7 @@ impl FakeCapture {
             },
             inner,
             moment: None,
+            caught_up: false,
             whole: false,
         };
         let memory = plan.memory.clone();
@@ -160,6 +162,22 @@ impl FakeCapture {
 }
 
 impl Capture for FakeCapture {
+    /// The first look finds too much, so that callers catch up.
+    fn fits(&mut self) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async { Ok(self.caught_up || self.inner.is_paused()) })
+    }
+
+    fn catch_up(&mut self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            if self.moment.is_some() {
+                return Err(wrong("The moment was taken already"));
+            }
+            self.early = Contents::of(&self.inner)?;
+            self.caught_up = true;
+            Ok(())
+        })
+    }
+
     fn take(&mut self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move { self.take_now() })
     }

@@ -88,6 +88,8 @@ impl Ahead {
     /// Has the migration fail, and waits until the machine is as if there had been none.
     pub(super) async fn abandon(self) {
         drop((self.key, self.pipe));
+        // Nor does anybody make a file any more.
+        let _ = self.writing.await;
         // That it fails is what is wanted.
         let _ = self.migration.end().await;
     }

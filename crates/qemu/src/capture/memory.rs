@@ -1,15 +1,19 @@
 //! A capture's memory and devices.
 
-use std::{fs::File, io, mem, ops::Range, os::fd::AsRawFd, path::PathBuf, sync::Arc};
+use std::{
+    fs::File, io, mem, ops::Range, os::fd::AsRawFd, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use cofferdam_backend::{Error, ErrorKind, MachineStatus, Result, SnapshotFiles};
 use tokio::task::JoinHandle;
 
 use super::{
     ahead::Ahead,
+    blocks::Block,
+    busy::Busy,
     devices,
     files::{Files, Maker},
-    pages::{Piece, PrivateMemory},
+    pages::PrivateMemory,
 };
 use crate::{
     control,
@@ -29,8 +33,9 @@ pub(super) struct MemoryCapture {
 enum Way {
     /// What the guest has changed is written over a copy of what it began with.
     Changes(Changes),
-    /// Nearly all in a stream that is sent ahead.
-    Ahead(Ahead),
+    /// Nearly all in a stream that is sent ahead. Where it can be told, the second says how much the
+    /// guest can have changed since.
+    Ahead(Ahead, Option<Busy>),
     /// All in one stream, in the pause.
     Stream,
     /// The end of either.
@@ -39,8 +44,12 @@ enum Way {
 }
 
 /// Changed memory that a pause of 100 ms has room for, beside all else: two processors read
-/// 5 GB/s, and half of that beside others.
-const PAUSE_BYTES: u64 = 192 << 20;
+/// 4 GB/s, and a third of that beside others.
+const PAUSE_BYTES: u64 = 96 << 20;
+
+/// How long a guest's processors may have run since its memory was sent ahead. An emulated one
+/// writes less than a GB/s, and QEMU sends as much.
+const BUSY_TIME: Duration = Duration::from_millis(80);
 
 /// A machine of which it can be told what it has changed.
 #[derive(Debug)]
@@ -63,7 +72,8 @@ struct Changes {
     /// Where QEMU may write the devices.
     pipe: PathBuf,
     devices: Vec<u8>,
-    pieces: Vec<Piece>,
+    /// Room for what is read in the pause; afterwards what was read.
+    blocks: Vec<Block>,
 }
 
 impl MemoryCapture {
@@ -90,7 +100,10 @@ impl MemoryCapture {
                 Way::Changes(found.copy_ahead(files.memory.clone(), pipe, &maker).await?)
             }
             _ if runs && !matches!(machine.origin, Origin::Shared(_)) => {
-                Way::Ahead(Ahead::begin(machine, files.clone(), maker.clone()).await?)
+                let threads = control::vcpu_threads(&machine.qmp).await?;
+                let busy = Busy::begin(machine.process.pid, threads).ok();
+                let ahead = Ahead::begin(machine, files.clone(), maker.clone()).await?;
+                Way::Ahead(ahead, busy)
             }
             _ => Way::Stream,
         };
@@ -99,13 +112,53 @@ impl MemoryCapture {
 
     /// Whether QEMU lets go of the disks when memory is taken; they have to be whole before.
     pub(super) const fn lets_go_of_disks(&self) -> bool {
-        matches!(self.way, Way::Ahead(_) | Way::Stream)
+        matches!(self.way, Way::Ahead(..) | Way::Stream)
+    }
+
+    /// Whether a pause has room for what has changed and was not copied yet. What cannot be told
+    /// fits.
+    pub(super) async fn fits(&self) -> Result<bool> {
+        let fits = match &self.way {
+            Way::Changes(changes) => {
+                let source = Arc::clone(&changes.source);
+                let look = move || Ok(source.changed_bytes().ok());
+                let bytes = super::blocking(look).await?;
+                bytes.map(|bytes| bytes <= PAUSE_BYTES)
+            }
+            Way::Ahead(_, Some(busy)) => busy.since().ok().map(|time| time <= BUSY_TIME),
+            Way::Ahead(_, None) | Way::Stream | Way::Ending(_) | Way::Ended => None,
+        };
+        Ok(fits.unwrap_or(true))
+    }
+
+    /// Whether it has to be copied ahead again for what was changed since.
+    pub(super) async fn is_behind(&self) -> Result<bool> {
+        Ok(matches!(self.way, Way::Ahead(..)) || !self.fits().await?)
+    }
+
+    /// Ends what was sent ahead, so that it can begin anew.
+    ///
+    /// # Cancel safety
+    /// As for [`Self::take`].
+    pub(super) async fn give_up(&mut self) {
+        self.way = match mem::replace(&mut self.way, Way::Ended) {
+            Way::Ahead(ahead, _) => Way::Ending(tokio::spawn(async {
+                ahead.abandon().await;
+                Ok(())
+            })),
+            other => other,
+        };
+        if let Way::Ending(end) = &mut self.way {
+            // How it ended is of no interest any more.
+            let _ = end.await;
+            self.way = Way::Ended;
+        }
     }
 
     /// Gives up; the machine is then as if nothing had been begun.
     pub(super) async fn abandon(self) {
         match self.way {
-            Way::Ahead(ahead) => ahead.abandon().await,
+            Way::Ahead(ahead, _) => ahead.abandon().await,
             // How it ended is of no interest any more.
             Way::Ending(end) => drop(end.await),
             Way::Changes(_) | Way::Stream | Way::Ended => {}
@@ -123,7 +176,7 @@ impl MemoryCapture {
                 self.way = Way::Changes(changes);
                 return Ok(());
             }
-            Way::Ahead(ahead) => self.way = Way::Ending(tokio::spawn(ahead.take())),
+            Way::Ahead(ahead, _) => self.way = Way::Ending(tokio::spawn(ahead.take())),
             Way::Stream => {
                 let (files, maker) = (self.files.clone(), self.maker.clone());
                 let stream = stream(Arc::clone(machine), files, maker);
@@ -146,8 +199,8 @@ impl MemoryCapture {
         };
         let (state, shape, maker) = (self.files.state, shape.clone(), self.maker);
         super::blocking(move || {
-            for piece in changes.pieces {
-                piece.write(&changes.target).map_err(|error| {
+            for block in changes.blocks {
+                block.write(&changes.target).map_err(|error| {
                     Error::new(ErrorKind::Io, "The memory file cannot be written").because(error)
                 })?;
             }
@@ -202,13 +255,15 @@ impl Found {
         let target = File::options().write(true).open(target).map_err(|error| {
             Error::new(ErrorKind::Io, "The memory file cannot be written").because(error)
         })?;
+        let bytes = self.bytes;
+        let blocks = super::blocking(move || Ok(Block::prepare(bytes))).await?;
         Ok(Changes {
             source: Arc::new(self.source),
             target: Arc::new(target),
             head: self.head,
             pipe,
             devices: Vec::new(),
-            pieces: Vec::new(),
+            blocks,
         })
     }
 }
@@ -216,9 +271,10 @@ impl Found {
 impl Changes {
     async fn take(&mut self, machine: &Controlled) -> Result<()> {
         let (source, target) = (Arc::clone(&self.source), Arc::clone(&self.target));
-        let read = move || source.read_changed(&target);
+        let room = mem::take(&mut self.blocks);
+        let read = move || source.read_changed(room, &target);
         let saved = devices::save(&machine.qmp, self.pipe.clone(), read);
-        (self.devices, self.pieces) = saved.await?;
+        (self.devices, self.blocks) = saved.await?;
         Ok(())
     }
 }

@@ -9,6 +9,8 @@
 //! that it set up in QEMU has been taken down.
 
 mod ahead;
+mod blocks;
+mod busy;
 mod devices;
 mod disks;
 mod files;
@@ -16,9 +18,11 @@ mod memory;
 mod pages;
 mod rounds;
 
-use std::{mem, sync::Arc};
+use std::{fs, mem, sync::Arc};
 
-use cofferdam_backend::{BoxFuture, Capture, CapturePlan, Error, ErrorKind, MachineStatus, Result};
+use cofferdam_backend::{
+    BoxFuture, Capture, CapturePlan, Error, ErrorKind, MachineStatus, Result, SnapshotFiles,
+};
 use tokio::runtime::Handle;
 
 pub(crate) use memory::touched;
@@ -36,6 +40,8 @@ use memory::MemoryCapture;
 pub(crate) struct QemuCapture {
     machine: Arc<Controlled>,
     phase: Phase,
+    /// Where memory goes.
+    memory_files: Option<SnapshotFiles>,
     memory: Option<MemoryCapture>,
     disks: Vec<DiskCopy>,
     /// What it has made, removed unless it comes to its end.
@@ -63,6 +69,7 @@ impl QemuCapture {
         let mut capture = Self {
             files: Files::default(),
             phase: Phase::Failed,
+            memory_files: plan.memory.clone(),
             memory: None,
             disks: Vec::new(),
             turn: Some(turn),
@@ -94,12 +101,61 @@ impl QemuCapture {
             disk.copy_ahead(&machine.qmp).await?;
         }
         self.bring_down().await?;
-        if let Some(files) = plan.memory {
-            let memory = MemoryCapture::begin(&machine, files, number, &mut self.files);
-            self.memory = Some(memory.await?);
-            self.bring_down().await?;
+        self.copy_memory_ahead(number).await
+    }
+
+    async fn copy_memory_ahead(&mut self, number: u64) -> Result<()> {
+        let Some(files) = self.memory_files.clone() else {
+            return Ok(());
+        };
+        let memory = MemoryCapture::begin(&self.machine, files, number, &mut self.files);
+        self.memory = Some(memory.await?);
+        self.bring_down().await
+    }
+
+    async fn fits_now(&mut self) -> Result<bool> {
+        if self.machine.status() != MachineStatus::Running {
+            return Ok(true);
         }
+        let memory = match &self.memory {
+            Some(memory) => memory.fits().await?,
+            None => true,
+        };
+        Ok(memory && rounds::fit(&self.disks, &self.machine.qmp).await?)
+    }
+
+    /// Memory that was sent ahead is sent anew, as QEMU may end a migration as soon as it has sent
+    /// what has changed.
+    async fn catch_up_now(&mut self) -> Result<()> {
+        self.expect_begun()?;
+        self.phase = Phase::Failed;
+        let caught_up = self.copy_again().await;
+        self.or_gone(caught_up).await?;
+        self.phase = Phase::Begun;
         Ok(())
+    }
+
+    async fn copy_again(&mut self) -> Result<()> {
+        match &mut self.memory {
+            Some(memory) if memory.is_behind().await? => memory.give_up().await,
+            _ => return self.bring_down().await,
+        }
+        if let Some(files) = &self.memory_files {
+            for path in [&files.memory, &files.state] {
+                // One that stays is an error of who makes it again.
+                let _ = fs::remove_file(path);
+            }
+        }
+        let number = self.turn.as_ref().map_or(0, Turn::number);
+        self.copy_memory_ahead(number).await
+    }
+
+    fn expect_begun(&self) -> Result<()> {
+        match self.phase {
+            Phase::Begun => Ok(()),
+            Phase::Taken => Err(wrong_state("The moment was taken already")),
+            Phase::Failed => Err(wrong_state("The capture has failed")),
+        }
     }
 
     /// A paused machine writes nothing.
@@ -113,11 +169,7 @@ impl QemuCapture {
     async fn take_now(&mut self) -> Result<()> {
         let machine = &self.machine;
         machine.alive()?;
-        match self.phase {
-            Phase::Begun => {}
-            Phase::Taken => return Err(wrong_state("The moment was taken already")),
-            Phase::Failed => return Err(wrong_state("The capture has failed")),
-        }
+        self.expect_begun()?;
         if machine.status() != MachineStatus::Paused {
             let error = wrong_state("Only a paused machine can be captured");
             return Err(error.hint("Pause it first"));
@@ -210,6 +262,14 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Capture for QemuCapture {
+    fn fits(&mut self) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(self.fits_now())
+    }
+
+    fn catch_up(&mut self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.catch_up_now())
+    }
+
     fn take(&mut self) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.take_now())
     }

@@ -8,29 +8,22 @@
 use std::{
     fs::File,
     io,
-    num::NonZero,
     ops::Range,
     os::unix::fs::{FileExt, MetadataExt},
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
 
-use crate::snapshot::clear;
+use super::blocks::{Block, PAGE, Room, Span, THREADS, to_usize};
 
-/// Bytes of a page; x86-64's smallest, in which pagemap counts.
-const PAGE: u64 = 4096;
 /// Bits of a pagemap entry.
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
 const OF_FILE: u64 = 1 << 61;
 /// Most bytes read at once; larger reads gain nothing.
-const RUN_BYTES: u64 = 1 << 20;
-/// Most that is kept in this process between the pause and the file.
-const KEPT_BYTES: u64 = 256 << 20;
+const RUN_BYTES: u64 = 256 << 10;
 /// Guest memory that one thread looks through before it asks for more.
-const PART_BYTES: u64 = 32 << 20;
-/// More threads than this wait for each other in the kernel.
-const MAX_THREADS: usize = 4;
+const PART_BYTES: u64 = 8 << 20;
 
 /// The guest memory of a QEMU process that maps it privately from a file.
 #[derive(Debug)]
@@ -38,14 +31,6 @@ pub(super) struct PrivateMemory {
     memory: File,
     pagemap: File,
     spans: Vec<Span>,
-}
-
-/// A mapping of `length` bytes at `address` of what is at `offset` in guest memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Span {
-    address: u64,
-    offset: u64,
-    length: u64,
 }
 
 impl PrivateMemory {
@@ -92,50 +77,42 @@ impl PrivateMemory {
         Ok(touched)
     }
 
-    /// Reads what the guest has changed, so that it can be written when the guest runs again: a
-    /// file system on a busy host makes its writers wait. What is too much to be kept is written
-    /// to `target` at once.
+    /// Reads what the guest has changed into `room`, so that it can be written when the guest runs
+    /// again: a file system on a busy host makes its writers wait. What is too much to be kept is
+    /// written to `target` at once.
     ///
     /// # Blocking
     /// 0.2 s for a GiB with two processors.
-    pub(super) fn read_changed(&self, target: &File) -> io::Result<Vec<Piece>> {
+    pub(super) fn read_changed(&self, room: Vec<Block>, target: &File) -> io::Result<Vec<Block>> {
         let parts: Vec<Span> = self.spans.iter().flat_map(|span| span.parts()).collect();
-        let (next, kept) = (AtomicUsize::new(0), AtomicU64::new(0));
-        let work = || -> io::Result<Vec<Piece>> {
-            let mut pieces = Vec::new();
+        let (next, room) = (AtomicUsize::new(0), Room::new(room));
+        let work = || -> io::Result<Vec<Block>> {
+            let (mut full, mut block) = (Vec::new(), room.block());
             while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
                 self.runs(*part, is_changed, &mut |run| {
-                    let piece = self.read(run)?;
-                    if kept.fetch_add(run.length, Ordering::Relaxed) < KEPT_BYTES {
-                        pieces.push(piece);
-                        return Ok(());
+                    if block.room() < run.length {
+                        full.push(std::mem::replace(&mut block, room.block()));
                     }
-                    piece.write(target)
+                    block.read(&self.memory, run)?;
+                    if room.is_full() {
+                        block.write(target)?;
+                        block.empty();
+                    }
+                    Ok(())
                 })?;
             }
-            Ok(pieces)
+            full.push(block);
+            Ok(full)
         };
-        let processors = thread::available_parallelism().map_or(1, NonZero::get);
         thread::scope(|scope| {
-            let others: Vec<_> = (1..processors.min(MAX_THREADS))
-                .map(|_| scope.spawn(work))
-                .collect();
-            let mut pieces = work()?;
+            let others: Vec<_> = (1..THREADS).map(|_| scope.spawn(work)).collect();
+            let mut blocks = work()?;
             for other in others {
                 let more = other.join();
                 let panicked = |_| io::Error::other("a reader of guest memory has panicked");
-                pieces.extend(more.map_err(panicked)??);
+                blocks.extend(more.map_err(panicked)??);
             }
-            Ok(pieces)
-        })
-    }
-
-    fn read(&self, run: Span) -> io::Result<Piece> {
-        let mut bytes = vec![0; to_usize(run.length)?];
-        self.memory.read_exact_at(&mut bytes, run.address)?;
-        Ok(Piece {
-            offset: run.offset,
-            bytes,
+            Ok(blocks)
         })
     }
 
@@ -177,10 +154,6 @@ const fn is_touched(entry: u64) -> bool {
     entry & (PRESENT | SWAPPED) != 0
 }
 
-fn to_usize(count: u64) -> io::Result<usize> {
-    usize::try_from(count).map_err(io::Error::other)
-}
-
 impl Span {
     fn parts(self) -> impl Iterator<Item = Self> {
         let starts = (0..self.length.div_ceil(PART_BYTES)).map(|number| number * PART_BYTES);
@@ -190,49 +163,6 @@ impl Span {
             length: PART_BYTES.min(self.length - start),
         })
     }
-}
-
-/// Pages that follow each other.
-pub(super) struct Piece {
-    offset: u64,
-    bytes: Vec<u8>,
-}
-
-impl std::fmt::Debug for Piece {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // A guest's memory is nobody's business.
-        write!(f, "Piece({:#x}, {} bytes)", self.offset, self.bytes.len())
-    }
-}
-
-impl Piece {
-    /// Writes it to where it belongs. A page of zeroes becomes a hole.
-    pub(super) fn write(&self, target: &File) -> io::Result<()> {
-        let (pages, _) = self.bytes.as_chunks();
-        let mut offset = self.offset;
-        // Neighbours of one kind go together.
-        for group in pages.chunk_by(|a, b| is_zero(a) == is_zero(b)) {
-            let group: &[[u8; to_bytes(PAGE)]] = group;
-            let length = group.len() as u64 * PAGE;
-            if is_zero(&group[0]) {
-                clear(target, offset, length)?;
-            } else {
-                target.write_all_at(group.as_flattened(), offset)?;
-            }
-            offset += length;
-        }
-        Ok(())
-    }
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "a page fits in any usize")]
-const fn to_bytes(count: u64) -> usize {
-    count as usize
-}
-
-fn is_zero(page: &[u8; to_bytes(PAGE)]) -> bool {
-    let (words, _) = page.as_chunks();
-    words.iter().all(|word| u64::from_ne_bytes(*word) == 0)
 }
 
 /// The private mappings of the file with the number `inode`; `None` unless they are `bytes` bytes

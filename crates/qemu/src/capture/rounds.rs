@@ -16,6 +16,9 @@ use crate::qmp::Qmp;
 /// Bytes that may be left to copy: a few milliseconds.
 const LEFT_BYTES: u64 = 4 << 20;
 
+/// Bytes that may be left after a guest has written at its own speed again for a moment.
+const FREE_BYTES: u64 = 16 << 20;
+
 /// How long the last flush may have taken; what was written meanwhile takes no longer.
 const FLUSH_TIME: Duration = Duration::from_millis(25);
 
@@ -69,6 +72,15 @@ pub(super) async fn bring_down(disks: &mut [DiskCopy], qmp: &Qmp) -> Result<()> 
         disk.let_loose(qmp).await?;
     }
     Ok(())
+}
+
+/// Whether what is left to copy fits a pause.
+pub(super) async fn fit(disks: &[DiskCopy], qmp: &Qmp) -> Result<bool> {
+    let mut bytes = 0;
+    for disk in disks {
+        bytes += disk.left_bytes(qmp).await?;
+    }
+    Ok(bytes <= FREE_BYTES)
 }
 
 /// One round. The copies' own dirty pages are in the way of the disks' flushes, since a journal is

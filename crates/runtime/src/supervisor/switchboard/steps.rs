@@ -45,6 +45,10 @@ const NO_PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes per second of the slowest disk that is waited for.
 const SLOWEST_DISK_BYTES: u64 = 256 << 10;
 
+/// Percent of one processor that the processes of a guest have while it is captured, if they change
+/// more than a pause has room for. With 3, a busy host's copy of 1.5 GiB took too long for them.
+const HELD_BACK_PERCENT: u32 = 1;
+
 /// What a step speaks with: the machine and its agent.
 #[derive(Debug)]
 pub(super) struct Guest {
@@ -130,13 +134,30 @@ impl Guest {
         if disk_only {
             self.write_back().await?;
         }
-        let capture = lift(self.machine.begin_capture(plan).await)?;
+        let mut capture = lift(self.machine.begin_capture(plan).await)?;
+        self.hold_back(capture.as_mut()).await?;
         let mut limit = AGENT_TIMEOUT;
         if disk_only {
             let left = self.write_back().await?;
             limit += Duration::from_secs(left / SLOWEST_DISK_BYTES);
         }
         Ok((capture, limit))
+    }
+
+    /// Slows the guest's processes down if what they change does not fit a pause, and copies that
+    /// again. The freeze or a thaw ends that. A pause that is still too long is better than none.
+    async fn hold_back(&self, capture: &mut dyn Capture) -> Result<()> {
+        if lift(capture.fits().await)? {
+            return Ok(());
+        }
+        let percent = HELD_BACK_PERCENT;
+        match self
+            .ask(&HostMessage::HoldBack { percent }, AGENT_TIMEOUT)
+            .await?
+        {
+            AgentMessage::Dirty { .. } => lift(capture.catch_up().await),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Freezes the guest while the capture takes its memory and disk; returns for how long.

@@ -181,6 +181,10 @@ async fn a_disk_is_captured_when_little_is_dirty_however_long_that_takes() {
     }
     let dirty = AgentMessage::Dirty { bytes: DIRTY_BYTES };
     assert_eq!(scene.answer(dirty.clone()).await, eager);
+    let slow = HostMessage::HoldBack {
+        percent: HELD_BACK_PERCENT,
+    };
+    assert_eq!(scene.answer(dirty.clone()).await, slow);
     assert_eq!(scene.answer(dirty).await, eager);
     let freeze = HostMessage::Freeze { sync: true };
     assert_eq!(scene.answer(AgentMessage::Frozen).await, freeze);
