@@ -53,6 +53,11 @@ impl Bars {
         }
     }
 
+    /// Takes the bars from the screen, so that lines can be printed.
+    pub(crate) fn clear(&self) {
+        self.with(|bars| bars.drain().for_each(|(_, bar)| bar.finish_and_clear()));
+    }
+
     fn add(&self, id: &str, title: String, total: Option<u64>) {
         let bar = match total {
             Some(total) => ProgressBar::new(total).with_style(style(
@@ -75,7 +80,7 @@ impl Bars {
 
 impl Drop for Bars {
     fn drop(&mut self) {
-        self.with(|bars| bars.values().for_each(ProgressBar::finish_and_clear));
+        self.clear();
     }
 }
 
@@ -86,6 +91,8 @@ fn title(phase: Phase) -> &'static str {
         Phase::Reading => "Reading",
         Phase::Writing => "Writing",
         Phase::Unpacking => "Building root",
+        Phase::Capturing => "Copying",
+        Phase::Syncing => "Syncing",
         _ => "Working",
     }
 }

@@ -1,11 +1,15 @@
 //! The SDK from end to end: what the commands do, from a program.
 #![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
-use std::process::Command;
+use std::{
+    process::Command,
+    sync::{Arc, Mutex},
+};
 
 use cofferdam::{
-    Coffer, CofferOptions, ErrorKind, ExecSpec, ForkOptions, NoProgress, PoolOptions, Sandbox,
-    SandboxSpec, SandboxStatus, SnapshotKind, SnapshotOptions, TemplateKind, WarmUp,
+    Coffer, CofferOptions, ErrorKind, ExecSpec, ForkOptions, NoProgress, Phase, PoolOptions,
+    Progress, ProgressEvent, Sandbox, SandboxSpec, SandboxStatus, SnapshotKind, SnapshotOptions,
+    TemplateKind, WarmUp, Watcher,
 };
 use cofferdam_testkit::{
     coffer::{self, BUSYBOX},
@@ -35,6 +39,18 @@ fn with_program(test: &str, work: impl AsyncFnOnce(Coffer)) {
         .build()
         .unwrap();
     runtime.block_on(work(Coffer::open_at(store.home()).unwrap()));
+}
+
+/// The phases that somebody was told of.
+#[derive(Default)]
+struct Phases(Mutex<Vec<Phase>>);
+
+impl Progress for Phases {
+    fn event(&self, event: ProgressEvent<'_>) {
+        if let ProgressEvent::Phase { phase, .. } = event {
+            self.0.lock().unwrap().push(phase);
+        }
+    }
 }
 
 fn spec(command: &[&str]) -> SandboxSpec {
@@ -189,11 +205,18 @@ fn a_snapshot_is_taken_moved_and_restored() {
     with_program("a_snapshot_is_taken_moved_and_restored", async |coffer| {
         let sandbox = started(&coffer).await;
         sh(&sandbox, "echo then > /file").await;
+        let told = Arc::new(Phases::default());
         let options = SnapshotOptions {
             kind: Some(SnapshotKind::Full),
             name: Some("then".to_owned()),
+            watcher: Watcher::new(told.clone()),
         };
         let taken = sandbox.snapshot(options).await.unwrap();
+        assert_eq!(
+            *told.0.lock().unwrap(),
+            [Phase::Capturing, Phase::Syncing],
+            "who watches a snapshot is told of it"
+        );
         taken.verify().unwrap();
         assert_eq!(taken.info().unwrap().kind, SnapshotKind::Full);
         assert_eq!(

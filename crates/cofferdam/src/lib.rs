@@ -42,7 +42,7 @@ mod templates;
 pub use cofferdam_runtime::{
     Channel, DamagedSnapshot, DiskUsage, EndedBy, Error, ErrorKind, ForkChanges, ForkOptions,
     ForkOrigin, LogRecord, PoolInfo, PoolOptions, Result, Setting, SnapshotKind, SnapshotManifest,
-    SnapshotOptions, Stage, TemplateInfo, TemplateKind, UsageClass, UsageItem, WarmUp,
+    SnapshotOptions, Stage, TemplateInfo, TemplateKind, UsageClass, UsageItem, WarmUp, Watcher,
     doctor::{BackendReport, HostReport},
     image::{
         HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, NoProgress,

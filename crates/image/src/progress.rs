@@ -22,6 +22,10 @@ pub enum Phase {
     Writing,
     /// Building the root file system.
     Unpacking,
+    /// Copying a sandbox's memory and disk.
+    Capturing,
+    /// Bringing what was copied to the host's disk.
+    Syncing,
 }
 
 /// One event.

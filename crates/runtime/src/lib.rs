@@ -38,6 +38,7 @@ pub use roles::run_role;
 pub use runtime::Runtime;
 pub use snapshot::{
     DamagedSnapshot, ForkChanges, ForkOptions, ForkSource, Forked, Snapshot, SnapshotOptions,
+    Watcher,
 };
 pub use spec::interpreters::Rehearsals;
 pub use store::config::{Config, Setting};

@@ -1,6 +1,10 @@
 //! `fork`.
 
-use cofferdam::{Coffer, Error, ErrorKind, ForkChanges, ForkOptions, Forks, Result, Sandbox};
+use std::sync::Arc;
+
+use cofferdam::{
+    Coffer, Error, ErrorKind, ForkChanges, ForkOptions, Forks, Result, Sandbox, Watcher,
+};
 use serde_json::json;
 
 use super::{
@@ -12,11 +16,17 @@ use crate::{
     args::{Cpus, ForkArgs},
     exit_status::ExitStatus,
     output,
+    progress::Bars,
 };
 
 /// Makes new sandboxes from one or from a snapshot.
 pub(crate) async fn fork(coffer: &Coffer, args: &ForkArgs, verbose: bool) -> ExitStatus {
-    let forks = async || forks(coffer, args, &fork_options(args)?).await;
+    let bars = Arc::new(Bars::new(false, false));
+    let forks = async || {
+        let mut options = fork_options(args)?;
+        options.watcher = Watcher::new(bars.clone());
+        forks(coffer, args, &options, &bars).await
+    };
     let forks = match forks().await {
         Ok(forks) => forks,
         Err(error) => return ExitStatus::Error(error),
@@ -49,8 +59,14 @@ pub(crate) async fn fork(coffer: &Coffer, args: &ForkArgs, verbose: bool) -> Exi
     }
 }
 
-async fn forks(coffer: &Coffer, args: &ForkArgs, options: &ForkOptions) -> Result<Forks> {
+async fn forks(
+    coffer: &Coffer,
+    args: &ForkArgs,
+    options: &ForkOptions,
+    bars: &Bars,
+) -> Result<Forks> {
     let made = |sandbox: &Sandbox| {
+        bars.clear();
         if !args.json {
             output::line(sandbox.id());
         }
@@ -96,6 +112,7 @@ fn fork_options(args: &ForkArgs) -> Result<ForkOptions> {
         name: given(&args.name),
         count: args.count,
         disk_only: args.disk_only,
+        watcher: Watcher::default(),
         changes: ForkChanges {
             env: env::collect(&args.variables)?,
             labels: labels(&args.label),

@@ -4,10 +4,11 @@ use std::{
     fs::File,
     io::{self, BufReader, BufWriter, IsTerminal},
     path::Path,
+    sync::Arc,
 };
 
 use cofferdam::{
-    Coffer, Error, ErrorKind, Result, Sandbox, Snapshot, SnapshotKind, SnapshotOptions,
+    Coffer, Error, ErrorKind, Result, Sandbox, Snapshot, SnapshotKind, SnapshotOptions, Watcher,
 };
 use serde_json::json;
 
@@ -73,6 +74,7 @@ async fn create(coffer: &Coffer, args: &SnapshotCreateArgs, verbose: bool) -> Re
             _ => None,
         },
         name: args.name.clone(),
+        watcher: Watcher::new(Arc::new(Bars::new(false, false))),
     };
     let snapshot = coffer.sandbox(&args.sandbox)?.snapshot(options).await?;
     let info = snapshot.info()?;

@@ -3,9 +3,10 @@
 use std::fs::File;
 
 use cofferdam_base::time::unix_time_ns;
+use cofferdam_image::Phase;
 use cofferdam_types::SnapshotId;
 
-use super::{Snapshot, SnapshotFile, SnapshotKind, SnapshotManifest, Snapshots, content};
+use super::{Snapshot, SnapshotFile, SnapshotKind, SnapshotManifest, Snapshots, Watcher, content};
 use crate::{
     base::{
         error::{Result, io, lift},
@@ -21,6 +22,8 @@ pub struct SnapshotOptions {
     pub kind: Option<SnapshotKind>,
     /// Its name.
     pub name: Option<String>,
+    /// Who is told how far it has come.
+    pub watcher: Watcher,
 }
 
 impl Snapshots<'_> {
@@ -33,9 +36,12 @@ impl Snapshots<'_> {
         self.expect_free_name(options.name.as_deref())?;
         let id = SnapshotId::from_random(random::bytes()?);
         let staging = self.staging(id)?;
-        let captured = self.capture(entry, options.kind, staging.path()).await?;
+        let (dir, watcher) = (staging.path(), &options.watcher);
+        let capture = self.capture(entry, options.kind, dir);
+        let captured = watcher.during(dir, capture).await?;
         let created_ns = unix_time_ns();
         let mut files = Vec::new();
+        watcher.begin(Phase::Syncing, None);
         for name in captured.kind.files() {
             let path = staging.path().join(name.as_str());
             // What has a name outlives a power cut.
@@ -48,6 +54,7 @@ impl Snapshots<'_> {
                 bytes,
                 digest,
             });
+            watcher.advanced(files.iter().map(|file| file.bytes).sum());
         }
         let manifest = SnapshotManifest {
             format: FORMAT_VERSION,

@@ -5,7 +5,7 @@ use cofferdam_proto::{IdentityCause, Request, StartMode};
 use cofferdam_types::{SandboxId, SandboxSpec, SnapshotId};
 
 use super::{
-    Snapshot, SnapshotKind, Snapshots,
+    Snapshot, SnapshotKind, Snapshots, Watcher,
     changes::{ForkChanges, numbered},
     moment::Moment,
 };
@@ -45,6 +45,8 @@ pub struct ForkOptions {
     pub changes: ForkChanges,
     /// Take only the disk; the forks are started like any other sandbox.
     pub disk_only: bool,
+    /// Who is told how far the capture of a sandbox has come.
+    pub watcher: Watcher,
 }
 
 impl Default for ForkOptions {
@@ -54,6 +56,7 @@ impl Default for ForkOptions {
             count: 1,
             changes: ForkChanges::default(),
             disk_only: false,
+            watcher: Watcher::default(),
         }
     }
 }
@@ -129,7 +132,8 @@ impl Snapshots<'_> {
         crate::host::room::expect_for_fork(self.store.layout(), 0)?;
         let staging = self.staging(SnapshotId::from_random(random::bytes()?))?;
         let kind = options.disk_only.then_some(SnapshotKind::Disk);
-        let captured = self.capture(entry, kind, staging.path()).await?;
+        let capture = self.capture(entry, kind, staging.path());
+        let captured = options.watcher.during(staging.path(), capture).await?;
         let moment = Moment {
             dir: staging.path().to_owned(),
             machine: (captured.kind == SnapshotKind::Full).then(|| machine_files(staging.path())),

@@ -19,6 +19,7 @@ mod fork;
 mod moment;
 mod restore;
 mod transfer;
+mod watcher;
 
 use std::{
     fs::File,
@@ -36,6 +37,7 @@ pub use self::{
     changes::ForkChanges,
     create::SnapshotOptions,
     fork::{ForkOptions, ForkSource, Forked},
+    watcher::Watcher,
 };
 use crate::{
     base::error::{Error, ErrorKind, Result, io},
