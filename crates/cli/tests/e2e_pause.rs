@@ -373,3 +373,58 @@ fn every_verb_says_that_a_machine_is_stopped_and_works_when_it_goes_on() {
     assert_eq!(sandbox.status(), "stopped");
     until("the machine's end", || !is_alive(machine));
 }
+
+/// Runs `work` while the machine is stopped from a moment after it began; whether it was held up.
+fn held_up(coffer: &Coffer, machine: i32, verb: &[&str], moment: Duration) -> bool {
+    let mut command = coffer.command(verb);
+    let quiet = command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut client = quiet.spawn().unwrap();
+    let began = Instant::now();
+    until("the moment", || began.elapsed() >= moment);
+    signal("-STOP", machine);
+    // It ends at once if it was over, or if it had not begun.
+    let began = Instant::now();
+    until("an end or a wait", || {
+        client.try_wait().unwrap().is_some() || began.elapsed() > NO_MOMENT
+    });
+    let held_up = client.try_wait().unwrap().is_none();
+    let ended = client.wait().unwrap();
+    assert!(!held_up || !ended.success(), "{verb:?}: {ended:?}");
+    signal("-CONT", machine);
+    held_up
+}
+
+/// Longer than a pause or a refusal takes.
+const NO_MOMENT: Duration = Duration::from_secs(3);
+
+#[test]
+fn a_guest_that_freezes_too_late_goes_on_and_every_verb_works() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.script(COUNT);
+    until("output", || lines(&coffer, &sandbox.id) > 3);
+    let machine = sandbox.machine();
+    // The machine has to be stopped between the question and the answer. When that is, only trying
+    // tells.
+    let provoked = (0..60).map(Duration::from_millis).any(|moment| {
+        let held_up = held_up(&coffer, machine, &["pause", &sandbox.id], moment);
+        if !held_up && sandbox.status() == "paused" {
+            coffer.ok(["unpause", &sandbox.id]);
+        }
+        held_up
+    });
+    assert!(provoked, "no pause was held up");
+    // It freezes now, and nobody waits for that.
+    let counted = lines(&coffer, &sandbox.id);
+    until("the workload to go on", || {
+        lines(&coffer, &sandbox.id) > counted + 3
+    });
+    assert_eq!(sandbox.status(), "running");
+    assert_eq!(sandbox.exec(&["true"]).code, 0);
+    coffer.ok(["pause", &sandbox.id]);
+    coffer.ok(["unpause", &sandbox.id]);
+    let fork = coffer.keep(coffer.ok(["fork", &sandbox.id]));
+    assert_eq!(fork.exec(&["true"]).code, 0);
+    coffer.refused(&["unpause", &sandbox.id], &["is not paused"]);
+    let counted = lines(&coffer, &sandbox.id);
+    until("more output", || lines(&coffer, &sandbox.id) > counted);
+}
