@@ -46,6 +46,7 @@ pub(crate) fn run_all(
         bench.run()?,
         bench.python()?,
         bench.exec()?,
+        bench.first_exec()?,
         bench.exec_stdout()?,
         bench.fork_to_exec()?,
         bench.pool("run --rm /bin/true from a plain pool", &[], TRUE)?,
@@ -84,6 +85,7 @@ pub(crate) fn run_all(
             3,
             SYNC_WRITER,
         )?,
+        bench.rewriter_pause()?,
         bench.fork_memory()?,
         bench.snapshot_file()?,
     ];
@@ -187,6 +189,20 @@ impl Bench<'_> {
                 target: "at most 20 ms",
                 note: String::new(),
             })
+        })
+    }
+
+    /// And the first one after a start?
+    fn first_exec(&self) -> Result<Outcome> {
+        let times = (0..self.runs).map(|_| {
+            self.with_sleeper(|id| measure::time(self.coffer(&["exec", id, "/bin/true"])))
+        });
+        Ok(Outcome {
+            name: "first exec /bin/true after a start",
+            ours: Times::of(times.collect::<Result<_>>()?)?,
+            peer: None,
+            target: "near the later ones",
+            note: String::new(),
         })
     }
 

@@ -27,6 +27,13 @@ pub(super) const SYNC_WRITER: &str = "n=0; while :; do \
     dd if=/dev/zero of=$f bs=1M count=4 seek=$((n % 50 * 4)) conv=notrunc,fsync 2> /dev/null; \
     n=$((n+1)); done";
 
+/// Writes over 1 GiB of memory again and again, a page after the other. It makes its file once it
+/// has all of it.
+const REWRITER: &str = "x = bytearray(b'\\x01' * (1 << 30)); open('/rewriting', 'w').close(); i = 0
+while True:
+    x[i] = (x[i] + 1) & 255
+    i = (i + 4096) % (1 << 30)";
+
 impl Bench<'_> {
     /// How long is it from a fork of the image's template to the first reply of a command in it?
     pub(super) fn fork_to_exec(&self) -> Result<Outcome> {
@@ -92,6 +99,31 @@ impl Bench<'_> {
                 ours: Times::of(self.pauses(id)?)?,
                 peer: None,
                 target: "at most 100 ms",
+                note: String::new(),
+            })
+        })
+    }
+
+    /// And while a program writes over its memory?
+    pub(super) fn rewriter_pause(&self) -> Result<Outcome> {
+        const LIMIT: Duration = Duration::from_secs(60);
+        self.with_sandbox(&["-m", "1536m"], |id| {
+            let rewriter = ["exec", "-d", id, "/usr/bin/python3", "-c", REWRITER];
+            process::capture(&mut self.coffer(&rewriter))?;
+            let begin = Instant::now();
+            let ready = ["exec", id, "test", "-e", "/rewriting"];
+            while measure::time(self.coffer(&ready)).is_err() {
+                anyhow::ensure!(
+                    begin.elapsed() < LIMIT,
+                    "Memory was not filled in {LIMIT:?}"
+                );
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            Ok(Outcome {
+                name: "pause of a live capture, 1536 MiB, 1 GiB of it rewritten all the time",
+                ours: Times::of(self.pauses(id)?)?,
+                peer: None,
+                target: "at most 200 ms",
                 note: String::new(),
             })
         })

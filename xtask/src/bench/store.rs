@@ -54,7 +54,21 @@ impl Bench<'_> {
     }
 
     pub(super) fn with_sleeper<T>(&self, work: impl FnOnce(&str) -> Result<T>) -> Result<T> {
-        let id = process::capture(&mut self.coffer(&["run", "-d", DEBIAN, "sleep", "100000"]))?;
+        self.with_sandbox(&[], work)
+    }
+
+    /// One that is run with `flags`.
+    pub(super) fn with_sandbox<T>(
+        &self,
+        flags: &[&str],
+        work: impl FnOnce(&str) -> Result<T>,
+    ) -> Result<T> {
+        let args: Vec<&str> = ["run", "-d"]
+            .into_iter()
+            .chain(flags.iter().copied())
+            .chain([DEBIAN, "sleep", "100000"])
+            .collect();
+        let id = process::capture(&mut self.coffer(&args))?;
         let result = work(&id);
         process::capture(&mut self.coffer(&["rm", "-f", &id]))?;
         result
