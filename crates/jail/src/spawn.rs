@@ -20,11 +20,7 @@ use std::{
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::{
-    holes,
-    launch::Launch,
-    setup::Setup,
-};
+use crate::{holes, launch::Launch, setup::Setup};
 
 /// A started program, not yet waited for.
 #[derive(Debug)]

@@ -13,8 +13,8 @@
 mod aside;
 mod limits;
 mod oom;
-mod thrash;
 mod pace;
+mod thrash;
 
 use std::{
     fs::{self, File},
@@ -35,8 +35,8 @@ pub(crate) use self::{
     aside::Aside,
     limits::{limit, limit_again},
     oom::OomWatch,
-    thrash::ThrashWatch,
     pace::Pace,
+    thrash::ThrashWatch,
 };
 use crate::{
     failure::{OrFail, Result},

@@ -61,8 +61,9 @@ impl Switchboard {
         }
     }
 
-    /// A paused sandbox that is told to end must run to do so.
-    pub(super) fn resume_to_end(&mut self) {
+    /// A paused sandbox that is told to end must run to do so, and a pause that nobody waited for is
+    /// taken back.
+    pub(super) fn resume_after_all(&mut self) {
         if self.standing == Standing::Paused {
             self.begin(None, Purpose::Unpause, steps::unpause);
         }
@@ -111,11 +112,16 @@ impl Switchboard {
             }
             self.agent.release();
         }
+        // Who asked for this pause has given up, and was told that it failed.
+        let is_unknown = step.purpose == Purpose::Pause
+            && step
+                .client
+                .is_some_and(|id| !self.clients.contains_key(&id));
         if let Some(client) = step.client {
             self.answer(client, &self.moment_result(&step, result));
         }
-        if self.stop_asked() {
-            self.resume_to_end();
+        if self.stop_asked() || is_unknown {
+            self.resume_after_all();
         }
         while !self.standing.is_moving()
             && let Some((client, request)) = self.waiting.pop_front()

@@ -72,7 +72,7 @@ impl Switchboard {
     }
 
     pub(super) fn set_stopping(&mut self) {
-        self.resume_to_end();
+        self.resume_after_all();
         self.set_status(SandboxStatus::Stopping);
     }
 
