@@ -116,8 +116,8 @@ fn a_run_works_without_templates_when_qemu_makes_no_captures_and_says_so() {
     // Who asks for one has it tried again.
     let built = changed.run(&["template", "build", BUSYBOX]);
     assert_eq!(built.code, 1, "{built:?}");
-    let boots = fs::read_to_string(changed.dir.path().join("boots")).unwrap();
-    assert_eq!(boots.lines().count(), 4);
+    let again = fs::read_to_string(changed.dir.path().join("boots")).unwrap();
+    assert!(again.len() > boots.len(), "no other guest was made");
     let forked = changed.run(&["run", "-d", "--name", "three", BUSYBOX, "sleep", "1000"]);
     assert_eq!(forked.code, 0, "{forked:?}");
     let exec = changed.run(&["exec", "three", "echo", "yes"]);

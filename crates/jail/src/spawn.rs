@@ -152,6 +152,7 @@ mod tests {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
 
     use super::*;
+    use crate::Holes;
 
     fn shell(script: &str, fds: Vec<(OwnedFd, RawFd)>) -> (Child, String) {
         shell_with(script, fds, false)

@@ -172,7 +172,7 @@ impl Capture for FakeCapture {
             if self.moment.is_some() {
                 return Err(wrong("The moment was taken already"));
             }
-            self.early = Contents::of(&self.inner)?;
+            self.early = self.inner.contents()?;
             self.caught_up = true;
             Ok(())
         })

@@ -234,7 +234,7 @@ impl FromStr for Memory {
     override_usage = "coffer create [OPTIONS] IMAGE [COMMAND] [ARG]..."
 )]
 pub(crate) struct CreateArgs {
-    /// Streams for a later `start`, as Docker has it; `start --attach` follows the output
+    /// Streams, as in Docker; `start --attach` is what follows them
     #[arg(short, long, value_name = "STREAM", ignore_case = true)]
     attach: Vec<Stream>,
     /// Write the id into this new file

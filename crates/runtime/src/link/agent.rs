@@ -148,13 +148,16 @@ impl AgentLink {
         }
     }
 
-    /// Lets the guest send more.
+    /// Lets the guest send more. The frame that ends a channel has no bytes to give back.
     pub(crate) async fn give_credit(
         &mut self,
         stream: u32,
         channel: Channel,
         bytes: u32,
     ) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
         let mut out = Vec::new();
         encode_credit(stream, channel, bytes, &mut out);
         self.stream.write_all(&out).await.map_err(lost)

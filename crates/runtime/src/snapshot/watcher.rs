@@ -82,6 +82,7 @@ mod tests {
         let watcher = Watcher::new(told.clone());
         let capture = async {
             std::fs::write(dir.path().join("upper"), [1; 8192]).unwrap();
+            // Time, on purpose: the test's clock jumps over it.
             tokio::time::sleep(INTERVAL * 2).await;
             5
         };

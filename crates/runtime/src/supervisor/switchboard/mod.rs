@@ -5,6 +5,7 @@
 //! goes into queues that are bounded by credit.
 
 mod clients;
+mod dialog;
 mod ending;
 mod faster;
 mod guest;

@@ -12,8 +12,9 @@ use cofferdam_types::SandboxStatus;
 
 use super::{
     Switchboard,
+    dialog::Guest,
     standing::{Purpose, Standing, Step},
-    steps::{self, Guest},
+    steps,
 };
 use crate::{
     base::error::{Error, ErrorKind, Result, to_remote},

@@ -5,23 +5,21 @@
 //! and QEMU work off what they are sent in order, so a freeze that is late is followed by its thaw,
 //! and a stop by its continuation.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use cofferdam_backend::{Capture, CapturePlan, Machine};
+use cofferdam_backend::{Capture, CapturePlan};
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::{AgentMessage, HostMessage};
 
 use tokio::sync::oneshot;
 
-use super::{trim, wire::Wire};
+use super::{
+    dialog::{Guest, unexpected},
+    trim,
+};
 use crate::{
     base::error::{Error, ErrorKind, Result, lift},
     host::silence::{self, Part},
-    link::{Outgoing, refused},
     supervisor::event::Outcome,
 };
 
@@ -48,19 +46,6 @@ const SLOWEST_DISK_BYTES: u64 = 256 << 10;
 /// Percent of one processor that the processes of a guest have while it is captured, if they change
 /// more than a pause has room for. With 3, a busy host's copy of 1.5 GiB took too long for them.
 const HELD_BACK_PERCENT: u32 = 1;
-
-/// What a step speaks with: the machine and its agent.
-#[derive(Debug)]
-pub(super) struct Guest {
-    /// Name of the sandbox.
-    pub(super) sandbox: String,
-    pub(super) machine: Arc<dyn Machine>,
-    pub(super) wire: Wire,
-    /// All else that the guest is sent; held from a freeze to its thaw.
-    pub(super) outbox: Outgoing,
-    /// The file of the disk that takes the sandbox's writes.
-    pub(super) upper: PathBuf,
-}
 
 /// Stops the processes, then the vCPUs.
 pub(super) async fn pause(guest: Guest) -> Result<Outcome> {
@@ -258,39 +243,6 @@ impl Guest {
         self.outbox.release();
         Ok(answer)
     }
-
-    pub(super) async fn ask(
-        &self,
-        question: &HostMessage,
-        limit: Duration,
-    ) -> Result<AgentMessage> {
-        self.wait(self.wire.ask(question)?, limit).await
-    }
-
-    async fn wait(
-        &self,
-        answer: oneshot::Receiver<AgentMessage>,
-        limit: Duration,
-    ) -> Result<AgentMessage> {
-        match tokio::time::timeout(limit, answer).await {
-            Ok(Ok(AgentMessage::Failed(failure))) => Err(refused(&failure)),
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(Error::new(
-                ErrorKind::GuestFailed,
-                "The machine ended meanwhile",
-            )),
-            Err(_) => Err(silence::unanswered(
-                &self.sandbox,
-                self.machine.pid(),
-                limit,
-            )),
-        }
-    }
-}
-
-pub(super) fn unexpected(answer: &AgentMessage) -> Error {
-    let what = format!("The guest gave an answer to another question: {answer:?}");
-    Error::new(ErrorKind::GuestFailed, what)
 }
 
 #[cfg(test)]

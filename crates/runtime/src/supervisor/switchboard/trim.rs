@@ -15,9 +15,9 @@ use cofferdam_proto::{AgentMessage, DiskPart, HostMessage};
 
 use super::{
     Switchboard,
+    dialog::{self, Guest},
     sources::later,
     standing::Standing,
-    steps::{self, Guest},
 };
 use crate::{
     base::task::log_line,
@@ -76,7 +76,7 @@ async fn trim_now(guest: &Guest, parts: Vec<DiskPart>) {
             Ok(AgentMessage::Trimming { .. }) => {
                 return log_line("The disk is captured before it was trimmed to its end");
             }
-            Ok(other) => return log_line(&steps::unexpected(&other).chain()),
+            Ok(other) => return log_line(&dialog::unexpected(&other).chain()),
             Err(error) => return log_line(&format!("The disk is not trimmed: {}", error.chain())),
         }
         question = status_question();

@@ -1,14 +1,16 @@
 //! Steps against a guest that answers when the test says so. Time is tokio's own and stops
 //! while there is something to do.
 
+use std::{path::PathBuf, sync::Arc};
+
 use cofferdam_backend::{
-    Backend, BlockDevice, MachineSpec, MachineStatus,
+    Backend, BlockDevice, Machine, MachineSpec, MachineStatus,
     fake::{FakeBackend, KERNEL_MAGIC},
 };
 use cofferdam_proto::{CONTROL_STREAM, Decoder, DiskPart, decode_control, encode_control};
 
-use super::*;
-use crate::link::{Waiting, outgoing};
+use super::{super::wire::Wire, *};
+use crate::link::{Outgoing, Waiting, outgoing};
 
 /// A machine and what was sent to its agent.
 struct Scene {
