@@ -53,12 +53,13 @@ fn assert_clean(upper: &Path) {
     }
 }
 
-/// Whether the disk in an export has it. An export is compressed, so another store unpacks it.
+/// Whether the disk in an export has it. An export is compressed, so another store, which has the
+/// image, unpacks it.
 fn export_holds_secret(coffer: &Coffer, snapshot: &Snapshot<'_>, args: &[&str]) -> bool {
     let command = ["snapshot", "export", "-q", &snapshot.id];
     let exported = coffer.run(command.iter().chain(args));
     assert_eq!(exported.code, 0, "{}", exported.stderr);
-    let there = Coffer::empty();
+    let there = Coffer::private();
     let imported = import(&there, &exported.stdout, &[]);
     assert_eq!(imported.code, 0, "{}", imported.stderr);
     let copy = Snapshot::keep(&there, imported.text());
