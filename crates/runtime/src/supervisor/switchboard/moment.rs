@@ -96,7 +96,7 @@ impl Switchboard {
     pub(super) fn moment_answer(&mut self, message: AgentMessage) {
         let late = self.wire.answered(message);
         if late == Some(AgentMessage::Thawed) && self.standing.thawed_late() {
-            self.set_status(SandboxStatus::Running);
+            self.set_standing(SandboxStatus::Running);
             self.agent.release();
         }
     }
@@ -106,10 +106,10 @@ impl Switchboard {
             return;
         };
         if self.standing.is_paused() {
-            self.set_status(SandboxStatus::Paused);
+            self.set_standing(SandboxStatus::Paused);
         } else {
             if step.was_paused {
-                self.set_status(SandboxStatus::Running);
+                self.set_standing(SandboxStatus::Running);
             }
             self.agent.release();
         }

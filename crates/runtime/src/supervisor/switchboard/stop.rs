@@ -6,7 +6,15 @@ use cofferdam_proto::{HostMessage, SESSION_STREAM};
 use cofferdam_types::{ExitStatus, SandboxStatus, Signal};
 
 use super::{End, Switchboard, sources::later};
-use crate::{host::silence, store::EndedBy, supervisor::event::Event};
+use crate::{
+    base::{
+        error::{Error, ErrorKind},
+        task::log_line,
+    },
+    host::silence,
+    store::EndedBy,
+    supervisor::event::Event,
+};
 
 /// How long the guest may take to end the workload after SIGKILL before the machine goes.
 const FORCED_TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,13 +84,28 @@ impl Switchboard {
         self.set_status(SandboxStatus::Stopping);
     }
 
+    /// Writes a new status down. One that cannot follow the present one is a fault of this program:
+    /// it is logged as such and changes nothing.
     pub(super) fn set_status(&mut self, status: SandboxStatus) {
-        if self.entry.state.status.can_become(status) {
-            self.entry.state.status = status;
-            // Readers see the old one a moment longer if this fails.
-            let _ = self
-                .store
-                .set_state(self.entry.record.id, &self.entry.state);
+        let now = self.entry.state.status;
+        if now == status {
+            return;
+        }
+        if !now.can_become(status) {
+            let what = format!("A sandbox that is {now} cannot become {status}");
+            return log_line(&Error::new(ErrorKind::Bug, what).chain());
+        }
+        self.entry.state.status = status;
+        // Readers see the old one a moment longer if this fails.
+        let _ = self
+            .store
+            .set_state(self.entry.record.id, &self.entry.state);
+    }
+
+    /// Writes down whether the guest stands still. A sandbox that is to end stays `stopping`.
+    pub(super) fn set_standing(&mut self, status: SandboxStatus) {
+        if !self.stop_asked() {
+            self.set_status(status);
         }
     }
 
