@@ -56,8 +56,8 @@ fn lists_are_filtered_and_formatted_as_in_docker() {
         "exited 3 /two"
     );
     assert_eq!(inspect("{{.status}} {{.exit_code}}", "two"), "stopped 3");
-    let state = "{{.State.Running}} {{.State.OOMKilled}} {{.State.Error}}";
-    assert_eq!(inspect(state, "two"), "false false ");
+    let state = "{{.State.Running}} {{.State.OOMKilled}} {{.State.Error}}.";
+    assert_eq!(inspect(state, "two"), "false false .");
     let (id, all) = (inspect("{{.Id}}", "two"), coffer.inspect("two"));
     assert_eq!(
         (&all["id"], &all["State"]["ExitCode"]),
@@ -131,7 +131,8 @@ fn flags_may_be_empty_have_truth_values_and_name_what_is_so_already() {
     let made = coffer.ok(["create", "-a", "stdout", "--attach=STDERR", BUSYBOX, "true"]);
     assert_eq!(coffer.ok(["start", &made]), made);
     coffer.ok(["rm", "-f", &made]);
-    coffer.refused(&["create", "-a", "tape", BUSYBOX], &["tape"]);
+    let usage = coffer.run(["create", "-a", "tape", BUSYBOX]);
+    assert_eq!(usage.code, 125, "{usage:?}");
     coffer.refused(&["inspect", &id], &[&id[..12]]);
     let again = coffer.run(["run", "--rm", "--cidfile", cid, BUSYBOX, "true"]);
     assert_eq!(again.code, 125, "{again:?}");
