@@ -1,6 +1,12 @@
 //! One standby: a supervisor without a sandbox yet.
 
-use std::{ffi::OsString, io::ErrorKind as IoErrorKind, path::Path, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString,
+    io::ErrorKind as IoErrorKind,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use cofferdam_backend::{Machine, MachineSpec};
 use cofferdam_base::{LockFile, fs, time::unix_time_ns};
@@ -49,6 +55,8 @@ struct Standby {
     backend: &'static str,
     /// What a machine must have in common with this one to go on from a capture of it.
     machine_key: String,
+    /// See [`Live::disk_made`].
+    disk_made: Option<SystemTime>,
     // Held for as long as the standby has files of its own.
     _lock: LockFile,
 }
@@ -203,6 +211,7 @@ async fn prepare(
     let lost = || Error::new(ErrorKind::NotFound, "The pool's template is gone");
     let found = Template::find(layout, &key).ok_or_else(lost)?;
     lift(cofferdam_disk::copy_sparse(&found.upper(), &place.upper()))?;
+    let made = std::fs::metadata(place.upper()).and_then(|meta| meta.modified());
     let (plan, rootfs) = (&manifest.plan, manifest.plan.rootfs.clone());
     let spec = MachineSpec {
         console_log: place.dir.join("console.log"),
@@ -239,6 +248,7 @@ async fn prepare(
         agent,
         backend: backend.name(),
         machine_key: machine_key(backend.as_ref(), &guest)?,
+        disk_made: made.ok(),
         _lock: lock,
     };
     Ok(Prepared::Ready(Box::new(standby), listener))
@@ -323,6 +333,7 @@ async fn claimed(of: Starting<'_>, standby: Standby) -> Result<(Live, Box<dyn Af
         mut agent,
         backend,
         machine_key,
+        disk_made,
         ..
     } = standby;
     let setup = guest_setup(&of.entry.record);
@@ -337,6 +348,7 @@ async fn claimed(of: Starting<'_>, standby: Standby) -> Result<(Live, Box<dyn Af
         started_ns: unix_time_ns(),
         machine_key,
         degraded,
+        disk_made,
         read_ahead: None,
     };
     let after = ForLaterStarts::new(of.entry, backend, ForTemplates::default(), Some(pool));

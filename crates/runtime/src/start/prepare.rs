@@ -4,7 +4,10 @@
 //! mounts the root itself. The base template is made first if there is none; it takes hardly
 //! longer than a boot. When no template can be had the machine boots for itself; see `origin`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use cofferdam_backend::{Backend, Machine, MachineSpec};
 use cofferdam_base::time::unix_time_ns;
@@ -18,7 +21,7 @@ use crate::{
     base::error::{Result, lift},
     host::{compatibility::machine_key, guest},
     link::{AgentLink, Clock, resume_workload, start_workload},
-    store::resume::Resume,
+    store::{layout::SandboxPaths, resume::Resume},
     supervisor::{Live, Starting},
     template::{self, MachineShape, Recording, Template},
 };
@@ -63,11 +66,12 @@ pub(crate) async fn start(of: Starting<'_>) -> Result<(Live, ForTemplates)> {
         // The client adds the stage.
         ways.notes.push(note.to_owned());
     }
-    let (origin, machine, mut agent, read_ahead) = loop {
+    let (origin, machine, mut agent, read_ahead, disk_made) = loop {
         let origin = ways.choose(&mut clock).await?;
         let reading = read_ahead(&origin);
+        let disk_made = disk_made(&origin, paths);
         match bring_machine(of, backend.as_ref(), &origin, &spec, &mut clock).await {
-            Ok((machine, agent)) => break (origin, machine, agent, reading),
+            Ok((machine, agent)) => break (origin, machine, agent, reading, disk_made),
             Err(error) => ways.give_up(&origin, error, &mut clock)?,
         }
     };
@@ -118,9 +122,21 @@ pub(crate) async fn start(of: Starting<'_>) -> Result<(Live, ForTemplates)> {
         started_ns: unix_time_ns(),
         machine_key: machine_key(backend.as_ref(), &guest)?,
         degraded: ways.notes,
+        disk_made,
         read_ahead,
     };
     Ok((live, templates))
+}
+
+/// See [`Live::disk_made`].
+fn disk_made(origin: &Origin, paths: &SandboxPaths) -> Option<SystemTime> {
+    match origin {
+        Origin::Image(_) | Origin::Base(_) => {
+            let meta = std::fs::metadata(paths.upper());
+            meta.and_then(|meta| meta.modified()).ok()
+        }
+        Origin::Resume(..) | Origin::Workload(_) | Origin::Boot => None,
+    }
 }
 
 /// A machine from `origin` whose agent is ready. No process of the user runs yet, so that another

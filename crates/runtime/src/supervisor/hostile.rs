@@ -140,6 +140,7 @@ impl Sandbox {
                 started_ns: 1,
                 machine_key: String::new(),
                 degraded: Vec::new(),
+                disk_made: None,
                 read_ahead: None,
             };
             let after: Box<dyn AfterStart> = Box::new(NothingAfter);

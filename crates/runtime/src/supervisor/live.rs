@@ -3,7 +3,7 @@
 //! Where the machine comes from is not known here, nor what later starts want: the caller brings
 //! the one and does the other.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use cofferdam_backend::{BoxFuture, Machine};
 use cofferdam_proto::{Stage, TerminalSize};
@@ -56,6 +56,9 @@ pub(crate) struct Live {
     pub(crate) machine_key: String,
     /// What went wrong with quicker ways to start, one sentence each.
     pub(crate) degraded: Vec<String>,
+    /// The last change of the disk's file before its first guest could write to it; `None` where an
+    /// earlier guest could. A file without a later change has nothing deleted in it.
+    pub(crate) disk_made: Option<SystemTime>,
     /// Reads the machine's memory ahead; returns what went wrong.
     pub(crate) read_ahead: Option<JoinHandle<Vec<String>>>,
 }

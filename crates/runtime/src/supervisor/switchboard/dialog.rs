@@ -1,6 +1,10 @@
 //! What a task that talks to a guest speaks with: questions and their answers, with a time limit.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use cofferdam_backend::Machine;
 use cofferdam_proto::{AgentMessage, HostMessage};
@@ -24,6 +28,8 @@ pub(super) struct Guest {
     pub(super) outbox: Outgoing,
     /// The file of the disk that takes the sandbox's writes.
     pub(super) upper: PathBuf,
+    /// See [`crate::supervisor::Live::disk_made`].
+    pub(super) disk_made: Option<SystemTime>,
 }
 
 impl Guest {

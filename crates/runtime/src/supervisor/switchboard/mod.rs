@@ -22,6 +22,7 @@ mod wire;
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
+    time::SystemTime,
 };
 
 use cofferdam_backend::Machine;
@@ -88,6 +89,8 @@ pub(crate) struct Switchboard {
     sessions: HashMap<u32, Session>,
     next_session: u32,
     workload: Workload,
+    /// See [`Live::disk_made`].
+    disk_made: Option<SystemTime>,
     /// What is to be done for later starts.
     after: Box<dyn AfterStart>,
     /// Reads the machine's memory ahead; returns what went wrong.
@@ -197,6 +200,7 @@ impl Switchboard {
             sessions: HashMap::new(),
             next_session: SESSION_STREAM + 1,
             workload,
+            disk_made: live.disk_made,
             after,
             read_ahead: live.read_ahead,
             stop_stage: stop::StopStage::NotAsked,

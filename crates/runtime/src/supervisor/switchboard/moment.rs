@@ -85,6 +85,7 @@ impl Switchboard {
             wire: self.wire.clone(),
             outbox: self.agent.clone(),
             upper: self.upper(),
+            disk_made: self.disk_made,
         });
         let events = self.events.clone();
         tokio::spawn(async move {

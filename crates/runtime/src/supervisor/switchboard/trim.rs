@@ -52,7 +52,7 @@ const LEAST_BYTES: u64 = 16 << 20;
 /// Has a guest that runs trim what it has deleted until now. Where that fails or takes too long,
 /// the capture has more in it, which the log says.
 pub(super) async fn before_capture(guest: &Guest) {
-    if !guest.machine.discards() {
+    if !guest.machine.discards() || is_untouched(&guest.upper, guest.disk_made) {
         return;
     }
     match parts(&guest.upper) {
@@ -83,6 +83,12 @@ async fn trim_now(guest: &Guest, parts: Vec<DiskPart>) {
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(LONGEST_WAIT);
     }
+}
+
+/// Whether no guest has written to a disk since it was made, so that nothing was deleted on it.
+fn is_untouched(upper: &Path, made: Option<SystemTime>) -> bool {
+    let changed = std::fs::metadata(upper).and_then(|meta| meta.modified());
+    made.is_some_and(|made| changed.is_ok_and(|changed| changed == made))
 }
 
 /// What is seen of a disk's file without its guest.
@@ -254,7 +260,7 @@ impl Switchboard {
 
     /// What the guest trims at its end.
     pub(super) fn last_trim(&self) -> Vec<DiskPart> {
-        if !self.machine.discards() {
+        if !self.machine.discards() || is_untouched(&self.upper(), self.disk_made) {
             return Vec::new();
         }
         parts(&self.upper()).unwrap_or_default()

@@ -56,6 +56,7 @@ impl Scene {
             machine: Arc::clone(&self.machine),
             wire: self.wire.clone(),
             outbox: self.outbox.clone(),
+            disk_made: None,
             upper: self.dir.path().join("upper"),
         }
     }
