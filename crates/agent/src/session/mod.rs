@@ -9,6 +9,7 @@ mod flow;
 mod input;
 mod leftovers;
 mod output;
+mod pump;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,12 +21,7 @@ use cofferdam_types::ExitStatus;
 use rustix::{event::epoll::EventFlags, process::Pid};
 
 pub(crate) use self::ending::Streams;
-use self::{
-    ending::Grace,
-    input::Input,
-    leftovers::Leftovers,
-    output::{Output, Pumped},
-};
+use self::{ending::Grace, input::Input, leftovers::Leftovers, output::Output};
 use crate::{
     cgroup::{OomWatch, ThrashWatch},
     failure::{OrFail, Result},
@@ -325,62 +321,6 @@ impl Sessions {
     fn look_for_thrash(&mut self, port: &mut Port) {
         if self.thrash.tick() {
             port.send(CONTROL_STREAM, &AgentMessage::OutOfMemory { killed: 1 });
-        }
-    }
-
-    fn pump_input(&mut self, number: u32, port: &mut Port) {
-        if self.held {
-            return;
-        }
-        let Some(session) = self.table.get_mut(&number) else {
-            return;
-        };
-        match session.input.pump(&self.poll, Token::Stdin(number)) {
-            Ok(freed) => port.credit(number, freed),
-            failed => log_failure(failed.map(drop)),
-        }
-    }
-
-    fn pump_outputs(&mut self, port: &mut Port) -> Result<()> {
-        let mut events = Vec::new();
-        self.outputs.wait(false, &mut events)?;
-        for (token, _) in events {
-            if let Token::Output(number, channel) = token
-                && !port.is_congested()
-            {
-                self.pump_output(number, channel, port);
-            }
-        }
-        Ok(())
-    }
-
-    fn pump_output(&mut self, number: u32, channel: Channel, port: &mut Port) {
-        let Some(session) = self.table.get_mut(&number) else {
-            return;
-        };
-        let Some(at) = session
-            .outputs
-            .iter()
-            .position(|output| output.channel == channel)
-        else {
-            return;
-        };
-        let Some(output) = session.outputs.get_mut(at) else {
-            return;
-        };
-        let mut last = output.pump(number, port);
-        if output.exhausted {
-            last = output.pump(number, port);
-        }
-        if last == Pumped::Ended {
-            let mut output = session.outputs.remove(at);
-            output.unwatch(&self.outputs);
-            if !output.exhausted {
-                self.leftovers.take_output(&self.poll, output.fd);
-            }
-            self.end_if_silent(number);
-        } else {
-            log_failure(output.watch(&self.outputs, number));
         }
     }
 
