@@ -41,56 +41,72 @@ pub(crate) fn run_all(
         inputs,
     };
     let outcomes = vec![
-        bench.load()?,
-        bench.first_run()?,
-        bench.run()?,
-        bench.python()?,
-        bench.exec()?,
-        bench.first_exec()?,
-        bench.exec_stdout()?,
-        bench.fork_to_exec()?,
-        bench.pool("run --rm /bin/true from a plain pool", &[], TRUE)?,
-        bench.pool(
+        told(bench.load()?),
+        told(bench.first_run()?),
+        told(bench.run()?),
+        told(bench.python()?),
+        told(bench.exec()?),
+        told(bench.first_exec()?),
+        told(bench.exec_stdout()?),
+        told(bench.fork_to_exec()?),
+        told(bench.pool("run --rm /bin/true from a plain pool", &[], TRUE)?),
+        told(bench.pool(
             "run --rm /bin/true from a pool warmed with it",
             &["--exec", "true"],
             TRUE,
-        )?,
-        bench.pool(
+        )?),
+        told(bench.pool(
             "run --rm python3 -c 'print(1)' from a plain pool of an image that starts python3",
             &["--entrypoint", "/usr/bin/python3"],
             PYTHON,
-        )?,
-        bench.pool(
+        )?),
+        told(bench.pool(
             "run --rm python3 -c 'print(1)' from a pool warmed with it",
             &["--exec", "python3 -c 'print(1)'"],
             PYTHON,
-        )?,
-        bench.forks_at_once()?,
-        bench.fork_pause("pause of a live capture, 512 MiB, idle", 0)?,
-        bench.fork_pause(
+        )?),
+        told(bench.forks_at_once()?),
+        told(bench.fork_pause("pause of a live capture, 512 MiB, idle", 0)?),
+        told(bench.fork_pause(
             "pause of a live capture, 512 MiB, a 200 MiB file just written",
             200,
-        )?,
-        bench.fork_pause(
+        )?),
+        told(bench.fork_pause(
             "pause of a live capture, 512 MiB, a 380 MiB file just written",
             380,
-        )?,
-        bench.writers_pause(
+        )?),
+        told(bench.writers_pause(
             "pause of a live capture, one writer of 40 MB/s",
             1,
             STEADY_WRITER,
-        )?,
-        bench.writers_pause(
+        )?),
+        told(bench.writers_pause(
             "pause of a live capture, three writers with fsync",
             3,
             SYNC_WRITER,
-        )?,
-        bench.rewriter_pause()?,
-        bench.fork_memory()?,
-        bench.snapshot_file()?,
+        )?),
+        told(bench.rewriter_pause()?),
+        told(bench.fork_memory()?),
+        told(bench.snapshot_file()?),
     ];
     let _ = fs::remove_dir_all(&bench.home);
     Ok(outcomes)
+}
+
+/// Prints what was measured, so that a case that fails does not lose those before it.
+fn told(outcome: Outcome) -> Outcome {
+    let peer = outcome.peer.as_ref();
+    let ratio = peer.map_or(String::new(), |(name, _, ratio)| {
+        format!(", {ratio:.2} of {name}")
+    });
+    println!(
+        "{}: {:.0} ms ({:.0}-{:.0}){ratio}",
+        outcome.name,
+        outcome.ours.median_ms(),
+        outcome.ours.min_ms(),
+        outcome.ours.max_ms()
+    );
+    outcome
 }
 
 impl Bench<'_> {

@@ -29,7 +29,9 @@ pub(super) const SYNC_WRITER: &str = "n=0; while :; do \
 
 /// Writes over 1 GiB of memory again and again, a page after the other. It makes its file once it
 /// has all of it.
-const REWRITER: &str = "x = bytearray(b'\\x01' * (1 << 30)); open('/rewriting', 'w').close(); i = 0
+const REWRITER: &str = "x = bytearray(1 << 30)
+for i in range(0, 1 << 30, 4096): x[i] = 1
+open('/rewriting', 'w').close(); i = 0
 while True:
     x[i] = (x[i] + 1) & 255
     i = (i + 4096) % (1 << 30)";
