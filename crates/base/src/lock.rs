@@ -63,7 +63,7 @@ impl LockFile {
         }
     }
 
-    /// Removes the file at `path` if nobody holds its lock. Whoever waits for the lock at this
+    /// Removes the file at `path` if no process holds its lock. A process that waits for the lock at this
     /// moment makes another file.
     ///
     /// # Errors

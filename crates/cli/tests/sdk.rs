@@ -215,7 +215,7 @@ fn a_snapshot_is_taken_moved_and_restored() {
         assert_eq!(
             *told.0.lock().unwrap(),
             [Phase::Capturing, Phase::Syncing],
-            "who watches a snapshot is told of it"
+            "the watcher of a snapshot gets its progress"
         );
         taken.verify().unwrap();
         assert_eq!(taken.info().unwrap().kind, SnapshotKind::Full);

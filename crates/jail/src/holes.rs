@@ -1,9 +1,9 @@
-//! Holes that a started program punches into files: which are made, and by whom.
+//! Decides which holes a started program may punch into files, and punches them.
 //!
 //! One thread per program answers the listener of its filter (see [`crate::filter`]) and ends with
 //! the program. It finds the file behind the descriptor of a call. One of the program's own disks
 //! is punched here, by a descriptor of this process, within the disk's size. The memory file stays
-//! whole and the program is told that it was punched. Any other file cannot be punched, and QEMU
+//! whole, and the program gets the answer that it was punched. Any other file cannot be punched, and QEMU
 //! then writes zeroes instead.
 //!
 //! Invariant: no call is let through. So it does not matter if the program exchanges the file

@@ -337,6 +337,9 @@ mod tests {
         let (listens, code) = punch(&memory, guarded());
         assert_eq!((code, first(&memory)), (Some(0), 1));
         if !listens {
+            // `cargo xtask test` requires all tests; elsewhere an old kernel may run this.
+            let required = std::env::var("COFFER_REQUIRE").is_ok_and(|value| value == "all");
+            assert!(!required, "this kernel gives no listener for a filter");
             println!("SKIP holes_are_made_in_disks: no listener for a filter here");
             return;
         }

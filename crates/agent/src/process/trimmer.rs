@@ -43,7 +43,7 @@ impl Trimmer {
         matches!(poll(&mut polled, Some(&Timespec::default())), Ok(0))
     }
 
-    /// Begins to trim; the pidfd is for whoever reaps the process.
+    /// Begins to trim; the caller reaps the process by its pidfd.
     pub(crate) fn begin(
         &mut self,
         upper: &OwnedFd,

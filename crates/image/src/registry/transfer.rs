@@ -291,7 +291,7 @@ impl Repository {
     }
 }
 
-/// A transfer that ended, or stands still, before its time.
+/// A transfer that ended too early or stalled.
 fn broken_off(url: &Url, error: reqwest::Error) -> Refusal {
     let refusal = Refusal::from(transport_error(url, error));
     match refusal.error.kind() {

@@ -39,11 +39,10 @@ pub(crate) enum SendError {
 #[derive(Debug, Default)]
 struct State {
     urgent: VecDeque<Vec<u8>>,
-    rest: VecDeque<Vec<u8>>,
+    /// Each with how many of its bytes are counted.
+    rest: VecDeque<(Vec<u8>, usize)>,
     /// Bytes of the messages in both; data is not counted.
     counted: usize,
-    /// For each of `rest`, how many of its bytes are counted.
-    weights: VecDeque<usize>,
     credit: BTreeMap<(u32, Channel), u32>,
     held: bool,
     /// Every [`Outgoing`] is gone: what waits is written, and nothing comes behind it.
@@ -128,8 +127,7 @@ impl Outgoing {
     fn push(&self, bytes: Vec<u8>, weight: usize) -> Result<(), SendError> {
         let mut state = self.shared.state();
         state.take_in(weight)?;
-        state.rest.push_back(bytes);
-        state.weights.push_back(weight);
+        state.rest.push_back((bytes, weight));
         drop(state);
         self.shared.changed.notify_one();
         Ok(())
@@ -197,9 +195,9 @@ impl State {
         for ((stream, channel), bytes) in std::mem::take(&mut self.credit) {
             encode_credit(stream, channel, bytes, &mut out);
         }
-        while let Some(next) = self.rest.front()
+        while let Some((next, _)) = self.rest.front()
             && (out.is_empty() || out.len() + next.len() <= WRITE_BYTES)
-            && let (Some(bytes), Some(weight)) = (self.rest.pop_front(), self.weights.pop_front())
+            && let Some((bytes, weight)) = self.rest.pop_front()
         {
             self.counted -= weight;
             if out.is_empty() {
@@ -209,11 +207,6 @@ impl State {
             }
         }
         (!out.is_empty()).then_some(out)
-    }
-
-    fn is_over(&self) -> bool {
-        // What is held when nobody is left to release it goes nowhere.
-        self.finished
     }
 }
 
@@ -230,7 +223,8 @@ impl Waiting {
                 if let Some(bytes) = state.take_out() {
                     return Some(bytes);
                 }
-                if state.is_over() {
+                // What is held when no sender is left to release it goes nowhere.
+                if state.finished {
                     return None;
                 }
             }
