@@ -32,7 +32,7 @@ pub(crate) enum Token {
     /// A process that has lost its session ended.
     Stray(u32),
     /// A session that waited for its streams has waited long enough.
-    Grace,
+    StreamTimer,
     /// The kernel has killed a process for want of memory.
     OutOfMemory,
     /// It is time to look at a workload that is at its limit of memory.
@@ -50,7 +50,7 @@ impl Token {
             Self::Output(session, _) => (4, session),
             Self::Orphan(number) => (6, number),
             Self::Stray(number) => (7, number),
-            Self::Grace => (8, 0),
+            Self::StreamTimer => (8, 0),
             Self::OutOfMemory => (9, 0),
             Self::Thrash => (10, 0),
         };
@@ -69,7 +69,7 @@ impl Token {
             5 => Self::Output(number, Channel::Stderr),
             6 => Self::Orphan(number),
             7 => Self::Stray(number),
-            8 => Self::Grace,
+            8 => Self::StreamTimer,
             9 => Self::OutOfMemory,
             _ => Self::Thrash,
         }
@@ -144,7 +144,7 @@ mod tests {
             Token::Output(u32::MAX, Channel::Stderr),
             Token::Orphan(3),
             Token::Stray(u32::MAX),
-            Token::Grace,
+            Token::StreamTimer,
             Token::OutOfMemory,
             Token::Thrash,
         ] {

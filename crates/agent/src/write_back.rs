@@ -30,12 +30,12 @@ const EAGER_INTERVAL: u32 = 50;
 /// Whether dirty pages are written early, and what is set again afterwards.
 #[derive(Debug, Default)]
 pub(crate) struct WriteBack {
-    usual: Option<Usual>,
+    saved: Option<SavedSettings>,
 }
 
 /// The settings of a machine that nobody waits for; the limits are in percent of its memory.
 #[derive(Debug)]
-struct Usual {
+struct SavedSettings {
     ratio: String,
     background_ratio: String,
     interval: String,
@@ -44,8 +44,8 @@ struct Usual {
 impl WriteBack {
     /// Has dirty pages written early. Beginning again changes nothing.
     pub(crate) fn begin(&mut self) -> Result<()> {
-        if self.usual.is_none() {
-            self.usual = Some(Usual {
+        if self.saved.is_none() {
+            self.saved = Some(SavedSettings {
                 ratio: read(RATIO)?,
                 background_ratio: read(BACKGROUND_RATIO)?,
                 interval: read(INTERVAL)?,
@@ -60,11 +60,11 @@ impl WriteBack {
 
     /// Sets the usual limits again. Ending what was not begun changes nothing.
     pub(crate) fn end(&mut self) -> Result<()> {
-        if let Some(usual) = &self.usual {
-            write(RATIO, usual.ratio.trim_end())?;
-            write(BACKGROUND_RATIO, usual.background_ratio.trim_end())?;
-            write(INTERVAL, usual.interval.trim_end())?;
-            self.usual = None;
+        if let Some(saved) = &self.saved {
+            write(RATIO, saved.ratio.trim_end())?;
+            write(BACKGROUND_RATIO, saved.background_ratio.trim_end())?;
+            write(INTERVAL, saved.interval.trim_end())?;
+            self.saved = None;
         }
         Ok(())
     }

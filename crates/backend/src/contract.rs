@@ -13,7 +13,7 @@ mod clock;
 mod guest;
 mod lifecycle;
 mod listing;
-mod moments;
+mod live_captures;
 mod outcome;
 mod refusals;
 mod snapshots;
@@ -109,20 +109,20 @@ checks! {
     snapshots::damaged_snapshots_are_refused_by_kind,
     snapshots::a_snapshot_fits_only_its_own_shape,
     snapshots::what_a_restored_machine_touched_is_within_its_memory,
-    moments::a_captured_machine_and_its_capture_both_go_on_by_one,
-    moments::memory_is_captured_as_it_was_at_the_moment,
-    moments::a_capture_that_has_caught_up_is_of_the_moment_too,
-    moments::zeroes_over_what_was_there_are_captured,
-    moments::a_disk_is_captured_as_it_was_at_the_moment,
-    moments::disk_and_memory_are_of_one_moment_while_the_guest_writes,
-    moments::disks_alone_are_captured_without_memory,
+    live_captures::a_captured_machine_and_its_capture_both_go_on_by_one,
+    live_captures::memory_is_captured_as_it_was_at_the_moment,
+    live_captures::a_capture_that_has_caught_up_is_of_the_moment_too,
+    live_captures::zeroes_over_what_was_there_are_captured,
+    live_captures::a_disk_is_captured_as_it_was_at_the_moment,
+    live_captures::disk_and_memory_are_of_one_moment_while_the_guest_writes,
+    live_captures::disks_alone_are_captured_without_memory,
     capture_rules::a_dropped_capture_leaves_no_file_and_the_machine_as_it_was,
     capture_rules::a_machine_has_one_capture_at_a_time,
     capture_rules::only_a_paused_machine_is_taken_and_only_once,
     capture_rules::a_plan_that_does_not_fit_is_refused_and_leaves_nothing,
-    moments::a_machine_that_is_paused_all_along_is_captured_and_stays_paused,
-    moments::captures_of_captures_hold_what_every_generation_wrote,
-    moments::two_captures_of_one_machine_are_each_of_their_own_moment,
+    live_captures::a_machine_that_is_paused_all_along_is_captured_and_stays_paused,
+    live_captures::captures_of_captures_hold_what_every_generation_wrote,
+    live_captures::two_captures_of_one_machine_are_each_of_their_own_moment,
     capture_rules::a_capture_of_a_machine_that_ends_fails_and_leaves_nothing,
 }
 

@@ -9,7 +9,7 @@ use cofferdam::{Error, ErrorKind, Result};
 
 use crate::{
     exit_status::{BROKEN_PIPE, ExitStatus},
-    whole_file::{Rights, write_whole},
+    staged_file::{Rights, write_whole},
 };
 
 /// Writes to a file; to standard output without a name, or when it is `-`. A reader of ours that
@@ -32,7 +32,7 @@ pub(crate) fn write_to(
         return Err(Error::new(ErrorKind::InvalidSpec, what)
             .hint("Name a file with `-o`, or redirect the output"));
     }
-    let mut stdout = Watched {
+    let mut stdout = WatchedWriter {
         inner: io::stdout().lock(),
         reader_is_gone: false,
     };
@@ -46,12 +46,12 @@ pub(crate) fn write_to(
 }
 
 /// A writer that notes when nobody reads it any more, which those between may call otherwise.
-struct Watched<W> {
+struct WatchedWriter<W> {
     inner: W,
     reader_is_gone: bool,
 }
 
-impl<W> Watched<W> {
+impl<W> WatchedWriter<W> {
     fn noted<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
         if let Err(error) = &result {
             self.reader_is_gone |= error.kind() == io::ErrorKind::BrokenPipe;
@@ -60,7 +60,7 @@ impl<W> Watched<W> {
     }
 }
 
-impl<W: Write> Write for Watched<W> {
+impl<W: Write> Write for WatchedWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.inner.write(bytes);
         self.noted(written)
@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn a_reader_that_is_gone_is_noted() {
         let (reader, inner) = io::pipe().unwrap();
-        let mut watched = Watched {
+        let mut watched = WatchedWriter {
             inner,
             reader_is_gone: false,
         };

@@ -12,10 +12,10 @@ mod go_template;
 mod output;
 mod progress;
 mod sink;
+mod staged_file;
 mod streams;
 mod terminal;
 mod time;
-mod whole_file;
 
 use std::process::ExitCode;
 

@@ -9,7 +9,7 @@ use cofferdam::{Channel, Error, ErrorKind, Result, Session, SessionEvent, Signal
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use self::{
-    input::{Ends, forward_input},
+    input::{InputEvents, forward_input},
     signals::{HUP, ending_signal, forward_signals, forward_size, told_to_end},
 };
 use crate::{
@@ -126,14 +126,14 @@ pub(crate) async fn join(mut session: Session, join: Join) -> Result<Ended> {
         tasks.push(forward_size(input.clone()));
     }
     let (detach, detached) = oneshot::channel();
-    let mut leaving = Leaving::Never;
+    let mut leaving = LeaveWhen::Never;
     if join.stdin {
         let keys = join.detach_keys.filter(|_| raw.is_some());
         let (end, ended) = oneshot::channel();
         if join.kind == Kind::Visit {
-            leaving = Leaving::After(ended);
+            leaving = LeaveWhen::After(ended);
         }
-        let ends = Ends { detach, end };
+        let ends = InputEvents { detach, end };
         tasks.push(tokio::spawn(forward_input(input.clone(), keys, ends)));
     }
     let ended = tokio::select! {
@@ -160,7 +160,7 @@ pub(crate) async fn join(mut session: Session, join: Join) -> Result<Ended> {
 
 /// Copies output until the process ends, our own output is closed, or our input has ended and
 /// nothing comes any more.
-async fn pump(session: &mut Session, mut leaving: Leaving, show: [bool; 2]) -> Result<Ended> {
+async fn pump(session: &mut Session, mut leaving: LeaveWhen, show: [bool; 2]) -> Result<Ended> {
     let mut stdout = Sink::new(Stream::Stdout);
     let mut stderr = Sink::new(Stream::Stderr);
     let ended = loop {
@@ -204,7 +204,7 @@ async fn pump(session: &mut Session, mut leaving: Leaving, show: [bool; 2]) -> R
 
 /// Whether a session is left when our input has ended and nothing comes any more.
 #[derive(Debug)]
-enum Leaving {
+enum LeaveWhen {
     /// It is not.
     Never,
     /// It is; the input may still go on.
@@ -213,7 +213,7 @@ enum Leaving {
     Now,
 }
 
-impl Leaving {
+impl LeaveWhen {
     /// What comes next; none when nothing has come for a while since our input has ended.
     async fn next(&mut self, session: &mut Session) -> Option<Result<SessionEvent>> {
         if let Self::After(ended) = self {
@@ -240,7 +240,7 @@ pub(crate) async fn feed(session: Session, stdin: bool) {
     let (detach, _) = oneshot::channel();
     let (end, _) = oneshot::channel();
     if stdin {
-        forward_input(input.clone(), None, Ends { detach, end }).await;
+        forward_input(input.clone(), None, InputEvents { detach, end }).await;
     }
     // The session may have ended in this moment.
     let _ = tokio::time::timeout(LEAVE_TIMEOUT, input.leave()).await;

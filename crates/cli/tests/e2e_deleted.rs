@@ -11,8 +11,8 @@ use std::{
 
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer, Sleeper},
+    copies::Snapshot,
     exports::import,
-    moments::Snapshot,
     sandboxes::until,
 };
 

@@ -9,8 +9,8 @@ use std::{
 
 use cofferdam_testkit::{
     coffer::{Coffer, Finished},
+    copies::Snapshot,
     exports::{Export, expect_content, import, write_content},
-    moments::Snapshot,
 };
 use serde_json::json;
 

@@ -3,7 +3,7 @@
 
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer},
-    moments::Snapshot,
+    copies::Snapshot,
     sandboxes::until,
 };
 

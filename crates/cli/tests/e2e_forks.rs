@@ -10,9 +10,7 @@ use std::{
 
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer, Sleeper},
-    moments::{
-        STAMP, Snapshot, assert_right, common, first_of_its_own, journal, now, stamps_after,
-    },
+    copies::{STAMP, Snapshot, assert_right, common, first_of_its_own, journal, now, stamps_after},
     sandboxes::until,
 };
 

@@ -4,8 +4,8 @@
 use cofferdam_testkit::{
     bundle::{Bundle, Part},
     coffer::Coffer,
+    copies::Snapshot,
     exports::{Export, expect_content, import, reject},
-    moments::Snapshot,
     sandboxes::{unique_name, until},
 };
 use serde_json::{Value, json};

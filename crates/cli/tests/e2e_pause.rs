@@ -9,7 +9,7 @@ use std::{
 
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer},
-    moments,
+    copies,
     sandboxes::{is_alive, kill, until},
 };
 
@@ -225,7 +225,7 @@ fn a_paused_sandbox_whose_supervisor_is_killed_is_failed_and_leaves_nothing() {
     sandbox.sh("echo kept > /kept; sync");
     coffer.ok(["pause", &sandbox.id]);
     let (machine, supervisor) = (sandbox.machine(), sandbox.supervisor());
-    let sockets = moments::sockets_of(supervisor);
+    let sockets = copies::sockets_of(supervisor);
     assert!(sockets.is_dir(), "{}", sockets.display());
     kill(supervisor);
     until("their end", || !is_alive(machine) && !is_alive(supervisor));
@@ -242,23 +242,23 @@ fn a_paused_sandbox_whose_supervisor_is_killed_is_failed_and_leaves_nothing() {
 #[test]
 fn the_wall_clock_is_right_when_a_sandbox_goes_on() {
     let coffer = Coffer::shared();
-    let sandbox = coffer.script(moments::STAMP);
-    moments::stamps_after(&sandbox, Duration::ZERO);
+    let sandbox = coffer.script(copies::STAMP);
+    copies::stamps_after(&sandbox, Duration::ZERO);
     coffer.ok(["pause", &sandbox.id]);
     let paused = Instant::now();
     // What both have was stamped before the pause, even where it was written after.
-    let snapshot = moments::Snapshot::of(&coffer, &sandbox.id, &[]);
+    let snapshot = copies::Snapshot::of(&coffer, &sandbox.id, &[]);
     while paused.elapsed() < A_WHILE {
         coffer.ok(["snapshot", "verify", &snapshot.id]);
     }
-    let from = moments::now();
+    let from = copies::now();
     coffer.ok(["unpause", &sandbox.id]);
-    let ours = moments::stamps_after(&sandbox, from);
-    let to = moments::now();
-    let theirs = moments::stamps_after(&snapshot.fork(&[]), to);
-    let first = moments::first_of_its_own(&ours, &theirs);
-    moments::assert_right(first, from, to);
-    moments::assert_right(*ours.last().unwrap(), from, to);
+    let ours = copies::stamps_after(&sandbox, from);
+    let to = copies::now();
+    let theirs = copies::stamps_after(&snapshot.fork(&[]), to);
+    let first = copies::first_of_its_own(&ours, &theirs);
+    copies::assert_right(first, from, to);
+    copies::assert_right(*ours.last().unwrap(), from, to);
 }
 
 #[test]

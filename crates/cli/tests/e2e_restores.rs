@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer, Sleeper},
-    moments::{
+    copies::{
         STAMP, Snapshot, assert_right, common, damage, first_of_its_own, journal, now, stamps_after,
     },
     sandboxes::{unique_name, until},

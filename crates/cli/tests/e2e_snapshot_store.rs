@@ -5,7 +5,7 @@ use std::fs;
 
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer, Sleeper},
-    moments::{Snapshot, damage},
+    copies::{Snapshot, damage},
     sandboxes::unique_name,
 };
 

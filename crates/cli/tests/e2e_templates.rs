@@ -6,8 +6,8 @@ use std::fs;
 
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer},
+    copies::damage,
     image::busybox,
-    moments::damage,
     sandboxes::until,
 };
 use serde_json::Value;

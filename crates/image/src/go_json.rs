@@ -34,27 +34,27 @@ pub(crate) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> 
 /// Only for values that [`from_slice`] reads: there each value stands apart, so that one that is
 /// refused does not disturb what follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Loose<T>(pub(crate) Option<T>);
+pub(crate) struct Lenient<T>(pub(crate) Option<T>);
 
-impl<T> Default for Loose<T> {
+impl<T> Default for Lenient<T> {
     fn default() -> Self {
         Self(None)
     }
 }
 
-impl<T> Loose<T> {
+impl<T> Lenient<T> {
     pub(crate) const fn is_none(&self) -> bool {
         self.0.is_none()
     }
 }
 
-impl<T: Serialize> Serialize for Loose<T> {
+impl<T: Serialize> Serialize for Lenient<T> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         self.0.serialize(to)
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Loose<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Lenient<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         Ok(Self(T::deserialize(from).ok()))
     }
@@ -261,7 +261,7 @@ mod tests {
         list: Vec<String>,
         map: BTreeMap<String, String>,
         inner: Option<Box<Sample>>,
-        loose: Vec<Loose<Sample>>,
+        loose: Vec<Lenient<Sample>>,
         flag: bool,
     }
 

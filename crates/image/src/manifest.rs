@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned, de::IgnoredAny};
 
 use crate::{
     error::{Error, ErrorKind, Result},
-    go_json::{self, Loose},
+    go_json::{self, Lenient},
     media::{self, DocumentKind},
     model::RawConfig,
 };
@@ -35,10 +35,10 @@ pub(crate) struct Descriptor {
     pub(crate) size: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) urls: Vec<String>,
-    #[serde(default, skip_serializing_if = "Loose::is_none")]
-    pub(crate) annotations: Loose<BTreeMap<String, String>>,
-    #[serde(default, skip_serializing_if = "Loose::is_none")]
-    pub(crate) platform: Loose<OfferedPlatform>,
+    #[serde(default, skip_serializing_if = "Lenient::is_none")]
+    pub(crate) annotations: Lenient<BTreeMap<String, String>>,
+    #[serde(default, skip_serializing_if = "Lenient::is_none")]
+    pub(crate) platform: Lenient<OfferedPlatform>,
 }
 
 /// A platform as an index names it, in part or not at all.
@@ -68,8 +68,8 @@ impl Descriptor {
             digest,
             size,
             urls: Vec::new(),
-            annotations: Loose(None),
-            platform: Loose(None),
+            annotations: Lenient(None),
+            platform: Lenient(None),
         }
     }
 
@@ -135,7 +135,7 @@ pub(crate) enum Document {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Probe {
-    schema_version: Loose<u32>,
+    schema_version: Lenient<u32>,
     media_type: String,
     manifests: Option<IgnoredAny>,
     config: Option<IgnoredAny>,
@@ -150,7 +150,7 @@ impl Document {
             ("", Some(declared)) => declared,
             (own, _) => own,
         };
-        if probe.schema_version == Loose(Some(1)) || media::is_schema_1(kind) {
+        if probe.schema_version == Lenient(Some(1)) || media::is_schema_1(kind) {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 "The image has a manifest of Docker's schema 1, which is no longer supported",
@@ -236,7 +236,7 @@ impl Index {
         #[derive(Deserialize)]
         struct Written {
             #[serde(default)]
-            manifests: Vec<Loose<Descriptor>>,
+            manifests: Vec<Lenient<Descriptor>>,
         }
         let index: Written = parse_json(bytes, "image index")?;
         if index.manifests.len() > INDEX_ENTRIES_MAX {

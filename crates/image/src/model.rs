@@ -13,7 +13,7 @@ use serde::{
 
 use crate::{
     error::{Error, ErrorKind, Result},
-    go_json::Loose,
+    go_json::Lenient,
 };
 
 /// An image in the store.
@@ -115,9 +115,9 @@ fn string_or_list<'de, D: Deserializer<'de>>(
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct RawConfig {
     #[serde(default)]
-    pub(crate) created: Loose<String>,
+    pub(crate) created: Lenient<String>,
     #[serde(default)]
-    pub(crate) author: Loose<String>,
+    pub(crate) author: Lenient<String>,
     #[serde(default)]
     os: String,
     #[serde(default)]
@@ -128,7 +128,7 @@ pub(crate) struct RawConfig {
     pub(crate) config: ImageConfig,
     pub(crate) rootfs: RawRootfs,
     #[serde(default)]
-    pub(crate) history: Vec<Loose<RawHistory>>,
+    pub(crate) history: Vec<Lenient<RawHistory>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -1,16 +1,16 @@
 //! A machine whose control channel is here: what its handle and its captures share.
 
+mod capture_lock;
 mod disk;
 mod origin;
-mod turn;
 
 use std::{os::unix::net::UnixStream, sync::Arc};
 
 use cofferdam_backend::{Error, ErrorKind, MachineStatus, Result, SnapshotFiles};
 
+pub(crate) use capture_lock::{CaptureGuard, CaptureLock};
 pub(crate) use disk::WritableDisk;
 pub(crate) use origin::Origin;
-pub(crate) use turn::{Turn, Turns};
 
 use crate::{
     control,
@@ -28,7 +28,7 @@ pub(crate) struct Controlled {
     pub(crate) origin: Origin,
     /// In the spec's order.
     pub(crate) disks: Vec<WritableDisk>,
-    pub(crate) captures: Turns,
+    pub(crate) captures: CaptureLock,
 }
 
 impl Controlled {

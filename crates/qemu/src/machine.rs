@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use crate::{
     capture::{self, QemuCapture},
     control,
-    controlled::{Controlled, Origin, Turns, WritableDisk},
+    controlled::{CaptureLock, Controlled, Origin, WritableDisk},
     process::Process,
     qmp::Qmp,
     record::{ProcessStat, Record},
@@ -38,11 +38,11 @@ pub(crate) struct QemuMachine {
     vmm_log: PathBuf,
     usage: Mutex<Usage>,
     /// What only the process that started the machine has.
-    owned: Option<Owned>,
+    owned: Option<OwnedParts>,
 }
 
 #[derive(Debug)]
-struct Owned {
+struct OwnedParts {
     agent: Mutex<Option<UnixStream>>,
     /// Captures hold it too; it keeps no machine alive.
     controlled: Arc<Controlled>,
@@ -72,7 +72,7 @@ impl QemuMachine {
             shape,
             origin,
             disks: WritableDisk::all(spec)?,
-            captures: Turns::default(),
+            captures: CaptureLock::default(),
         };
         Ok(Self {
             id: spec.id,
@@ -83,7 +83,7 @@ impl QemuMachine {
                 at: spawned.started,
                 cpu_time_ms: 0,
             }),
-            owned: Some(Owned {
+            owned: Some(OwnedParts {
                 agent: Mutex::new(Some(spawned.agent)),
                 controlled: Arc::new(controlled),
                 discards: spawned.makes_holes,
@@ -110,7 +110,7 @@ impl QemuMachine {
         self.controlled().map(|controlled| &controlled.qmp)
     }
 
-    fn owned(&self) -> Result<&Owned> {
+    fn owned(&self) -> Result<&OwnedParts> {
         self.owned.as_ref().ok_or_else(|| {
             Error::new(
                 ErrorKind::WrongState,

@@ -40,7 +40,7 @@ pub use snapshot::{
     DamagedSnapshot, ForkChanges, ForkOptions, ForkSource, Forked, Snapshot, SnapshotOptions,
     Watcher,
 };
-pub use spec::interpreters::Rehearsals;
+pub use spec::interpreters::AutoWarmUps;
 pub use store::config::{Config, Setting};
 pub use store::layout::{Layout, SandboxPaths};
 pub use store::output_log::LogRecord;

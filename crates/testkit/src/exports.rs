@@ -2,7 +2,7 @@
 
 use crate::{
     coffer::{Coffer, Finished, Sleeper},
-    moments::Snapshot,
+    copies::Snapshot,
 };
 
 /// The export of a full snapshot, of a sandbox with a file in its memory and one on its disk. The

@@ -8,9 +8,9 @@
 
 pub mod bundle;
 pub mod coffer;
+pub mod copies;
 pub mod exports;
 pub mod image;
-pub mod moments;
 pub mod qemu;
 pub mod registry;
 pub mod sandboxes;

@@ -10,11 +10,11 @@
 //!
 //! Source: Documentation/admin-guide/cgroup-v2.rst.
 
-mod aside;
+mod hook_group;
 mod limits;
 mod oom;
-mod pace;
 mod thrash;
+mod throttle;
 
 use std::{
     fs::{self, File},
@@ -32,11 +32,11 @@ use rustix::{
 };
 
 pub(crate) use self::{
-    aside::Aside,
+    hook_group::HookGroup,
     limits::{limit, limit_again},
     oom::OomWatch,
-    pace::Pace,
     thrash::ThrashWatch,
+    throttle::CpuThrottle,
 };
 use crate::{
     failure::{OrFail, Result},

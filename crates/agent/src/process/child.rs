@@ -94,7 +94,7 @@ impl Report {
 
 /// Where a child lives, whatever it runs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ground<'a> {
+pub(super) struct ChildPlacement<'a> {
     pub(super) mount_namespace: BorrowedFd<'a>,
     pub(super) cgroup_namespace: BorrowedFd<'a>,
     pub(super) place: Place,
@@ -111,7 +111,7 @@ pub(super) struct Rights<'a> {
 /// All that the child needs, made ready before it is born or, if it is a zygote, before it wakes.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
-    pub(super) ground: Ground<'a>,
+    pub(super) placement: ChildPlacement<'a>,
     pub(super) stdio: [BorrowedFd<'a>; 3],
     /// Whether `stdio` is a terminal, to be the controlling one.
     pub(super) terminal: bool,
@@ -143,7 +143,7 @@ pub(super) struct Plan<'a> {
 pub(super) unsafe extern "C" fn run(plan: *const Plan<'_>) -> ! {
     // SAFETY: valid and only read, by this function's contract.
     let plan = unsafe { &*plan };
-    let settled = settle(&plan.ground);
+    let settled = settle(&plan.placement);
     // SAFETY: the pointers are valid, by this function's contract.
     unsafe { run_settled(settled, plan) }
 }
@@ -172,18 +172,19 @@ pub(super) fn exit() -> ! {
 }
 
 /// Takes the child to where it lives, and makes it what most are: root, with the usual limits.
-pub(super) fn settle(ground: &Ground<'_>) -> Result<(), (Step, Errno)> {
+pub(super) fn settle(placement: &ChildPlacement<'_>) -> Result<(), (Step, Errno)> {
     setsid().map_err(at(Step::Terminal))?;
-    enter_root(ground.mount_namespace).map_err(at(Step::Namespace))?;
-    enter(ground.cgroup_namespace, LinkNameSpaceType::ControlGroup).map_err(at(Step::Namespace))?;
-    if ground.place.has_own_mounts() {
+    enter_root(placement.mount_namespace).map_err(at(Step::Namespace))?;
+    enter(placement.cgroup_namespace, LinkNameSpaceType::ControlGroup)
+        .map_err(at(Step::Namespace))?;
+    if placement.place.has_own_mounts() {
         // SAFETY: a mount namespace changes no descriptor and no memory.
         unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(at(Step::Namespace))?;
     }
-    if ground.place == Place::Rehearsal {
+    if placement.place == Place::Rehearsal {
         make_read_only().map_err(at(Step::Namespace))?;
     }
-    if ground.place.has_own_pids() {
+    if placement.place.has_own_pids() {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         mount(c"proc", c"/proc", c"proc", flags, None).map_err(at(Step::Proc))?;
     }

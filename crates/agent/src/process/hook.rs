@@ -16,7 +16,7 @@ use cofferdam_proto::{FailureKind, MAX_HOOK_OUTPUT_BYTES, ProcessSpec};
 use cofferdam_types::ExitStatus;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::{Context, Home, Nursery, Process, reap, spawn};
+use super::{Context, Home, Process, Spawner, reap, spawn};
 use crate::{
     cgroup,
     failure::{OrFail, Result},
@@ -44,16 +44,16 @@ pub(crate) struct Ended {
 pub(crate) fn run(
     context: &Context<'_>,
     spec: &ProcessSpec,
-    nursery: &mut Nursery,
+    spawner: &mut Spawner,
     timeout: Duration,
 ) -> Result<Ended> {
-    let group = cgroup::Aside::make()?;
+    let group = cgroup::HookGroup::make()?;
     let context = Context {
         home: Home::Given(group.as_fd()),
         ..*context
     };
     let deadline = Instant::now() + timeout;
-    let (process, stdio) = match spawn(&context, spec, nursery) {
+    let (process, stdio) = match spawn(&context, spec, spawner) {
         Ok(spawned) => spawned,
         Err(failure) => {
             group.kill(KILL_TIMEOUT)?;

@@ -11,11 +11,11 @@ mod diagnosis;
 mod env;
 pub(crate) mod hook;
 pub(crate) mod init;
-mod nursery;
 mod posix_session;
+mod process_warmer;
+mod spawner;
 mod stdio;
 mod trimmer;
-mod understudy;
 mod user;
 mod zygote;
 
@@ -38,8 +38,8 @@ use self::{
     clone::ChildStack,
 };
 pub(crate) use self::{
-    nursery::Nursery,
     posix_session::{number, signal_session},
+    spawner::Spawner,
     stdio::{Stdio, resize},
     trimmer::Trimmer,
 };
@@ -111,11 +111,11 @@ pub(crate) struct Context<'a> {
 pub(crate) fn spawn(
     context: &Context<'_>,
     spec: &ProcessSpec,
-    nursery: &mut Nursery,
+    spawner: &mut Spawner,
 ) -> Result<(Process, Stdio)> {
     let (stage, root) = (context.stage, context.root);
     let more_groups = &spec.privileges.groups;
-    let user = nursery.accounts(root)?.resolve(&spec.user, more_groups)?;
+    let user = spawner.accounts(root)?.resolve(&spec.user, more_groups)?;
     let workdir = workdir(root, &spec.workdir, context.place)?;
     let Some(program) = spec.argv.first().filter(|program| !program.is_empty()) else {
         return Err(failure(
@@ -127,7 +127,7 @@ pub(crate) fn spawn(
     let candidates = env::candidates(program, &env);
     let (ours, theirs) = match spec.terminal {
         Some(size) => stdio::terminal(stage, size, &user)?,
-        None => stdio::pipes(spec.stdin, &user, &mut nursery.pipes)?,
+        None => stdio::pipes(spec.stdin, &user, &mut spawner.pipes)?,
     };
     let [stdin, stdout, stderr] = &theirs.0;
     let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
@@ -160,7 +160,7 @@ pub(crate) fn spawn(
     let (programs, arguments, environment) =
         (strings(&candidates)?, strings(&argv)?, strings(&env)?);
     let plan = Plan {
-        ground: nursery::ground(stage, context.place),
+        placement: spawner::placement(stage, context.place),
         stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
         terminal: spec.terminal.is_some(),
         rlimits: &rlimits(context.rlimits, &spec.rlimits),
@@ -174,7 +174,7 @@ pub(crate) fn spawn(
         environment: &pointers(&environment, true),
         report: Report::default(),
     };
-    let pidfd = nursery.bear(&plan, &stage.groups, &context.home)?;
+    let pidfd = spawner.spawn(&plan, &stage.groups, &context.home)?;
     match plan.report.failure() {
         None => Ok((
             Process {

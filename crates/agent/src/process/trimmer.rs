@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use cofferdam_proto::{DiskPart, FailureKind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{ChildStack, child, signal, understudy};
+use super::{ChildStack, child, process_warmer, signal};
 use crate::{
     failure::{OrFail, Result},
     mounts,
@@ -86,8 +86,8 @@ impl Trimmer {
 unsafe extern "C" fn run(script: *const Script<'_>) -> ! {
     // SAFETY: valid, by this function's contract, in the copy that this process has.
     let script = unsafe { &*script };
-    if let Some(upper) = understudy::duplicate(script.upper, 0)
-        && understudy::keep_streams(1)
+    if let Some(upper) = process_warmer::duplicate(script.upper, 0)
+        && process_warmer::keep_streams(1)
     {
         if script.commit {
             mounts::commit(upper.as_fd());

@@ -25,7 +25,7 @@ use rustix::{
 
 use super::{
     ChildStack,
-    child::{self, Ground, Plan, Report},
+    child::{self, ChildPlacement, Plan, Report},
 };
 use crate::{
     failure::{OrFail, Result, failure},
@@ -39,7 +39,7 @@ const WOKEN: u32 = 3;
 /// What agent and zygote say to each other. Never freed, as the kernel stores to it last of all.
 #[derive(Debug)]
 struct Shared {
-    ground: AtomicPtr<Ground<'static>>,
+    placement: AtomicPtr<ChildPlacement<'static>>,
     /// 1 as long as the zygote has the agent's memory.
     present: AtomicU32,
     state: AtomicU32,
@@ -56,9 +56,9 @@ pub(super) struct Zygote {
 
 impl Zygote {
     /// Makes the first process of a new PID namespace on `ground`.
-    pub(super) fn new(ground: &Ground<'_>, cgroup: BorrowedFd<'_>) -> Result<Self> {
+    pub(super) fn new(placement: &ChildPlacement<'_>, cgroup: BorrowedFd<'_>) -> Result<Self> {
         let shared: &'static Shared = Box::leak(Box::new(Shared {
-            ground: AtomicPtr::new(ptr::from_ref(ground).cast_mut().cast()),
+            placement: AtomicPtr::new(ptr::from_ref(placement).cast_mut().cast()),
             present: AtomicU32::new(1),
             state: AtomicU32::new(0),
             plan: AtomicPtr::new(ptr::null_mut()),
@@ -120,7 +120,7 @@ unsafe extern "C" fn run(shared: *const Shared) -> ! {
     // SAFETY: never freed, by this function's contract.
     let shared = unsafe { &*shared };
     // SAFETY: `new` waits, with the reference that it stored, until this process sleeps or ends.
-    let settled = child::settle(unsafe { &*shared.ground.load(Acquire) });
+    let settled = child::settle(unsafe { &*shared.placement.load(Acquire) });
     let outcome = match settled {
         Ok(()) => SLEEPING,
         Err(failed) => {

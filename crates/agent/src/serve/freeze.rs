@@ -31,7 +31,7 @@ impl Agent {
             // Most of what is dirty is written while the processes still run.
             rustix::fs::sync();
         }
-        self.pace.end();
+        self.throttle.end();
         let mut frozen = Frozen::freeze(&self.port)?;
         self.sessions.hold();
         let synced = if sync {
@@ -68,14 +68,14 @@ impl Agent {
     }
 
     pub(super) fn hold_back(&mut self, percent: u32) -> Result<Option<AgentMessage>> {
-        self.pace.hold_back(percent);
+        self.throttle.hold_back(percent);
         let bytes = write_back::dirty_bytes()?;
         Ok(Some(AgentMessage::Dirty { bytes }))
     }
 
     /// Lets the workload and its sessions go on.
     fn go_on(&mut self) -> Result<()> {
-        self.pace.end();
+        self.throttle.end();
         // The processes go on even if their writes stay slow.
         let relaxed = self.write_back.end();
         if let Some(frozen) = &mut self.frozen {

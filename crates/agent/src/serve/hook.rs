@@ -44,7 +44,7 @@ impl Agent {
                 workload: Some(workload),
             },
         };
-        let ended = process::hook::run(&context, process, &mut self.nursery, timeout)?;
+        let ended = process::hook::run(&context, process, &mut self.spawner, timeout)?;
         Ok(Some(AgentMessage::HookEnded {
             status: ended.status,
             output: ended.output,

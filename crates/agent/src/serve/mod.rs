@@ -22,7 +22,7 @@ use rustix::{
 };
 
 use crate::{
-    cgroup::{self, Pace},
+    cgroup::{self, CpuThrottle},
     condition,
     failure::{Result, failure},
     frozen::Frozen,
@@ -31,7 +31,7 @@ use crate::{
     mounts::{self, Root, Stage},
     poll::Poll,
     port::Port,
-    process::{Nursery, Place, Trimmer},
+    process::{Place, Spawner, Trimmer},
     session::Sessions,
     write_back::WriteBack,
 };
@@ -59,7 +59,7 @@ impl Workload {
 pub(crate) struct Agent {
     port: Port,
     sessions: Sessions,
-    nursery: Nursery,
+    spawner: Spawner,
     names: Names,
     stage: Stage,
     root: Option<Root>,
@@ -78,7 +78,7 @@ pub(crate) struct Agent {
     /// What is trimmed at the end.
     last_trim: Vec<DiskPart>,
     /// Whether the user's processes are slowed down.
-    pace: Pace,
+    throttle: CpuThrottle,
     /// Limits of the sandbox, for every process.
     rlimits: Vec<Rlimit>,
     /// Whether a step has failed.
@@ -95,7 +95,7 @@ impl Agent {
         Ok(Self {
             port,
             sessions: Sessions::new(poll)?,
-            nursery: Nursery::new()?,
+            spawner: Spawner::new()?,
             names,
             stage,
             root: None,
@@ -108,7 +108,7 @@ impl Agent {
             write_back: WriteBack::default(),
             trimmer: Trimmer::default(),
             last_trim: Vec::new(),
-            pace: Pace::default(),
+            throttle: CpuThrottle::default(),
             rlimits: Vec::new(),
             failed: false,
             ending: false,
@@ -270,7 +270,7 @@ impl Agent {
         self.check_warm_ups()?;
         if let (Workload::NotStarted, Some(root)) = (self.workload, &self.root) {
             mounts::warm(root);
-            if let Err(failure) = self.nursery.prepare(&self.stage, root) {
+            if let Err(failure) = self.spawner.prepare(&self.stage, root) {
                 let note = AgentMessage::NotPrepared(failure);
                 self.port.send(CONTROL_STREAM, &note);
             }
@@ -304,9 +304,9 @@ impl Agent {
     fn adopt(&mut self, identity: &Identity) -> Result<Option<AgentMessage>> {
         // First of all: it was right when the message was sent.
         identity::set_clock(identity.unix_ns)?;
-        if let Some(understudy) = self.nursery.send_ahead() {
+        if let Some(process_warmer) = self.spawner.send_ahead() {
             // It can be done without, so nothing about it is a reason to fail.
-            self.sessions.take_process(understudy);
+            self.sessions.take_process(process_warmer);
         }
         let names = Names::of(identity)?;
         identity::adopt(identity, &self.entropy)?;

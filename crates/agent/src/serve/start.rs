@@ -56,7 +56,7 @@ impl Agent {
                 "The workload was started already",
             ));
         }
-        self.nursery.discard(&self.stage)?;
+        self.spawner.discard(&self.stage)?;
         self.spawn(stream, process, place, Streams::EndWithProcess)?;
         self.warm_ups.insert(stream);
         Ok(None)
@@ -121,7 +121,7 @@ impl Agent {
             },
         };
         self.untouched = false;
-        let (process, stdio) = process::spawn(&context, process, &mut self.nursery)?;
+        let (process, stdio) = process::spawn(&context, process, &mut self.spawner)?;
         self.sessions
             .add(stream, process, stdio, streams, &mut self.port)
     }

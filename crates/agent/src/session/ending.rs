@@ -19,7 +19,7 @@ use rustix::{
 
 use super::{
     Sessions, log_failure,
-    output::{Output, Pumped},
+    output::{Output, ReadOutcome},
 };
 use crate::{
     failure::{OrFail, Result},
@@ -46,18 +46,18 @@ pub(crate) enum Streams {
 
 /// The sessions that wait for their streams, the one that waits longest first.
 #[derive(Debug)]
-pub(super) struct Grace {
+pub(super) struct StreamWaits {
     timer: OwnedFd,
     /// Each with the end of its time, on the monotonic clock.
     waiting: VecDeque<(u32, Timespec)>,
 }
 
-impl Grace {
+impl StreamWaits {
     pub(super) fn new(poll: &Poll) -> Result<Self> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)
             .or_fail(FailureKind::Internal, || "Could not make a timer")?;
-        poll.add(&timer, Token::Grace, EventFlags::IN)?;
+        poll.add(&timer, Token::StreamTimer, EventFlags::IN)?;
         Ok(Self {
             timer,
             waiting: VecDeque::new(),
@@ -134,7 +134,7 @@ impl Sessions {
         let timed = match session.streams {
             _ if !waits => return self.end_outputs(number),
             Streams::WaitForAll => Ok(()),
-            _ => self.grace.add(number),
+            _ => self.stream_waits.add(number),
         };
         if let Err(failure) = timed {
             log::error(&failure.message);
@@ -144,7 +144,7 @@ impl Sessions {
 
     /// Some have waited long enough for their streams.
     pub(super) fn grace_is_over(&mut self) {
-        match self.grace.take_due() {
+        match self.stream_waits.take_due() {
             Ok(due) => due.into_iter().for_each(|number| self.end_outputs(number)),
             Err(failure) => log::error(&failure.message),
         }
@@ -163,7 +163,7 @@ impl Sessions {
         let is_over =
             |session: &super::Session| session.exited.is_some() && session.outputs.is_empty();
         if self.table.get(&number).is_some_and(is_over) {
-            self.grace.forget(number);
+            self.stream_waits.forget(number);
             self.ending.insert(number);
         }
     }
@@ -179,17 +179,17 @@ impl Sessions {
             for mut output in std::mem::take(&mut session.outputs) {
                 let last = loop {
                     if port.is_congested() {
-                        break Pumped::More;
+                        break ReadOutcome::More;
                     }
                     match output.pump(number, port) {
-                        Pumped::More => {}
+                        ReadOutcome::More => {}
                         other => break other,
                     }
                 };
-                if last == Pumped::Ended {
+                if last == ReadOutcome::Ended {
                     output.unwatch(&self.outputs);
                     if !output.exhausted {
-                        self.leftovers.take_output(&self.poll, output.fd);
+                        self.orphans.take_output(&self.poll, output.fd);
                     }
                 } else {
                     log_failure(output.watch(&self.outputs, number));

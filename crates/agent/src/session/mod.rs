@@ -7,7 +7,7 @@
 mod ending;
 mod flow;
 mod input;
-mod leftovers;
+mod orphans;
 mod output;
 mod pump;
 
@@ -21,7 +21,7 @@ use cofferdam_types::ExitStatus;
 use rustix::{event::epoll::EventFlags, process::Pid};
 
 pub(crate) use self::ending::Streams;
-use self::{ending::Grace, input::Input, leftovers::Leftovers, output::Output};
+use self::{ending::StreamWaits, input::Input, orphans::Orphans, output::Output};
 use crate::{
     cgroup::{OomWatch, ThrashWatch},
     failure::{OrFail, Result},
@@ -63,8 +63,8 @@ pub(crate) struct Sessions {
     /// Sessions whose process has ended and whose output is not all sent.
     ending: BTreeSet<u32>,
     /// Sessions whose process has ended and whose streams others may still have open.
-    grace: Grace,
-    leftovers: Leftovers,
+    stream_waits: StreamWaits,
+    orphans: Orphans,
     oom: OomWatch,
     thrash: ThrashWatch,
     /// Whether nothing is taken from processes or given to them.
@@ -77,7 +77,7 @@ impl Sessions {
     pub(crate) fn new(poll: Poll) -> Result<Self> {
         let outputs = Poll::new()?;
         poll.add(&outputs, Token::Outputs, EventFlags::IN)?;
-        let grace = Grace::new(&poll)?;
+        let stream_waits = StreamWaits::new(&poll)?;
         Ok(Self {
             oom: OomWatch::new(&poll)?,
             thrash: ThrashWatch::new(&poll)?,
@@ -86,8 +86,8 @@ impl Sessions {
             outputs_held: false,
             table: BTreeMap::new(),
             ending: BTreeSet::new(),
-            grace,
-            leftovers: Leftovers::default(),
+            stream_waits,
+            orphans: Orphans::default(),
             held: false,
         })
     }
@@ -99,7 +99,7 @@ impl Sessions {
 
     /// Sessions that are not over, and processes that have none.
     pub(crate) fn len(&self) -> usize {
-        self.table.len() + self.leftovers.processes()
+        self.table.len() + self.orphans.processes()
     }
 
     /// Adds a started process and says so.
@@ -144,7 +144,7 @@ impl Sessions {
 
     /// Waits for the end of a process that is of no session.
     pub(crate) fn take_process(&mut self, pidfd: OwnedFd) {
-        if let Err(failure) = self.leftovers.take_process(&self.poll, pidfd) {
+        if let Err(failure) = self.orphans.take_process(&self.poll, pidfd) {
             log::error(&failure.message);
         }
     }
@@ -219,7 +219,7 @@ impl Sessions {
         session.input.close(&self.poll);
         for mut output in std::mem::take(&mut session.outputs) {
             output.unwatch(&self.outputs);
-            self.leftovers.take_output(&self.poll, output.fd);
+            self.orphans.take_output(&self.poll, output.fd);
         }
         self.end_if_silent(number);
     }
@@ -252,12 +252,12 @@ impl Sessions {
         for number in others.into_iter().filter(|number| Some(*number) != heir) {
             self.detach(number);
             self.ending.remove(&number);
-            self.grace.forget(number);
+            self.stream_waits.forget(number);
             let lost = self.table.remove(&number);
             if let Some(session) = lost.filter(|session| session.exited.is_none()) {
                 let pidfd = session.process.pidfd;
                 self.poll.remove(&pidfd);
-                self.leftovers.take_process(&self.poll, pidfd)?;
+                self.orphans.take_process(&self.poll, pidfd)?;
             }
         }
         Ok(())
@@ -296,9 +296,9 @@ impl Sessions {
                 }
                 Token::Stdin(number) => self.pump_input(number, port),
                 Token::Output(number, channel) => self.pump_output(number, channel, port),
-                Token::Orphan(number) => self.leftovers.drain(&self.poll, number),
-                Token::Stray(number) => self.leftovers.reap(&self.poll, number),
-                Token::Grace => self.grace_is_over(),
+                Token::Orphan(number) => self.orphans.drain(&self.poll, number),
+                Token::Stray(number) => self.orphans.reap(&self.poll, number),
+                Token::StreamTimer => self.grace_is_over(),
                 Token::OutOfMemory => {
                     self.thrash.wake();
                     self.report_oom(port);

@@ -22,7 +22,7 @@ const TERMINAL_BYTES: usize = 1 << 20;
 
 /// What became of an output after some bytes were taken from it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Pumped {
+pub(super) enum ReadOutcome {
     /// There may be more at once.
     More,
     /// Nothing to read, or no credit.
@@ -56,13 +56,13 @@ impl Output {
     }
 
     /// Takes one chunk from the process to the host.
-    pub(super) fn pump(&mut self, session: u32, port: &mut Port) -> Pumped {
+    pub(super) fn pump(&mut self, session: u32, port: &mut Port) -> ReadOutcome {
         let most = match self.flow.next() {
             Next::End => {
                 port.data(session, self.channel, &[], true);
-                return Pumped::Ended;
+                return ReadOutcome::Ended;
             }
-            Next::Wait => return Pumped::Idle,
+            Next::Wait => return ReadOutcome::Idle,
             Next::Read(most) => most,
         };
         let mut chunk = [0; CHUNK_BYTES];
@@ -86,7 +86,7 @@ impl Output {
             Err(Errno::AGAIN) => {
                 self.flow.found_empty();
                 if self.flow.next() != Next::End {
-                    return Pumped::Idle;
+                    return ReadOutcome::Idle;
                 }
             }
             Err(Errno::INTR) => {}
@@ -96,7 +96,7 @@ impl Output {
                 self.flow.found_end();
             }
         }
-        Pumped::More
+        ReadOutcome::More
     }
 
     /// The process has ended: what it wrote is in the pipe now.

@@ -2,7 +2,7 @@
 
 use cofferdam_proto::Channel;
 
-use super::{Sessions, log_failure, output::Pumped};
+use super::{Sessions, log_failure, output::ReadOutcome};
 use crate::{failure::Result, poll::Token, port::Port};
 
 impl Sessions {
@@ -50,11 +50,11 @@ impl Sessions {
         if output.exhausted {
             last = output.pump(number, port);
         }
-        if last == Pumped::Ended {
+        if last == ReadOutcome::Ended {
             let mut output = session.outputs.remove(at);
             output.unwatch(&self.outputs);
             if !output.exhausted {
-                self.leftovers.take_output(&self.poll, output.fd);
+                self.orphans.take_output(&self.poll, output.fd);
             }
             self.end_if_silent(number);
         } else {

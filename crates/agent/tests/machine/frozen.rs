@@ -41,7 +41,7 @@ fn processes_that_are_held_back_have_their_own_pace_again_after_a_freeze_or_a_th
         let session = host.exec(process(&["cat", "/sys/fs/cgroup/cpu.max"]));
         String::from_utf8(host.finish(session).stdout).unwrap()
     };
-    let usual = limit(host);
+    let saved = limit(host);
     for percent in [20, 10] {
         host.ask(&HostMessage::HoldBack { percent }, "Dirty", |message| {
             matches!(message, AgentMessage::Dirty { .. })
@@ -49,12 +49,12 @@ fn processes_that_are_held_back_have_their_own_pace_again_after_a_freeze_or_a_th
         assert_eq!(limit(host), format!("{percent}000 100000\n"));
     }
     host.thaw();
-    assert_eq!(limit(host), usual);
+    assert_eq!(limit(host), saved);
     let hold_back = HostMessage::HoldBack { percent: 10 };
     host.send(CONTROL_STREAM, &hold_back);
     host.freeze(false);
     host.thaw();
-    assert_eq!(limit(host), usual);
+    assert_eq!(limit(host), saved);
 }
 
 #[test]

@@ -6,7 +6,6 @@ mod container;
 mod elsewhere;
 mod fork;
 mod images;
-mod later;
 mod lifecycle;
 mod pools;
 mod privileges;
@@ -14,6 +13,7 @@ mod run;
 mod snapshots;
 mod system;
 mod templates;
+mod unsupported;
 
 use std::ffi::OsString;
 
@@ -27,7 +27,6 @@ pub(crate) use self::images::{
     HistoryArgs, ImageInspectArgs, ImageVerb, ImagesArgs, LoadArgs, PruneArgs, PullArgs, RmiArgs,
     SaveArgs, TagArgs,
 };
-pub(crate) use self::later::LaterArgs;
 pub(crate) use self::lifecycle::{
     AttachArgs, InspectArgs, InspectKind, KillArgs, LogsArgs, PsArgs, RestartArgs, RmArgs,
     StartArgs, StopArgs, WaitArgs,
@@ -40,6 +39,7 @@ pub(crate) use self::snapshots::{
     PauseArgs, RestoreArgs, SnapshotCreateArgs, SnapshotExportArgs, SnapshotImportArgs,
     SnapshotListArgs, SnapshotNamesArgs, SnapshotPruneArgs, SnapshotVerb,
 };
+pub(crate) use self::unsupported::UnsupportedArgs;
 
 pub(crate) use self::system::{DfArgs, SystemVerb};
 pub(crate) use self::templates::{

@@ -6,7 +6,7 @@ use clap::ArgAction;
 use cofferdam::{ByteSize, CpuCount, Platform, PullPolicy, Signal};
 
 use super::{
-    LaterArgs,
+    UnsupportedArgs,
     lifecycle::{DetachArgs, ProxyArgs},
     privileges::PrivilegeArgs,
 };
@@ -128,7 +128,7 @@ pub(crate) struct SandboxArgs {
     #[command(flatten)]
     pub(crate) privileges: PrivilegeArgs,
     #[command(flatten)]
-    pub(crate) later: LaterArgs,
+    pub(crate) unsupported: UnsupportedArgs,
     /// Print help
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,

@@ -17,8 +17,8 @@ use crate::{
     go_template::Template,
     output,
     progress::Bars,
+    staged_file::Rights,
     time,
-    whole_file::Rights,
 };
 
 fn status(result: Result<()>) -> ExitStatus {

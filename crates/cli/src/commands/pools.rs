@@ -3,7 +3,7 @@
 use cofferdam::{Coffer, Error, ErrorKind, PoolInfo, PoolOptions, Result};
 use serde_json::json;
 
-use super::{for_each, spec, warm_up::Asked};
+use super::{for_each, spec, warm_up::WarmUpArgs};
 use crate::{
     args::{PoolCreateArgs, PoolListArgs, PoolRmArgs, PoolVerb},
     exit_status::ExitStatus,
@@ -27,7 +27,7 @@ pub(crate) async fn pool(coffer: &Coffer, verb: &PoolVerb, verbose: bool) -> Exi
 
 async fn create(coffer: &Coffer, args: &PoolCreateArgs, verbose: bool) -> Result<()> {
     let mut spec = spec::spec(&args.sandbox)?;
-    let asked = Asked::new(&args.exec, None, &spec.command)?;
+    let asked = WarmUpArgs::new(&args.exec, None, &spec.command)?;
     if asked.wait_for.is_some() {
         let what = "A standby runs its commands to their end";
         return Err(Error::new(ErrorKind::InvalidSpec, what)

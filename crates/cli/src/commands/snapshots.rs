@@ -22,8 +22,8 @@ use crate::{
     exit_status::ExitStatus,
     output,
     progress::Bars,
+    staged_file::Rights,
     time,
-    whole_file::Rights,
 };
 
 fn status(result: Result<()>) -> ExitStatus {

@@ -11,7 +11,7 @@ use crate::args::{Cpus, Memory, SandboxArgs};
 
 /// What the flags ask for; fails at the first that asks for what is not there.
 pub(crate) fn spec(args: &SandboxArgs) -> Result<SandboxSpec> {
-    if let Some((flag, hint)) = args.later.refused() {
+    if let Some((flag, hint)) = args.unsupported.refused() {
         return Err(unsupported(&format!("--{flag}")).hint(hint));
     }
     let default = SandboxSpec::default();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cofferdam::{Coffer, Error, ErrorKind, Result, TemplateInfo, WarmUp};
 use serde_json::json;
 
-use super::{for_each, spec, warm_up::Asked};
+use super::{for_each, spec, warm_up::WarmUpArgs};
 use crate::{
     args::{TemplateBuildArgs, TemplateListArgs, TemplateRmArgs, TemplateVerb},
     exit_status::ExitStatus,
@@ -38,7 +38,7 @@ pub(crate) async fn template(coffer: &Coffer, verb: &TemplateVerb, verbose: bool
 
 async fn build(coffer: &Coffer, args: &TemplateBuildArgs, verbose: bool) -> Result<()> {
     let mut spec = spec::spec(&args.sandbox)?;
-    let asked = Asked::new(&args.exec, args.wait_for.as_deref(), &spec.command)?;
+    let asked = WarmUpArgs::new(&args.exec, args.wait_for.as_deref(), &spec.command)?;
     let mut commands = asked.warm_ups();
     spec.command = asked.command;
     if args.sandbox.rm || spec.stdin || spec.tty || spec.name.is_some() || spec.hostname.is_some() {

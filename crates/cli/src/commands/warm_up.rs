@@ -7,7 +7,7 @@ use cofferdam::{Error, ErrorKind, Result};
 
 /// What was asked for, in front of the image and behind it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct WarmUpArgs {
     /// Shell commands.
     pub(super) exec: Vec<String>,
     /// Text to wait for.
@@ -16,7 +16,7 @@ pub(super) struct Asked {
     pub(super) command: Vec<String>,
 }
 
-impl Asked {
+impl WarmUpArgs {
     /// Takes the flags off the front of `command`.
     pub(super) fn new(exec: &[String], wait_for: Option<&str>, command: &[String]) -> Result<Self> {
         let mut asked = Self {
@@ -65,9 +65,9 @@ impl Asked {
 mod tests {
     use super::*;
 
-    fn asked(command: &[&str]) -> Asked {
+    fn asked(command: &[&str]) -> WarmUpArgs {
         let command: Vec<_> = command.iter().map(|word| (*word).to_owned()).collect();
-        Asked::new(&["first".to_owned()], None, &command).unwrap()
+        WarmUpArgs::new(&["first".to_owned()], None, &command).unwrap()
     }
 
     #[test]
@@ -82,6 +82,6 @@ mod tests {
     fn two_dashes_end_the_flags() {
         let all = asked(&["--exec", "a", "--", "--exec"]);
         assert_eq!((all.exec.len(), all.command.len()), (2, 1));
-        assert!(Asked::new(&[], None, &["--exec".to_owned()]).is_err());
+        assert!(WarmUpArgs::new(&[], None, &["--exec".to_owned()]).is_err());
     }
 }

@@ -6,7 +6,7 @@ use tokio::{io::AsyncReadExt, sync::oneshot};
 use crate::detach_keys::DetachKeys;
 
 /// Events of our input.
-pub(super) struct Ends {
+pub(super) struct InputEvents {
     /// The detach keys were typed.
     pub(super) detach: oneshot::Sender<()>,
     /// It has ended, and there was some.
@@ -17,7 +17,7 @@ pub(super) struct Ends {
 pub(super) async fn forward_input(
     mut input: SessionInput,
     mut keys: Option<DetachKeys>,
-    ends: Ends,
+    ends: InputEvents,
 ) {
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; 64 << 10];

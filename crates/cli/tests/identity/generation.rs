@@ -2,7 +2,7 @@
 
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer},
-    moments::Snapshot,
+    copies::Snapshot,
     sandboxes::until,
 };
 

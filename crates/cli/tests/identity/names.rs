@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, env};
 
-use cofferdam_testkit::{coffer::Coffer, moments::Snapshot, sandboxes::until};
+use cofferdam_testkit::{coffer::Coffer, copies::Snapshot, sandboxes::until};
 
 use super::{IMAGE, ask, coffer, live};
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use cofferdam_testkit::{
     coffer::{Coffer, Sleeper},
-    moments::{Snapshot, assert_right},
+    copies::{Snapshot, assert_right},
     sandboxes::until,
 };
 

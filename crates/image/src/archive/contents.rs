@@ -8,7 +8,7 @@ use std::{fs::File, path::PathBuf};
 use cofferdam_base::fs::read_bounded;
 use cofferdam_types::Digest;
 
-use super::{LoadSource, spool::Spool};
+use super::{LoadSource, files::ArchiveFiles};
 use crate::{
     error::{Error, ErrorKind, Result, host_error, path_error},
     manifest::DOCUMENT_BYTES_MAX,
@@ -25,7 +25,7 @@ pub(crate) struct Archive<'a> {
 
 #[derive(Debug)]
 enum Content {
-    Tar(Spool),
+    Tar(ArchiveFiles),
     Dir(PathBuf),
 }
 
@@ -45,7 +45,7 @@ impl<'a> Archive<'a> {
     /// Digest and size of a file of a docker archive; it lies in the work directory.
     pub(crate) fn find(&self, name: &str) -> Result<Option<(Digest, u64)>> {
         match &self.content {
-            Content::Tar(spool) => Ok(spool.find(name)),
+            Content::Tar(files) => Ok(files.find(name)),
             Content::Dir(_) => Ok(None),
         }
     }
@@ -58,7 +58,7 @@ impl<'a> Archive<'a> {
     /// A small file by its name.
     pub(crate) fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = match &self.content {
-            Content::Tar(spool) => match spool.find(name) {
+            Content::Tar(files) => match files.find(name) {
                 Some((digest, size)) => {
                     check_document_size(size)?;
                     self.ingest.blob(&digest)
@@ -78,7 +78,7 @@ impl<'a> Archive<'a> {
     pub(crate) fn blob(&self, digest: &Digest, size: u64) -> Result<bool> {
         let name = format!("blobs/sha256/{}", digest.hex());
         let (found, found_size) = match &self.content {
-            Content::Tar(spool) => match spool.find(&name) {
+            Content::Tar(files) => match files.find(&name) {
                 Some(found) => found,
                 None => return self.ingest.adopt(digest, size),
             },
@@ -152,11 +152,11 @@ fn tar(
     total_bytes: Option<u64>,
     progress: &dyn Progress,
 ) -> Result<Content> {
-    let spool = Spool::read(ingest, reader, total_bytes, progress)?;
-    if spool.is_empty() {
+    let files = ArchiveFiles::read(ingest, reader, total_bytes, progress)?;
+    if files.is_empty() {
         return Err(Error::new(ErrorKind::Corrupt, "The archive is empty"));
     }
-    Ok(Content::Tar(spool))
+    Ok(Content::Tar(files))
 }
 
 /// Refuses documents that are too large to be one.

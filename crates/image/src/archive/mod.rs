@@ -6,11 +6,11 @@
 mod candidate;
 mod contents;
 mod docker;
+mod files;
 mod images;
 mod load;
 mod oci;
 mod save;
-mod spool;
 
 use std::{fmt, io::Read, path::PathBuf};
 

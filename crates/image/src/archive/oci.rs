@@ -36,7 +36,7 @@ pub(crate) fn candidates(
 ) -> Result<Vec<Candidate>> {
     let mut found = Vec::new();
     for (group, entry) in Index::parse(index)?.manifests.iter().enumerate() {
-        let top = Top {
+        let top = IndexNames {
             names: names_of(entry),
             group,
         };
@@ -54,7 +54,7 @@ pub(crate) fn candidates(
 }
 
 /// What an entry of the layout's index says of everything below it.
-struct Top {
+struct IndexNames {
     names: Vec<String>,
     group: usize,
 }
@@ -62,7 +62,7 @@ struct Top {
 fn follow(
     archive: &Archive<'_>,
     entry: &Descriptor,
-    top: &Top,
+    top: &IndexNames,
     offered: Option<&Platform>,
     levels: usize,
     found: &mut Vec<Candidate>,
@@ -108,7 +108,7 @@ fn image(
     archive: &Archive<'_>,
     digest: Digest,
     manifest: Manifest,
-    top: &Top,
+    top: &IndexNames,
     offered: Option<&Platform>,
 ) -> Result<Option<Candidate>> {
     let Some(bytes) = archive.blob_document(&manifest.config.digest, manifest.config.size)? else {

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result, host_error},
-    go_json::Loose,
+    go_json::Lenient,
     layer::{Compression, MAGIC_BYTES},
     manifest::{Descriptor, Index, Manifest},
     media,
@@ -90,7 +90,7 @@ impl ImageStore {
             named => named,
         };
         let mut entry = Descriptor::new(kind, digest, bytes.len() as u64);
-        entry.platform = Loose(Some((&record.platform).into()));
+        entry.platform = Lenient(Some((&record.platform).into()));
         plan.blobs.insert(digest, Blob::Bytes(bytes));
         if references.is_empty() {
             plan.index.push(entry.clone());
@@ -104,7 +104,7 @@ impl ImageStore {
                 (REF_NAME.to_owned(), tag),
             ];
             plan.index.push(Descriptor {
-                annotations: Loose(Some(notes.into())),
+                annotations: Lenient(Some(notes.into())),
                 ..entry.clone()
             });
             repo_tags.push(reference.familiar());
@@ -183,7 +183,7 @@ impl Plan {
                         &path,
                         EntryType::Regular,
                         size,
-                        &mut Whole { file, left: size },
+                        &mut ExactSize { file, left: size },
                     )?;
                 }
             }
@@ -231,12 +231,12 @@ fn append(
 }
 
 /// A blob of the size that the header promised, or an error: never a shorter entry.
-struct Whole {
+struct ExactSize {
     file: File,
     left: u64,
 }
 
-impl Read for Whole {
+impl Read for ExactSize {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let count = (&mut self.file).take(self.left).read(buffer)?;
         if count == 0 && self.left > 0 && !buffer.is_empty() {

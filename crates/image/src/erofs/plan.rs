@@ -27,7 +27,7 @@ const OPEN_BLOCKS: usize = 16;
 pub(super) struct Plan {
     metadata_block: u32,
     /// By inode.
-    places: Vec<Place>,
+    places: Vec<InodePosition>,
     /// All inodes in the order of their places.
     order: Vec<InodeId>,
     /// Inodes with blocks of their own in the last area, in order.
@@ -37,7 +37,7 @@ pub(super) struct Plan {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Place {
+struct InodePosition {
     /// Bytes from the start of the metadata.
     offset: u64,
     /// Of directories and links with blocks of their own.
@@ -52,7 +52,7 @@ impl Plan {
     pub(super) fn new(tree: &Tree, metadata_block: u32) -> Result<Self> {
         let mut plan = Self {
             metadata_block,
-            places: vec![Place::default(); tree.slots()],
+            places: vec![InodePosition::default(); tree.slots()],
             order: Vec::new(),
             outlying: Vec::new(),
             end_block: metadata_block,
@@ -142,7 +142,7 @@ impl Plan {
         if has_own_blocks {
             self.outlying.push(id);
         }
-        self.places[id.index()] = Place {
+        self.places[id.index()] = InodePosition {
             offset,
             first_block: NO_BLOCK,
             size,

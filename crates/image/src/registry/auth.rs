@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    go_json::Loose,
+    go_json::Lenient,
     manifest::{DOCUMENT_BYTES_MAX, parse_json},
 };
 
@@ -52,8 +52,8 @@ impl std::fmt::Debug for Authenticator {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct TokenAnswer {
-    token: Loose<String>,
-    access_token: Loose<String>,
+    token: Lenient<String>,
+    access_token: Lenient<String>,
 }
 
 impl Authenticator {

@@ -22,7 +22,7 @@ use serde::Deserialize;
 
 use super::{credential_helper, credentials::Credentials};
 use crate::{
-    go_json::{self, Loose},
+    go_json::{self, Lenient},
     manifest::DOCUMENT_BYTES_MAX,
 };
 
@@ -49,9 +49,9 @@ pub(crate) struct Found {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct ConfigFile {
-    auths: Loose<BTreeMap<String, Loose<AuthEntry>>>,
-    creds_store: Loose<String>,
-    cred_helpers: Loose<BTreeMap<String, String>>,
+    auths: Lenient<BTreeMap<String, Lenient<AuthEntry>>>,
+    creds_store: Lenient<String>,
+    cred_helpers: Lenient<BTreeMap<String, String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -178,10 +178,10 @@ async fn search(
 /// The entries that are meant for a repository, the most exact first: its own path, those above
 /// it, the host, and last what URLs of an older time name.
 fn entries_for<'a>(
-    auths: &'a BTreeMap<String, Loose<AuthEntry>>,
+    auths: &'a BTreeMap<String, Lenient<AuthEntry>>,
     host: &str,
     repository: &str,
-) -> Vec<&'a Loose<AuthEntry>> {
+) -> Vec<&'a Lenient<AuthEntry>> {
     let hosts: Vec<&str> = if host == HUB {
         HUB_HOSTS.into_iter().rev().collect()
     } else {

@@ -62,14 +62,14 @@ impl std::fmt::Display for BlobKind {
 }
 
 /// Counts failures and waits between them.
-struct Patience {
+struct RetryBudget {
     in_a_row: u32,
     in_all: u32,
     stalls: u32,
     first_wait: Duration,
 }
 
-impl Patience {
+impl RetryBudget {
     const fn new(first_wait: Duration) -> Self {
         Self {
             in_a_row: 0,
@@ -114,11 +114,11 @@ impl Repository {
         wanted: Option<Digest>,
     ) -> Result<Fetched> {
         let url = self.url(&format!("manifests/{tag_or_digest}"))?;
-        let mut patience = Patience::new(self.http.options().retry_wait);
+        let mut budget = RetryBudget::new(self.http.options().retry_wait);
         let (bytes, media_type, claimed) = loop {
             match self.try_manifest(&url).await {
                 Ok(done) => break done,
-                Err(refusal) => patience.after(refusal).await?,
+                Err(refusal) => budget.after(refusal).await?,
             }
         };
         let digest = Digest::from_sha256(Sha256::digest(&bytes).into());
@@ -178,7 +178,7 @@ impl Repository {
         });
         let url = self.url(&format!("blobs/{}", wanted.digest))?;
         let mut writer = ingest.create()?;
-        let mut patience = Patience::new(self.http.options().retry_wait);
+        let mut budget = RetryBudget::new(self.http.options().retry_wait);
         loop {
             let before = writer.bytes();
             match self
@@ -188,9 +188,9 @@ impl Repository {
                 Ok(()) => break,
                 Err(refusal) => {
                     if writer.bytes() > before {
-                        patience.has_advanced();
+                        budget.has_advanced();
                     }
-                    let given_up = patience.after(refusal).await;
+                    let given_up = budget.after(refusal).await;
                     given_up.map_err(|error| self.about_blob(error, wanted, kind))?;
                     let kept_bytes = writer.bytes();
                     progress.event(ProgressEvent::LayerRetried {

@@ -39,13 +39,13 @@ impl ImageStore {
         if found.records().is_empty() {
             return Err(not_found(name));
         }
-        let doomed = doom(name, &locked.index, &found, force, in_use)?;
+        let removal = doom(name, &locked.index, &found, force, in_use)?;
         let mut removed = Removed::default();
-        for Doomed {
+        for ImageRemoval {
             manifest,
             names,
             whole,
-        } in doomed
+        } in removal
         {
             for full in names {
                 if locked.index.unname(&full, &manifest) {
@@ -97,7 +97,7 @@ impl ImageStore {
 }
 
 /// What a removal takes from one image.
-struct Doomed {
+struct ImageRemoval {
     manifest: Digest,
     names: Vec<String>,
     /// Whether the image itself goes too.
@@ -111,8 +111,8 @@ fn doom(
     found: &Found<'_>,
     force: bool,
     in_use: InUse<'_>,
-) -> Result<Vec<Doomed>> {
-    let mut doomed = Vec::new();
+) -> Result<Vec<ImageRemoval>> {
+    let mut removal = Vec::new();
     for record in found.records() {
         let names = index.references_of(&record.manifest);
         let going = match found {
@@ -134,13 +134,13 @@ fn doom(
             let what = format!("`{name}` is used by {user}");
             return Err(Error::new(ErrorKind::InUse, what).hint("Remove that first"));
         }
-        doomed.push(Doomed {
+        removal.push(ImageRemoval {
             manifest: record.manifest,
             names: going,
             whole: !stays_named && user.is_none(),
         });
     }
-    Ok(doomed)
+    Ok(removal)
 }
 
 /// Removes blobs, root file systems and staged indexes that the index does not name.

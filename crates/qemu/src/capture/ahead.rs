@@ -13,11 +13,11 @@ use cofferdam_backend::{Error, ErrorKind, Result, SnapshotFiles};
 use rustix::pipe::fcntl_setpipe_size;
 use tokio::task::JoinHandle;
 
-use super::files::Maker;
+use super::files::FileCreator;
 use crate::{
     control::{self, Migration},
     controlled::Controlled,
-    snapshot::{self, GateKey, MemoryFile, PIPE_BYTES, gate},
+    snapshot::{self, HoldRelease, MemoryFile, PIPE_BYTES, hold},
 };
 
 /// Bytes of the pipe from when the migration may end: what an ordinary user may ask for, unless the
@@ -27,31 +27,31 @@ const LAST_PIPE_BYTES: usize = 1 << 20;
 
 /// A migration that waits for the pause.
 #[derive(Debug)]
-pub(super) struct Ahead {
-    key: GateKey,
+pub(super) struct AheadMigration {
+    key: HoldRelease,
     /// To change its size; held only until the end begins, as QEMU must notice when its reader goes.
     pipe: PipeReader,
     migration: Migration,
     writing: JoinHandle<Result<()>>,
 }
 
-impl Ahead {
+impl AheadMigration {
     /// Copies all but the last part of memory; the machine runs.
     pub(super) async fn begin(
         machine: &Arc<Controlled>,
         files: SnapshotFiles,
-        maker: Maker,
+        maker: FileCreator,
     ) -> Result<Self> {
         let channel = |error| {
             Error::new(ErrorKind::Io, "A channel for the state cannot be made").because(error)
         };
         let (reader, writer) = io::pipe().map_err(channel)?;
         fcntl_setpipe_size(&writer, PIPE_BYTES).map_err(|error| channel(error.into()))?;
-        let (key, gate) = gate();
+        let (key, hold) = hold();
         let pipe = reader.try_clone().map_err(channel)?;
         let shape = machine.shape.clone();
         let writing = tokio::task::spawn_blocking(move || {
-            let written = snapshot::write(reader, &files, &shape, MemoryFile::WriteHeld(gate));
+            let written = snapshot::write(reader, &files, &shape, MemoryFile::WriteHeld(hold));
             maker.made(&files.memory);
             maker.made(&files.state);
             written

@@ -127,13 +127,13 @@ fn write(bytes: &[u8], mut offset: u64, target: &File) -> io::Result<()> {
 }
 
 /// The blocks that several threads read into.
-pub(super) struct Room {
+pub(super) struct BlockPool {
     ready: Mutex<Vec<Block>>,
     /// Blocks given out.
     count: AtomicU64,
 }
 
-impl Room {
+impl BlockPool {
     pub(super) const fn new(ready: Vec<Block>) -> Self {
         Self {
             ready: Mutex::new(ready),
@@ -211,10 +211,10 @@ mod tests {
         assert!(Block::new().read(&file, run).is_err());
         let most = (KEPT_BYTES + ROOM_BYTES) / BLOCK_BYTES;
         assert_eq!(Block::prepare(u64::MAX).len() as u64, most);
-        let room = Room::new(Vec::new());
-        let given: Vec<_> = (0..most).map(|_| room.block()).collect();
-        assert!(!room.is_full());
-        drop((room.block(), given));
-        assert!(room.is_full());
+        let pool = BlockPool::new(Vec::new());
+        let given: Vec<_> = (0..most).map(|_| pool.block()).collect();
+        assert!(!pool.is_full());
+        drop((pool.block(), given));
+        assert!(pool.is_full());
     }
 }

@@ -19,7 +19,7 @@ use std::{
 
 use cofferdam_backend::{Error, ErrorKind, Result};
 
-use super::files::Maker;
+use super::files::FileCreator;
 use crate::{
     argv,
     control::{self, BitmapEnd, JOB_TIMEOUT},
@@ -34,7 +34,7 @@ pub(super) struct DiskCopy {
     target: PathBuf,
     /// Name of the bitmap, the target's node and the job; each is of a kind of its own.
     name: String,
-    maker: Maker,
+    maker: FileCreator,
     has_bitmap: bool,
     has_target: bool,
     /// Whether the guest's writes are slowed down.
@@ -44,7 +44,12 @@ pub(super) struct DiskCopy {
 
 impl DiskCopy {
     /// A copy that has not begun. `capture` is a number that no other capture of the machine has.
-    pub(super) fn new(source: WritableDisk, target: PathBuf, capture: u64, maker: Maker) -> Self {
+    pub(super) fn new(
+        source: WritableDisk,
+        target: PathBuf,
+        capture: u64,
+        maker: FileCreator,
+    ) -> Self {
         Self {
             name: format!("capture{capture}-{}", source.node),
             source,

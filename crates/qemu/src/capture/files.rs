@@ -18,7 +18,7 @@ pub(super) struct Files {
 
 /// For whoever makes one of the files on another thread.
 #[derive(Clone, Debug)]
-pub(super) struct Maker(Arc<AtomicBool>);
+pub(super) struct FileCreator(Arc<AtomicBool>);
 
 impl Files {
     /// Takes charge of a path that had no file when the capture began.
@@ -26,8 +26,8 @@ impl Files {
         self.paths.push(path);
     }
 
-    pub(super) fn maker(&self) -> Maker {
-        Maker(Arc::clone(&self.abandoned))
+    pub(super) fn maker(&self) -> FileCreator {
+        FileCreator(Arc::clone(&self.abandoned))
     }
 
     /// They are whole.
@@ -42,7 +42,7 @@ impl Files {
     }
 }
 
-impl Maker {
+impl FileCreator {
     /// To be called when a file was made: removes it if the capture has been abandoned since, which
     /// may have been before there was a file to remove.
     pub(super) fn made(&self, path: &Path) {

@@ -8,11 +8,11 @@ use cofferdam_backend::{Error, ErrorKind, MachineStatus, Result, SnapshotFiles};
 use tokio::task::JoinHandle;
 
 use super::{
-    ahead::Ahead,
+    ahead::AheadMigration,
     blocks::Block,
     busy::Busy,
     devices,
-    files::{Files, Maker},
+    files::{FileCreator, Files},
     pages::PrivateMemory,
 };
 use crate::{
@@ -25,17 +25,17 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct MemoryCapture {
     files: SnapshotFiles,
-    maker: Maker,
-    way: Way,
+    maker: FileCreator,
+    method: CaptureMethod,
 }
 
 #[derive(Debug)]
-enum Way {
+enum CaptureMethod {
     /// What the guest has changed is written over a copy of what it began with.
     Changes(Changes),
     /// Nearly all in a stream that is sent ahead. Where it can be told, the second says how much the
     /// guest can have changed since.
-    Ahead(Ahead, Option<Busy>),
+    Ahead(AheadMigration, Option<Busy>),
     /// All in one stream, in the pause.
     Stream,
     /// The end of either.
@@ -93,47 +93,57 @@ impl MemoryCapture {
         } else {
             None
         };
-        let way = match by_changes {
+        let method = match by_changes {
             Some(found) if !runs || found.bytes <= PAUSE_BYTES => {
                 // Beside the files: the machine's own directory may have been given away.
                 let pipe = files.state.with_file_name(format!("devices-{number}"));
-                Way::Changes(found.copy_ahead(files.memory.clone(), pipe, &maker).await?)
+                CaptureMethod::Changes(found.copy_ahead(files.memory.clone(), pipe, &maker).await?)
             }
             _ if runs && !matches!(machine.origin, Origin::Shared(_)) => {
                 let threads = control::vcpu_threads(&machine.qmp).await?;
                 let busy = Busy::begin(machine.process.pid, threads).ok();
-                let ahead = Ahead::begin(machine, files.clone(), maker.clone()).await?;
-                Way::Ahead(ahead, busy)
+                let ahead = AheadMigration::begin(machine, files.clone(), maker.clone()).await?;
+                CaptureMethod::Ahead(ahead, busy)
             }
-            _ => Way::Stream,
+            _ => CaptureMethod::Stream,
         };
-        Ok(Self { files, maker, way })
+        Ok(Self {
+            files,
+            maker,
+            method,
+        })
     }
 
     /// Whether QEMU lets go of the disks when memory is taken; they have to be whole before.
     pub(super) const fn lets_go_of_disks(&self) -> bool {
-        matches!(self.way, Way::Ahead(..) | Way::Stream)
+        matches!(
+            self.method,
+            CaptureMethod::Ahead(..) | CaptureMethod::Stream
+        )
     }
 
     /// Whether a pause has room for what has changed and was not copied yet. What cannot be told
     /// fits.
     pub(super) async fn fits(&self) -> Result<bool> {
-        let fits = match &self.way {
-            Way::Changes(changes) => {
+        let fits = match &self.method {
+            CaptureMethod::Changes(changes) => {
                 let source = Arc::clone(&changes.source);
                 let look = move || Ok(source.changed_bytes().ok());
                 let bytes = super::blocking(look).await?;
                 bytes.map(|bytes| bytes <= PAUSE_BYTES)
             }
-            Way::Ahead(_, Some(busy)) => busy.since().ok().map(|time| time <= BUSY_TIME),
-            Way::Ahead(_, None) | Way::Stream | Way::Ending(_) | Way::Ended => None,
+            CaptureMethod::Ahead(_, Some(busy)) => busy.since().ok().map(|time| time <= BUSY_TIME),
+            CaptureMethod::Ahead(_, None)
+            | CaptureMethod::Stream
+            | CaptureMethod::Ending(_)
+            | CaptureMethod::Ended => None,
         };
         Ok(fits.unwrap_or(true))
     }
 
     /// Whether it has to be copied ahead again for what was changed since.
     pub(super) async fn is_behind(&self) -> Result<bool> {
-        Ok(matches!(self.way, Way::Ahead(..)) || !self.fits().await?)
+        Ok(matches!(self.method, CaptureMethod::Ahead(..)) || !self.fits().await?)
     }
 
     /// Ends what was sent ahead, so that it can begin anew.
@@ -141,27 +151,27 @@ impl MemoryCapture {
     /// # Cancel safety
     /// As for [`Self::take`].
     pub(super) async fn give_up(&mut self) {
-        self.way = match mem::replace(&mut self.way, Way::Ended) {
-            Way::Ahead(ahead, _) => Way::Ending(tokio::spawn(async {
+        self.method = match mem::replace(&mut self.method, CaptureMethod::Ended) {
+            CaptureMethod::Ahead(ahead, _) => CaptureMethod::Ending(tokio::spawn(async {
                 ahead.abandon().await;
                 Ok(())
             })),
             other => other,
         };
-        if let Way::Ending(end) = &mut self.way {
+        if let CaptureMethod::Ending(end) = &mut self.method {
             // How it ended is of no interest any more.
             let _ = end.await;
-            self.way = Way::Ended;
+            self.method = CaptureMethod::Ended;
         }
     }
 
     /// Gives up; the machine is then as if nothing had been begun.
     pub(super) async fn abandon(self) {
-        match self.way {
-            Way::Ahead(ahead, _) => ahead.abandon().await,
+        match self.method {
+            CaptureMethod::Ahead(ahead, _) => ahead.abandon().await,
             // How it ended is of no interest any more.
-            Way::Ending(end) => drop(end.await),
-            Way::Changes(_) | Way::Stream | Way::Ended => {}
+            CaptureMethod::Ending(end) => drop(end.await),
+            CaptureMethod::Changes(_) | CaptureMethod::Stream | CaptureMethod::Ended => {}
         }
     }
 
@@ -170,31 +180,33 @@ impl MemoryCapture {
     /// # Cancel safety
     /// What QEMU was asked for goes on by itself, and [`Self::abandon`] waits for it.
     pub(super) async fn take(&mut self, machine: &Arc<Controlled>) -> Result<()> {
-        match mem::replace(&mut self.way, Way::Ended) {
-            Way::Changes(mut changes) => {
+        match mem::replace(&mut self.method, CaptureMethod::Ended) {
+            CaptureMethod::Changes(mut changes) => {
                 changes.take(machine).await?;
-                self.way = Way::Changes(changes);
+                self.method = CaptureMethod::Changes(changes);
                 return Ok(());
             }
-            Way::Ahead(ahead, _) => self.way = Way::Ending(tokio::spawn(ahead.take())),
-            Way::Stream => {
+            CaptureMethod::Ahead(ahead, _) => {
+                self.method = CaptureMethod::Ending(tokio::spawn(ahead.take()));
+            }
+            CaptureMethod::Stream => {
                 let (files, maker) = (self.files.clone(), self.maker.clone());
                 let stream = stream(Arc::clone(machine), files, maker);
-                self.way = Way::Ending(tokio::spawn(stream));
+                self.method = CaptureMethod::Ending(tokio::spawn(stream));
             }
-            other @ (Way::Ending(_) | Way::Ended) => self.way = other,
+            other @ (CaptureMethod::Ending(_) | CaptureMethod::Ended) => self.method = other,
         }
-        let Way::Ending(end) = &mut self.way else {
+        let CaptureMethod::Ending(end) = &mut self.method else {
             return Ok(());
         };
         let ended = end.await;
-        self.way = Way::Ended;
+        self.method = CaptureMethod::Ended;
         ended
             .map_err(|error| Error::new(ErrorKind::Io, "The capture was cut off").because(error))?
     }
 
     pub(super) async fn settle(self, shape: &Shape) -> Result<()> {
-        let Way::Changes(changes) = self.way else {
+        let CaptureMethod::Changes(changes) = self.method else {
             return Ok(());
         };
         let (state, shape, maker) = (self.files.state, shape.clone(), self.maker);
@@ -249,7 +261,12 @@ impl Found {
     }
 
     /// Copies what the machine began with to `target`.
-    async fn copy_ahead(self, target: PathBuf, pipe: PathBuf, maker: &Maker) -> Result<Changes> {
+    async fn copy_ahead(
+        self,
+        target: PathBuf,
+        pipe: PathBuf,
+        maker: &FileCreator,
+    ) -> Result<Changes> {
         let opened = PathBuf::from(format!("/proc/self/fd/{}", self.origin.as_raw_fd()));
         copy(opened, target.clone(), maker).await?;
         let target = File::options().write(true).open(target).map_err(|error| {
@@ -280,7 +297,7 @@ impl Changes {
 }
 
 /// All of a paused machine's memory and devices.
-async fn stream(machine: Arc<Controlled>, files: SnapshotFiles, maker: Maker) -> Result<()> {
+async fn stream(machine: Arc<Controlled>, files: SnapshotFiles, maker: FileCreator) -> Result<()> {
     let memory = match &machine.origin {
         Origin::Shared(path) => {
             copy(path.clone(), files.memory.clone(), &maker).await?;
@@ -296,7 +313,7 @@ async fn stream(machine: Arc<Controlled>, files: SnapshotFiles, maker: Maker) ->
     machine.write_stream(files, memory, then).await
 }
 
-async fn copy(from: PathBuf, to: PathBuf, maker: &Maker) -> Result<()> {
+async fn copy(from: PathBuf, to: PathBuf, maker: &FileCreator) -> Result<()> {
     let maker = maker.clone();
     super::blocking(move || {
         let copied = cofferdam_disk::copy_sparse(&from, &to);

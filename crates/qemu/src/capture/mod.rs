@@ -5,7 +5,7 @@
 //! changed is read, and its devices. When that is too much for a pause, and for machines that were
 //! not restored, QEMU sends memory ahead itself. What is neither is captured whole in the pause.
 //!
-//! Locks: none is held across an await but the machine's [`Turn`], which a capture holds until all
+//! Locks: none is held across an await but the machine's [`CaptureGuard`], which a capture holds until all
 //! that it set up in QEMU has been taken down.
 
 mod ahead;
@@ -29,7 +29,7 @@ pub(crate) use memory::touched;
 
 use crate::{
     control,
-    controlled::{Controlled, Turn},
+    controlled::{CaptureGuard, Controlled},
 };
 use disks::DiskCopy;
 use files::Files;
@@ -46,7 +46,7 @@ pub(crate) struct QemuCapture {
     disks: Vec<DiskCopy>,
     /// What it has made, removed unless it comes to its end.
     files: Files,
-    turn: Option<Turn>,
+    guard: Option<CaptureGuard>,
     /// Where what is left of it is taken down when it is dropped.
     runtime: Handle,
 }
@@ -64,15 +64,15 @@ impl QemuCapture {
     pub(crate) async fn begin(machine: Arc<Controlled>, plan: CapturePlan) -> Result<Self> {
         machine.alive()?;
         check(&machine, &plan)?;
-        let turn = machine.captures.take_turn().await?;
-        let number = turn.number();
+        let guard = machine.captures.take_turn().await?;
+        let number = guard.number();
         let mut capture = Self {
             files: Files::default(),
             phase: Phase::Failed,
             memory_files: plan.memory.clone(),
             memory: None,
             disks: Vec::new(),
-            turn: Some(turn),
+            guard: Some(guard),
             runtime: Handle::current(),
             machine,
         };
@@ -146,7 +146,7 @@ impl QemuCapture {
                 let _ = fs::remove_file(path);
             }
         }
-        let number = self.turn.as_ref().map_or(0, Turn::number);
+        let number = self.guard.as_ref().map_or(0, CaptureGuard::number);
         self.copy_memory_ahead(number).await
     }
 
@@ -284,10 +284,10 @@ impl Drop for QemuCapture {
     /// next capture waits for that.
     fn drop(&mut self) {
         self.files.remove();
-        let (Some(turn), disks) = (self.turn.take(), mem::take(&mut self.disks)) else {
+        let (Some(guard), disks) = (self.guard.take(), mem::take(&mut self.disks)) else {
             return;
         };
-        turn.release();
+        guard.release();
         let (memory, machine) = (self.memory.take(), Arc::clone(&self.machine));
         self.runtime.spawn(async move {
             if let Some(memory) = memory {
@@ -297,7 +297,7 @@ impl Drop for QemuCapture {
                 // Nobody is left to be told; a machine that is gone has nothing to take down.
                 let _ = disk.take_down(&machine.qmp).await;
             }
-            drop(turn);
+            drop(guard);
         });
     }
 }

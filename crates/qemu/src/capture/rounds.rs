@@ -36,12 +36,12 @@ const SLOWEST_BYTES: u64 = 1 << 20;
 
 /// What a round has left.
 #[derive(Clone, Copy, Debug)]
-struct Left {
+struct Remaining {
     bytes: u64,
     flush: Duration,
 }
 
-impl Left {
+impl Remaining {
     fn fits(self) -> bool {
         self.bytes <= LEFT_BYTES && self.flush <= FLUSH_TIME
     }
@@ -85,7 +85,7 @@ pub(super) async fn fit(disks: &[DiskCopy], qmp: &Qmp) -> Result<bool> {
 
 /// One round. The copies' own dirty pages are in the way of the disks' flushes, since a journal is
 /// written for all files at once; they are flushed first if that was `slow` before.
-async fn work(disks: &mut [DiskCopy], qmp: &Qmp, slow: bool) -> Result<Left> {
+async fn work(disks: &mut [DiskCopy], qmp: &Qmp, slow: bool) -> Result<Remaining> {
     for disk in disks.iter_mut() {
         if disk.left_bytes(qmp).await? > LEFT_BYTES {
             disk.copy_changes(qmp).await?;
@@ -94,7 +94,7 @@ async fn work(disks: &mut [DiskCopy], qmp: &Qmp, slow: bool) -> Result<Left> {
             disk.flush_copy().await?;
         }
     }
-    let mut left = Left {
+    let mut left = Remaining {
         bytes: 0,
         flush: Duration::ZERO,
     };
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_pause_has_room_for_little() {
-        let left = |bytes, millis| Left {
+        let left = |bytes, millis| Remaining {
             bytes,
             flush: Duration::from_millis(millis),
         };

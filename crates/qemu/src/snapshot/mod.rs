@@ -2,8 +2,8 @@
 //!
 //! QEMU reads the state's stream from the open file, where this module has left its position.
 
-mod gate;
 mod header;
+mod hold;
 mod runs;
 
 use std::{
@@ -15,11 +15,11 @@ use std::{
 
 use cofferdam_backend::{Error, ErrorKind, MachineSpec, Result, SnapshotFiles};
 
-pub(crate) use gate::{Gate, GateKey, PIPE_BYTES, gate};
 pub(crate) use header::MAX_STREAM_BYTES;
+pub(crate) use hold::{HoldRelease, PIPE_BYTES, StreamHold, hold};
 pub(crate) use runs::clear;
 
-use gate::Held;
+use hold::HeldSink;
 use runs::Runs;
 
 use crate::stream::{self, NO_DESCRIPTION, NoPages, PageSink, split};
@@ -57,7 +57,7 @@ impl Shape {
 pub(crate) enum MemoryFile {
     Write,
     /// Written too, but for the last part only when the gate is opened.
-    WriteHeld(Gate),
+    WriteHeld(StreamHold),
     Present,
 }
 
@@ -73,20 +73,20 @@ pub(crate) fn write(
     memory: MemoryFile,
 ) -> Result<()> {
     let state = create(&files.state)?;
-    let gate = match memory {
+    let hold = match memory {
         MemoryFile::Present => {
             let written = write_state(stream, &state, shape, &mut NoPages).map_err(unwritten);
             // The first error is the one to report.
             return written.inspect_err(|_| drop(std::fs::remove_file(&files.state)));
         }
         MemoryFile::Write => None,
-        MemoryFile::WriteHeld(gate) => Some(gate),
+        MemoryFile::WriteHeld(hold) => Some(hold),
     };
     let result = create(&files.memory).and_then(|file| {
         let bytes = shape.memory_bytes();
         file.set_len(bytes).map_err(unwritten)?;
         let runs = Runs::new(file, bytes).map_err(unwritten)?;
-        let mut pages = Held::new(runs, gate, bytes);
+        let mut pages = HeldSink::new(runs, hold, bytes);
         write_state(stream, &state, shape, &mut pages).map_err(unwritten)?;
         pages.into_inner().finish().map_err(unwritten)
     });

@@ -7,7 +7,7 @@ use cofferdam_backend::Backend;
 use cofferdam_base::{fs, time::unix_time_ns};
 use cofferdam_proto::Request;
 
-use super::{FORMAT_VERSION, Place, Pool, PoolManifest, fill::spawn_fill};
+use super::{FORMAT_VERSION, Pool, PoolManifest, StandbyPaths, fill::spawn_fill};
 use crate::{
     base::error::{ErrorKind, Result, io, lift},
     client::Connection,
@@ -54,7 +54,7 @@ pub(crate) fn keep_one(layout: &Layout, entry: &Entry, backend: &str) -> Result<
             warm_ups: Vec::new(),
             workload: None,
             limit: DEFAULT_TIMEOUT,
-            rehearsals: record.image.rehearsals.clone(),
+            auto_warm_ups: record.image.auto_warm_ups.clone(),
         },
         warm_ups: Vec::new(),
         ends_after_s: Some(config.standby_time().as_secs()),
@@ -118,7 +118,7 @@ impl Pool {
     async fn end_automatic(&self, layout: &Layout) {
         let _ = fs::remove_file_if_present(&self.dir.join("pool.json"));
         for id in self.standbys(layout) {
-            let place = Place::of(layout, self, id);
+            let place = StandbyPaths::of(layout, self, id);
             let ask = async {
                 let mut standby = Connection::open(&place.socket(), Request::Retire).await?;
                 standby.answer().await

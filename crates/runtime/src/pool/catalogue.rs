@@ -8,12 +8,13 @@ use cofferdam_proto::Request;
 use cofferdam_types::{Digest, SandboxId, SandboxSpec, valid_name};
 
 use super::{
-    FORMAT_VERSION, MAX_SIZE, Place, Pool, PoolInfo, PoolManifest, PoolOptions, fill, is_automatic,
+    FORMAT_VERSION, MAX_SIZE, Pool, PoolInfo, PoolManifest, PoolOptions, StandbyPaths, fill,
+    is_automatic,
 };
 use crate::{
     base::error::{Error, ErrorKind, Result, io, lift},
     client::Connection,
-    spec::{interpreters::Rehearsals, process},
+    spec::{interpreters::AutoWarmUps, process},
     store::{Store, images, layout::Layout, staging::StagingDir},
     template::{self, MachineShape, RootShape, TemplatePlan},
 };
@@ -118,7 +119,7 @@ impl Pools<'_> {
             Ok(lock) => lock?,
             Err(_) => {
                 for id in pool.ids() {
-                    let place = Place::of(layout, &pool, id);
+                    let place = StandbyPaths::of(layout, &pool, id);
                     if !place.is_ready() && place.give_up_unready() {
                         pool.end(layout, id);
                     }
@@ -128,7 +129,7 @@ impl Pools<'_> {
         };
         let deadline = tokio::time::Instant::now() + RETIRE_TIMEOUT;
         for id in pool.standbys(layout) {
-            let place = Place::of(layout, &pool, id);
+            let place = StandbyPaths::of(layout, &pool, id);
             let retired = tokio::time::timeout_at(deadline, retire(&place)).await;
             // One that was claimed at this moment lives on as somebody's sandbox.
             if retired.is_err() && (place.give_up() || place.is_given_up()) {
@@ -175,7 +176,7 @@ fn manifest(
             warm_ups: Vec::new(),
             workload: None,
             limit: template::DEFAULT_TIMEOUT,
-            rehearsals: Rehearsals::of(spec, &image.config),
+            auto_warm_ups: AutoWarmUps::of(spec, &image.config),
         },
         warm_ups: options
             .warm_ups
@@ -187,7 +188,7 @@ fn manifest(
 }
 
 /// Asks a standby to end.
-async fn retire(place: &Place) -> Result<()> {
+async fn retire(place: &StandbyPaths) -> Result<()> {
     let mut standby = Connection::open(&place.socket(), Request::Retire).await?;
     standby.answer().await.map(drop)
 }

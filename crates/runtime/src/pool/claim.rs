@@ -5,7 +5,7 @@ use std::time::Instant;
 use cofferdam_proto::{CLIENT_GENERATION, Request, StartMode, SupervisorMessage};
 use cofferdam_types::SandboxId;
 
-use super::{Place, Pool, Ready, fill::spawn_fill, handover::CLAIM_TIMEOUT};
+use super::{Pool, Ready, StandbyPaths, fill::spawn_fill, handover::CLAIM_TIMEOUT};
 use crate::{
     base::error::{ErrorKind, Result},
     client::{Connection, unless_stopped},
@@ -60,7 +60,7 @@ async fn try_claim(store: &Store, entry: &Entry, mode: StartMode) -> Option<Clai
                 && key.as_ref().is_none_or(|key| *key == ready.template)
         };
         for id in pool.ids() {
-            let place = Place::of(layout, pool, id);
+            let place = StandbyPaths::of(layout, pool, id);
             if !Ready::read(&place.dir).is_some_and(|ready| fits(&ready)) {
                 continue;
             }
@@ -90,7 +90,7 @@ async fn try_claim(store: &Store, entry: &Entry, mode: StartMode) -> Option<Clai
 /// Asks one standby. Its time is up [`CLAIM_TIMEOUT`] after `begin`, unless it has accepted.
 async fn ask(
     store: &Store,
-    place: &Place,
+    place: &StandbyPaths,
     sandbox: SandboxId,
     request: Request,
     begin: Instant,

@@ -6,7 +6,7 @@ use cofferdam_base::LockFile;
 use cofferdam_proto::Request;
 use cofferdam_types::SandboxId;
 
-use super::{Place, Pool};
+use super::{Pool, StandbyPaths};
 use crate::{
     base::{
         error::{Error, ErrorKind, Result, io},
@@ -47,7 +47,7 @@ pub(super) async fn lock(pool: &Pool) -> Result<LockFile> {
 /// Starts a standby and waits until it is ready.
 async fn start_one(layout: &Layout, pool: &Pool) -> Result<()> {
     let id = SandboxId::from_random(random::bytes()?);
-    let place = Place::of(layout, pool, id);
+    let place = StandbyPaths::of(layout, pool, id);
     let log = File::options()
         .create(true)
         .append(true)

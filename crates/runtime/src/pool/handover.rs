@@ -9,7 +9,7 @@ use std::{os::unix::ffi::OsStrExt, time::Duration};
 
 use cofferdam_types::SandboxId;
 
-use super::{Place, Pool, READY};
+use super::{Pool, READY, StandbyPaths};
 use crate::store::{end_role, layout::Layout};
 
 /// How long a claim may take until a standby has accepted it. A ready one takes some 3 ms; a fresh
@@ -23,7 +23,7 @@ const GIVEN_UP: &str = "given-up.json";
 /// The number of a standby's process, in its directory.
 const PID: &str = "pid";
 
-impl Place {
+impl StandbyPaths {
     /// Takes the standby for the client that claims it; false when that client has given it up.
     pub(super) fn take(&self) -> bool {
         std::fs::rename(self.dir.join(READY), self.dir.join(TAKEN)).is_ok() && !self.is_given_up()
@@ -58,7 +58,7 @@ impl Pool {
     /// Kills the standbys that clients have given up.
     pub(super) fn end_given_up(&self, layout: &Layout) {
         for id in self.ids() {
-            if Place::of(layout, self, id).is_given_up() {
+            if StandbyPaths::of(layout, self, id).is_given_up() {
                 self.end(layout, id);
             }
         }
@@ -69,7 +69,7 @@ impl Pool {
     /// # Blocking
     /// Until they have ended, for seconds at most.
     pub(super) fn end(&self, layout: &Layout, id: SandboxId) {
-        let place = Place::of(layout, self, id);
+        let place = StandbyPaths::of(layout, self, id);
         let pid = std::fs::read_to_string(place.dir.join(PID)).ok();
         if let Some(pid) = pid.and_then(|pid| pid.parse().ok()) {
             let (home, id) = (layout.home().as_os_str().as_bytes(), id.to_string());
@@ -86,9 +86,9 @@ impl Pool {
 mod tests {
     use super::*;
 
-    fn ready() -> (tempfile::TempDir, Place) {
+    fn ready() -> (tempfile::TempDir, StandbyPaths) {
         let home = tempfile::tempdir().unwrap();
-        let place = Place {
+        let place = StandbyPaths {
             dir: home.path().to_owned(),
             run: home.path().to_owned(),
         };

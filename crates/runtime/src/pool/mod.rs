@@ -170,7 +170,7 @@ impl Pool {
     }
 
     fn is_alive(&self, layout: &Layout, id: SandboxId) -> bool {
-        let place = Place::of(layout, self, id);
+        let place = StandbyPaths::of(layout, self, id);
         match LockFile::try_exclusive(&place.dir.join("lock")) {
             Ok(Some(_lock)) => {
                 place.remove(layout);
@@ -185,7 +185,7 @@ impl Pool {
         let before = self.ids();
         let given_up = before
             .iter()
-            .any(|id| Place::of(layout, self, *id).is_given_up());
+            .any(|id| StandbyPaths::of(layout, self, *id).is_given_up());
         let ids = self.standbys(layout);
         if (given_up || ids.len() < before.len())
             && !self.is_automatic()
@@ -193,7 +193,7 @@ impl Pool {
         {
             crate::base::task::log_line(&error.chain());
         }
-        let ready = |id: &&SandboxId| Place::of(layout, self, **id).is_ready();
+        let ready = |id: &&SandboxId| StandbyPaths::of(layout, self, **id).is_ready();
         let PoolManifest { plan, warm_ups, .. } = &self.manifest;
         let interpreters = plan.interpreters();
         PoolInfo {
@@ -222,12 +222,12 @@ impl Pool {
 
 /// Where a standby's files are.
 #[derive(Clone, Debug)]
-struct Place {
+struct StandbyPaths {
     dir: PathBuf,
     run: PathBuf,
 }
 
-impl Place {
+impl StandbyPaths {
     fn of(layout: &Layout, pool: &Pool, id: SandboxId) -> Self {
         Self {
             dir: pool.dir.join(id.to_string()),

@@ -17,7 +17,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{ForLaterStarts, Place, Pool, READY, Ready, fill::spawn_fill, handover};
+use super::{ForLaterStarts, Pool, READY, Ready, StandbyPaths, fill::spawn_fill, handover};
 use crate::{
     base::{
         error::{Error, ErrorKind, Result, io, lift, to_remote},
@@ -26,7 +26,7 @@ use crate::{
     },
     host::{compatibility::machine_key, guest},
     link::{AgentLink, Clock, start_workload},
-    spec::interpreters::Rehearsals,
+    spec::interpreters::AutoWarmUps,
     start::{ForTemplates, guest_setup},
     store::{
         layout::{Layout, SandboxPaths},
@@ -47,7 +47,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// A machine at the point before the workload.
 #[derive(Debug)]
 struct Standby {
-    place: Place,
+    place: StandbyPaths,
     layout: Layout,
     pool: String,
     machine: Arc<dyn Machine>,
@@ -111,7 +111,7 @@ async fn stand_by(layout: Layout, pool: String, id: SandboxId) -> Result<()> {
         return Ok(());
     };
     let pool = Pool::load(&layout, &pool)?;
-    let place = Place::of(&layout, &pool, id);
+    let place = StandbyPaths::of(&layout, &pool, id);
     let ready = prepare_or_retry(&layout, &pool, &place, id).await;
     let (standby, listener) = match ready {
         Ok(ready) => ready,
@@ -161,11 +161,11 @@ enum Prepared {
 async fn prepare_or_retry(
     layout: &Layout,
     pool: &Pool,
-    place: &Place,
+    place: &StandbyPaths,
     id: SandboxId,
 ) -> Result<(Standby, UnixListener)> {
-    let rehearsals = pool.manifest.plan.rehearsals.as_ref();
-    let error = match prepare(layout, pool, place, id, rehearsals).await? {
+    let auto_warm_ups = pool.manifest.plan.auto_warm_ups.as_ref();
+    let error = match prepare(layout, pool, place, id, auto_warm_ups).await? {
         Prepared::Ready(standby, listener) => return Ok((*standby, listener)),
         Prepared::Lost(error) => error,
     };
@@ -184,9 +184,9 @@ async fn prepare_or_retry(
 async fn prepare(
     layout: &Layout,
     pool: &Pool,
-    place: &Place,
+    place: &StandbyPaths,
     id: SandboxId,
-    rehearsals: Option<&Rehearsals>,
+    auto_warm_ups: Option<&AutoWarmUps>,
 ) -> Result<Prepared> {
     let failed = |error| io("Could not prepare a standby", error);
     // It appears with its lock held: a directory whose lock is free is a dead one's.
@@ -231,7 +231,7 @@ async fn prepare(
     for note in found.notes() {
         agent.note(note);
     }
-    if let Err(error) = warm(&mut agent, rehearsals).await {
+    if let Err(error) = warm(&mut agent, auto_warm_ups).await {
         return Ok(Prepared::Lost(error));
     }
     let ready = Ready {
@@ -266,12 +266,12 @@ fn may_replace(pool: &Pool) -> bool {
 
 /// Runs what makes a standby quicker than a fresh machine: under emulation code that has run
 /// once is translated. Fails only when the machine is lost.
-async fn warm(agent: &mut AgentLink, rehearsals: Option<&Rehearsals>) -> Result<()> {
-    let interpreters = rehearsals.map(Rehearsals::interpreters);
-    template::rehearse(agent, &interpreters.unwrap_or_default()).await?;
+async fn warm(agent: &mut AgentLink, auto_warm_ups: Option<&AutoWarmUps>) -> Result<()> {
+    let interpreters = auto_warm_ups.map(AutoWarmUps::interpreters);
+    template::run_warm_ups(agent, &interpreters.unwrap_or_default()).await?;
     template::quiesce(agent).await?;
-    let claims = rehearsals.map(Rehearsals::claims).unwrap_or_default();
-    template::rehearse_claim(agent, &claims).await
+    let claims = auto_warm_ups.map(AutoWarmUps::claims).unwrap_or_default();
+    template::warm_up_claim(agent, &claims).await
 }
 
 /// Waits for a client, or for the end: of the machine, of this process, or of the time for which

@@ -18,7 +18,7 @@ use crate::{
     client::{self, Connection},
     host::admission,
     pool::{self, Claim},
-    spec::{interpreters::Rehearsals, process},
+    spec::{interpreters::AutoWarmUps, process},
     store::{Entry, RECORD_VERSION, RecordedImage, SandboxRecord, Store, config::Config, images},
 };
 
@@ -75,7 +75,7 @@ impl Sandboxes<'_> {
                 manifest: image.manifest,
                 rootfs: rootfs.path,
                 disk_bytes: rootfs.disk_bytes,
-                rehearsals: Rehearsals::of(&spec, &image.config),
+                auto_warm_ups: AutoWarmUps::of(&spec, &image.config),
             },
             process,
             hostname: spec.hostname.clone().unwrap_or_else(|| id.short()),

@@ -6,8 +6,8 @@ use cofferdam_types::{SandboxId, SandboxSpec, SnapshotId};
 
 use super::{
     Snapshot, SnapshotKind, Snapshots, Watcher,
+    captured::CapturedState,
     changes::{ForkChanges, numbered},
-    moment::Moment,
 };
 use crate::{
     base::{
@@ -103,7 +103,7 @@ impl Snapshots<'_> {
                 if snapshot.manifest.kind == SnapshotKind::Full {
                     self.expect_same_machine(&snapshot.manifest)?;
                 }
-                let moment = Moment {
+                let moment = CapturedState {
                     dir: snapshot.dir().to_owned(),
                     machine: snapshot.machine_files(),
                     cause: IdentityCause::Fork,
@@ -134,7 +134,7 @@ impl Snapshots<'_> {
         let kind = options.disk_only.then_some(SnapshotKind::Disk);
         let capture = self.capture(entry, kind, staging.path());
         let captured = options.watcher.during(staging.path(), capture).await?;
-        let moment = Moment {
+        let moment = CapturedState {
             dir: staging.path().to_owned(),
             machine: (captured.kind == SnapshotKind::Full).then(|| machine_files(staging.path())),
             cause: IdentityCause::Fork,
@@ -153,7 +153,7 @@ impl Snapshots<'_> {
         &self,
         parent: &SandboxRecord,
         origin: &ForkOrigin,
-        moment: &Moment,
+        moment: &CapturedState,
         options: &ForkOptions,
         made: &mut (dyn FnMut(&Entry) + Send),
     ) -> Forks {
@@ -191,7 +191,7 @@ impl Snapshots<'_> {
         &self,
         parent: &SandboxRecord,
         origin: &ForkOrigin,
-        moment: &Moment,
+        moment: &CapturedState,
         options: &ForkOptions,
         number: u32,
     ) -> Result<(SandboxId, Option<Connection>)> {

@@ -10,13 +10,13 @@
 //! (restore: the same; fork: new ones), [`transfer`] moves them between stores.
 
 mod capture;
+mod captured;
 mod catalogue;
 mod changes;
 mod content;
 mod create;
 mod fit;
 mod fork;
-mod moment;
 mod restore;
 mod transfer;
 mod watcher;

@@ -4,7 +4,7 @@ use cofferdam_base::fs;
 use cofferdam_proto::{IdentityCause, StartMode};
 use cofferdam_types::SandboxStatus;
 
-use super::{Snapshot, SnapshotFileName, SnapshotKind, Snapshots, bad, moment::Moment};
+use super::{Snapshot, SnapshotFileName, SnapshotKind, Snapshots, bad, captured::CapturedState};
 use crate::{
     base::error::{Error, ErrorKind, Result, io},
     client,
@@ -32,7 +32,7 @@ impl Snapshots<'_> {
             snapshot.verify_state()?;
             self.expect_same_machine(&snapshot.manifest)?;
         }
-        let moment = Moment {
+        let moment = CapturedState {
             dir: snapshot.dir().to_owned(),
             machine: snapshot.machine_files(),
             cause: IdentityCause::Restore,
@@ -81,7 +81,7 @@ impl Snapshots<'_> {
     }
 
     /// Puts a moment's files in place of those of a sandbox that does not run.
-    fn replace(&self, entry: &Entry, moment: &Moment) -> Result<()> {
+    fn replace(&self, entry: &Entry, moment: &CapturedState) -> Result<()> {
         let name = &entry.record.name;
         let id = entry.record.id;
         let in_the_way = |status: SandboxStatus| {
@@ -133,7 +133,7 @@ fn is_same(ours: &SandboxRecord, theirs: &SandboxRecord) -> bool {
         let mut record = record.clone();
         record.image.rootfs = std::path::PathBuf::new();
         // A snapshot's are never believed.
-        record.image.rehearsals = None;
+        record.image.auto_warm_ups = None;
         record.spec.kernel = None;
         // One that was gone may have come back under another name.
         record.name.clear();

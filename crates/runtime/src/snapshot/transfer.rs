@@ -66,7 +66,7 @@ impl Snapshots<'_> {
             total_bytes: Some(snapshot.disk_bytes()?),
         });
         let done = Arc::new(AtomicU64::new(0));
-        let output = Watched {
+        let output = CountedStream {
             inner: output,
             done: done.clone(),
             progress,
@@ -104,7 +104,7 @@ impl Snapshots<'_> {
             phase: Phase::Reading,
             total_bytes: None,
         });
-        let input = Watched {
+        let input = CountedStream {
             inner: input,
             done: Arc::default(),
             progress,
@@ -228,13 +228,13 @@ fn check_contents(dir: &Path, manifest: &SnapshotManifest) -> Result<()> {
 }
 
 /// A stream that tells how far the work has come.
-struct Watched<'a, T> {
+struct CountedStream<'a, T> {
     inner: T,
     done: Arc<AtomicU64>,
     progress: &'a dyn Progress,
 }
 
-impl<T> Watched<'_, T> {
+impl<T> CountedStream<'_, T> {
     fn tell(&self) {
         self.progress.event(ProgressEvent::PhaseAdvanced {
             done_bytes: self.done.load(Ordering::Relaxed),
@@ -242,7 +242,7 @@ impl<T> Watched<'_, T> {
     }
 }
 
-impl<T: Write> Write for Watched<'_, T> {
+impl<T: Write> Write for CountedStream<'_, T> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.inner.write(bytes)?;
         self.tell();
@@ -254,7 +254,7 @@ impl<T: Write> Write for Watched<'_, T> {
     }
 }
 
-impl<T: Read> Read for Watched<'_, T> {
+impl<T: Read> Read for CountedStream<'_, T> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.done.fetch_add(count as u64, Ordering::Relaxed);

@@ -67,9 +67,9 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Told(Mutex<Vec<String>>);
+    struct EventList(Mutex<Vec<String>>);
 
-    impl Progress for Told {
+    impl Progress for EventList {
         fn event(&self, event: ProgressEvent<'_>) {
             self.0.lock().unwrap().push(format!("{event:?}"));
         }
@@ -78,7 +78,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_long_capture_tells_the_bytes_of_its_files() {
         let dir = tempfile::tempdir().unwrap();
-        let told = Arc::new(Told::default());
+        let told = Arc::new(EventList::default());
         let watcher = Watcher::new(told.clone());
         let capture = async {
             std::fs::write(dir.path().join("upper"), [1; 8192]).unwrap();

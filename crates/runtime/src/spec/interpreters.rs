@@ -57,14 +57,14 @@ const CLAIMS: [&[&str]; 2] = [&["/bin/true"], &["/bin/sh", "-c", ":"]];
 /// What machines of an image run ahead.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Rehearsals {
+pub struct AutoWarmUps {
     /// A process of the image without the user's part, and without a command.
     process: ProcessSpec,
     /// The harmless starts of the interpreters that the image or the user names.
     interpreters: Vec<Vec<String>>,
 }
 
-impl Rehearsals {
+impl AutoWarmUps {
     /// Those of a sandbox; none with `no_warm`.
     pub(crate) fn of(spec: &SandboxSpec, image: &ImageConfig) -> Option<Self> {
         if spec.no_warm {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     fn lines(spec: &SandboxSpec, image: &ImageConfig) -> Vec<String> {
-        let all = Rehearsals::of(spec, image).unwrap().interpreters();
+        let all = AutoWarmUps::of(spec, image).unwrap().interpreters();
         all.iter().map(|process| process.argv.join(" ")).collect()
     }
 
@@ -190,7 +190,7 @@ mod tests {
             user: Some("root".to_owned()),
             ..SandboxSpec::default()
         };
-        let all = Rehearsals::of(&spec, &image(&[], &["/bin/sh"])).unwrap();
+        let all = AutoWarmUps::of(&spec, &image(&[], &["/bin/sh"])).unwrap();
         let all = [all.interpreters(), all.claims()].concat();
         assert_eq!(all[0].argv, strings(&["python3", "-c", "pass"]));
         assert_eq!(all[1].argv, strings(&["/bin/true"]));
@@ -206,6 +206,6 @@ mod tests {
             no_warm: true,
             ..spec
         };
-        assert_eq!(Rehearsals::of(&off, &image(&[], &["python3"])), None);
+        assert_eq!(AutoWarmUps::of(&off, &image(&[], &["python3"])), None);
     }
 }

@@ -62,7 +62,7 @@ pub(crate) struct WantedTemplate {
 }
 
 /// The ways of one start, from the quickest on.
-pub(super) struct Ways<'a> {
+pub(super) struct StartMethods<'a> {
     of: Starting<'a>,
     backend: &'a dyn Backend,
     guest: &'a GuestFiles,
@@ -76,7 +76,7 @@ pub(super) struct Ways<'a> {
     pub(super) notes: Vec<String>,
 }
 
-impl<'a> Ways<'a> {
+impl<'a> StartMethods<'a> {
     pub(super) fn new(
         of: Starting<'a>,
         backend: &'a dyn Backend,
@@ -280,7 +280,7 @@ impl<'a> Ways<'a> {
             warm_ups: Vec::new(),
             workload: None,
             limit: template::DEFAULT_TIMEOUT,
-            rehearsals: record.image.rehearsals.clone(),
+            auto_warm_ups: record.image.auto_warm_ups.clone(),
         };
         Some(WantedTemplate {
             guest: self.guest.clone(),

@@ -14,7 +14,7 @@ use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::{HostMessage, IdentityCause, SESSION_STREAM};
 
 use super::{
-    origin::{Origin, WantedTemplate, Ways, machine_spec, read_ahead},
+    origin::{Origin, StartMethods, WantedTemplate, machine_spec, read_ahead},
     setup::guest_setup,
 };
 use crate::{
@@ -60,19 +60,19 @@ pub(crate) async fn start(of: Starting<'_>) -> Result<(Live, ForTemplates)> {
     clock.lap("prepare");
 
     let spec = machine_spec(of, &guest, &shape);
-    let mut ways = Ways::new(of, backend.as_ref(), &guest, &shape);
+    let mut methods = StartMethods::new(of, backend.as_ref(), &guest, &shape);
     if of.standby_was_silent {
         let note = "A standby did not answer in time, and is replaced";
         // The client adds the stage.
-        ways.notes.push(note.to_owned());
+        methods.notes.push(note.to_owned());
     }
     let (origin, machine, mut agent, read_ahead, disk_made) = loop {
-        let origin = ways.choose(&mut clock).await?;
+        let origin = methods.choose(&mut clock).await?;
         let reading = read_ahead(&origin);
         let disk_made = disk_made(&origin, paths);
         match bring_machine(of, backend.as_ref(), &origin, &spec, &mut clock).await {
             Ok((machine, agent)) => break (origin, machine, agent, reading, disk_made),
-            Err(error) => ways.give_up(&origin, error, &mut clock)?,
+            Err(error) => methods.give_up(&origin, error, &mut clock)?,
         }
     };
     let setup = guest_setup(record);
@@ -109,9 +109,9 @@ pub(crate) async fn start(of: Starting<'_>) -> Result<(Live, ForTemplates)> {
             error,
         ));
     }
-    ways.came_up(&origin, agent.take_notes(), &mut clock);
+    methods.came_up(&origin, agent.take_notes(), &mut clock);
     let templates = ForTemplates {
-        wanted: ways.wanted_template(&origin),
+        wanted: methods.wanted_template(&origin),
         recording: origin.template().and_then(Template::recording),
     };
     let live = Live {
@@ -121,7 +121,7 @@ pub(crate) async fn start(of: Starting<'_>) -> Result<(Live, ForTemplates)> {
         timeline: clock.stages,
         started_ns: unix_time_ns(),
         machine_key: machine_key(backend.as_ref(), &guest)?,
-        degraded: ways.notes,
+        degraded: methods.notes,
         disk_made,
         read_ahead,
     };

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     base::error::{Error, from_remote},
-    spec::interpreters::Rehearsals,
+    spec::interpreters::AutoWarmUps,
 };
 
 /// Version of the files' form. A newer one is refused, not guessed at.
@@ -73,7 +73,7 @@ pub struct RecordedImage {
     pub disk_bytes: u64,
     /// What its templates and standbys run ahead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rehearsals: Option<Rehearsals>,
+    pub auto_warm_ups: Option<AutoWarmUps>,
 }
 
 /// Where a sandbox is in its life.

@@ -37,7 +37,7 @@ fn record(byte: u8, name: &str) -> SandboxRecord {
             manifest: Digest::from_sha256([2; 32]),
             rootfs: "/rootfs".into(),
             disk_bytes: 0,
-            rehearsals: None,
+            auto_warm_ups: None,
         },
         process: ProcessSpec::default(),
         hostname: "host".to_owned(),

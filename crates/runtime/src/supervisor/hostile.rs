@@ -42,9 +42,9 @@ fn resident_bytes() -> u64 {
 }
 
 #[derive(Debug)]
-struct NothingAfter;
+struct NoFollowUp;
 
-impl AfterStart for NothingAfter {
+impl AfterStart for NoFollowUp {
     fn record(&mut self, _: Arc<dyn Machine>) -> BoxFuture<'static, Recorded> {
         Box::pin(async { Recorded::default() })
     }
@@ -74,7 +74,7 @@ impl Sandbox {
                 manifest: Digest::from_sha256([2; 32]),
                 rootfs: "/rootfs".into(),
                 disk_bytes: 0,
-                rehearsals: None,
+                auto_warm_ups: None,
             },
             process: ProcessSpec::default(),
             hostname: "host".to_owned(),
@@ -143,7 +143,7 @@ impl Sandbox {
                 disk_made: None,
                 read_ahead: None,
             };
-            let after: Box<dyn AfterStart> = Box::new(NothingAfter);
+            let after: Box<dyn AfterStart> = Box::new(NoFollowUp);
             Ok((live, after))
         };
         let paths = self.layout().sandbox(self.record.id);

@@ -5,14 +5,14 @@
 //! is served from the log ([`behind`]) until it has caught up, so it neither stops the workload
 //! nor loses anything that the log still has, and holds no memory here.
 
-mod behind;
+mod replay;
 
 use std::{collections::HashMap, path::PathBuf};
 
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::{Channel, FrameError, Inbound, SupervisorMessage};
 
-use self::behind::Behind;
+use self::replay::LogReplay;
 use super::{client::Client, event::ClientId, input::Input, session::CREDIT_BATCH_BYTES};
 use crate::{base::task::log_line, store::output_log::LogWriter};
 
@@ -28,7 +28,7 @@ struct Attached {
     /// not there for. Kept for one that sets the pace.
     read: [u64; 2],
     /// Where it is in the log, when it did not keep up.
-    behind: Option<Behind>,
+    replay: Option<LogReplay>,
 }
 
 /// What an attached client is to the workload.
@@ -90,7 +90,7 @@ impl Workload {
             client,
             role,
             read: self.received,
-            behind: None,
+            replay: None,
         });
         true
     }
@@ -138,13 +138,13 @@ impl Workload {
         self.received[index] += bytes.len() as u64;
         let position = self.log(channel, bytes);
         for attached in &mut self.attached {
-            if attached.behind.is_some() {
+            if attached.replay.is_some() {
                 continue;
             }
             if let Some((client, _)) = clients.get_mut(&attached.client)
                 && !client.output(channel, bytes, eof)
             {
-                attached.behind = Some(Behind::at(&self.path, position));
+                attached.replay = Some(LogReplay::at(&self.path, position));
             }
         }
         Ok(())
@@ -156,8 +156,8 @@ impl Workload {
         match log.append(unix_time_ns(), channel, bytes) {
             Ok(written) => {
                 if written.rotated {
-                    let behind = self.attached.iter_mut().filter_map(|a| a.behind.as_mut());
-                    behind.for_each(|behind| behind.rotated(&self.path));
+                    let replay = self.attached.iter_mut().filter_map(|a| a.replay.as_mut());
+                    replay.for_each(|replay| replay.rotated(&self.path));
                 }
                 Some(written.position)
             }
@@ -180,10 +180,10 @@ impl Workload {
             return;
         };
         attached.read[index] += u64::from(bytes);
-        if let Some(behind) = &mut attached.behind
-            && behind.catch_up(client, self.terminal)
+        if let Some(replay) = &mut attached.replay
+            && replay.catch_up(client, self.terminal)
         {
-            attached.behind = None;
+            attached.replay = None;
         }
     }
 
@@ -192,9 +192,9 @@ impl Workload {
         let mut attached = self.attached.iter_mut();
         match attached.find(|other| other.client == id) {
             Some(Attached {
-                behind: Some(behind),
+                replay: Some(replay),
                 ..
-            }) => behind.then(end.clone()),
+            }) => replay.then(end.clone()),
             _ => client.answer(end),
         }
     }

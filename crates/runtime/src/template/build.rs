@@ -10,7 +10,7 @@ use cofferdam_proto::HostMessage;
 
 use super::{
     MachineShape, Manifest, Template, TemplateKind, base_key, failure, files_in,
-    fill::{Filled, fill_image},
+    fill::{FillOutcome, fill_image},
     image_key,
     making::{BOOT_TIMEOUT, capture, spec_in, watch},
     plan::TemplatePlan,
@@ -164,16 +164,16 @@ pub(crate) async fn make_image(
         let staging = StagingDir::new(layout.templates().join(&key))?;
         let (plan, dir) = (planned(plan, lost.get()), staging.path());
         match fill_image(layout, backend, guest, &plan, &base, dir).await? {
-            Filled::Unfit(why) => Ok(Attempt::Unfit(why)),
-            Filled::Lost(error) => {
+            FillOutcome::Unfit(why) => Ok(Attempt::Unfit(why)),
+            FillOutcome::Lost(error) => {
                 let why = format!("it was lost while it was warmed: {}", error.chain());
                 // The first is as good as the next.
                 let _ = lost.set(format!("A guest was made without a warm-up: {why}"));
                 Ok(Attempt::Unfit(why))
             }
             // An image that was removed meanwhile took its templates along.
-            Filled::Fit(_) if !plan.rootfs.exists() => Ok(Attempt::Unwanted),
-            Filled::Fit(notes) => {
+            FillOutcome::Fit(_) if !plan.rootfs.exists() => Ok(Attempt::Unwanted),
+            FillOutcome::Fit(notes) => {
                 let notes = lost.get().cloned().into_iter().chain(notes).collect();
                 let manifest = Manifest {
                     notes,
@@ -208,7 +208,7 @@ fn planned<'a>(plan: &'a TemplatePlan, lost: Option<&String>) -> Cow<'a, Templat
         return Cow::Borrowed(plan);
     }
     Cow::Owned(TemplatePlan {
-        rehearsals: None,
+        auto_warm_ups: None,
         ..plan.clone()
     })
 }

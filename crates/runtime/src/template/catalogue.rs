@@ -16,7 +16,7 @@ use super::{
 use crate::{
     base::error::{Error, ErrorKind, Result, lift},
     link::workload_limits,
-    spec::{interpreters::Rehearsals, process},
+    spec::{interpreters::AutoWarmUps, process},
     store::{Store, images},
 };
 
@@ -123,7 +123,7 @@ impl Templates<'_> {
             warm_ups,
             workload,
             limit: warm_up.timeout.unwrap_or(DEFAULT_TIMEOUT),
-            rehearsals: Rehearsals::of(&spec, &image.config),
+            auto_warm_ups: AutoWarmUps::of(&spec, &image.config),
         };
         let layout = self.store.layout();
         let backend = crate::host::backend(layout, spec.backend.as_deref())?;

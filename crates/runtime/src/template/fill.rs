@@ -10,12 +10,12 @@ use cofferdam_proto::{
 use cofferdam_types::SandboxSpec;
 
 use super::{
-    Template, files_in,
+    Template,
+    auto_warm_up::run_warm_ups,
+    files_in,
     making::{STEP_TIMEOUT, capture, spec_in, watch},
     plan::TemplatePlan,
-    quality,
-    rehearse::rehearse,
-    warm,
+    quality, warm,
 };
 use crate::{
     base::{
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// What came of a guest that is to be an image's template.
-pub(super) enum Filled {
+pub(super) enum FillOutcome {
     /// With what of it is not as fast as it could be.
     Fit(Vec<String>),
     /// It is sound but not one to be copied, for this reason.
@@ -45,7 +45,7 @@ pub(super) async fn fill_image(
     plan: &TemplatePlan,
     base: &Template,
     dir: &Path,
-) -> Result<Filled> {
+) -> Result<FillOutcome> {
     let memory = files_in(dir).memory;
     lift(cofferdam_disk::copy_sparse(&base.files().memory, &memory))?;
     let upper = dir.join("upper.ext4");
@@ -62,13 +62,13 @@ pub(super) async fn fill_image(
     watch(machine.as_ref(), &spec, agent.ready(STEP_TIMEOUT)).await?;
     watch(machine.as_ref(), &spec, mount(&mut agent, plan)).await?;
     let rest = warm_to_rest(machine.as_ref(), &spec, &mut agent, plan).await?;
-    if let Err(error) = rehearse(&mut agent, &plan.interpreters()).await {
-        return Ok(Filled::Lost(error));
+    if let Err(error) = run_warm_ups(&mut agent, &plan.interpreters()).await {
+        return Ok(FillOutcome::Lost(error));
     }
     let unfit = quality::unfit(&mut agent, &plan.shape);
     if let Some(why) = watch(machine.as_ref(), &spec, unfit).await? {
         lift(machine.kill().await)?;
-        return Ok(Filled::Unfit(why));
+        return Ok(FillOutcome::Unfit(why));
     }
     if machine.discards() && (!plan.warm_ups.is_empty() || plan.workload.is_some()) {
         // What it has deleted would be in every sandbox's disk.
@@ -78,7 +78,7 @@ pub(super) async fn fill_image(
         }
     }
     capture(machine.as_ref(), &spec, &mut agent, &rest, dir).await?;
-    Ok(Filled::Fit(agent.take_notes()))
+    Ok(FillOutcome::Fit(agent.take_notes()))
 }
 
 async fn mount(agent: &mut AgentLink, plan: &TemplatePlan) -> Result<()> {

@@ -11,6 +11,7 @@
 //! against its manifest (format, sizes, checksum of the device state). What comes after that is
 //! advice: see [`working_set`].
 
+mod auto_warm_up;
 mod background;
 mod build;
 mod catalogue;
@@ -22,7 +23,6 @@ mod machine;
 mod making;
 mod plan;
 mod quality;
-mod rehearse;
 mod space;
 mod warm;
 mod working_set;
@@ -38,6 +38,7 @@ use sha2::{Digest as _, Sha256};
 pub(crate) use self::catalogue::Templates;
 pub use self::catalogue::{TemplateInfo, WarmUp};
 pub(crate) use self::{
+    auto_warm_up::{quiesce, run_warm_ups, warm_up_claim},
     background::{build_main, spawn_image_build},
     build::{ensure_base, make_image, wait_for_maker},
     failure::{all_recent as recent_failures, recent as recent_failure},
@@ -45,7 +46,6 @@ pub(crate) use self::{
     machine::machine_spec,
     making::BOOT_TIMEOUT,
     plan::TemplatePlan,
-    rehearse::{quiesce, rehearse, rehearse_claim},
     space::limit_bytes,
     warm::{DEFAULT_TIMEOUT, warm_up},
     working_set::Recording,

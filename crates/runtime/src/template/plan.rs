@@ -7,7 +7,7 @@ use cofferdam_types::ResourceLimits;
 use serde::{Deserialize, Serialize};
 
 use super::{DEFAULT_TIMEOUT, HeldWorkload, MachineShape, RootShape};
-use crate::spec::interpreters::Rehearsals;
+use crate::spec::interpreters::AutoWarmUps;
 
 /// An image's template as asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub(crate) struct TemplatePlan {
     pub(crate) limit: Duration,
     /// What its machines run ahead by themselves.
     #[serde(default)]
-    pub(crate) rehearsals: Option<Rehearsals>,
+    pub(crate) auto_warm_ups: Option<AutoWarmUps>,
 }
 
 const fn default_limit() -> Duration {
@@ -43,7 +43,7 @@ impl TemplatePlan {
         if self.workload.is_some() {
             return Vec::new();
         }
-        let known = self.rehearsals.as_ref().map(Rehearsals::interpreters);
+        let known = self.auto_warm_ups.as_ref().map(AutoWarmUps::interpreters);
         known.unwrap_or_default()
     }
 
@@ -115,7 +115,7 @@ mod tests {
             warm_ups: Vec::new(),
             workload: None,
             limit: DEFAULT_TIMEOUT,
-            rehearsals: Rehearsals::of(&spec, &image),
+            auto_warm_ups: AutoWarmUps::of(&spec, &image),
         };
         assert_eq!(plan.interpreters().len(), 1);
         assert!(plan.asked().is_empty());

@@ -52,7 +52,7 @@ pub(crate) struct Recording {
 
 /// What a start has touched, for its template's record.
 #[derive(Debug)]
-pub(crate) struct Touched {
+pub(crate) struct TouchedMemory {
     recording: Recording,
     ranges: Vec<Range<u64>>,
 }
@@ -122,16 +122,16 @@ impl Recording {
     ///
     /// # Errors
     /// When the machine has ended.
-    pub(crate) async fn look(self, machine: &dyn Machine) -> Result<Option<Touched>> {
+    pub(crate) async fn look(self, machine: &dyn Machine) -> Result<Option<TouchedMemory>> {
         let touched = lift(machine.touched_memory().await)?;
-        Ok(touched.map(|ranges| Touched {
+        Ok(touched.map(|ranges| TouchedMemory {
             recording: self,
             ranges,
         }))
     }
 }
 
-impl Touched {
+impl TouchedMemory {
     /// Adds it to the template's record, which takes a millisecond. What is returned waits until
     /// the record is on the disk.
     ///

@@ -142,7 +142,7 @@ impl Switchboard {
         process: ProcessSpec,
         options: ExecOptions,
     ) -> Result<()> {
-        if self.standing.is_paused() {
+        if self.run_state.is_paused() {
             let name = &self.entry.record.name;
             let what = format!("Sandbox `{name}` is paused");
             return Err(Error::new(ErrorKind::WrongState, what)
@@ -188,7 +188,7 @@ impl Switchboard {
         if !starting {
             return;
         }
-        if self.standing.is_moving() || self.standing.is_paused() {
+        if self.run_state.is_moving() || self.run_state.is_paused() {
             later(
                 EXEC_START_TIMEOUT,
                 &self.events,

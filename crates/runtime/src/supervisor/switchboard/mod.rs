@@ -4,14 +4,14 @@
 //! sessions, signals and answers. Nothing here waits for a client or the guest: what goes out
 //! goes into queues that are bounded by credit.
 
+mod captures;
 mod clients;
 mod dialog;
 mod ending;
 mod faster;
 mod guest;
-mod moment;
+mod run_state;
 mod sources;
-mod standing;
 mod steps;
 mod stop;
 mod time_limit;
@@ -34,7 +34,7 @@ use cofferdam_types::{ExitStatus, SandboxStatus};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 pub(crate) use self::sources::{forward_signals, spawn_accept};
-use self::{sources::later, standing::Standing, trim::IdleTrim, wire::Wire};
+use self::{run_state::RunState, sources::later, trim::IdleTrim, wire::Wire};
 use super::{
     FIRST_CLIENT, TEMPLATE_DELAY,
     client::Client,
@@ -103,7 +103,7 @@ pub(crate) struct Switchboard {
     /// Whether the client that asked for the start was gone before the sandbox ran.
     first_is_gone: bool,
     /// Whether the guest runs.
-    standing: Standing,
+    run_state: RunState,
     /// What is asked of the agent for that.
     wire: Wire,
     idle_trim: IdleTrim,
@@ -207,7 +207,7 @@ impl Switchboard {
             ended_by: None,
             early: requests,
             first_is_gone,
-            standing: Standing::default(),
+            run_state: RunState::default(),
             wire,
             idle_trim: IdleTrim::default(),
             waiting: VecDeque::new(),

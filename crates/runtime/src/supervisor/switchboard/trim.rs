@@ -16,8 +16,8 @@ use cofferdam_proto::{AgentMessage, DiskPart, HostMessage};
 use super::{
     Switchboard,
     dialog::{self, Guest},
+    run_state::RunState,
     sources::later,
-    standing::Standing,
 };
 use crate::{
     base::task::log_line,
@@ -93,14 +93,14 @@ fn is_untouched(upper: &Path, made: Option<SystemTime>) -> bool {
 
 /// What is seen of a disk's file without its guest.
 #[derive(Clone, Copy, Debug)]
-struct Look {
+struct DiskSample {
     now: SystemTime,
     /// The last write, by the guest or by a hole.
     changed: SystemTime,
     allocated_bytes: u64,
 }
 
-impl Look {
+impl DiskSample {
     fn at(upper: &Path) -> io::Result<Self> {
         use std::os::unix::fs::MetadataExt as _;
         let meta = std::fs::metadata(upper)?;
@@ -120,7 +120,7 @@ impl Look {
 
 /// What to say to the guest about its disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Say {
+enum TrimRequest {
     /// How much is used, and whether a trim is over.
     Ask,
     /// Trim.
@@ -144,7 +144,7 @@ pub(super) struct IdleTrim {
 
 impl IdleTrim {
     /// Looks whether the guest is to be asked.
-    fn look(&mut self, look: Look) -> Option<Say> {
+    fn look(&mut self, look: DiskSample) -> Option<TrimRequest> {
         if self.waits {
             return None;
         }
@@ -162,11 +162,16 @@ impl IdleTrim {
             }
         }
         self.waits = true;
-        Some(Say::Ask)
+        Some(TrimRequest::Ask)
     }
 
     /// The guest has answered.
-    fn answered(&mut self, look: Look, running: bool, used_bytes: u64) -> Option<Say> {
+    fn answered(
+        &mut self,
+        look: DiskSample,
+        running: bool,
+        used_bytes: u64,
+    ) -> Option<TrimRequest> {
         self.waits = false;
         let unused = look.allocated_bytes.saturating_sub(used_bytes);
         let was_trimming = std::mem::replace(&mut self.trims, running);
@@ -177,7 +182,7 @@ impl IdleTrim {
             // It may be over before the answer to it.
             self.waits = true;
             self.trims = true;
-            return Some(Say::Trim);
+            return Some(TrimRequest::Trim);
         }
         if was_trimming {
             self.overhead_bytes = unused;
@@ -187,13 +192,13 @@ impl IdleTrim {
     }
 
     /// The guest could not.
-    fn failed(&mut self, look: Look) {
+    fn failed(&mut self, look: DiskSample) {
         self.waits = false;
         self.trims = false;
         self.settle(look);
     }
 
-    fn settle(&mut self, look: Look) {
+    fn settle(&mut self, look: DiskSample) {
         self.settled = Some(look.changed);
         self.considered = Some(look.now);
     }
@@ -210,10 +215,10 @@ impl Switchboard {
     pub(super) fn disk_time(&mut self) {
         later(INTERVAL, &self.events, Event::DiskTime);
         // A guest that stands still, or is about to, answers nothing.
-        if self.standing != Standing::Runs || self.stop_asked() {
+        if self.run_state != RunState::Runs || self.stop_asked() {
             return;
         }
-        let Ok(look) = Look::at(&self.upper()) else {
+        let Ok(look) = DiskSample::at(&self.upper()) else {
             return;
         };
         if let Some(say) = self.idle_trim.look(look) {
@@ -222,7 +227,7 @@ impl Switchboard {
     }
 
     pub(super) fn trim_answered(&mut self, answer: Option<&AgentMessage>) {
-        let Ok(look) = Look::at(&self.upper()) else {
+        let Ok(look) = DiskSample::at(&self.upper()) else {
             return;
         };
         let say = match answer {
@@ -240,10 +245,10 @@ impl Switchboard {
         }
     }
 
-    fn say(&mut self, say: Say, look: Look) {
+    fn say(&mut self, say: TrimRequest, look: DiskSample) {
         let question = match say {
-            Say::Ask => status_question(),
-            Say::Trim => HostMessage::Trim {
+            TrimRequest::Ask => status_question(),
+            TrimRequest::Trim => HostMessage::Trim {
                 parts: parts(&self.upper()).unwrap_or_default(),
                 commit: false,
             },
@@ -278,9 +283,9 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn look(now: u64, changed: u64, allocated_mib: u64) -> Look {
+    fn look(now: u64, changed: u64, allocated_mib: u64) -> DiskSample {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        Look {
+        DiskSample {
             now: at(now),
             changed: at(changed),
             allocated_bytes: allocated_mib * MIB,
@@ -293,7 +298,7 @@ mod tests {
         assert_eq!(trim.look(look(100, 1, 15)), None);
         assert_eq!(trim.look(look(1000, 1, 15)), None);
         let mut trim = IdleTrim::default();
-        assert_eq!(trim.look(look(100, 1, 200)), Some(Say::Ask));
+        assert_eq!(trim.look(look(100, 1, 200)), Some(TrimRequest::Ask));
         assert_eq!(trim.look(look(102, 1, 200)), None);
         assert_eq!(trim.answered(look(103, 1, 200), false, 190 * MIB), None);
         assert_eq!(trim.look(look(1000, 1, 200)), None);
@@ -303,18 +308,18 @@ mod tests {
     fn what_was_deleted_is_trimmed_when_the_guest_is_quiet() {
         let mut trim = IdleTrim::default();
         assert_eq!(trim.look(look(100, 99, 400)), None);
-        assert_eq!(trim.look(look(102, 99, 400)), Some(Say::Ask));
+        assert_eq!(trim.look(look(102, 99, 400)), Some(TrimRequest::Ask));
         let say = trim.answered(look(102, 99, 400), false, 10 * MIB);
-        assert_eq!(say, Some(Say::Trim));
+        assert_eq!(say, Some(TrimRequest::Trim));
         assert_eq!(trim.look(look(104, 99, 400)), None);
         assert_eq!(trim.answered(look(104, 104, 300), true, 10 * MIB), None);
         // It is asked until it is over, quiet or not.
-        assert_eq!(trim.look(look(105, 105, 200)), Some(Say::Ask));
+        assert_eq!(trim.look(look(105, 105, 200)), Some(TrimRequest::Ask));
         assert_eq!(trim.answered(look(105, 105, 60), false, 10 * MIB), None);
         assert_eq!(trim.look(look(200, 105, 60)), None);
         // The file system's own 50 MiB are no reason to try again.
         assert_eq!(trim.look(look(300, 280, 64)), None);
-        assert_eq!(trim.look(look(400, 380, 70)), Some(Say::Ask));
+        assert_eq!(trim.look(look(400, 380, 70)), Some(TrimRequest::Ask));
         assert_eq!(trim.answered(look(400, 380, 70), false, 19 * MIB), None);
     }
 
@@ -336,9 +341,9 @@ mod tests {
     #[test]
     fn a_guest_that_cannot_trim_is_left_alone_until_it_writes() {
         let mut trim = IdleTrim::default();
-        assert_eq!(trim.look(look(100, 1, 400)), Some(Say::Ask));
+        assert_eq!(trim.look(look(100, 1, 400)), Some(TrimRequest::Ask));
         trim.failed(look(100, 1, 400));
         assert_eq!(trim.look(look(500, 1, 400)), None);
-        assert_eq!(trim.look(look(500, 400, 400)), Some(Say::Ask));
+        assert_eq!(trim.look(look(500, 400, 400)), Some(TrimRequest::Ask));
     }
 }

@@ -17,23 +17,23 @@ const PERIOD_US: u32 = 100_000;
 
 /// Whether processes are slowed down, and the limits that they have otherwise.
 #[derive(Debug, Default)]
-pub(crate) struct Pace {
-    usual: Vec<(&'static str, String)>,
+pub(crate) struct CpuThrottle {
+    saved: Vec<(&'static str, String)>,
 }
 
-impl Pace {
+impl CpuThrottle {
     /// Leaves all processes so much of one processor. A kernel that cannot do it leaves them as
     /// they are.
     pub(crate) fn hold_back(&mut self, percent: u32) {
-        if self.usual.is_empty() {
+        if self.saved.is_empty() {
             let limits = GROUPS.into_iter().filter_map(|group| {
                 let limit = fs::read_to_string(format!("{group}/{FILE}")).ok()?;
                 Some((group, limit.trim_end().to_owned()))
             });
-            self.usual = limits.collect();
+            self.saved = limits.collect();
         }
         let limit = limit(percent);
-        for (group, _) in &self.usual {
+        for (group, _) in &self.saved {
             if let Err(error) = set(group, FILE, &limit) {
                 log::error(&format!("Could not slow `{group}` down: {error}"));
             }
@@ -42,7 +42,7 @@ impl Pace {
 
     /// Gives them back what they had. Ending what was not begun changes nothing.
     pub(crate) fn end(&mut self) {
-        for (group, limit) in self.usual.drain(..) {
+        for (group, limit) in self.saved.drain(..) {
             if let Err(error) = set(group, FILE, &limit) {
                 log::error(&format!("Could not end slowing `{group}` down: {error}"));
             }

@@ -18,7 +18,7 @@ use crate::{
 
 /// Outputs and processes without a session, by numbers of their own.
 #[derive(Debug, Default)]
-pub(super) struct Leftovers {
+pub(super) struct Orphans {
     /// Read into nothing, so that who writes to them neither stalls nor dies.
     outputs: BTreeMap<u32, OwnedFd>,
     /// Waited for, so that no dead one stays.
@@ -26,7 +26,7 @@ pub(super) struct Leftovers {
     last: u32,
 }
 
-impl Leftovers {
+impl Orphans {
     /// Processes that still run.
     pub(super) fn processes(&self) -> usize {
         self.processes.len()

@@ -63,7 +63,7 @@ pub(crate) fn write_whole(
         return write(&file);
     }
     let unfinished = follow(path)
-        .and_then(|target| Unfinished::beside(target, old.as_ref(), rights))
+        .and_then(|target| StagedFile::beside(target, old.as_ref(), rights))
         .map_err(failed)?;
     write(&unfinished.file)?;
     // Whoever deletes what was written here relies on it.
@@ -101,14 +101,14 @@ fn directory(path: &Path) -> &Path {
 
 /// A file that has not got its name yet; dropped, it is gone.
 #[derive(Debug)]
-struct Unfinished {
+struct StagedFile {
     file: File,
     target: PathBuf,
     /// Where it is until then, if anywhere.
     staging: Option<PathBuf>,
 }
 
-impl Unfinished {
+impl StagedFile {
     fn beside(target: PathBuf, old: Option<&Metadata>, rights: Rights) -> io::Result<Self> {
         // By this path a nameless file gets its name.
         let nameless =
@@ -171,7 +171,7 @@ impl Unfinished {
     }
 }
 
-impl Drop for Unfinished {
+impl Drop for StagedFile {
     fn drop(&mut self) {
         if let Some(staging) = &self.staging {
             // Another error is being reported.
@@ -296,7 +296,7 @@ mod tests {
             assert_eq!(mode(&path), expected);
             fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
         }
-        let named = Unfinished::named(dir.path().join("other"), Rights::Private).unwrap();
+        let named = StagedFile::named(dir.path().join("other"), Rights::Private).unwrap();
         assert_eq!(mode(named.staging.as_ref().unwrap()), 0o600);
     }
 
@@ -345,7 +345,7 @@ mod tests {
             .path()
             .join(format!("file.{}.0.part", std::process::id()));
         fs::write(&left, "by a process of our number").unwrap();
-        let named = || Unfinished::named(target.clone(), Rights::Private).unwrap();
+        let named = || StagedFile::named(target.clone(), Rights::Private).unwrap();
         let dropped = named();
         assert_eq!(mode(dropped.staging.as_ref().unwrap()), 0o600);
         drop(dropped);

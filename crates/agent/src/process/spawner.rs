@@ -10,9 +10,9 @@ use rustix::io::Errno;
 
 use super::{
     ChildStack, Home, Place,
-    child::{self, Ground, Plan},
+    child::{self, ChildPlacement, Plan},
+    process_warmer::{self, ProcessWarmer},
     stdio::SparePipes,
-    understudy::{self, Understudy},
     user::Accounts,
     zygote::Zygote,
 };
@@ -28,25 +28,25 @@ const GROUP_TRIES: usize = 4;
 
 /// Makes processes.
 #[derive(Debug)]
-pub(crate) struct Nursery {
+pub(crate) struct Spawner {
     stack: ChildStack,
     zygote: Option<Zygote>,
-    understudy: Option<Understudy>,
+    process_warmer: Option<ProcessWarmer>,
     /// Whether one has gone already: this processor has translated what it is for.
-    understudy_has_gone: bool,
+    has_warmed_up: bool,
     /// The image's users, as long as no process could change them.
     accounts: Option<Accounts>,
     pub(super) pipes: SparePipes,
 }
 
-impl Nursery {
+impl Spawner {
     /// One with nothing made ahead.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             stack: ChildStack::new()?,
             zygote: None,
-            understudy: None,
-            understudy_has_gone: false,
+            process_warmer: None,
+            has_warmed_up: false,
             accounts: None,
             pipes: SparePipes::default(),
         })
@@ -61,13 +61,13 @@ impl Nursery {
         self.accounts = Accounts::ahead(root).ok();
         self.pipes.fill().and_then(|()| {
             if self.zygote.is_none() {
-                let ground = ground(stage, Place::Workload);
-                self.zygote = Some(Zygote::new(&ground, stage.groups.workload.as_fd())?);
+                let placement = placement(stage, Place::Workload);
+                self.zygote = Some(Zygote::new(&placement, stage.groups.workload.as_fd())?);
             }
-            let wanted = !self.understudy_has_gone && understudy::is_useful();
-            if self.understudy.is_none() && wanted {
+            let wanted = !self.has_warmed_up && process_warmer::is_useful();
+            if self.process_warmer.is_none() && wanted {
                 let root = stage.mount_namespace.as_fd();
-                self.understudy = Some(Understudy::new(&mut self.stack, root)?);
+                self.process_warmer = Some(ProcessWarmer::new(&mut self.stack, root)?);
             }
             Ok(())
         })
@@ -76,8 +76,8 @@ impl Nursery {
     /// Forgets what something that runs in `root` could make wrong.
     pub(crate) fn discard(&mut self, stage: &Stage) -> Result<()> {
         self.accounts = None;
-        if let Some(understudy) = self.understudy.take() {
-            understudy.discard();
+        if let Some(process_warmer) = self.process_warmer.take() {
+            process_warmer.discard();
         }
         if let Some(zygote) = self.zygote.take() {
             zygote.discard();
@@ -95,26 +95,26 @@ impl Nursery {
 
     /// Sends before the workload what was made for that; returns its pidfd, for whoever reaps it.
     pub(crate) fn send_ahead(&mut self) -> Option<OwnedFd> {
-        let understudy = self.understudy.take()?;
-        self.understudy_has_gone = true;
-        Some(understudy.go())
+        let process_warmer = self.process_warmer.take()?;
+        self.has_warmed_up = true;
+        Some(process_warmer.go())
     }
 
     /// Starts a process; it runs its program, or has failed, when this returns.
-    pub(super) fn bear(
+    pub(super) fn spawn(
         &mut self,
         plan: &Plan<'_>,
         groups: &Groups,
         home: &Home<'_>,
     ) -> Result<OwnedFd> {
-        if plan.ground.place == Place::Workload
+        if plan.placement.place == Place::Workload
             && let Some(pidfd) = self.zygote.take().and_then(|zygote| zygote.start(plan))
         {
             return Ok(pidfd);
         }
         let spawned = match *home {
             Home::Sandbox { workload } => self.spawn_in_a_group(plan, groups, workload),
-            Home::Given(cgroup) => self.spawn(plan, cgroup),
+            Home::Given(cgroup) => self.spawn_in(plan, cgroup),
         };
         match spawned {
             Ok(pidfd) => Ok(pidfd),
@@ -138,20 +138,20 @@ impl Nursery {
         workload: Option<&OwnedFd>,
     ) -> std::result::Result<OwnedFd, Errno> {
         if let Some(reserve) = workload.and_then(|_| groups.reserve_if_crowded()) {
-            return self.spawn(plan, reserve.as_fd());
+            return self.spawn_in(plan, reserve.as_fd());
         }
-        let mut spawned = self.spawn(plan, groups.workload.as_fd());
+        let mut spawned = self.spawn_in(plan, groups.workload.as_fd());
         if is_divided(&spawned) && workload.is_none() {
             // A warm-up did it, and has ended.
             cgroup::undivide();
-            spawned = self.spawn(plan, groups.workload.as_fd());
+            spawned = self.spawn_in(plan, groups.workload.as_fd());
         }
         for _ in 0..GROUP_TRIES {
             let Some(workload) = workload.filter(|_| is_divided(&spawned)) else {
                 break;
             };
             match cgroup::of_process(workload) {
-                Ok(group) => spawned = self.spawn(plan, group.as_fd()),
+                Ok(group) => spawned = self.spawn_in(plan, group.as_fd()),
                 // It has just moved or ended; the next try tells.
                 Err(failure) => log::error(&failure.message),
             }
@@ -159,17 +159,17 @@ impl Nursery {
         if spawned.as_ref().is_err_and(|error| *error == Errno::AGAIN)
             && let Some(reserve) = groups.reserve().filter(|_| workload.is_some())
         {
-            spawned = self.spawn(plan, reserve.as_fd());
+            spawned = self.spawn_in(plan, reserve.as_fd());
         }
         spawned
     }
 
-    fn spawn(
+    fn spawn_in(
         &mut self,
         plan: &Plan<'_>,
         cgroup: BorrowedFd<'_>,
     ) -> std::result::Result<OwnedFd, Errno> {
-        let own_pids = plan.ground.place.has_own_pids();
+        let own_pids = plan.placement.place.has_own_pids();
         // SAFETY: `child::run` keeps the rules of `spawn`: it never returns, allocates nothing and
         // stores only to the plan's atomics. The plan's pointers come from `CString`s that live in
         // the caller until the child has left this memory.
@@ -184,8 +184,8 @@ fn is_divided(spawned: &std::result::Result<OwnedFd, Errno>) -> bool {
 }
 
 /// Where a process of the root lives.
-pub(super) fn ground(stage: &Stage, place: Place) -> Ground<'_> {
-    Ground {
+pub(super) fn placement(stage: &Stage, place: Place) -> ChildPlacement<'_> {
+    ChildPlacement {
         mount_namespace: stage.mount_namespace.as_fd(),
         cgroup_namespace: stage.cgroup_namespace.as_fd(),
         place,

@@ -1,6 +1,6 @@
 //! Pauses, their ends, and captures.
 //!
-//! Each is a task ([`steps`]); one at a time, further ones wait. [`Standing`] says what the guest
+//! Each is a task ([`steps`]); one at a time, further ones wait. [`RunState`] says what the guest
 //! does. From a freeze to its thaw nothing else is sent to the guest: what would be is held in the
 //! outbox. So a restored copy of the guest has no part of a frame in it.
 
@@ -13,7 +13,7 @@ use cofferdam_types::SandboxStatus;
 use super::{
     Switchboard,
     dialog::Guest,
-    standing::{Purpose, Standing, Step},
+    run_state::{Purpose, RunState, Step},
     steps,
 };
 use crate::{
@@ -25,11 +25,11 @@ use crate::{
 impl Switchboard {
     /// Begins what a client asked for, or puts it behind the one that is under way.
     pub(super) fn moment(&mut self, client: ClientId, request: Request) -> Result<()> {
-        if self.standing.is_moving() {
+        if self.run_state.is_moving() {
             self.waiting.push_back((client, request));
             return Ok(());
         }
-        let paused = self.standing.is_paused();
+        let paused = self.run_state.is_paused();
         let name = &self.entry.record.name;
         let wrong = |what: &str| {
             let what = format!("Sandbox `{name}` is {what}");
@@ -65,7 +65,7 @@ impl Switchboard {
     /// A paused sandbox that is told to end must run to do so, and a pause that nobody waited for is
     /// taken back.
     pub(super) fn resume_after_all(&mut self) {
-        if self.standing == Standing::Paused {
+        if self.run_state == RunState::Paused {
             self.begin(None, Purpose::Unpause, steps::unpause);
         }
     }
@@ -78,7 +78,7 @@ impl Switchboard {
     ) where
         F: Future<Output = Result<Outcome>> + Send + 'static,
     {
-        self.standing.begin(purpose, client, self.wire.is_owed());
+        self.run_state.begin(purpose, client, self.wire.is_owed());
         let task = task(Guest {
             sandbox: self.entry.record.name.clone(),
             machine: self.machine.clone(),
@@ -96,17 +96,17 @@ impl Switchboard {
     /// What the agent answers to a step, also to one that was given up.
     pub(super) fn moment_answer(&mut self, message: AgentMessage) {
         let late = self.wire.answered(message);
-        if late == Some(AgentMessage::Thawed) && self.standing.thawed_late() {
+        if late == Some(AgentMessage::Thawed) && self.run_state.thawed_late() {
             self.set_standing(SandboxStatus::Running);
             self.agent.release();
         }
     }
 
     pub(super) fn moment_over(&mut self, result: Result<Outcome>) {
-        let Some(step) = self.standing.over(result.is_ok()) else {
+        let Some(step) = self.run_state.over(result.is_ok()) else {
             return;
         };
-        if self.standing.is_paused() {
+        if self.run_state.is_paused() {
             self.set_standing(SandboxStatus::Paused);
         } else {
             if step.was_paused {
@@ -125,7 +125,7 @@ impl Switchboard {
         if self.stop_asked() || is_unknown {
             self.resume_after_all();
         }
-        while !self.standing.is_moving()
+        while !self.run_state.is_moving()
             && let Some((client, request)) = self.waiting.pop_front()
         {
             if let Err(error) = self.moment(client, request) {

@@ -34,17 +34,17 @@ const READ_AHEAD_BYTES: usize = 256 << 10;
 
 /// What an archive holds, by name.
 #[derive(Debug, Default)]
-pub(crate) struct Spool {
-    entries: HashMap<String, Spooled>,
+pub(crate) struct ArchiveFiles {
+    entries: HashMap<String, ArchiveFile>,
 }
 
 #[derive(Debug)]
-enum Spooled {
+enum ArchiveFile {
     File(Digest, u64),
     Link(String),
 }
 
-impl Spool {
+impl ArchiveFiles {
     /// Reads a whole archive into `ingest`.
     pub(crate) fn read(
         ingest: &Ingest,
@@ -58,7 +58,7 @@ impl Spool {
             // What is counted is uncompressed.
             total_bytes: total_bytes.filter(|_| compression == Compression::None),
         });
-        let mut spool = Self::default();
+        let mut files = Self::default();
         let mut extension = Extension::default();
         let mut done_bytes = 0;
         let mut first = true;
@@ -84,7 +84,7 @@ impl Spool {
             } = std::mem::take(&mut extension);
             let size = long_size.unwrap_or(size);
             let path = clean(&path.unwrap_or_else(|| lossy(&header.path_bytes())));
-            if spool.entries.len() >= ENTRIES_MAX {
+            if files.entries.len() >= ENTRIES_MAX {
                 return Err(too_large(format!(
                     "The archive has more than {ENTRIES_MAX} entries"
                 )));
@@ -100,13 +100,13 @@ impl Spool {
                         progress.event(ProgressEvent::PhaseAdvanced { done_bytes });
                     })?;
                     skip(&mut *source, padding(size))?;
-                    Spooled::File(digest, size)
+                    ArchiveFile::File(digest, size)
                 }
                 EntryType::Symlink | EntryType::Link => {
                     let target = link
                         .unwrap_or_else(|| lossy(&header.link_name_bytes().unwrap_or_default()));
                     let hard = kind == EntryType::Link;
-                    Spooled::Link(if hard {
+                    ArchiveFile::Link(if hard {
                         clean(&target)
                     } else {
                         resolve(&path, &target)
@@ -120,14 +120,14 @@ impl Spool {
                     ));
                 }
             };
-            spool.entries.insert(path, entry);
+            files.entries.insert(path, entry);
             if done_bytes > Limits::default().max_total_bytes {
                 return Err(too_large("The archive is larger than any image may be"));
             }
         }
         // A pipe's writer must not die of what follows the end blocks.
         skip_rest(&mut *source)?;
-        Ok(spool)
+        Ok(files)
     }
 
     /// Digest and size of the file that `name` means, after links.
@@ -135,8 +135,8 @@ impl Spool {
         let mut name = clean(name);
         for _ in 0..=LINKS_MAX {
             match self.entries.get(&name)? {
-                Spooled::File(digest, size) => return Some((*digest, *size)),
-                Spooled::Link(target) => name.clone_from(target),
+                ArchiveFile::File(digest, size) => return Some((*digest, *size)),
+                ArchiveFile::Link(target) => name.clone_from(target),
             }
         }
         None

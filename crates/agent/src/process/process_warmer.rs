@@ -41,7 +41,7 @@ const FILES: [&str; 3] = ["/etc/ld.so.cache", "/lib64/ld-linux-x86-64.so.2", "/b
 
 /// The process, which waits for its cue.
 #[derive(Debug)]
-pub(super) struct Understudy {
+pub(super) struct ProcessWarmer {
     cue: OwnedFd,
     pidfd: OwnedFd,
 }
@@ -59,7 +59,7 @@ pub(super) fn is_useful() -> bool {
     is_emulated() && thread::available_parallelism().is_ok_and(|count| count.get() > 1)
 }
 
-impl Understudy {
+impl ProcessWarmer {
     /// Makes the first process of a PID namespace of its own, in the workload's root but not in its
     /// cgroup, whose limits it must not use up. It waits when this returns.
     pub(super) fn new(stack: &mut ChildStack, mount_namespace: BorrowedFd<'_>) -> Result<Self> {
@@ -75,12 +75,12 @@ impl Understudy {
         // SAFETY: `run` never returns or panics.
         let pidfd = unsafe { stack.spawn_apart(run, &script) }.or_fail(kind, failed)?;
         drop(settled);
-        let understudy = Self { cue, pidfd };
+        let process_warmer = Self { cue, pidfd };
         // Nothing comes from one that has ended.
         match reader.read(&mut [0]) {
-            Ok(1) => Ok(understudy),
+            Ok(1) => Ok(process_warmer),
             _ => {
-                understudy.discard();
+                process_warmer.discard();
                 Err(failure(kind, failed()))
             }
         }

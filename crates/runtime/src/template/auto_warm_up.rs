@@ -44,7 +44,7 @@ enum Outcome {
 ///
 /// # Errors
 /// When the machine is lost.
-pub(crate) async fn rehearse(agent: &mut AgentLink, processes: &[ProcessSpec]) -> Result<()> {
+pub(crate) async fn run_warm_ups(agent: &mut AgentLink, processes: &[ProcessSpec]) -> Result<()> {
     for process in processes {
         if let Outcome::Failed(why) = run(agent, process).await? {
             let line = process.argv.join(" ");
@@ -59,7 +59,7 @@ pub(crate) async fn rehearse(agent: &mut AgentLink, processes: &[ProcessSpec]) -
 ///
 /// # Errors
 /// When the machine is lost.
-pub(crate) async fn rehearse_claim(agent: &mut AgentLink, programs: &[ProcessSpec]) -> Result<()> {
+pub(crate) async fn warm_up_claim(agent: &mut AgentLink, programs: &[ProcessSpec]) -> Result<()> {
     for _ in 0..ROUNDS {
         agent.ready(BOOT_TIMEOUT).await?;
         let identity = HostMessage::Adopt(adopt("standby", IdentityCause::Start)?);

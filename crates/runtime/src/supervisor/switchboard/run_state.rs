@@ -42,7 +42,7 @@ pub(super) struct Step {
 
 /// Whether the guest runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum RunState {
     /// It runs, or will as soon as it has worked off what it was sent.
     #[default]
     Runs,
@@ -52,7 +52,7 @@ pub(super) enum Standing {
     Paused,
 }
 
-impl Standing {
+impl RunState {
     pub(super) const fn is_moving(self) -> bool {
         matches!(self, Self::Moves(_))
     }
@@ -105,20 +105,20 @@ impl Standing {
 mod tests {
     use super::*;
 
-    fn after(from: Standing, purpose: Purpose, done: bool) -> Standing {
-        let mut standing = from;
-        standing.begin(purpose, None, false);
-        assert!(standing.is_moving());
-        assert_eq!(standing.is_paused(), from.is_paused());
-        let step = standing.over(done).unwrap();
+    fn after(from: RunState, purpose: Purpose, done: bool) -> RunState {
+        let mut run_state = from;
+        run_state.begin(purpose, None, false);
+        assert!(run_state.is_moving());
+        assert_eq!(run_state.is_paused(), from.is_paused());
+        let step = run_state.over(done).unwrap();
         assert_eq!(step.purpose, purpose);
-        standing
+        run_state
     }
 
     #[test]
     fn every_step_ends_in_a_state_that_a_verb_can_leave() {
         use Purpose::{Capture, Pause, Unpause};
-        use Standing::{Paused, Runs};
+        use RunState::{Paused, Runs};
         for (from, purpose, done, to) in [
             (Runs, Pause, true, Paused),
             (Runs, Pause, false, Runs),
@@ -139,14 +139,14 @@ mod tests {
 
     #[test]
     fn a_late_thaw_ends_a_pause_and_nothing_else() {
-        let mut standing = Standing::Paused;
-        assert!(standing.thawed_late());
-        assert_eq!(standing, Standing::Runs);
-        assert!(!standing.thawed_late());
-        standing.begin(Purpose::Pause, Some(1), true);
-        assert!(!standing.thawed_late());
-        assert!(standing.is_moving());
-        assert_eq!(standing.over(true).unwrap().client, Some(1));
-        assert_eq!(standing.over(true), None);
+        let mut run_state = RunState::Paused;
+        assert!(run_state.thawed_late());
+        assert_eq!(run_state, RunState::Runs);
+        assert!(!run_state.thawed_late());
+        run_state.begin(Purpose::Pause, Some(1), true);
+        assert!(!run_state.thawed_late());
+        assert!(run_state.is_moving());
+        assert_eq!(run_state.over(true).unwrap().client, Some(1));
+        assert_eq!(run_state.over(true), None);
     }
 }

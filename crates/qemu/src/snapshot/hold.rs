@@ -20,30 +20,30 @@ pub(crate) const PIPE_BYTES: usize = 16 << 10;
 
 /// Where a migration is held.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct StreamHold {
     reached: oneshot::Sender<()>,
     open: mpsc::Receiver<()>,
 }
 
 /// What opens it. Dropped, it makes the migration fail.
 #[derive(Debug)]
-pub(crate) struct GateKey {
+pub(crate) struct HoldRelease {
     reached: oneshot::Receiver<()>,
     open: mpsc::Sender<()>,
 }
 
 /// A gate and its key.
-pub(crate) fn gate() -> (GateKey, Gate) {
+pub(crate) fn hold() -> (HoldRelease, StreamHold) {
     let (tell_reached, reached) = oneshot::channel();
     let (open, opened) = mpsc::channel();
-    let gate = Gate {
+    let hold = StreamHold {
         reached: tell_reached,
         open: opened,
     };
-    (GateKey { reached, open }, gate)
+    (HoldRelease { reached, open }, hold)
 }
 
-impl GateKey {
+impl HoldRelease {
     /// Waits until the migration is held; `false` if it ended before.
     pub(crate) async fn reached(&mut self) -> bool {
         (&mut self.reached).await.is_ok()
@@ -58,17 +58,17 @@ impl GateKey {
 
 /// A sink that is held at a gate, if there is one.
 #[derive(Debug)]
-pub(super) struct Held<S> {
+pub(super) struct HeldSink<S> {
     inner: S,
-    gate: Option<Gate>,
+    hold: Option<StreamHold>,
     pages_before: u64,
 }
 
-impl<S: PageSink> Held<S> {
-    pub(super) fn new(inner: S, gate: Option<Gate>, memory_bytes: u64) -> Self {
+impl<S: PageSink> HeldSink<S> {
+    pub(super) fn new(inner: S, hold: Option<StreamHold>, memory_bytes: u64) -> Self {
         Self {
             inner,
-            gate,
+            hold,
             pages_before: (memory_bytes / 4096).saturating_sub(HELD_PAGES),
         }
     }
@@ -84,18 +84,18 @@ impl<S: PageSink> Held<S> {
             self.pages_before -= 1;
             return Ok(());
         }
-        let Some(gate) = self.gate.take() else {
+        let Some(hold) = self.hold.take() else {
             return Ok(());
         };
         // Nobody may wait for it any more; then nobody opens it either.
-        let _ = gate.reached.send(());
-        gate.open
+        let _ = hold.reached.send(());
+        hold.open
             .recv()
             .map_err(|_| io::Error::other("the capture was given up"))
     }
 }
 
-impl<S: PageSink> PageSink for Held<S> {
+impl<S: PageSink> PageSink for HeldSink<S> {
     fn put(&mut self, offset: u64, page: &[u8; 4096]) -> io::Result<()> {
         self.pass()?;
         self.inner.put(offset, page)
@@ -129,16 +129,16 @@ mod tests {
 
     const PAGES: u64 = HELD_PAGES + 2;
 
-    fn send(gate: Gate) -> io::Result<u64> {
-        let mut held = Held::new(Count::default(), Some(gate), PAGES * 4096);
+    fn send(hold: StreamHold) -> io::Result<u64> {
+        let mut held = HeldSink::new(Count::default(), Some(hold), PAGES * 4096);
         (0..PAGES).try_for_each(|page| held.clear(page * 4096))?;
         Ok(held.into_inner().0)
     }
 
     #[tokio::test]
     async fn pages_are_held_until_the_gate_is_opened() {
-        let (mut key, gate) = gate();
-        let sender = thread::spawn(|| send(gate));
+        let (mut key, hold) = hold();
+        let sender = thread::spawn(|| send(hold));
         assert!(key.reached().await);
         assert!(!sender.is_finished());
         key.open();
@@ -147,12 +147,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_that_is_lost_ends_what_is_held_and_a_gate_that_is_lost_is_never_reached() {
-        let (mut key, first) = gate();
+        let (mut key, first) = hold();
         let sender = thread::spawn(|| send(first));
         assert!(key.reached().await);
         drop(key);
         assert!(sender.join().unwrap().is_err());
-        let (mut key, second) = gate();
+        let (mut key, second) = hold();
         drop(second);
         assert!(!key.reached().await);
     }

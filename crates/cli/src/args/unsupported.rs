@@ -100,9 +100,9 @@ const NETWORK: &str = "network";
 
 /// The first flag that asks for what is not there.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct LaterArgs(Option<(&'static str, Topic)>);
+pub(crate) struct UnsupportedArgs(Option<(&'static str, Topic)>);
 
-impl LaterArgs {
+impl UnsupportedArgs {
     /// Its long name without dashes, and what to do without it.
     pub(crate) const fn refused(self) -> Option<(&'static str, &'static str)> {
         match self.0 {
@@ -130,14 +130,14 @@ impl Topic {
     }
 }
 
-impl Args for LaterArgs {
+impl Args for UnsupportedArgs {
     fn augment_args(command: Command) -> Command {
         let network = Arg::new(NETWORK)
             .long(NETWORK)
             .visible_alias("net")
             .value_name("NAME")
             .help("Network; only `none` in this version");
-        let later = FLAGS.iter().map(|(name, short, has_value, _)| {
+        let unsupported = FLAGS.iter().map(|(name, short, has_value, _)| {
             let action = if *has_value {
                 ArgAction::Append
             } else {
@@ -149,7 +149,7 @@ impl Args for LaterArgs {
                 None => flag,
             }
         });
-        command.arg(network).args(later)
+        command.arg(network).args(unsupported)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -157,7 +157,7 @@ impl Args for LaterArgs {
     }
 }
 
-impl FromArgMatches for LaterArgs {
+impl FromArgMatches for UnsupportedArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let network = matches.get_one::<String>(NETWORK);
         if network.is_some_and(|name| name != "none") {
@@ -197,13 +197,13 @@ mod tests {
         *,
     };
 
-    fn later(line: &[&str]) -> Option<&'static str> {
+    fn unsupported(line: &[&str]) -> Option<&'static str> {
         let line = ["coffer", "run"].iter().chain(line).chain(&["image"]);
         let line: Vec<std::ffi::OsString> = line.map(Into::into).collect();
         match Cli::read(&line).map(|cli| cli.verb) {
             Ok(Verb::Run(args)) => {
                 assert_eq!(args.sandbox.image(), "image");
-                args.sandbox.later.refused().map(|(name, _)| name)
+                args.sandbox.unsupported.refused().map(|(name, _)| name)
             }
             other => panic!("{other:?}"),
         }
@@ -218,7 +218,7 @@ mod tests {
             &["--oom-kill-disable=false", "-P=false"],
             &["--cgroupns", "private", "--ipc", "private"],
         ] {
-            assert_eq!(later(line), None, "{line:?}");
+            assert_eq!(unsupported(line), None, "{line:?}");
         }
         for (line, name) in [
             (&["--log-driver", "none"][..], "log-driver"),
@@ -226,7 +226,7 @@ mod tests {
             (&["--oom-kill-disable"], "oom-kill-disable"),
             (&["--ipc=host"], "ipc"),
         ] {
-            assert_eq!(later(line), Some(name), "{line:?}");
+            assert_eq!(unsupported(line), Some(name), "{line:?}");
         }
     }
 
@@ -239,16 +239,16 @@ mod tests {
             for flag in [Some(long), short].into_iter().flatten() {
                 let line = [flag.as_str(), "value"];
                 let line = if *has_value { &line[..] } else { &line[..1] };
-                assert_eq!(later(line), Some(*name), "{flag}");
+                assert_eq!(unsupported(line), Some(*name), "{flag}");
             }
         }
     }
 
     #[test]
     fn no_network_is_what_there_is() {
-        assert_eq!(later(&[]), None);
-        assert_eq!(later(&["--network", "none"]), None);
-        assert_eq!(later(&["--net=none"]), None);
-        assert_eq!(later(&["--network", "host"]), Some("network"));
+        assert_eq!(unsupported(&[]), None);
+        assert_eq!(unsupported(&["--network", "none"]), None);
+        assert_eq!(unsupported(&["--net=none"]), None);
+        assert_eq!(unsupported(&["--network", "host"]), Some("network"));
     }
 }

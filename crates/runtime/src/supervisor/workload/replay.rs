@@ -18,7 +18,7 @@ const MISSING: &[u8] = b"\r\n[coffer: some output is missing here; see `coffer l
 
 /// Where a client is in the log.
 #[derive(Debug)]
-pub(super) struct Behind {
+pub(super) struct LogReplay {
     /// None when there is no log to read.
     reader: Option<LogReader>,
     /// What was read and did not fit.
@@ -27,7 +27,7 @@ pub(super) struct Behind {
     end: Option<SupervisorMessage>,
 }
 
-impl Behind {
+impl LogReplay {
     /// The log from `position` of its newest file on.
     pub(super) fn at(path: &Path, position: Option<u64>) -> Self {
         let open = |position| {

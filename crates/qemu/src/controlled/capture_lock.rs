@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// The captures of one machine.
 #[derive(Debug, Default)]
-pub(crate) struct Turns {
+pub(crate) struct CaptureLock {
     /// Whether someone holds a capture.
     held: Arc<AtomicBool>,
     /// Held as long as anything of a capture is in QEMU, which may be longer.
@@ -18,13 +18,13 @@ pub(crate) struct Turns {
     next: AtomicU64,
 }
 
-impl Turns {
+impl CaptureLock {
     /// Refused while there is a capture; waits for one that was dropped to be taken down.
-    pub(crate) async fn take_turn(&self) -> Result<Turn> {
-        let held = Held::new(&self.held)?;
+    pub(crate) async fn take_turn(&self) -> Result<CaptureGuard> {
+        let held = HeldFlag::new(&self.held)?;
         let set_up = Arc::clone(&self.set_up).lock_owned().await;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        Ok(Turn {
+        Ok(CaptureGuard {
             held,
             _set_up: set_up,
             number,
@@ -34,13 +34,13 @@ impl Turns {
 
 /// The right to capture a machine.
 #[derive(Debug)]
-pub(crate) struct Turn {
-    held: Held,
+pub(crate) struct CaptureGuard {
+    held: HeldFlag,
     _set_up: OwnedMutexGuard<()>,
     number: u64,
 }
 
-impl Turn {
+impl CaptureGuard {
     /// Tells captures of one machine apart.
     pub(crate) const fn number(&self) -> u64 {
         self.number
@@ -53,12 +53,12 @@ impl Turn {
 }
 
 #[derive(Debug)]
-struct Held {
+struct HeldFlag {
     flag: Arc<AtomicBool>,
     ours: AtomicBool,
 }
 
-impl Held {
+impl HeldFlag {
     fn new(flag: &Arc<AtomicBool>) -> Result<Self> {
         if flag.swap(true, Ordering::AcqRel) {
             let what = "The machine is being captured already";
@@ -77,7 +77,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldFlag {
     fn drop(&mut self) {
         self.release();
     }
@@ -89,12 +89,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_turn_is_refused_and_a_later_one_waits_for_the_first_to_be_over() {
-        let turns = Turns::default();
-        let first = turns.take_turn().await.unwrap();
-        let error = turns.take_turn().await.unwrap_err();
+        let capture_lock = CaptureLock::default();
+        let first = capture_lock.take_turn().await.unwrap();
+        let error = capture_lock.take_turn().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::WrongState);
         first.release();
-        let mut second = Box::pin(turns.take_turn());
+        let mut second = Box::pin(capture_lock.take_turn());
         let waits = tokio::select! {
             biased;
             _ = &mut second => false,
@@ -102,9 +102,9 @@ mod tests {
         };
         assert!(waits);
         // It is held by who waits for it.
-        assert!(turns.take_turn().await.is_err());
+        assert!(capture_lock.take_turn().await.is_err());
         drop(first);
         assert_eq!(second.await.unwrap().number(), 1);
-        turns.take_turn().await.unwrap();
+        capture_lock.take_turn().await.unwrap();
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 
 /// What a sandbox is made from: files of one moment.
 #[derive(Clone, Debug)]
-pub(super) struct Moment {
+pub(super) struct CapturedState {
     /// Where the files are.
     pub(super) dir: PathBuf,
     /// Memory and devices; none of a disk alone.
@@ -24,7 +24,7 @@ pub(super) struct Moment {
     pub(super) cause: IdentityCause,
 }
 
-impl Moment {
+impl CapturedState {
     /// Puts a copy of the disk, and where to go on, into a sandbox's new directory.
     pub(super) fn place(&self, dir: &Path) -> Result<()> {
         let upper = SnapshotFileName::Upper.as_str();
@@ -74,7 +74,7 @@ impl Snapshots<'_> {
             image: RecordedImage {
                 rootfs: rootfs.path,
                 // They may be an import's: nothing of it may run in a template that others share.
-                rehearsals: None,
+                auto_warm_ups: None,
                 ..recorded.clone()
             },
             ..record.clone()
