@@ -34,7 +34,11 @@ const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const SECOND_ARGUMENT: u32 = 24;
 
-const STEPS: usize = 9;
+/// Numbers from here on are those of the x32 ABI (`__X32_SYSCALL_BIT`, `asm/unistd.h`), which has
+/// the same `AUDIT_ARCH_*` as the calls of a 64-bit program. No other architecture has such numbers.
+const X32_CALLS: u32 = 0x4000_0000;
+
+const STEPS: u16 = 11;
 
 /// The filter that answers hole punching with `answer` and allows all else.
 #[allow(
@@ -42,9 +46,10 @@ const STEPS: usize = 9;
     clippy::cast_sign_loss,
     reason = "kernel constants that fit, in a table made at compile time"
 )]
-const fn program(answer: u32) -> [libc::sock_filter; STEPS] {
+const fn program(answer: u32) -> [libc::sock_filter; STEPS as usize] {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const JUMP_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
     const JUMP_ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     const fn step(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
@@ -56,6 +61,9 @@ const fn program(answer: u32) -> [libc::sock_filter; STEPS] {
         // A call by another architecture's numbers: not known here, so not allowed.
         step(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
         step(LOAD, 0, 0, NUMBER),
+        step(JUMP_AT_LEAST, 0, 1, X32_CALLS),
+        // The same calls by other numbers: a way round this filter that no program needs.
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
         step(JUMP_EQUAL, 0, 3, libc::SYS_fallocate as u32),
         step(LOAD, 0, 0, SECOND_ARGUMENT),
         step(JUMP_ANY_BIT, 0, 1, libc::FALLOC_FL_PUNCH_HOLE as u32),
@@ -65,10 +73,10 @@ const fn program(answer: u32) -> [libc::sock_filter; STEPS] {
 }
 
 /// Waits for an answer of the listener's.
-const ASKING: [libc::sock_filter; STEPS] = program(libc::SECCOMP_RET_USER_NOTIF);
+const ASKING: [libc::sock_filter; STEPS as usize] = program(libc::SECCOMP_RET_USER_NOTIF);
 
 /// An error number of zero: the call is skipped and returns 0.
-const SILENT: [libc::sock_filter; STEPS] = program(libc::SECCOMP_RET_ERRNO);
+const SILENT: [libc::sock_filter; STEPS as usize] = program(libc::SECCOMP_RET_ERRNO);
 
 /// Installs the filter and sends its listener through `channel`; where there can be no listener,
 /// installs the one that needs none and sends nothing. Needs no_new_privs. Async-signal-safe.
@@ -94,10 +102,13 @@ pub(crate) fn listen_elsewhere() -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(listener) }
 }
 
-fn install(steps: &[libc::sock_filter; STEPS], flags: libc::c_ulong) -> io::Result<libc::c_int> {
+fn install(
+    steps: &[libc::sock_filter; STEPS as usize],
+    flags: libc::c_ulong,
+) -> io::Result<libc::c_int> {
     let mut steps = *steps;
     let program = libc::sock_fprog {
-        len: 9,
+        len: STEPS,
         filter: steps.as_mut_ptr(),
     };
     // SAFETY: `program` points at `len` initialised steps; both outlive the call, which copies
@@ -122,4 +133,26 @@ fn send(channel: BorrowedFd<'_>, listener: &OwnedFd) -> io::Result<()> {
     let byte = [IoSlice::new(&[0])];
     sendmsg(channel, &byte, &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel without x32 answers ENOSYS, so EPERM can be the filter's only.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn the_calls_of_x32_are_refused() {
+        let errno = std::thread::spawn(|| {
+            // SAFETY: takes numbers only.
+            check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }).unwrap();
+            install(&SILENT, 0).unwrap();
+            let call = libc::c_long::from(X32_CALLS) | libc::SYS_fallocate;
+            // SAFETY: takes numbers only; no file has this descriptor.
+            let result = unsafe { libc::syscall(call, -1, libc::FALLOC_FL_PUNCH_HOLE, 0, 1) };
+            assert_eq!(result, -1);
+            io::Error::last_os_error().raw_os_error()
+        });
+        assert_eq!(errno.join().unwrap(), Some(libc::EPERM));
+    }
 }
