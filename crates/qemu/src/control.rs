@@ -250,12 +250,16 @@ impl BitmapEnd {
 }
 
 /// Starts the job `name`: what the bitmap `name` has noted goes to the node `name` as it is now.
+///
+/// QEMU answers when the guest's requests that are under way have ended, which takes a slow disk
+/// as long as the copy itself.
 pub(crate) async fn start_backup(qmp: &Qmp, node: &str, name: &str, end: BitmapEnd) -> Result<()> {
     let job = json!({
         "job-id": name, "device": node, "target": name,
         "sync": "bitmap", "bitmap": name, "bitmap-mode": end.mode(),
     });
-    run(qmp, "blockdev-backup", job).await
+    let answer = qmp.run("blockdev-backup", job, JOB_TIMEOUT).await;
+    answer.map(drop)
 }
 
 pub(crate) async fn cancel_job(qmp: &Qmp, name: &str) -> Result<()> {

@@ -101,7 +101,7 @@ impl Snapshots<'_> {
             SnapshotKind::Full => entry.record.spec.memory.bytes(),
             SnapshotKind::Disk => 0,
         };
-        let needed = disk.unwrap_or(0).saturating_add(memory) >> 20;
+        let needed = disk.unwrap_or(0).saturating_add(memory).div_ceil(1 << 20);
         let what = format!(
             "There is no room to capture `{}`: it needs up to {needed} MiB, and {}",
             entry.record.name,

@@ -58,16 +58,12 @@ pub(crate) async fn run_warm_ups(agent: &mut AgentLink, processes: &[ProcessSpec
 /// The real claim gives it another identity.
 ///
 /// # Errors
-/// When the machine is lost.
+/// When the machine is lost or does not answer.
 pub(crate) async fn warm_up_claim(agent: &mut AgentLink, programs: &[ProcessSpec]) -> Result<()> {
     for _ in 0..ROUNDS {
         agent.ready(BOOT_TIMEOUT).await?;
         let identity = HostMessage::Adopt(adopt("standby", IdentityCause::Start)?);
-        agent.send(&[(CONTROL_STREAM, identity)]).await?;
-        let adopted = |message: &AgentMessage| matches!(message, AgentMessage::Adopted);
-        agent
-            .expect(CONTROL_STREAM, |message| adopted(message).then_some(()))
-            .await?;
+        ask(agent, identity, &AgentMessage::Adopted).await?;
         for program in programs {
             // An image without these programs is none the slower.
             if let Outcome::Failed(why) = run(agent, program).await? {
@@ -80,13 +76,28 @@ pub(crate) async fn warm_up_claim(agent: &mut AgentLink, programs: &[ProcessSpec
 }
 
 /// Brings the guest to rest, with what a start needs made ahead.
+///
+/// # Errors
+/// When the machine is lost, or the guest does not rest within [`BOOT_TIMEOUT`].
 pub(crate) async fn quiesce(agent: &mut AgentLink) -> Result<()> {
-    let quiesce = HostMessage::Quiesce;
-    agent.send(&[(CONTROL_STREAM, quiesce)]).await?;
-    let quiesced = |message: &AgentMessage| matches!(message, AgentMessage::Quiesced);
-    agent
-        .expect(CONTROL_STREAM, |message| quiesced(message).then_some(()))
+    ask(agent, HostMessage::Quiesce, &AgentMessage::Quiesced).await
+}
+
+/// Sends one request and waits for its answer, at most [`BOOT_TIMEOUT`].
+async fn ask(agent: &mut AgentLink, request: HostMessage, wanted: &AgentMessage) -> Result<()> {
+    let steps = async {
+        agent.send(&[(CONTROL_STREAM, request)]).await?;
+        agent
+            .expect(CONTROL_STREAM, |message| (message == wanted).then_some(()))
+            .await
+    };
+    tokio::time::timeout(BOOT_TIMEOUT, steps)
         .await
+        .unwrap_or_else(|_| {
+            let seconds = BOOT_TIMEOUT.as_secs();
+            let what = format!("The guest did not answer in {seconds} s");
+            Err(Error::new(ErrorKind::GuestFailed, what))
+        })
 }
 
 async fn run(agent: &mut AgentLink, process: &ProcessSpec) -> Result<Outcome> {
@@ -131,5 +142,18 @@ async fn end(agent: &mut AgentLink, stream: u32) -> Result<Outcome> {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_that_does_not_rest_is_not_waited_for_without_end() {
+        let (ours, _guest) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut agent = AgentLink::new(ours).unwrap();
+        let error = quiesce(&mut agent).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::GuestFailed);
     }
 }
