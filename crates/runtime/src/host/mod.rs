@@ -13,7 +13,7 @@ pub(crate) mod silence;
 use std::time::Duration;
 
 use cofferdam_backend::{Backend, BackendKind, ProbeFix};
-use cofferdam_base::{env_vars, fs};
+use cofferdam_base::{boot_id, env_vars, fs};
 use cofferdam_qemu::{KvmUsable, QemuBackend};
 use cofferdam_vm::{Fix, KvmFinding};
 
@@ -163,10 +163,4 @@ pub(crate) fn probe_main() -> u8 {
         Ok(()) => 0,
         Err(_) => 1,
     }
-}
-
-fn boot_id() -> Option<String> {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let id = id.trim();
-    (id.len() == 36 && id.chars().all(|c| c.is_ascii_hexdigit() || c == '-')).then(|| id.to_owned())
 }

@@ -6,9 +6,9 @@ use cofferdam_base::fs;
 
 use super::{
     Store,
-    index::IndexEntry,
     layout::SandboxPaths,
-    names::random_name,
+    names::Claim,
+    random_name::random_name,
     reconcile,
     record::{SandboxRecord, SandboxState},
 };
@@ -42,7 +42,7 @@ impl Store {
         let made = self.claim(record).and_then(|()| {
             write().inspect_err(|_| {
                 // The first error is the one to report.
-                let _ = self.with_index(|index| index.remove(record.id));
+                let _ = self.names.release_of(record.id, Some(&record.name));
             })
         });
         if let Err(error) = made {
@@ -62,7 +62,7 @@ impl Store {
             record.name = name;
             return self.insert(record, fill).map(drop);
         }
-        // Of two million names one is free soon; the bound is for a broken index.
+        // Of two million names one is free soon; the bound is for a broken store.
         for _ in 0..100 {
             record.name = random_name(random::bytes()?);
             match self.insert(record, &fill) {
@@ -75,43 +75,47 @@ impl Store {
 
     /// Claims a sandbox's name, also from a process that was killed before it made its sandbox.
     fn claim(&self, record: &SandboxRecord) -> Result<()> {
-        let entry = IndexEntry {
-            id: record.id,
-            name: record.name.clone(),
+        let name = &record.name;
+        if !self.names.is_complete() && self.id_of_name(name)?.is_some_and(|id| id != record.id) {
+            return Err(taken(name));
+        }
+        let Claim::HeldBy(holder) = self.names.claim(name, record.id)? else {
+            return Ok(());
         };
-        let claim = || self.with_index(|index| index.insert(&entry));
-        match claim() {
-            Err(error)
-                if error.kind() == ErrorKind::NameTaken
-                    && (self.is_left_over(record)? || !self.is_taken(&record.name)?) =>
-            {
-                claim()
-            }
-            other => other,
+        // The name of this very sandbox stays behind where a removal could not write.
+        let is_taken = holder.id().is_some_and(|id| match id == record.id {
+            true => reconcile::is_there_beside_us(self, id),
+            false => reconcile::is_there(self, id),
+        });
+        if is_taken {
+            return Err(taken(name));
         }
-    }
-
-    /// Whether the name was this very sandbox's, which was removed when no row could be. Then it
-    /// is forgotten.
-    fn is_left_over(&self, record: &SandboxRecord) -> Result<bool> {
-        let ours = self.with_index(|index| index.by_name(&record.name))? == Some(record.id);
-        if !ours || reconcile::is_there_beside_us(self, record.id) {
-            return Ok(false);
+        self.names.release(name, &holder)?;
+        match self.names.claim(name, record.id)? {
+            Claim::Made => Ok(()),
+            Claim::HeldBy(_) => Err(taken(name)),
         }
-        self.with_index(|index| index.remove(record.id))
-            .map(|()| true)
     }
 
     /// Whether a sandbox has this very name, or is being made with it. A claim that nobody will
     /// keep is forgotten.
     ///
     /// # Errors
-    /// The index's.
+    /// The file system's.
     pub(crate) fn is_taken(&self, name: &str) -> Result<bool> {
-        match self.with_index(|index| index.by_name(name))? {
-            Some(id) if reconcile::is_there(self, id) => Ok(true),
-            Some(id) => self.with_index(|index| index.remove(id)).map(|()| false),
-            None => Ok(false),
+        let Some(holder) = self.names.holder(name)? else {
+            return Ok(self.id_of_name(name)?.is_some());
+        };
+        if holder.id().is_some_and(|id| reconcile::is_there(self, id)) {
+            return Ok(true);
         }
+        self.names.release(name, &holder).map(|()| false)
     }
+}
+
+fn taken(name: &str) -> Error {
+    let what = format!("The name `{name}` is taken by another sandbox");
+    Error::new(ErrorKind::NameTaken, what).hint(format!(
+        "Choose another name, or remove that one with `coffer rm {name}`"
+    ))
 }

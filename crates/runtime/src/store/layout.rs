@@ -14,7 +14,7 @@
 //!   templates/<key>/         memory, state, manifest.json, upper.ext4
 //!   cache/                   worthless when lost: blank uppers, host findings
 //!   config.json              the user's settings
-//!   index.db                 SQLite; rebuilt from the directories when lost
+//!   names/<name>             a link to the id of the sandbox; made again when lost
 //! run/<short id>/            0700, sockets and the machine's record; gone after a reboot
 //! ```
 
@@ -176,10 +176,10 @@ impl Layout {
         self.home.join("config.json")
     }
 
-    /// The index.
+    /// The directory with the names of sandboxes.
     #[must_use]
-    pub fn index(&self) -> PathBuf {
-        self.home.join("index.db")
+    pub fn names(&self) -> PathBuf {
+        self.home.join("names")
     }
 
     /// Makes the directory of a sandbox's sockets.

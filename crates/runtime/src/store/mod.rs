@@ -1,4 +1,4 @@
-//! The store of sandboxes: a directory each, which is the truth, and an index.
+//! The store of sandboxes: a directory each, which is the truth, and their names.
 //!
 //! Every change is a rename, so a reader sees the old or the new. A sandbox's directory appears
 //! whole, by the rename of a staging directory, and disappears by the rename to another before
@@ -8,13 +8,13 @@
 pub(crate) mod config;
 mod entry;
 pub(crate) mod images;
-mod index;
 mod insert;
 pub(crate) mod layout;
 pub(crate) mod log_mark;
 mod names;
 pub(crate) mod output_log;
 pub(crate) mod program;
+mod random_name;
 mod reconcile;
 mod record;
 pub(crate) mod resume;
@@ -23,15 +23,15 @@ mod spare;
 pub(crate) mod staging;
 pub(crate) mod uppers;
 
-use std::{fs as std_fs, path::PathBuf, sync::Mutex};
+use std::{fs as std_fs, path::PathBuf};
 
 use cofferdam_base::{LockFile, fs};
 use cofferdam_types::SandboxId;
 use rustix::fs::Access;
 
 pub use self::entry::Entry;
-use self::index::Index;
 use self::layout::{Layout, SandboxPaths};
+use self::names::Names;
 pub(crate) use self::reconcile::{end_machine, end_role, end_supervisor};
 pub(crate) use self::record::RECORD_VERSION;
 pub use self::record::{EndedBy, Failure, ForkOrigin, RecordedImage, SandboxRecord, SandboxState};
@@ -45,8 +45,7 @@ const MAX_RECORD_BYTES: u64 = 4 << 20;
 #[derive(Debug)]
 pub struct Store {
     layout: Layout,
-    // Lock order: taken alone, for the length of one query.
-    index: Mutex<Index>,
+    names: Names,
 }
 
 impl Store {
@@ -55,14 +54,8 @@ impl Store {
     /// # Errors
     /// When the home cannot be read or written.
     pub fn open(layout: Layout) -> Result<Self> {
-        let (index, must_fill) = Index::open(&layout.index())?;
-        if must_fill {
-            reconcile::fill(&layout, &index)?;
-        }
-        let store = Self {
-            layout,
-            index: Mutex::new(index),
-        };
+        let names = Names::open(layout.names(), || reconcile::named(&layout))?;
+        let store = Self { layout, names };
         reconcile::sweep(&store)?;
         Ok(store)
     }
@@ -87,14 +80,21 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::NotFound`] or [`ErrorKind::Ambiguous`].
     pub fn find_id(&self, name: &str) -> Result<SandboxId> {
-        if let Some(id) = self.with_index(|index| index.by_name(name))? {
+        if let Some(id) = self.id_of_name(name)? {
+            return Ok(id);
+        }
+        if let Ok(id) = name.parse::<SandboxId>()
+            && self.layout.sandbox(id).dir.exists()
+        {
             return Ok(id);
         }
         let is_hex = |c: char| c.is_ascii_digit() || matches!(c, 'a'..='f');
         if name.is_empty() || name.len() > 64 || !name.chars().all(is_hex) {
             return Err(not_found(name));
         }
-        match self.with_index(|index| index.by_prefix(name))?.as_slice() {
+        let starts = |id: &SandboxId| id.to_string().starts_with(name);
+        let ids: Vec<_> = self.ids()?.into_iter().filter(starts).collect();
+        match ids.as_slice() {
             [] => Err(not_found(name)),
             [id] => Ok(*id),
             _ => Err(Error::new(
@@ -105,17 +105,34 @@ impl Store {
         }
     }
 
+    /// The holder of a name, whatever the sandbox's files are like.
+    fn id_of_name(&self, name: &str) -> Result<Option<SandboxId>> {
+        if let Some(holder) = self.names.holder(name)? {
+            return Ok(holder.id());
+        }
+        if self.names.is_complete() {
+            return Ok(None);
+        }
+        let mut all = reconcile::named(&self.layout)?.into_iter();
+        Ok(all.find(|(other, _)| other == name).map(|(_, id)| id))
+    }
+
+    /// The id of every sandbox, in no order.
+    fn ids(&self) -> Result<Vec<SandboxId>> {
+        reconcile::ids(&self.layout)
+    }
+
     /// Every sandbox, newest first.
     ///
     /// # Errors
-    /// The index's, or that of their directory; a damaged sandbox is left out.
+    /// That of their directory; a damaged sandbox is left out.
     pub fn list(&self) -> Result<Vec<Entry>> {
         // Without this right all would look damaged.
         let dir = self.layout.sandboxes();
         rustix::fs::access(&dir, Access::READ_OK | Access::EXEC_OK)
             .map_err(|error| io(format!("Could not read `{}`", dir.display()), error.into()))?;
-        let ids = self.with_index(|index| index.all())?;
-        let mut entries: Vec<Entry> = ids
+        let mut entries: Vec<Entry> = self
+            .ids()?
             .into_iter()
             .filter_map(|id| self.load(id).ok().flatten())
             .collect();
@@ -126,9 +143,9 @@ impl Store {
     /// Why those that [`Self::list`] leaves out cannot be read.
     ///
     /// # Errors
-    /// The index's.
+    /// That of their directory.
     pub fn damaged(&self) -> Result<Vec<Error>> {
-        let ids = self.with_index(|index| index.all())?;
+        let ids = self.ids()?;
         let damage = |id: SandboxId| self.load(id).err();
         Ok(ids.into_iter().filter_map(damage).collect())
     }
@@ -195,6 +212,7 @@ impl Store {
     /// The file system's.
     pub fn remove(&self, id: SandboxId) -> Result<()> {
         let paths = self.layout.sandbox(id);
+        let name = reconcile::name_of(&self.layout, id);
         let doomed = fs::staging_path(&paths.dir);
         match std_fs::rename(&paths.dir, &doomed) {
             Ok(()) => {}
@@ -206,11 +224,8 @@ impl Store {
                 ));
             }
         }
-        match self.with_index(|index| index.remove(id)) {
-            // A row without a directory harms nobody, and space is what a removal makes.
-            Err(error) if error.kind() == ErrorKind::NoSpace => {}
-            other => other?,
-        }
+        // The next process that wants the name takes it over if it stays.
+        let _ = self.names.release_of(id, name.as_deref());
         // From here on the sandbox is gone; what is left are files that any later call sweeps.
         let _ = fs::remove_dir_if_present(&doomed);
         self.layout.remove_sockets(&paths);
@@ -249,24 +264,6 @@ impl Store {
             return Ok(Some(None));
         }
         Ok(self.try_lock(id)?.map(Some))
-    }
-
-    fn with_index<T>(&self, query: impl FnOnce(&Index) -> Result<T>) -> Result<T> {
-        // A panic in a query leaves nothing half-done in memory: the connection rolls back.
-        let mut index = self
-            .index
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        // There may be room by now; until then others do not see this one, nor it what they do.
-        if index.is_transient()
-            && let Ok((lasting, must_fill)) = Index::open(&self.layout.index())
-        {
-            *index = lasting;
-            if must_fill {
-                reconcile::fill(&self.layout, &index)?;
-            }
-        }
-        query(&index)
     }
 }
 

@@ -6,6 +6,7 @@
 //! when it was asked to.
 
 use std::{
+    collections::BTreeSet,
     fs as std_fs,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
 };
@@ -17,11 +18,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-use super::{
-    Entry, Failure, MAX_RECORD_BYTES, SandboxRecord, Store,
-    index::{Index, IndexEntry},
-    read_state, staging_dirs,
-};
+use super::{Entry, Failure, MAX_RECORD_BYTES, Store, read_state, staging_dirs};
 use crate::{
     base::error::{ErrorKind, Result, io},
     store::{layout::Layout, program, resume::Resume},
@@ -98,22 +95,31 @@ pub(super) fn check_resume(store: &Store, entry: Entry) -> Result<Option<Entry>>
     Ok(Some(entry))
 }
 
-/// Enters every sandbox that has a directory.
-pub(super) fn fill(layout: &Layout, index: &Index) -> Result<()> {
+/// The id of each sandbox that has a directory, in no order.
+pub(super) fn ids(layout: &Layout) -> Result<Vec<SandboxId>> {
     let dir = layout.sandboxes();
     let entries = std_fs::read_dir(&dir)
         .map_err(|error| io(format!("Could not read `{}`", dir.display()), error))?;
-    for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
-        let Ok(id) = name.parse::<SandboxId>() else {
-            continue;
-        };
-        let path = layout.sandbox(id).record();
-        if let Ok(record) = fs::read_json::<SandboxRecord>(&path, MAX_RECORD_BYTES) {
-            let name = record.name;
-            index.put(&IndexEntry { id, name })?;
-        }
+    Ok(entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect())
+}
+
+/// Each sandbox whose record can be read, with its name.
+pub(super) fn named(layout: &Layout) -> Result<Vec<(String, SandboxId)>> {
+    let named = |id| Some((name_of(layout, id)?, id));
+    Ok(ids(layout)?.into_iter().filter_map(named).collect())
+}
+
+/// The name of a sandbox; `None` if its record cannot be read.
+pub(super) fn name_of(layout: &Layout, id: SandboxId) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        name: String,
     }
-    Ok(())
+    let record = layout.sandbox(id).record();
+    let named: Named = fs::read_json(&record, MAX_RECORD_BYTES).ok()?;
+    Some(named.name)
 }
 
 /// Whether anything is, or is about to be, at a sandbox's place. A claim of a name whose process
@@ -155,14 +161,16 @@ pub(super) fn sweep(store: &Store) -> Result<()> {
             }
         }
     }
-    let Ok(entries) = std_fs::read_dir(store.layout().run()) else {
+    let entries = std_fs::read_dir(store.layout().run()).into_iter();
+    let live: BTreeSet<_> = entries
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    if live.is_empty() {
         return Ok(());
-    };
-    for entry in entries.flatten() {
-        let Some(short) = entry.file_name().to_str().map(str::to_owned) else {
-            continue;
-        };
-        for id in store.with_index(|index| index.by_prefix(&short))? {
+    }
+    for id in store.ids()? {
+        if live.contains(&id.short()) {
             // A damaged sandbox is reported when somebody asks for it, not here.
             let _ = store.load(id);
         }

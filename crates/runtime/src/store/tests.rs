@@ -6,7 +6,7 @@ use cofferdam_proto::ProcessSpec;
 use cofferdam_types::{Digest, SandboxSpec, SandboxStatus, Signal};
 
 use super::*;
-use crate::store::{index::IndexEntry, resume::Resume};
+use crate::store::{names::Claim, resume::Resume};
 
 struct Home {
     dir: tempfile::TempDir,
@@ -89,11 +89,11 @@ fn the_newest_sandbox_is_listed_first() {
 }
 
 #[test]
-fn a_lost_index_is_rebuilt_from_the_directories() {
+fn lost_names_are_made_again_from_the_directories() {
     let home = Home::new();
     home.open().insert(&record(1, "kept"), |_| Ok(())).unwrap();
-    let index = home.open().layout().index();
-    std_fs::remove_file(&index).unwrap();
+    let names = home.open().layout().names();
+    std_fs::remove_dir_all(&names).unwrap();
     let store = home.open();
     assert_eq!(store.find("kept").unwrap().record.name, "kept");
     assert_eq!(
@@ -103,6 +103,23 @@ fn a_lost_index_is_rebuilt_from_the_directories() {
             .kind(),
         ErrorKind::NameTaken
     );
+}
+
+#[test]
+fn where_names_cannot_be_written_sandboxes_are_found_and_no_name_is_given_twice() {
+    let home = Home::new();
+    home.open().insert(&record(1, "kept"), |_| Ok(())).unwrap();
+    let names = home.open().layout().names();
+    std_fs::remove_dir_all(&names).unwrap();
+    std_fs::write(&names, "no directory").unwrap();
+    let store = home.open();
+    assert_eq!(store.find("kept").unwrap().record.name, "kept");
+    assert!(store.is_taken("kept").unwrap());
+    let twice = store.insert(&record(2, "kept"), |_| Ok(())).unwrap_err();
+    assert_eq!(twice.kind(), ErrorKind::NameTaken);
+    store.insert(&record(2, "new"), |_| Ok(())).unwrap_err();
+    store.remove(record(1, "kept").id).unwrap();
+    assert!(store.list().unwrap().is_empty());
 }
 
 #[test]
@@ -180,19 +197,16 @@ fn damaged_files_are_a_typed_error_with_the_way_out() {
 fn a_name_that_a_killed_process_had_claimed_is_free() {
     let home = Home::new();
     let store = home.open();
-    let claim = |byte: u8| IndexEntry {
-        id: record(byte, "web").id,
-        name: "web".to_owned(),
-    };
-    store.with_index(|index| index.insert(&claim(1))).unwrap();
+    let claim = || store.names.claim("web", record(1, "web").id).unwrap();
+    assert_eq!(claim(), Claim::Made);
     assert!(!store.is_taken("web").unwrap());
-    store.with_index(|index| index.insert(&claim(1))).unwrap();
+    assert_eq!(claim(), Claim::Made);
     store.insert(&record(2, "web"), |_| Ok(())).unwrap();
     assert_eq!(store.find("web").unwrap().record.id, record(2, "web").id);
 }
 
 #[test]
-fn a_sandbox_that_went_without_its_row_can_come_back() {
+fn a_sandbox_that_left_its_name_behind_can_come_back() {
     let home = Home::new();
     let store = home.open();
     let paths = store.insert(&record(1, "web"), |_| Ok(())).unwrap();
