@@ -30,6 +30,7 @@
 mod coffer;
 mod exec;
 mod images;
+mod info;
 mod logs;
 mod options;
 mod pools;
@@ -41,8 +42,9 @@ mod templates;
 
 pub use cofferdam_runtime::{
     Channel, DamagedSnapshot, DiskUsage, EndedBy, Error, ErrorKind, ForkChanges, ForkOptions,
-    ForkOrigin, LogRecord, PoolInfo, PoolOptions, Result, Setting, SnapshotKind, SnapshotManifest,
-    SnapshotOptions, Stage, TemplateInfo, TemplateKind, UsageClass, UsageItem, WarmUp, Watcher,
+    ForkOrigin, LeaseState, LogRecord, PoolInfo, PoolOptions, Result, Setting, SnapshotKind,
+    SnapshotManifest, SnapshotOptions, Stage, TemplateInfo, TemplateKind, UsageClass, UsageItem,
+    WarmUp, Watcher,
     doctor::{BackendReport, HostReport},
     image::{
         HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, NoProgress,
@@ -51,18 +53,19 @@ pub use cofferdam_runtime::{
     rfc3339, run_role, unix_time_ns,
 };
 pub use cofferdam_types::{
-    Blame, ByteSize, Capability, CapabilitySet, CpuCount, Digest, ExitStatus, ParseSizeError,
-    Platform, PlatformCapabilities, Privileges, PullPolicy, ResourceLimits, Rlimit, SandboxId,
-    SandboxSpec, SandboxStatus, Signal, SnapshotId, TmpfsMount, UpperSpec, valid_name,
+    Blame, ByteSize, Capability, CapabilitySet, CpuCount, Digest, ExitStatus, LeaseSpec, OnTimeout,
+    ParseSizeError, Platform, PlatformCapabilities, Privileges, PullPolicy, ResourceLimits, Rlimit,
+    SandboxId, SandboxSpec, SandboxStatus, Signal, SnapshotId, TmpfsMount, UpperSpec, valid_name,
 };
 
 pub use coffer::Coffer;
 pub use exec::{ExecSpec, Output};
 pub use images::{Images, parse_reference};
+pub use info::SandboxInfo;
 pub use logs::{LogOptions, Logs};
 pub use options::CofferOptions;
 pub use pools::Pools;
-pub use sandbox::{AttachOptions, Sandbox, SandboxInfo, SandboxStats};
+pub use sandbox::{AttachOptions, Sandbox, SandboxStats};
 pub use session::{Session, SessionEvent, SessionInput};
 pub use settings::Settings;
 pub use snapshots::{Forks, Snapshot, SnapshotInfo, Snapshots};

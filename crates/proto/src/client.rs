@@ -12,7 +12,7 @@ use crate::{ProcessSpec, TerminalSize};
 
 /// Generation of these messages. A client may be newer than a running supervisor; then they part
 /// with an error that says so.
-pub const CLIENT_GENERATION: u32 = 6;
+pub const CLIENT_GENERATION: u32 = 7;
 
 /// The stream of the one session of a connection.
 pub const SESSION_STREAM: u32 = 1;
@@ -79,6 +79,13 @@ pub enum Request {
         dir: String,
         /// The disk alone, without memory and devices.
         disk_only: bool,
+    },
+    /// Change when the sandbox's time is over. Answered by `Done`.
+    SetTimeout {
+        /// Milliseconds from now; never when absent.
+        timeout_ms: Option<u64>,
+        /// Only make it later.
+        extend: bool,
     },
 }
 

@@ -46,7 +46,8 @@ pub use store::layout::{Layout, SandboxPaths};
 pub use store::output_log::LogRecord;
 pub use store::snapshot::{SnapshotFile, SnapshotFileName, SnapshotKind, SnapshotManifest};
 pub use store::{
-    EndedBy, Entry, Failure, ForkOrigin, RecordedImage, SandboxRecord, SandboxState, Store,
+    EndedBy, Entry, Failure, ForkOrigin, LeaseState, RecordedImage, SandboxRecord, SandboxState,
+    Store,
 };
 pub use template::{TemplateInfo, TemplateKind, WarmUp};
 pub use usage::{DiskUsage, UsageClass, UsageItem};

@@ -6,6 +6,7 @@ mod blame;
 mod capabilities;
 mod digest;
 mod id;
+mod lease;
 mod platform;
 mod privileges;
 mod sandbox;
@@ -17,6 +18,7 @@ pub use blame::Blame;
 pub use capabilities::{BridgeBackend, GuestChannel, HostFamily, PlatformCapabilities, VmBackend};
 pub use digest::{Digest, ParseDigestError};
 pub use id::{ParseIdError, SandboxId, SnapshotId, valid_name};
+pub use lease::{LeaseSpec, OnTimeout};
 pub use platform::{ParsePlatformError, Platform};
 pub use privileges::{Capability, CapabilitySet, ParseCapabilityError, Privileges};
 pub use sandbox::{

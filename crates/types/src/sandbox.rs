@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, Platform, Privileges, Signal};
+use crate::{ByteSize, LeaseSpec, Platform, Privileges, Signal};
 
 /// A sandbox as asked for, before an image's defaults are merged in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,9 @@ pub struct SandboxSpec {
     pub privileges: Privileges,
     /// Whether an init is process 1, which hands signals on and reaps zombies.
     pub init: bool,
+    /// How long it may run.
+    #[serde(skip_serializing_if = "LeaseSpec::is_default")]
+    pub lease: LeaseSpec,
 }
 
 impl Default for SandboxSpec {
@@ -107,6 +110,7 @@ impl Default for SandboxSpec {
             limits: ResourceLimits::default(),
             privileges: Privileges::default(),
             init: false,
+            lease: LeaseSpec::default(),
         }
     }
 }

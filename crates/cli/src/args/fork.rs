@@ -3,7 +3,7 @@
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
 use cofferdam::ByteSize;
 
-use super::{Cpus, EnvArgs, boolean};
+use super::{Cpus, EnvArgs, LeaseArgs, boolean};
 
 /// Make new sandboxes from one.
 #[derive(Debug, clap::Args)]
@@ -41,6 +41,8 @@ pub(crate) struct ForkArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", value_parser = boolean::parse)]
     pub(crate) rm: Option<bool>,
+    #[command(flatten)]
+    pub(crate) lease: LeaseArgs,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -6,6 +6,7 @@ mod container;
 mod elsewhere;
 mod fork;
 mod images;
+mod lease;
 mod lifecycle;
 mod pools;
 mod privileges;
@@ -27,6 +28,7 @@ pub(crate) use self::images::{
     HistoryArgs, ImageInspectArgs, ImageVerb, ImagesArgs, LoadArgs, PruneArgs, PullArgs, RmiArgs,
     SaveArgs, TagArgs,
 };
+pub(crate) use self::lease::{LeaseArgs, TimeoutArgs};
 pub(crate) use self::lifecycle::{
     AttachArgs, InspectArgs, InspectKind, KillArgs, LogsArgs, PsArgs, RestartArgs, RmArgs,
     StartArgs, StopArgs, WaitArgs,
@@ -105,6 +107,8 @@ pub(crate) enum Verb {
     Pause(PauseArgs),
     /// Let paused sandboxes go on
     Unpause(PauseArgs),
+    /// Change when a running sandbox's time is over
+    Timeout(TimeoutArgs),
     /// Remove sandboxes
     Rm(RmArgs),
     /// List sandboxes

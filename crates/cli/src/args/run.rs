@@ -6,7 +6,7 @@ use clap::ArgAction;
 use cofferdam::{ByteSize, CpuCount, Platform, PullPolicy, Signal};
 
 use super::{
-    UnsupportedArgs,
+    LeaseArgs, UnsupportedArgs,
     lifecycle::{DetachArgs, ProxyArgs},
     privileges::PrivilegeArgs,
 };
@@ -165,6 +165,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) cidfile: Option<PathBuf>,
     #[command(flatten)]
+    pub(crate) lease: LeaseArgs,
+    #[command(flatten)]
     pub(crate) proxy: ProxyArgs,
     #[command(flatten)]
     pub(crate) detaching: DetachArgs,
@@ -240,6 +242,8 @@ pub(crate) struct CreateArgs {
     /// Write the id into this new file
     #[arg(long, value_name = "FILE")]
     pub(crate) cidfile: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) lease: LeaseArgs,
     #[command(flatten)]
     pub(crate) sandbox: SandboxArgs,
 }

@@ -124,6 +124,7 @@ fn fork_options(args: &ForkArgs) -> Result<ForkOptions> {
             hostname: given(&args.hostname),
             workdir: given(&args.workdir),
             auto_remove: args.rm,
+            lease: args.lease.given(),
         },
     })
 }

@@ -6,7 +6,7 @@ use cofferdam::{AttachOptions, Coffer, ErrorKind, Result, SandboxStatus};
 
 use super::{run::print_stages, side_by_side::side_by_side};
 use crate::{
-    args::{KillArgs, RestartArgs, RmArgs, StartArgs, StopArgs, WaitArgs},
+    args::{KillArgs, RestartArgs, RmArgs, StartArgs, StopArgs, TimeoutArgs, WaitArgs},
     exit_status::ExitStatus,
     output,
     streams::{self, Join, Kind},
@@ -116,6 +116,18 @@ pub(crate) async fn kill(coffer: &Coffer, args: &KillArgs) -> ExitStatus {
         Ok(Some(name.to_owned()))
     })
     .await
+}
+
+/// Changes when a sandbox's time is over.
+pub(crate) async fn timeout(coffer: &Coffer, args: &TimeoutArgs) -> Result<()> {
+    let sandbox = coffer.sandbox(&args.sandbox)?;
+    match (args.extend, args.time.limit()) {
+        (true, Some(limit)) => sandbox.extend_timeout(limit).await?,
+        // No end is later than every other.
+        (_, limit) => sandbox.set_timeout(limit).await?,
+    }
+    output::line(&args.sandbox);
+    Ok(())
 }
 
 /// Removes sandboxes.

@@ -68,6 +68,7 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
         Verb::Kill(args) => lifecycle::kill(&coffer, &args).await,
         Verb::Pause(args) => snapshots::pause(&coffer, &args).await,
         Verb::Unpause(args) => snapshots::unpause(&coffer, &args).await,
+        Verb::Timeout(args) => lifecycle::timeout(&coffer, &args).await.into(),
         Verb::Fork(args) => forks::fork(&coffer, &args, cli.verbose).await,
         Verb::Snapshot(verb) => snapshots::snapshot(&coffer, &verb, cli.verbose).await,
         Verb::Template(verb) => templates::template(&coffer, &verb, cli.verbose).await,

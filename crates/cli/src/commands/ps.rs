@@ -1,6 +1,6 @@
 //! `ps`.
 
-use cofferdam::{Coffer, Result, SandboxInfo, SandboxStatus};
+use cofferdam::{Coffer, EndedBy, Result, SandboxInfo, SandboxStatus};
 
 use super::{docker_names, ps_filter::Filters};
 use crate::{
@@ -101,6 +101,16 @@ fn status(info: &SandboxInfo, now: u64) -> String {
     let mut text = life(info, now);
     if info.oom_killed {
         text.push_str(" (out of memory)");
+    }
+    if let Some(by) = info
+        .ended_by
+        .or_else(|| info.lease.and_then(|lease| lease.over))
+    {
+        text.push_str(match by {
+            EndedBy::Timeout => " (timed out)",
+            EndedBy::IdleTimeout => " (idle)",
+            _ => "",
+        });
     }
     if info.disk_failure.is_some() {
         text.push_str(" (disk error)");

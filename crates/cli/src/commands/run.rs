@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use cofferdam::{AttachOptions, Coffer, Result, Sandbox, Stage};
+use cofferdam::{AttachOptions, Coffer, Result, Sandbox, SandboxSpec, Stage};
 
 use super::{cidfile::CidFile, spec::spec};
 use crate::{
-    args::{CreateArgs, RunArgs, SandboxArgs, Stream},
+    args::{CreateArgs, LeaseArgs, RunArgs, SandboxArgs, Stream},
     exit_status::ExitStatus,
     output,
     progress::Bars,
@@ -32,7 +32,7 @@ pub(crate) async fn run(coffer: &Coffer, args: &RunArgs, detail: Detail) -> Exit
             streams::check_terminal(process.interactive, process.tty)?;
         }
         let cidfile = CidFile::reserve(args.cidfile.as_deref())?;
-        let sandbox = make(coffer, &args.sandbox, detail.verbose).await?;
+        let sandbox = make(coffer, &args.sandbox, &args.lease, detail.verbose).await?;
         cidfile.write(sandbox.id())?;
         if args.detach {
             print_stages(detail.timings, &sandbox.start().await?);
@@ -72,7 +72,7 @@ pub(crate) async fn run(coffer: &Coffer, args: &RunArgs, detail: Detail) -> Exit
 pub(crate) async fn create(coffer: &Coffer, args: &CreateArgs, verbose: bool) -> ExitStatus {
     let create = async || -> Result<Sandbox> {
         let cidfile = CidFile::reserve(args.cidfile.as_deref())?;
-        let sandbox = make(coffer, &args.sandbox, verbose).await?;
+        let sandbox = make(coffer, &args.sandbox, &args.lease, verbose).await?;
         cidfile.write(sandbox.id())?;
         Ok(sandbox)
     };
@@ -86,8 +86,16 @@ pub(crate) async fn create(coffer: &Coffer, args: &CreateArgs, verbose: bool) ->
     }
 }
 
-async fn make(coffer: &Coffer, args: &SandboxArgs, verbose: bool) -> Result<Sandbox> {
-    let spec = spec(args)?;
+async fn make(
+    coffer: &Coffer,
+    args: &SandboxArgs,
+    lease: &LeaseArgs,
+    verbose: bool,
+) -> Result<Sandbox> {
+    let spec = SandboxSpec {
+        lease: lease.lease(),
+        ..spec(args)?
+    };
     let bars = Bars::new(args.quiet, verbose);
     let sandbox = coffer.create(spec, &bars).await?;
     bars.finish();

@@ -63,6 +63,7 @@ pub(crate) fn spec(args: &SandboxArgs) -> Result<SandboxSpec> {
         limits: limits(args)?,
         privileges: args.privileges.privileges()?,
         init: args.privileges.init,
+        lease: default.lease,
     })
 }
 

@@ -65,7 +65,11 @@ pub(crate) async fn try_request(
     let socket = store.layout().sandbox(entry.record.id).socket();
     let needs_machine = !matches!(
         request,
-        Request::Wait | Request::Status | Request::Stop { .. } | Request::Kill { .. }
+        Request::Wait
+            | Request::Status
+            | Request::Stop { .. }
+            | Request::Kill { .. }
+            | Request::SetTimeout { .. }
     );
     let mut connection = Connection::open(&socket, request).await?;
     let deadline = Deadline::after(HEARD_TIMEOUT);

@@ -1,6 +1,6 @@
 //! What can be known to be wrong with a spec before anything is made.
 
-use cofferdam_types::{ByteSize, SandboxSpec, UpperSpec, valid_name};
+use cofferdam_types::{ByteSize, LeaseSpec, OnTimeout, SandboxSpec, UpperSpec, valid_name};
 
 use crate::base::error::{Error, ErrorKind, Result};
 
@@ -32,6 +32,7 @@ pub(crate) fn possible(spec: &SandboxSpec) -> Result<()> {
     names(spec)?;
     sizes(spec)?;
     paths(spec)?;
+    lease(spec.lease)?;
     if spec
         .on_fork
         .as_deref()
@@ -76,6 +77,22 @@ fn sizes(spec: &SandboxSpec) -> Result<()> {
         return Err(invalid(what).hint(format!("Give it at least {MIN_MEMORY_MIB} MiB")));
     }
     crate::host::room::check_memory(u32::try_from(spec.memory.mib_rounded_up()).unwrap_or(u32::MAX))
+}
+
+fn lease(lease: LeaseSpec) -> Result<()> {
+    let times = [lease.timeout, lease.idle_timeout];
+    if times
+        .into_iter()
+        .flatten()
+        .any(|time| time.as_millis() == 0)
+    {
+        return Err(invalid("A time-out is at least a millisecond".to_owned()));
+    }
+    if lease.on_timeout != OnTimeout::default() && !lease.has_timeout() {
+        let what = "There is no time-out after which the sandbox could be paused";
+        return Err(invalid(what.to_owned()).hint("Give it a time-out or an idle time-out"));
+    }
+    Ok(())
 }
 
 fn paths(spec: &SandboxSpec) -> Result<()> {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use cofferdam_types::{ByteSize, CpuCount, SandboxSpec};
+use cofferdam_types::{ByteSize, CpuCount, LeaseSpec, SandboxSpec};
 
 use crate::{
     base::error::{Error, ErrorKind, Result},
@@ -34,6 +34,8 @@ pub struct ForkChanges {
     pub workdir: Option<String>,
     /// Whether the fork is removed when it stops.
     pub auto_remove: Option<bool>,
+    /// The fork's time-outs, in place of those of the source. Either way they begin anew.
+    pub lease: Option<LeaseSpec>,
 }
 
 impl ForkChanges {
@@ -98,6 +100,7 @@ impl ForkChanges {
         if let Some(workdir) = &self.workdir {
             spec.workdir = Some(workdir.clone());
         }
+        spec.lease = self.lease.unwrap_or(spec.lease);
         spec.auto_remove = self.auto_remove.unwrap_or(spec.auto_remove);
         match self.cpus {
             // The machine stays; its share of the processors gets smaller.

@@ -34,7 +34,9 @@ use self::layout::{Layout, SandboxPaths};
 use self::names::Names;
 pub(crate) use self::reconcile::{end_machine, end_role, end_supervisor};
 pub(crate) use self::record::RECORD_VERSION;
-pub use self::record::{EndedBy, Failure, ForkOrigin, RecordedImage, SandboxRecord, SandboxState};
+pub use self::record::{
+    EndedBy, Failure, ForkOrigin, LeaseState, RecordedImage, SandboxRecord, SandboxState,
+};
 use crate::base::error::{Error, ErrorKind, Result, io};
 
 /// Largest record or state file that is read, in bytes: a megabyte holds the longest command

@@ -9,7 +9,7 @@ use cofferdam_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    base::error::{Error, from_remote},
+    base::error::{Error, ErrorKind, from_remote},
     spec::interpreters::AutoWarmUps,
 };
 
@@ -123,6 +123,9 @@ pub struct SandboxState {
     /// What went wrong with quicker ways to start, one sentence each; it runs all the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub degraded: Vec<String>,
+    /// How its lease stands, while it is live and has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseState>,
 }
 
 #[allow(
@@ -144,6 +147,36 @@ pub enum EndedBy {
     Kill,
     /// The client that it was to end with is gone.
     ClientGone,
+    /// Its time-out was over.
+    Timeout,
+    /// Nothing had used it for its idle time-out.
+    IdleTimeout,
+}
+
+impl EndedBy {
+    /// The sentence about a sandbox that its lease has ended; none if something else did.
+    #[must_use]
+    pub fn lease_error(self) -> Option<Error> {
+        let what = match self {
+            Self::Timeout => "The sandbox was ended: its time-out was over",
+            Self::IdleTimeout => "The sandbox was ended: nothing used it for its idle time-out",
+            Self::Stop | Self::Kill | Self::ClientGone => return None,
+        };
+        Some(Error::new(ErrorKind::Timeout, what))
+    }
+}
+
+/// How a live sandbox's lease stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseState {
+    /// When its time is over, in nanoseconds since the Unix epoch; none without a time-out. The
+    /// time in which the host sleeps does not count, so it may be later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_ns: Option<u64>,
+    /// The time-out that is over and for which it is being, or was, ended or paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<EndedBy>,
 }
 
 /// A failure as a state file keeps it.
@@ -200,6 +233,7 @@ impl SandboxState {
             disk_failure: None,
             machine_key: None,
             degraded: Vec::new(),
+            lease: None,
         }
     }
 }

@@ -37,6 +37,8 @@ pub(crate) enum Event {
     Moment(Result<Outcome>),
     /// The time that the guest may take for the start of this session is over.
     ExecStartTimeout(u32),
+    /// The sandbox's lease may be over.
+    LeaseTime,
 }
 
 impl From<FromAgent> for Event {

@@ -5,27 +5,19 @@ use std::{
     io::{Read as _, Write as _},
     os::unix::net::UnixStream as StdUnixStream,
     path::Path,
-    sync::Arc,
     thread,
 };
 
-use cofferdam_backend::{
-    Backend, BoxFuture, Machine, MachineSpec,
-    fake::{FakeBackend, KERNEL_MAGIC},
-};
 use cofferdam_proto::{
-    AgentMessage, CLIENT_GENERATION, CONTROL_STREAM, Channel, Decoder, FrameKind, HostMessage,
-    INITIAL_WINDOW_BYTES, ProcessSpec, Request, SESSION_STREAM, StartMode, SupervisorMessage,
-    decode_control, encode_control, encode_data,
+    AgentMessage, CONTROL_STREAM, Decoder, FrameKind, HostMessage, INITIAL_WINDOW_BYTES,
+    ProcessSpec, Request, SESSION_STREAM, SupervisorMessage, decode_control,
 };
-use cofferdam_types::{Digest, SandboxId, SandboxSpec, SandboxStatus, Signal};
 
-use super::*;
-use crate::{
-    client::Connection,
-    link::AgentLink,
-    store::{RECORD_VERSION, RecordedImage, SandboxRecord},
+use super::{
+    harness::{Sandbox, control, data},
+    *,
 };
+use crate::{client::Connection, link::AgentLink};
 
 /// What the supervisor may grow by, in bytes. All of its queues together take a part of that.
 const MAX_GROWTH_BYTES: u64 = 8 << 20;
@@ -39,152 +31,6 @@ fn resident_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
     pages * rustix::param::page_size() as u64
-}
-
-#[derive(Debug)]
-struct NoFollowUp;
-
-impl AfterStart for NoFollowUp {
-    fn record(&mut self, _: Arc<dyn Machine>) -> BoxFuture<'static, Recorded> {
-        Box::pin(async { Recorded::default() })
-    }
-
-    fn make_ready(&mut self, _: &Store, _: &Entry) -> Vec<String> {
-        Vec::new()
-    }
-}
-
-struct Sandbox {
-    home: tempfile::TempDir,
-    record: SandboxRecord,
-}
-
-impl Sandbox {
-    fn new() -> Self {
-        let home = tempfile::tempdir().unwrap();
-        let record = SandboxRecord {
-            version: RECORD_VERSION,
-            id: SandboxId::from_random([7; 32]),
-            name: "web".to_owned(),
-            created_ns: 1,
-            spec: SandboxSpec::default(),
-            image: RecordedImage {
-                name: "image".to_owned(),
-                id: Digest::from_sha256([1; 32]),
-                manifest: Digest::from_sha256([2; 32]),
-                rootfs: "/rootfs".into(),
-                disk_bytes: 0,
-                auto_warm_ups: None,
-            },
-            process: ProcessSpec::default(),
-            hostname: "host".to_owned(),
-            stop_signal: Signal::TERM,
-            forked_from: None,
-        };
-        let sandbox = Self { home, record };
-        let store = Store::open(sandbox.layout()).unwrap();
-        store.insert(&sandbox.record, |_| Ok(())).unwrap();
-        sandbox
-    }
-
-    fn layout(&self) -> Layout {
-        Layout::at(self.home.path()).unwrap()
-    }
-
-    fn entry(&self) -> Entry {
-        let store = Store::open(self.layout()).unwrap();
-        store.load(self.record.id).unwrap().unwrap()
-    }
-
-    async fn machine(&self) -> Arc<dyn Machine> {
-        let path = |name: &str| self.home.path().join(name);
-        std::fs::write(path("kernel"), KERNEL_MAGIC).unwrap();
-        let text = format!(
-            r#"{{"id":"{}","kernel":"{}","console_log":"/c","vmm_log":"/v","run_dir":"{}"}}"#,
-            self.record.id,
-            path("kernel").display(),
-            path("machine").display()
-        );
-        let spec: MachineSpec = serde_json::from_str(&text).unwrap();
-        FakeBackend::new().start(&spec).await.unwrap().into()
-    }
-
-    /// Runs a supervisor whose guest is `agent`, with one more client, until the sandbox's end.
-    async fn run<T: Send + 'static>(
-        &self,
-        agent: impl FnOnce(StdUnixStream) -> T + Send + 'static,
-        client: impl AsyncFnOnce(&Path),
-    ) -> T {
-        let (ours, theirs) = StdUnixStream::pair().unwrap();
-        let agent = thread::spawn(move || agent(theirs));
-        let (events, queue) = queue();
-        let (mine, first) = UnixStream::pair().unwrap();
-        let first = Client::accept(FIRST_CLIENT, first, events.clone()).unwrap();
-        // Nobody follows the workload.
-        drop(mine);
-        let duty = Duty {
-            layout: self.layout(),
-            id: self.record.id,
-            request: ClientRequest {
-                generation: CLIENT_GENERATION,
-                request: Request::Start(StartMode::default()),
-            },
-        };
-        let machine = self.machine().await;
-        let bring_up = async move |_: Starting<'_>| {
-            let live = Live {
-                machine,
-                agent: AgentLink::new(ours)?,
-                backend: "fake",
-                timeline: Vec::new(),
-                started_ns: 1,
-                machine_key: String::new(),
-                degraded: Vec::new(),
-                disk_made: None,
-                read_ahead: None,
-            };
-            let after: Box<dyn AfterStart> = Box::new(NoFollowUp);
-            Ok((live, after))
-        };
-        let paths = self.layout().sandbox(self.record.id);
-        let socket = paths.socket();
-        let supervisor = serve(duty, first, events, queue, bring_up);
-        let (served, ()) = tokio::join!(supervisor, client(&socket));
-        served.unwrap();
-        // The tasks of the agent's channel end meanwhile, which hangs up.
-        let joined = tokio::task::spawn_blocking(|| agent.join()).await;
-        joined.unwrap().unwrap()
-    }
-
-    /// The same without a further client.
-    async fn run_alone<T: Send + 'static>(
-        &self,
-        agent: impl FnOnce(StdUnixStream) -> T + Send + 'static,
-    ) -> T {
-        self.run(agent, async |_: &Path| {}).await
-    }
-
-    fn expect_broken(&self) {
-        let state = self.entry().state;
-        assert_eq!(state.status, SandboxStatus::Failed);
-        let message = state.failure.unwrap().message;
-        assert!(
-            message.starts_with("The guest broke the agent protocol: "),
-            "{message}"
-        );
-    }
-}
-
-fn control(stream: u32, message: &AgentMessage) -> Vec<u8> {
-    let mut out = Vec::new();
-    encode_control(stream, message, &mut out).unwrap();
-    out
-}
-
-fn data(stream: u32, bytes: &[u8], eof: bool) -> Vec<u8> {
-    let mut out = Vec::new();
-    encode_data(stream, Channel::Stdout, bytes, eof, &mut out);
-    out
 }
 
 /// Ends the sandbox at once, since it breaks the protocol: credit of nothing.

@@ -11,8 +11,13 @@ mod client;
 mod early;
 mod event;
 #[cfg(test)]
+mod harness;
+#[cfg(test)]
 mod hostile;
 mod input;
+mod lease;
+#[cfg(test)]
+mod lease_tests;
 mod live;
 mod session;
 mod switchboard;
@@ -262,6 +267,7 @@ fn prepare(layout: &Layout, id: SandboxId, request: &ClientRequest) -> Result<Pr
     entry.state.degraded = Vec::new();
     entry.state.oom_kills = 0;
     entry.state.disk_failure = None;
+    entry.state.lease = None;
     store.reserve_state(id);
     // Before the status changes: a client that sees the new one can connect.
     let paths = layout.sandbox(id);

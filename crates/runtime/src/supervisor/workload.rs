@@ -95,6 +95,11 @@ impl Workload {
         true
     }
 
+    /// Whether a client is attached.
+    pub(crate) fn is_followed(&self) -> bool {
+        !self.attached.is_empty()
+    }
+
     /// Forgets a client; true if the sandbox was tied to it.
     pub(crate) fn detach(&mut self, client: ClientId) -> bool {
         self.input.close(client);

@@ -70,7 +70,7 @@ impl Switchboard {
         }
     }
 
-    fn begin<F>(
+    pub(super) fn begin<F>(
         &mut self,
         client: Option<ClientId>,
         purpose: Purpose,
@@ -99,11 +99,13 @@ impl Switchboard {
         if late == Some(AgentMessage::Thawed) && self.run_state.thawed_late() {
             self.set_standing(SandboxStatus::Running);
             self.agent.release();
+            self.lease_after_step(true, false);
         }
     }
 
     pub(super) fn moment_over(&mut self, result: Result<Outcome>) {
-        let Some(step) = self.run_state.over(result.is_ok()) else {
+        let is_done = result.is_ok();
+        let Some(step) = self.run_state.over(is_done) else {
             return;
         };
         if self.run_state.is_paused() {
@@ -125,6 +127,8 @@ impl Switchboard {
         if self.stop_asked() || is_unknown {
             self.resume_after_all();
         }
+        let failed = step.purpose == Purpose::Pause && !is_done;
+        self.lease_after_step(step.was_paused, failed);
         while !self.run_state.is_moving()
             && let Some((client, request)) = self.waiting.pop_front()
         {

@@ -18,6 +18,7 @@ use crate::{
         client::Client,
         event::{ClientEvent, ClientId, Event},
         input::MAX_WRITERS,
+        lease::Change,
         other_generation,
         session::Session,
         workload::Follower,
@@ -126,6 +127,12 @@ impl Switchboard {
             }
             Request::Wait => {
                 self.set_role(id, Role::Waiter);
+                Ok(())
+            }
+            Request::SetTimeout { timeout_ms, extend } => {
+                let timeout = timeout_ms.map(Duration::from_millis);
+                self.set_timeout(Change { timeout, extend });
+                self.answer(id, &SupervisorMessage::Done);
                 Ok(())
             }
             Request::Status => {

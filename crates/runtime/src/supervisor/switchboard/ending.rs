@@ -34,6 +34,7 @@ impl Switchboard {
             End::Exited(status) => self.warnings(0, *status),
             End::Failed(_) => Vec::new(),
         };
+        let lease = self.lease_warning().map(SupervisorMessage::Warning);
         let killed = SupervisorMessage::Exited {
             status: ExitStatus::Signal(Signal::KILL.number()),
         };
@@ -44,7 +45,10 @@ impl Switchboard {
                     self.workload.tell_end(client, *id, &answer);
                 }
                 Role::Waiter => client.answer(&answer),
-                Role::Session(_) => client.answer(&killed),
+                Role::Session(_) => {
+                    lease.iter().for_each(|warning| client.answer(warning));
+                    client.answer(&killed);
+                }
                 Role::Stopper => client.answer(&SupervisorMessage::Done),
                 Role::None => {}
             }
@@ -89,6 +93,7 @@ impl Switchboard {
         state.supervisor_pid = None;
         state.machine_pid = None;
         state.ended_by = self.ended_by;
+        state.lease = None;
         match end {
             End::Exited(status) => {
                 state.status = SandboxStatus::Stopped;

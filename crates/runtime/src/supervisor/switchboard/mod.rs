@@ -10,6 +10,7 @@ mod dialog;
 mod ending;
 mod faster;
 mod guest;
+mod lease;
 mod run_state;
 mod sources;
 mod steps;
@@ -31,15 +32,22 @@ use cofferdam_proto::{
     ClientRequest, Request, SESSION_STREAM, StartMode, SupervisorMessage, WhenGone,
 };
 use cofferdam_types::{ExitStatus, SandboxStatus};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
 pub(crate) use self::sources::{forward_signals, spawn_accept};
-use self::{run_state::RunState, sources::later, trim::IdleTrim, wire::Wire};
+use self::{
+    lease::{Leased, state_of},
+    run_state::RunState,
+    sources::later,
+    trim::IdleTrim,
+    wire::Wire,
+};
 use super::{
     FIRST_CLIENT, TEMPLATE_DELAY,
     client::Client,
     early::EarlyClients,
     event::{ClientId, Event},
+    lease::Lease,
     live::{AfterStart, Live},
     session::Session,
     workload::{Follower, Workload},
@@ -107,6 +115,7 @@ pub(crate) struct Switchboard {
     /// What is asked of the agent for that.
     wire: Wire,
     idle_trim: IdleTrim,
+    leased: Leased,
     /// Clients that wait for a pause, its end or a capture behind the one that is under way.
     waiting: VecDeque<(ClientId, Request)>,
 }
@@ -161,6 +170,8 @@ impl Switchboard {
         if !live.machine.discards() {
             entry.state.degraded.push(NO_DISCARD.to_owned());
         }
+        let lease = Lease::new(entry.record.spec.lease, Instant::now());
+        entry.state.lease = state_of(&lease);
         if let Err(error) = store.set_state(entry.record.id, &entry.state) {
             return Err((client, waiting, error));
         }
@@ -210,6 +221,7 @@ impl Switchboard {
             run_state: RunState::default(),
             wire,
             idle_trim: IdleTrim::default(),
+            leased: Leased::new(lease),
             waiting: VecDeque::new(),
         };
         Ok((board, early))
@@ -237,6 +249,7 @@ impl Switchboard {
                 return end;
             }
         }
+        self.set_lease_timer();
         later(TEMPLATE_DELAY, &self.events, Event::TemplateTime);
         self.watch_disk();
         let machine = self.machine.clone();
@@ -282,6 +295,7 @@ impl Switchboard {
     }
 
     fn handle(&mut self, event: Event) -> Option<End> {
+        self.note_use(&event);
         match event {
             Event::Agent(FromAgent::Frame(frame)) => return self.on_agent(&frame),
             Event::Agent(FromAgent::Lost(error)) => return Some(End::Failed(error)),
@@ -296,6 +310,7 @@ impl Switchboard {
             Event::Trimming(answer) => self.trim_answered(answer.as_ref()),
             Event::Moment(result) => self.moment_over(result),
             Event::ExecStartTimeout(stream) => self.exec_start_timeout(stream),
+            Event::LeaseTime => self.lease_time(),
         }
         None
     }

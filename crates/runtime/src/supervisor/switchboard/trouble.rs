@@ -47,7 +47,7 @@ impl Switchboard {
         let memory = (state.oom_kills > oom_kills_before)
             .then(|| to_remote(&memory_error(&self.entry.record.spec)));
         let disk = state.disk_failure.clone().map(remote);
-        let warnings = [memory, disk].into_iter().flatten();
+        let warnings = [memory, disk, self.lease_warning()].into_iter().flatten();
         warnings.map(SupervisorMessage::Warning).collect()
     }
 
