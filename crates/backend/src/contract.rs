@@ -10,6 +10,7 @@
 
 mod capture_rules;
 mod clock;
+mod failures;
 mod guest;
 mod lifecycle;
 mod listing;
@@ -97,6 +98,9 @@ checks! {
     lifecycle::metrics_grow_and_logs_are_bounded_by_the_lines_asked_for,
     listing::the_list_tells_the_living_from_the_dead,
     listing::an_attached_handle_sees_and_ends_the_machine_but_does_not_own_it,
+    failures::what_a_dead_owner_left_is_reaped_and_nothing_else,
+    failures::a_moved_machine_is_found_in_its_new_directory_only,
+    failures::failures_have_a_diagnosis_that_no_guest_can_word,
     refusals::the_capabilities_agree_with_each_other,
     refusals::what_is_not_among_the_capabilities_is_unsupported,
     refusals::impossible_specs_are_refused_before_anything_starts,

@@ -13,23 +13,28 @@ mod contents;
 mod guest;
 mod inner;
 mod machine;
+mod registry;
 mod snapshot;
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
 };
 
+use cofferdam_types::Signal;
+
+use self::{inner::Inner, machine::FakeMachine, registry::Registry};
 use crate::{
-    Backend, BackendCapabilities, BackendKind, BoxFuture, Error, ErrorKind, HostProbe, Machine,
-    MachineInfo, MachineSpec, MemoryBacking, Result, SnapshotFiles, SnapshotTier, unsupported,
+    Backend, BackendCapabilities, BackendKind, BoxFuture, Diagnosis, DiagnosisKind, Error,
+    ErrorKind, Failure, HostProbe, Machine, MachineInfo, MachineSpec, MemoryBacking, Result,
+    SnapshotFiles, SnapshotTier,
+    diagnosis::{of_end, of_guest},
+    unsupported,
 };
-use inner::Inner;
-use machine::FakeMachine;
 
 /// The first bytes of a file that the fake takes for a kernel.
 pub const KERNEL_MAGIC: &[u8] = b"fake kernel\n";
@@ -115,13 +120,27 @@ pub enum Bug {
     TakesAgain,
     /// It says that memory was used which the machine has not.
     TouchesTooMuch,
+    /// Machines that a dead owner left live on.
+    ReapsNothing,
+    /// Records of reaped machines stay.
+    LeavesRecords,
+    /// Machines beside the one to reap are ended too.
+    ReapsNeighbours,
+    /// A moved machine is still found where it was.
+    StaysBehind,
+    /// No failure has a diagnosis.
+    DiagnosesNothing,
+    /// What the guest wrote is in the sentence for the user.
+    QuotesTheGuest,
+    /// Traces that show nothing have a diagnosis.
+    BlamesTheHost,
 }
 
 /// A backend whose machines are threads of this process.
 #[derive(Debug, Default)]
 pub struct FakeBackend {
     bug: Option<Bug>,
-    machines: Mutex<Vec<(PathBuf, Arc<Inner>)>>,
+    machines: Registry,
 }
 
 impl FakeBackend {
@@ -188,18 +207,14 @@ impl FakeBackend {
         let io = |error| Error::new(ErrorKind::Io, "The fake cannot start").because(error);
         fs::create_dir_all(&spec.run_dir).map_err(io)?;
         let pid = NEXT_PID.fetch_add(1, Ordering::Relaxed);
-        let machine = FakeMachine::start(spec, pid, self.bug, memory).map_err(io)?;
-        let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
-        machines.retain(|(run_dir, _)| *run_dir != spec.run_dir);
-        machines.push((spec.run_dir.clone(), machine.inner()));
+        let records = self.machines.clone();
+        let machine = FakeMachine::start(spec, pid, self.bug, memory, records).map_err(io)?;
+        self.machines.put(&spec.run_dir, machine.inner());
         Ok(Box::new(machine))
     }
 
     fn recorded(&self) -> Vec<(PathBuf, Arc<Inner>)> {
-        self.machines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.machines.all()
     }
 }
 
@@ -285,15 +300,43 @@ impl Backend for FakeBackend {
 
     fn attach(&self, run_dir: PathBuf) -> BoxFuture<'_, Result<Box<dyn Machine>>> {
         Box::pin(async move {
-            let known = self
-                .recorded()
-                .into_iter()
-                .find(|(path, _)| *path == run_dir);
-            let living = known.filter(|(_, inner)| inner.exit().is_none());
-            let (_, inner) =
+            let living = self.machines.find(&run_dir);
+            let living = living.filter(|inner| inner.exit().is_none());
+            let inner =
                 living.ok_or_else(|| Error::new(ErrorKind::Gone, "There is no such machine"))?;
-            Ok(Box::new(FakeMachine::attached(inner)) as Box<dyn Machine>)
+            Ok(Box::new(FakeMachine::attached(inner, self.machines.clone())) as Box<dyn Machine>)
         })
+    }
+
+    fn reap(&self, run_dir: &Path) -> Result<()> {
+        let in_question = |(path, _): &(PathBuf, _)| {
+            path == run_dir || self.has(Bug::ReapsNeighbours) && path.parent() == run_dir.parent()
+        };
+        for (path, machine) in self.recorded().into_iter().filter(in_question) {
+            if !self.has(Bug::ReapsNothing) {
+                machine.end(i32::from(Signal::KILL.number()));
+            }
+            if !self.has(Bug::LeavesRecords) {
+                self.machines.remove(&path);
+            }
+        }
+        Ok(())
+    }
+
+    fn diagnose(&self, failure: &Failure<'_>) -> Option<Diagnosis> {
+        let mut found = of_guest(failure).or_else(|| of_end(failure));
+        if self.has(Bug::DiagnosesNothing) {
+            return None;
+        }
+        if self.has(Bug::QuotesTheGuest)
+            && let Some(found) = &mut found
+        {
+            found.client.push_str(failure.console_tail);
+        }
+        if self.has(Bug::BlamesTheHost) && found.is_none() {
+            return Some(Diagnosis::new(DiagnosisKind::VmmCrash, ""));
+        }
+        found
     }
 
     fn list(&self, parent: PathBuf) -> BoxFuture<'_, Result<Vec<MachineInfo>>> {

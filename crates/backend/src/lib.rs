@@ -6,6 +6,7 @@
 
 mod capabilities;
 mod capture;
+pub mod diagnosis;
 mod error;
 pub mod log_files;
 mod machine;
@@ -18,6 +19,7 @@ pub mod fake;
 
 pub use capabilities::{BackendCapabilities, BackendKind, HostProbe, ProbeFix, SnapshotTier};
 pub use capture::{Capture, CapturePlan};
+pub use diagnosis::{Diagnosis, DiagnosisKind, Failure, MachineEnd};
 pub use error::{Error, ErrorKind, Result, unsupported};
 pub use machine::{
     Backend, BoxFuture, DiskFailure, LogKind, Machine, MachineExit, MachineInfo, MachineMetrics,

@@ -1,15 +1,22 @@
 //! The two traits.
 
 use std::{
-    fmt, future::Future, net::IpAddr, ops::Range, os::unix::net::UnixStream, path::PathBuf,
-    pin::Pin, time::Duration,
+    fmt,
+    future::Future,
+    net::IpAddr,
+    ops::Range,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    pin::Pin,
+    time::Duration,
 };
 
 use cofferdam_types::{SandboxId, Signal};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BackendCapabilities, BackendKind, Capture, CapturePlan, HostProbe, MachineSpec, Result,
+    BackendCapabilities, BackendKind, Capture, CapturePlan, Diagnosis, Failure, HostProbe,
+    MachineSpec, Result,
 };
 
 /// A boxed future, so that the traits are object-safe without naming an async runtime.
@@ -54,6 +61,21 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// A handle to a machine that another process started and whose record is in `run_dir`. It
     /// has no agent channel.
     fn attach(&self, run_dir: PathBuf) -> BoxFuture<'_, Result<Box<dyn Machine>>>;
+
+    /// Ends what a dead owner left in `run_dir`: the machine that is recorded there, if that very
+    /// process still lives, and this backend's files. A directory without a record of this backend
+    /// stays as it is.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] when the machine does not end or a file cannot be removed.
+    ///
+    /// # Blocking
+    /// Until the machine has ended, 5 s at most.
+    fn reap(&self, run_dir: &Path) -> Result<()>;
+
+    /// Why a machine of this backend failed; `None` when its traces do not show it. Pure: it looks at
+    /// nothing but `failure`.
+    fn diagnose(&self, failure: &Failure<'_>) -> Option<Diagnosis>;
 
     /// The machines recorded in directories below `parent`, living and dead.
     fn list(&self, parent: PathBuf) -> BoxFuture<'_, Result<Vec<MachineInfo>>>;
@@ -122,6 +144,14 @@ pub trait Machine: Send + Sync + fmt::Debug {
 
     /// Whether what its guest discards of a disk leaves the disk's file.
     fn discards(&self) -> bool;
+
+    /// Moves the backend's files of this machine to the directory `run_dir`, which exists:
+    /// [`Backend::attach`], [`Backend::list`] and [`Backend::reap`] find the machine there from now
+    /// on, and no longer where it was.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::WrongState`] for an attached handle; [`crate::ErrorKind::Io`].
+    fn move_to(&self, run_dir: &Path) -> Result<()>;
 
     /// What it uses now.
     fn metrics(&self) -> Result<MachineMetrics>;

@@ -200,6 +200,20 @@ bugs! {
     a_second_capture_is_noticed: CapturesTwice => a_machine_has_one_capture_at_a_time,
     a_running_moment_is_noticed: CapturesRunning => only_a_paused_machine_is_taken_and_only_once,
     a_second_moment_is_noticed: TakesAgain => only_a_paused_machine_is_taken_and_only_once,
+    a_survivor_of_a_reap_is_noticed: ReapsNothing =>
+        what_a_dead_owner_left_is_reaped_and_nothing_else,
+    a_record_of_a_reaped_machine_is_noticed: LeavesRecords =>
+        what_a_dead_owner_left_is_reaped_and_nothing_else,
+    a_reaped_neighbour_is_noticed: ReapsNeighbours =>
+        what_a_dead_owner_left_is_reaped_and_nothing_else,
+    a_machine_that_stays_behind_is_noticed: StaysBehind =>
+        a_moved_machine_is_found_in_its_new_directory_only,
+    a_missing_diagnosis_is_noticed: DiagnosesNothing =>
+        failures_have_a_diagnosis_that_no_guest_can_word,
+    the_guests_own_words_are_noticed: QuotesTheGuest =>
+        failures_have_a_diagnosis_that_no_guest_can_word,
+    a_diagnosis_of_nothing_is_noticed: BlamesTheHost =>
+        failures_have_a_diagnosis_that_no_guest_can_word,
     memory_that_is_not_there_is_noticed: TouchesTooMuch => what_a_restored_machine_touched_is_within_its_memory,
     overwritten_files_are_noticed: OverwritesFiles =>
         a_plan_that_does_not_fit_is_refused_and_leaves_nothing,

@@ -11,6 +11,7 @@ use crate::{
     argv::{self, MACHINE_GENERATION},
     control,
     controlled::Origin,
+    diagnose,
     machine::QemuMachine,
     map,
     probe::{INSTALL, Program},
@@ -20,8 +21,13 @@ use crate::{
     spawn::{self, Spawned},
 };
 use cofferdam_backend::{
-    Backend, BackendCapabilities, BackendKind, BoxFuture, Error, ErrorKind, HostProbe, Machine,
-    MachineInfo, MachineSpec, MemoryBacking, ProbeFix, Result, SnapshotFiles, SnapshotTier,
+    Backend, BackendCapabilities, BackendKind, BoxFuture, Diagnosis, Error, ErrorKind, Failure,
+    HostProbe, Machine, MachineInfo, MachineSpec, MemoryBacking, ProbeFix, Result, SnapshotFiles,
+    SnapshotTier,
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Signal, pidfd_send_signal},
 };
 
 /// Whether KVM can run a kernel here. The caller has probed it; this crate does not.
@@ -290,6 +296,14 @@ impl Backend for QemuBackend {
         Box::pin(async move { attach(&run_dir) })
     }
 
+    fn reap(&self, run_dir: &Path) -> Result<()> {
+        reap(run_dir, self.name())
+    }
+
+    fn diagnose(&self, failure: &Failure<'_>) -> Option<Diagnosis> {
+        diagnose::diagnose(failure)
+    }
+
     fn list(&self, parent: PathBuf) -> BoxFuture<'_, Result<Vec<MachineInfo>>> {
         Box::pin(async move { list(&parent, self.name()) })
     }
@@ -305,6 +319,37 @@ fn attach(run_dir: &Path) -> Result<Box<dyn Machine>> {
     let machine = QemuMachine::attached(record, pidfd)
         .map_err(|error| gone("cannot be watched").because(error))?;
     Ok(Box::new(machine))
+}
+
+/// How long a killed machine may take to be gone: it has memory and files to let go of.
+const DEATH_TIMEOUT: Timespec = Timespec {
+    tv_sec: 5,
+    tv_nsec: 0,
+};
+
+fn reap(run_dir: &Path, backend: &str) -> Result<()> {
+    let Ok(record) = Record::read(run_dir) else {
+        return Ok(());
+    };
+    if record.backend != backend {
+        return Ok(());
+    }
+    if let Some(process) = record.open_process() {
+        // It may die by itself at this moment.
+        let _ = pidfd_send_signal(&process, Signal::KILL);
+        // While one of its threads still dies, its files are locked, and the next machine would find
+        // them so. A process handle is readable once the process has ended, pidfd_open(2).
+        let mut ends = [PollFd::new(&process, PollFlags::IN)];
+        let ended = poll(&mut ends, Some(&DEATH_TIMEOUT)).is_ok_and(|ready| ready > 0);
+        if !ended {
+            let what = format!("Process {} does not end, though it was killed", record.pid);
+            return Err(Error::new(ErrorKind::Io, what));
+        }
+    }
+    Record::remove(run_dir).map_err(|error| {
+        let what = format!("The record in `{}` cannot be removed", run_dir.display());
+        Error::new(ErrorKind::Io, what).because(error)
+    })
 }
 
 fn list(parent: &Path, backend: &str) -> Result<Vec<MachineInfo>> {

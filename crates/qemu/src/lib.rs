@@ -16,6 +16,7 @@
 //! | `machine`, `controlled` | the `impl Machine`, and what it shares with captures |
 //! | `snapshot`, `stream` | the files' format, and capture in a pause |
 //! | `capture` | capture of a machine that lives on |
+//! | `diagnose` | QEMU's error sentences |
 //! | `record` | what tells other processes of a machine |
 //! | `logs` | what the guest and QEMU print, kept at a bounded size |
 //!
@@ -28,6 +29,7 @@ mod backend;
 mod capture;
 mod control;
 mod controlled;
+mod diagnose;
 mod firmware;
 mod kernel;
 mod logs;

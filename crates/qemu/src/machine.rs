@@ -1,12 +1,12 @@
 //! The machine: what can be done with a QEMU that runs.
 //!
-//! Locks: `agent` and `usage` are each held for a few instructions and never across an await.
+//! Locks: `agent`, `run_dir` and `usage` are each held for a few instructions and never across an await.
 
 use std::{
     io,
     ops::Range,
     os::{fd::OwnedFd, unix::net::UnixStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -44,6 +44,8 @@ pub(crate) struct QemuMachine {
 #[derive(Debug)]
 struct OwnedParts {
     agent: Mutex<Option<UnixStream>>,
+    /// Where its record is.
+    run_dir: Mutex<PathBuf>,
     /// Captures hold it too; it keeps no machine alive.
     controlled: Arc<Controlled>,
     /// Whether holes that it punches into its disks are made.
@@ -85,6 +87,7 @@ impl QemuMachine {
             }),
             owned: Some(OwnedParts {
                 agent: Mutex::new(Some(spawned.agent)),
+                run_dir: Mutex::new(spec.run_dir.clone()),
                 controlled: Arc::new(controlled),
                 discards: spawned.makes_holes,
             }),
@@ -300,6 +303,20 @@ impl Machine for QemuMachine {
         };
         *last = now;
         Ok(metrics)
+    }
+
+    fn move_to(&self, run_dir: &Path) -> Result<()> {
+        let mut current = self
+            .owned()?
+            .run_dir
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Record::rename(&current, run_dir).map_err(|error| {
+            let what = format!("The record cannot be moved to `{}`", run_dir.display());
+            Error::new(ErrorKind::Io, what).because(error)
+        })?;
+        run_dir.clone_into(&mut current);
+        Ok(())
     }
 
     fn logs(&self, lines: usize, kind: LogKind) -> Result<Vec<String>> {

@@ -88,7 +88,7 @@ pub(crate) fn boot(accel: Accel, spec: &MachineSpec) -> Result<Plan> {
             // KVM's guests have a clock of its own.
             Accel::Kvm => None,
             // An emulated counter is the host's.
-            Accel::Tcg => cofferdam_vm::host_tsc_khz(),
+            Accel::Tcg => cofferdam_kvm_probe::host_tsc_khz(),
         },
     };
     plan(accel, spec, memory, begin)

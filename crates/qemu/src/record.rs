@@ -50,6 +50,16 @@ impl Record {
         files::read_json(&run_dir.join(FILE_NAME), SIZE_LIMIT)
     }
 
+    /// Removes the record in `run_dir`, if there is one.
+    pub(crate) fn remove(run_dir: &Path) -> io::Result<()> {
+        files::remove_file_if_present(&run_dir.join(FILE_NAME))
+    }
+
+    /// Moves the record from one directory to another.
+    pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from.join(FILE_NAME), to.join(FILE_NAME))
+    }
+
     /// A handle to the recorded process, if it still lives.
     pub(crate) fn open_process(&self) -> Option<OwnedFd> {
         let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;

@@ -1,8 +1,9 @@
 //! Sandbox life: the supervisor, the store, exec sessions and templates.
 //!
 //! The SDK is built on this crate; nothing else uses it. Invariant: names no device and no KVM
-//! call; backends are wired in [`host`] and nowhere else.
+//! call; backends are wired in [`backends`] and nowhere else.
 
+mod backends;
 mod base;
 mod client;
 pub mod doctor;

@@ -5,7 +5,7 @@ use std::{
     io, iter,
     ops::Range,
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -21,6 +21,7 @@ use super::{
     capture::FakeCapture,
     guest::{Memory, Program, Vcpu},
     inner::{Inner, State},
+    registry::Registry,
     snapshot,
 };
 use crate::{
@@ -33,6 +34,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct FakeMachine {
     inner: Arc<Inner>,
+    records: Registry,
     owner: bool,
 }
 
@@ -42,6 +44,7 @@ impl FakeMachine {
         pid: u32,
         bug: Option<Bug>,
         memory: Arc<Memory>,
+        records: Registry,
     ) -> io::Result<Self> {
         let (host, guest) = UnixStream::pair()?;
         let vcpu = Arc::new(Vcpu::default());
@@ -86,13 +89,15 @@ impl FakeMachine {
         };
         Ok(Self {
             inner: Arc::new(inner),
+            records,
             owner: true,
         })
     }
 
-    pub(super) const fn attached(inner: Arc<Inner>) -> Self {
+    pub(super) const fn attached(inner: Arc<Inner>, records: Registry) -> Self {
         Self {
             inner,
+            records,
             owner: false,
         }
     }
@@ -240,6 +245,17 @@ impl Machine for FakeMachine {
 
     fn discards(&self) -> bool {
         true
+    }
+
+    fn move_to(&self, run_dir: &Path) -> Result<()> {
+        if !self.owner {
+            let what = "The machine is controlled by the handle that started it";
+            return Err(Error::new(ErrorKind::WrongState, what));
+        }
+        if !self.inner.has(Bug::StaysBehind) {
+            self.records.rename(&self.inner, run_dir);
+        }
+        Ok(())
     }
 
     fn metrics(&self) -> Result<MachineMetrics> {

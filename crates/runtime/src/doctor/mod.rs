@@ -5,8 +5,8 @@ mod checks;
 use std::path::PathBuf;
 
 use cofferdam_backend::{HostProbe, ProbeFix};
+use cofferdam_kvm_probe::KvmFinding;
 use cofferdam_types::PlatformCapabilities;
-use cofferdam_vm::KvmFinding;
 use serde::Serialize;
 
 use crate::{
@@ -81,7 +81,7 @@ pub fn report_without_store(reason: &Error) -> HostReport {
 fn look(layout: &Layout, lost: Option<&Error>) -> HostReport {
     let kvm = host::kvm_finding(layout);
     let mut backends = Vec::new();
-    for backend in host::all(layout, &kvm) {
+    for backend in host::all(layout, || kvm.clone()) {
         let HostProbe {
             usable,
             summary,

@@ -1,7 +1,6 @@
-//! Why a guest died or never answered: the traces that it left, as an error for people.
+//! Why a guest died or never answered: the backend's diagnosis of its traces, as an error.
 
-use cofferdam_backend::{LogKind, Machine, MachineSpec};
-use cofferdam_vm::{Diagnosis, Failure, MachineEnd, diagnose};
+use cofferdam_backend::{Backend, Diagnosis, Failure, LogKind, Machine, MachineEnd, MachineSpec};
 
 use crate::base::{
     error::{Error, ErrorKind},
@@ -12,7 +11,12 @@ use crate::base::{
 const TAIL_LINES: usize = 60;
 
 /// Adds what the traces tell to a failure of the guest; other failures stay as they are.
-pub(crate) fn explain(machine: &dyn Machine, spec: &MachineSpec, error: Error) -> Error {
+pub(crate) fn explain(
+    backend: &dyn Backend,
+    machine: &dyn Machine,
+    spec: &MachineSpec,
+    error: Error,
+) -> Error {
     if error.kind() != ErrorKind::GuestFailed {
         return error;
     }
@@ -35,7 +39,7 @@ pub(crate) fn explain(machine: &dyn Machine, spec: &MachineSpec, error: Error) -
         vmm_tail: &vmm_tail,
         end,
     };
-    explained(diagnose(&failure), spec, error)
+    explained(backend.diagnose(&failure), spec, error)
 }
 
 fn explained(diagnosis: Option<Diagnosis>, spec: &MachineSpec, error: Error) -> Error {
@@ -55,6 +59,8 @@ fn explained(diagnosis: Option<Diagnosis>, spec: &MachineSpec, error: Error) -> 
 
 #[cfg(test)]
 mod tests {
+    use cofferdam_backend::DiagnosisKind;
+
     use super::*;
 
     fn spec() -> MachineSpec {
@@ -68,13 +74,9 @@ mod tests {
     #[test]
     fn a_panic_on_the_console_becomes_the_sentence_and_the_symptom_its_cause() {
         let console = "[ 1.0] Kernel panic - not syncing: VFS: Unable to mount root fs";
-        let failure = Failure {
-            console_tail: console,
-            vmm_tail: "",
-            end: MachineEnd::Exited(0),
-        };
+        let diagnosis = Diagnosis::new(DiagnosisKind::NoRootFilesystem, console);
         let symptom = Error::new(ErrorKind::GuestFailed, "The machine ended without notice");
-        let error = explained(diagnose(&failure), &spec(), symptom);
+        let error = explained(Some(diagnosis), &spec(), symptom);
         assert!(
             error.chain().ends_with("The machine ended without notice"),
             "{error:?}"

@@ -53,7 +53,8 @@ pub(crate) const fn has_agent() -> bool {
 /// # Errors
 /// When there is no kernel, or the program was built without its agent.
 pub(crate) fn find(layout: &Layout, kernel: Option<&str>) -> Result<GuestFiles> {
-    if INITRAMFS.is_empty() {
+    let (initramfs, digest) = initramfs(layout);
+    if initramfs.is_empty() {
         return Err(Error::new(
             ErrorKind::Unsupported,
             "This program was built without its guest agent",
@@ -61,11 +62,9 @@ pub(crate) fn find(layout: &Layout, kernel: Option<&str>) -> Result<GuestFiles> 
         .hint("Build it with `cargo xtask build --release`"));
     }
     let kernel = find_kernel(kernel)?;
-    let initrd = layout
-        .cache()
-        .join(format!("initramfs-{INITRAMFS_SHA256}.cpio"));
+    let initrd = layout.cache().join(format!("initramfs-{digest}.cpio"));
     if !initrd.is_file() {
-        fs::publish(&initrd, INITRAMFS)
+        fs::publish(&initrd, initramfs)
             .map_err(|error| io_error(format!("Could not write `{}`", initrd.display()), error))?;
     }
     let kernel_digest = digest_of(layout, &kernel)?;
@@ -75,6 +74,22 @@ pub(crate) fn find(layout: &Layout, kernel: Option<&str>) -> Result<GuestFiles> 
         initrd,
         key,
     })
+}
+
+/// The initial file system and its sha256.
+#[cfg_attr(
+    not(test),
+    expect(unused_variables, reason = "only a test has another")
+)]
+fn initramfs(layout: &Layout) -> (&'static [u8], String) {
+    #[cfg(test)]
+    if let Some(given) = layout.backends().initramfs() {
+        return (
+            given,
+            Digest::from_sha256(Sha256::digest(given).into()).hex(),
+        );
+    }
+    (INITRAMFS, INITRAMFS_SHA256.to_owned())
 }
 
 fn agent_key() -> String {

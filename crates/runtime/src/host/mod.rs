@@ -1,4 +1,4 @@
-//! The backends of this host, and the one place where they are wired.
+//! The host: which of the backends works on it, and what room it has.
 //!
 //! The KVM probe runs in a process of its own, so that a KVM that hangs can be killed; what holds
 //! until the next boot is remembered under the boot's id.
@@ -10,14 +10,15 @@ pub(crate) mod guest;
 pub(crate) mod room;
 pub(crate) mod silence;
 
-use std::time::Duration;
+use std::{cell::OnceCell, path::Path, sync::Arc, time::Duration};
 
 use cofferdam_backend::{Backend, BackendKind, ProbeFix};
 use cofferdam_base::{boot_id, env_vars, fs};
-use cofferdam_qemu::{KvmUsable, QemuBackend};
-use cofferdam_vm::{Fix, KvmFinding};
+use cofferdam_kvm_probe::{Fix, KvmFinding};
+use cofferdam_qemu::KvmUsable;
 
 use crate::{
+    backends::BackendOptions,
     base::error::{Error, ErrorKind, Result},
     store::layout::Layout,
 };
@@ -37,13 +38,13 @@ const ANY_QEMU: &str = "qemu";
 ///
 /// # Errors
 /// [`ErrorKind::BackendUnavailable`] with the reason when it does not work here, at once.
-pub(crate) fn backend(layout: &Layout, asked: Option<&str>) -> Result<Box<dyn Backend>> {
+pub(crate) fn backend(layout: &Layout, asked: Option<&str>) -> Result<Arc<dyn Backend>> {
     let from_environment = env_vars::var(env_vars::BACKEND);
     let asked = asked
         .or(from_environment.as_deref())
         .filter(|name| *name != "auto");
-    let kvm = kvm_finding(layout);
-    let known = all(layout, &kvm);
+    let kvm = OnceCell::new();
+    let known = all(layout, || kvm.get_or_init(|| kvm_finding(layout)).clone());
     let names: Vec<&str> = known.iter().map(|backend| backend.name()).collect();
     let names = names.join("`, `");
     if let Some(name) = asked
@@ -62,7 +63,7 @@ pub(crate) fn backend(layout: &Layout, asked: Option<&str>) -> Result<Box<dyn Ba
         if asked.is_some_and(|name| name != backend.name() && name != ANY_QEMU) {
             continue;
         }
-        match unusable(backend.as_ref(), &kvm) {
+        match unusable(backend.as_ref(), kvm.get()) {
             None => return Ok(backend),
             Some((reason, fix)) => {
                 reasons.push(reason);
@@ -75,8 +76,10 @@ pub(crate) fn backend(layout: &Layout, asked: Option<&str>) -> Result<Box<dyn Ba
 }
 
 /// Why a backend does not work here and what mends it; cheap for the one that mostly does.
-fn unusable(backend: &dyn Backend, kvm: &KvmFinding) -> Option<(String, Option<String>)> {
-    if backend.kind() == BackendKind::QemuKvm && !kvm.is_usable() {
+fn unusable(backend: &dyn Backend, kvm: Option<&KvmFinding>) -> Option<(String, Option<String>)> {
+    if backend.kind() == BackendKind::QemuKvm
+        && let Some(kvm) = kvm.filter(|kvm| !kvm.is_usable())
+    {
         let fix = kvm.fixes.first().map(|fix| match &fix.command {
             Some(command) => format!("{}: {command}", fix.what),
             None => fix.what.clone(),
@@ -97,24 +100,22 @@ fn unusable(backend: &dyn Backend, kvm: &KvmFinding) -> Option<(String, Option<S
 }
 
 /// Every backend, the best first.
-pub(crate) fn all(layout: &Layout, kvm: &KvmFinding) -> Vec<Box<dyn Backend>> {
-    let usable = if kvm.is_usable() {
-        KvmUsable::Yes
-    } else {
-        KvmUsable::No {
-            reason: kvm.detail.clone(),
-            fixes: kvm.fixes.iter().map(fix).collect(),
+pub(crate) fn all(layout: &Layout, kvm: impl FnOnce() -> KvmFinding) -> Vec<Arc<dyn Backend>> {
+    layout.backends().all(|| {
+        let kvm = kvm();
+        BackendOptions {
+            kvm: if kvm.is_usable() {
+                KvmUsable::Yes
+            } else {
+                KvmUsable::No {
+                    fixes: kvm.fixes.iter().map(fix).collect(),
+                    reason: kvm.detail,
+                }
+            },
+            program: layout.qemu().map(Path::to_owned),
+            kept_probe: layout.cache().join("qemu.json"),
         }
-    };
-    let kept = layout.cache().join("qemu.json");
-    let qemu = |backend: QemuBackend| -> Box<dyn Backend> {
-        let backend = backend.with_kept_probe(kept.clone());
-        Box::new(match layout.qemu() {
-            Some(program) => backend.with_program(program.to_owned()),
-            None => backend,
-        })
-    };
-    vec![qemu(QemuBackend::kvm(usable)), qemu(QemuBackend::tcg())]
+    })
 }
 
 /// What would mend KVM, in a backend's terms.
@@ -142,10 +143,10 @@ pub(crate) fn kvm_finding(layout: &Layout) -> KvmFinding {
         Ok(program) => {
             let mut command = std::process::Command::new(program);
             command.arg(crate::store::program::PROBE_KVM);
-            cofferdam_vm::probe_in_child(&mut command, PROBE_TIMEOUT)
+            cofferdam_kvm_probe::probe_in_child(&mut command, PROBE_TIMEOUT)
         }
         // A library user without the program: the probe bounds its own time.
-        Err(_) => cofferdam_vm::probe_in_process(),
+        Err(_) => cofferdam_kvm_probe::probe_in_process(),
     };
     if finding.verdict.holds_until_reboot()
         && let Some(path) = remembered
@@ -158,7 +159,7 @@ pub(crate) fn kvm_finding(layout: &Layout) -> KvmFinding {
 
 /// `main` of the probe's process: the finding as JSON on standard output.
 pub(crate) fn probe_main() -> u8 {
-    let finding = cofferdam_vm::probe_in_process();
+    let finding = cofferdam_kvm_probe::probe_in_process();
     match serde_json::to_writer(std::io::stdout().lock(), &finding) {
         Ok(()) => 0,
         Err(_) => 1,

@@ -251,7 +251,7 @@ impl StandbyPaths {
 
     /// Removes what it has; leftovers are found again, so a failure needs no report.
     fn remove(&self, layout: &Layout) {
-        crate::store::end_machine(&self.run);
+        layout.backends().reap(&self.run);
         let _ = fs::remove_dir_if_present(&self.run);
         let _ = std::fs::remove_dir(layout.run());
         let _ = fs::remove_dir_if_present(&self.dir);

@@ -68,9 +68,8 @@ impl Standby {
         std::fs::rename(self.place.upper(), paths.upper()).map_err(failed)?;
         let logs = [("console.log", paths.console()), ("vmm.log", paths.vmm())];
         let logs = logs.map(|(name, to)| (self.place.dir.join(name), to));
-        let record = "machine.json";
-        let record = (self.place.run.join(record), paths.run.join(record));
-        for (from, to) in logs.into_iter().chain([record]) {
+        lift(self.machine.move_to(&paths.run))?;
+        for (from, to) in logs {
             match std::fs::rename(from, to) {
                 // A log that nothing was written to.
                 Err(error) if error.kind() == IoErrorKind::NotFound => {}

@@ -104,6 +104,7 @@ pub(crate) async fn start(of: Starting<'_>) -> Result<(Live, ForTemplates)> {
     };
     if let Err(error) = handshake.await {
         return Err(crate::host::diagnosis::explain(
+            backend.as_ref(),
             machine.as_ref(),
             &spec,
             error,
@@ -172,7 +173,7 @@ async fn bring_machine(
             Ok((machine, agent))
         }
         Err(error) => {
-            let explained = crate::host::diagnosis::explain(machine.as_ref(), spec, error);
+            let explained = crate::host::diagnosis::explain(backend, machine.as_ref(), spec, error);
             // The first error is the one to report. It lets go of its disks before others take them.
             let _ = machine.kill().await;
             Err(explained)

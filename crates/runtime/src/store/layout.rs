@@ -23,7 +23,10 @@ use std::path::{Path, PathBuf};
 use cofferdam_base::{env_vars, fs};
 use cofferdam_types::SandboxId;
 
-use crate::base::error::{Error, ErrorKind, Result, io};
+use crate::{
+    backends::Backends,
+    base::error::{Error, ErrorKind, Result, io},
+};
 
 /// Where things are on this host for this user.
 #[derive(Clone, Debug)]
@@ -31,6 +34,7 @@ pub struct Layout {
     home: PathBuf,
     run: PathBuf,
     qemu: Option<PathBuf>,
+    backends: Backends,
 }
 
 impl Layout {
@@ -69,6 +73,7 @@ impl Layout {
             run: run_dir(&home),
             home,
             qemu: env_vars::program(env_vars::QEMU),
+            backends: Backends::default(),
         }
     }
 
@@ -81,6 +86,7 @@ impl Layout {
             home: home.to_owned(),
             run: run_dir(home),
             qemu: env_vars::program(env_vars::QEMU),
+            backends: Backends::default(),
         };
         for path in [
             layout.home.clone(),
@@ -108,6 +114,18 @@ impl Layout {
     #[must_use]
     pub fn qemu(&self) -> Option<&Path> {
         self.qemu.as_deref()
+    }
+
+    /// The same with other backends than the program's.
+    #[cfg(test)]
+    pub(crate) fn with_backends(mut self, backends: Backends) -> Self {
+        self.backends = backends;
+        self
+    }
+
+    /// The backends of this store's machines.
+    pub(crate) const fn backends(&self) -> &Backends {
+        &self.backends
     }
 
     /// The home directory.

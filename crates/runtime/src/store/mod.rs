@@ -32,7 +32,7 @@ use rustix::fs::Access;
 pub use self::entry::Entry;
 use self::layout::{Layout, SandboxPaths};
 use self::names::Names;
-pub(crate) use self::reconcile::{end_machine, end_role, end_supervisor};
+pub(crate) use self::reconcile::{end_role, end_supervisor};
 pub(crate) use self::record::RECORD_VERSION;
 pub use self::record::{
     EndedBy, Failure, ForkOrigin, LeaseState, RecordedImage, SandboxRecord, SandboxState,

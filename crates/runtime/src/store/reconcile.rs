@@ -24,7 +24,7 @@ use crate::{
     store::{layout::Layout, program, resume::Resume},
 };
 
-/// How long a killed machine may take to be gone: it has memory and files to let go of.
+/// How long a killed process may take to be gone: its machine has memory and files to let go of.
 const DEATH_TIMEOUT: Timespec = Timespec {
     tv_sec: 5,
     tv_nsec: 0,
@@ -46,7 +46,7 @@ pub(super) fn check(store: &Store, entry: Entry) -> Result<Option<Entry>> {
     if !state.status.is_live() {
         return Ok(Some(Entry { state, ..entry }));
     }
-    end_machine(&paths.run);
+    store.layout().backends().reap(&paths.run);
     let lost = Resume::read(&paths)?.filter(|resume| !resume.is_whole());
     if entry.record.spec.auto_remove || lost.is_some_and(|resume| resume.is_of_capture()) {
         store.remove(id)?;
@@ -213,27 +213,6 @@ pub(crate) fn end_role(pid: u32, is_it: impl Fn(&[&[u8]]) -> bool) {
     }
 }
 
-/// Ends the machine whose record lies in `run_dir`, if that very process still lives.
-pub(crate) fn end_machine(run_dir: &std::path::Path) {
-    #[derive(serde::Deserialize)]
-    struct Record {
-        pid: u32,
-        start_ticks: u64,
-    }
-    /// A record is a few hundred bytes.
-    const MAX_BYTES: u64 = 64 << 10;
-    let Ok(record) = fs::read_json::<Record>(&run_dir.join("machine.json"), MAX_BYTES) else {
-        return;
-    };
-    let pid = i32::try_from(record.pid).ok().and_then(Pid::from_raw);
-    let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    if let Some(process) = process
-        && start_time(record.pid) == Some(record.start_ticks)
-    {
-        end(&process);
-    }
-}
-
 /// Kills a process and waits for its end.
 fn end(process: &OwnedFd) {
     // It may die by itself at this moment.
@@ -242,18 +221,6 @@ fn end(process: &OwnedFd) {
     // them so. A stuck one is left to the next who looks.
     let mut ends = [PollFd::new(process, PollFlags::IN)];
     let _ = poll(&mut ends, Some(&DEATH_TIMEOUT));
-}
-
-/// When a process started, in clock ticks since boot. Source: proc_pid_stat(5), field 22.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = std_fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The program's name may hold blanks and parentheses; fields are counted behind the last.
-    stat.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()
 }
 
 /// Whether a process still runs; one that has ended and was not waited for does not.

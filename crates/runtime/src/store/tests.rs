@@ -1,12 +1,19 @@
 //! Tests of the store on a temporary home.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
+use cofferdam_backend::{
+    Backend,
+    fake::{FakeBackend, KERNEL_MAGIC},
+};
 use cofferdam_proto::ProcessSpec;
 use cofferdam_types::{Digest, SandboxSpec, SandboxStatus, Signal};
 
 use super::*;
-use crate::store::{names::Claim, resume::Resume};
+use crate::{
+    backends::{Backends, Given},
+    store::{names::Claim, resume::Resume},
+};
 
 struct Home {
     dir: tempfile::TempDir,
@@ -138,6 +145,35 @@ fn a_live_state_is_believed_only_while_the_lock_is_held() {
     let state = store.find("web").unwrap().state;
     assert_eq!(state.status, SandboxStatus::Failed);
     assert_eq!(state.failure.unwrap().kind, "supervisor_lost");
+}
+
+#[tokio::test]
+async fn the_machine_of_a_lost_supervisor_is_ended_by_the_next_look() {
+    let home = Home::new();
+    let backend = Arc::new(FakeBackend::new());
+    let backends = Backends::Given(Arc::new(Given {
+        backends: vec![backend.clone()],
+        initramfs: b"",
+    }));
+    let layout = Layout::at(home.dir.path()).unwrap();
+    let store = Store::open(layout.with_backends(backends)).unwrap();
+    let record = record(1, "web");
+    store.insert(&record, |_| Ok(())).unwrap();
+    store.set_state(record.id, &live_state()).unwrap();
+    let kernel = home.dir.path().join("kernel");
+    std_fs::write(&kernel, KERNEL_MAGIC).unwrap();
+    let spec = format!(
+        r#"{{"id":"{}","kernel":"{}","console_log":"/c","vmm_log":"/v","run_dir":"{}"}}"#,
+        record.id,
+        kernel.display(),
+        store.layout().sandbox(record.id).run.display()
+    );
+    let spec = serde_json::from_str(&spec).unwrap();
+    let machine = backend.start(&spec).await.unwrap();
+    assert!(machine.exit_status().is_none());
+    let state = store.find("web").unwrap().state;
+    assert_eq!(state.status, SandboxStatus::Failed);
+    assert!(machine.exit_status().is_some());
 }
 
 #[test]

@@ -305,7 +305,7 @@ pub(crate) fn other_generation() -> Error {
 fn record_failure(store: &Store, entry: &Entry, not: &NotStarted) {
     let id = entry.record.id;
     let paths = store.layout().sandbox(id);
-    crate::store::end_machine(&paths.run);
+    store.layout().backends().reap(&paths.run);
     let result = if entry.record.spec.auto_remove {
         store.remove(id)
     } else {

@@ -12,7 +12,7 @@ use super::{
     MachineShape, Manifest, Template, TemplateKind, base_key, failure, files_in,
     fill::{FillOutcome, fill_image},
     image_key,
-    making::{BOOT_TIMEOUT, capture, spec_in, watch},
+    making::{BOOT_TIMEOUT, Making, capture, spec_in, watch},
     plan::TemplatePlan,
     quality::{self, Attempt},
     state_digest, workload_key,
@@ -89,21 +89,26 @@ async fn make_base(
     let root = staging.path().join("root.blank");
     let spec = spec_in(staging.path(), guest, shape, root, "upper.blank")?;
     let machine = lift(backend.start(&spec).await)?;
+    let of = Making {
+        backend,
+        machine: machine.as_ref(),
+        spec: &spec,
+    };
     let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
-    watch(machine.as_ref(), &spec, agent.ready(BOOT_TIMEOUT)).await?;
+    watch(of, agent.ready(BOOT_TIMEOUT)).await?;
     let rest = HostMessage::Quiesce;
     let unfit = quality::unfit(&mut agent, shape);
-    if let Some(why) = watch(machine.as_ref(), &spec, unfit).await? {
+    if let Some(why) = watch(of, unfit).await? {
         lift(machine.kill().await)?;
         return Ok(Attempt::Unfit(why));
     }
-    capture(machine.as_ref(), &spec, &mut agent, &rest, staging.path()).await?;
+    capture(of, &mut agent, &rest, staging.path()).await?;
     for name in ["root.blank", "upper.blank"] {
         // Placeholders; a leftover would do no harm.
         let _ = fs::remove_file_if_present(&staging.path().join(name));
     }
     let manifest = Manifest::new(TemplateKind::Base, about.to_vec(), shape);
-    publish(staging, manifest).map(Attempt::Made)
+    publish(layout, staging, manifest).map(Attempt::Made)
 }
 
 /// Makes an image's template. With `again` also when there is one; else not when there is one or
@@ -179,7 +184,7 @@ pub(crate) async fn make_image(
                     notes,
                     ..manifest()
                 };
-                publish(staging, manifest).map(Attempt::Made)
+                publish(layout, staging, manifest).map(Attempt::Made)
             }
         }
     });
@@ -215,16 +220,12 @@ fn planned<'a>(plan: &'a TemplatePlan, lost: Option<&String>) -> Cow<'a, Templat
 
 /// Gives a template its name; one that has it goes. Machines that came from that one hold its
 /// memory open.
-fn publish(staging: StagingDir, manifest: Manifest) -> Result<Template> {
+fn publish(layout: &Layout, staging: StagingDir, manifest: Manifest) -> Result<Template> {
     let failed = |error| io("Could not publish a template", error);
     let dir = staging.path();
-    for name in [
-        "machine.json",
-        "console.log",
-        "vmm.log",
-        "console.log.1",
-        "vmm.log.1",
-    ] {
+    // The machine has ended; its record and logs are no part of the template.
+    layout.backends().reap(dir);
+    for name in ["console.log", "vmm.log", "console.log.1", "vmm.log.1"] {
         fs::remove_file_if_present(&dir.join(name)).map_err(failed)?;
     }
     let manifest = Manifest {

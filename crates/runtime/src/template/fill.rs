@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use cofferdam_backend::{Backend, Machine, MachineSpec};
+use cofferdam_backend::Backend;
 use cofferdam_proto::{
     AgentMessage, CONTROL_STREAM, HostMessage, IdentityCause, RootSpec, UpperDevice,
 };
@@ -13,7 +13,7 @@ use super::{
     Template,
     auto_warm_up::run_warm_ups,
     files_in,
-    making::{STEP_TIMEOUT, capture, spec_in, watch},
+    making::{Making, STEP_TIMEOUT, capture, spec_in, watch},
     plan::TemplatePlan,
     quality, warm,
 };
@@ -58,26 +58,31 @@ pub(super) async fn fill_image(
             base.give_up();
         }
     })?;
+    let of = Making {
+        backend,
+        machine: machine.as_ref(),
+        spec: &spec,
+    };
     let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
-    watch(machine.as_ref(), &spec, agent.ready(STEP_TIMEOUT)).await?;
-    watch(machine.as_ref(), &spec, mount(&mut agent, plan)).await?;
-    let rest = warm_to_rest(machine.as_ref(), &spec, &mut agent, plan).await?;
+    watch(of, agent.ready(STEP_TIMEOUT)).await?;
+    watch(of, mount(&mut agent, plan)).await?;
+    let rest = warm_to_rest(of, &mut agent, plan).await?;
     if let Err(error) = run_warm_ups(&mut agent, &plan.interpreters()).await {
         return Ok(FillOutcome::Lost(error));
     }
     let unfit = quality::unfit(&mut agent, &plan.shape);
-    if let Some(why) = watch(machine.as_ref(), &spec, unfit).await? {
+    if let Some(why) = watch(of, unfit).await? {
         lift(machine.kill().await)?;
         return Ok(FillOutcome::Unfit(why));
     }
     if machine.discards() && (!plan.warm_ups.is_empty() || plan.workload.is_some()) {
         // What it has deleted would be in every sandbox's disk.
-        let trimmed = watch(machine.as_ref(), &spec, agent.trim(&upper)).await;
+        let trimmed = watch(of, agent.trim(&upper)).await;
         if let Err(error) = trimmed {
             log_line(&format!("The template is not trimmed: {}", error.chain()));
         }
     }
-    capture(machine.as_ref(), &spec, &mut agent, &rest, dir).await?;
+    capture(of, &mut agent, &rest, dir).await?;
     Ok(FillOutcome::Fit(agent.take_notes()))
 }
 
@@ -99,8 +104,7 @@ async fn mount(agent: &mut AgentLink, plan: &TemplatePlan) -> Result<()> {
 /// Runs what the template is to have run; returns how its guest comes to rest. What the user
 /// asked to run takes as long as it takes.
 async fn warm_to_rest(
-    machine: &dyn Machine,
-    spec: &MachineSpec,
+    of: Making<'_>,
     agent: &mut AgentLink,
     plan: &TemplatePlan,
 ) -> Result<HostMessage> {
@@ -116,9 +120,7 @@ async fn warm_to_rest(
     };
     match steps.await {
         // What a process of the user's did needs no diagnosis of the machine.
-        Err(error) if machine.exit_status().is_some() => {
-            Err(crate::host::diagnosis::explain(machine, spec, error))
-        }
+        Err(error) if of.machine.exit_status().is_some() => Err(of.explain(error)),
         result => result,
     }
 }

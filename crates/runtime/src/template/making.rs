@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use cofferdam_backend::{Machine, MachineSpec, MemoryBacking};
+use cofferdam_backend::{Backend, Machine, MachineSpec, MemoryBacking};
 use cofferdam_proto::{AgentMessage, CONTROL_STREAM, HostMessage};
 use cofferdam_types::{SandboxId, Signal};
 
@@ -27,23 +27,33 @@ pub(crate) const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a guest may take for a mount or a sync.
 pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A machine that becomes a template.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Making<'a> {
+    pub(super) backend: &'a dyn Backend,
+    pub(super) machine: &'a dyn Machine,
+    pub(super) spec: &'a MachineSpec,
+}
+
+impl Making<'_> {
+    /// Adds what the machine's traces show to the failure of a step.
+    pub(super) fn explain(self, error: Error) -> Error {
+        crate::host::diagnosis::explain(self.backend, self.machine, self.spec, error)
+    }
+}
+
 /// Runs a step of a guest, and reports the machine's death instead of the step's silence.
-pub(super) async fn watch<T>(
-    machine: &dyn Machine,
-    spec: &MachineSpec,
-    step: impl Future<Output = Result<T>>,
-) -> Result<T> {
+pub(super) async fn watch<T>(of: Making<'_>, step: impl Future<Output = Result<T>>) -> Result<T> {
     let silent = || Error::new(ErrorKind::GuestFailed, "The guest stopped answering");
     let result = tokio::time::timeout(BOOT_TIMEOUT, step).await;
     result
         .unwrap_or_else(|_| Err(silent()))
-        .map_err(|error| crate::host::diagnosis::explain(machine, spec, error))
+        .map_err(|error| of.explain(error))
 }
 
 /// Brings the guest to rest and captures it; the machine is gone afterwards.
 pub(super) async fn capture(
-    machine: &dyn Machine,
-    spec: &MachineSpec,
+    of: Making<'_>,
     agent: &mut AgentLink,
     rest: &HostMessage,
     dir: &Path,
@@ -56,7 +66,8 @@ pub(super) async fn capture(
             })
             .await
     };
-    watch(machine, spec, come_to_rest).await?;
+    watch(of, come_to_rest).await?;
+    let machine = of.machine;
     let captured = async {
         lift(machine.pause().await)?;
         // The memory is in its file already; what is written are the devices, some 200 KiB.

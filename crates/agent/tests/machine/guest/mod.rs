@@ -336,7 +336,7 @@ fn start(directory: &Path, begin: &[String]) -> Child {
 /// The rate of the time-stamp counter, which a guest cannot measure by the emulated timer of a busy
 /// host; without one it loses its timers.
 fn clock() -> String {
-    cofferdam_vm::host_tsc_khz().map_or_else(String::new, |khz| {
+    cofferdam_kvm_probe::host_tsc_khz().map_or_else(String::new, |khz| {
         format!(" tsc_early_khz={khz} tsc=reliable")
     })
 }

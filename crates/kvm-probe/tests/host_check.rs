@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cofferdam_vm::{HostView, HypervisorProbe, KvmFinding, KvmProbe, KvmVerdict, probe_in_process};
+use cofferdam_kvm_probe::{HostView, KvmFinding, KvmProbe, KvmVerdict, probe_in_process};
 
 fn view(root: &Path) -> HostView {
     HostView {

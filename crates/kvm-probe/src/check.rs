@@ -1,4 +1,4 @@
-//! The host check as one trait: what holds before the first machine, and what a dead one means.
+//! The host check: what KVM can do before the first machine starts.
 //!
 //! Called by `doctor` and by the choice of a backend. Invariant: a check never panics and never
 //! hangs, whatever the host is like.
@@ -6,23 +6,10 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    diagnose::{self, Diagnosis, Failure},
     finding::{Fix, KvmFinding, KvmVerdict},
     fixes,
     host::{HostFacts, HostView},
 };
-
-/// A hypervisor of the host, looked at from outside.
-pub trait HypervisorProbe: Send + Sync {
-    /// What the hypervisor can really do now.
-    ///
-    /// # Blocking
-    /// For some tens of milliseconds; at most about three seconds on a broken host.
-    fn startup_check(&self) -> KvmFinding;
-
-    /// Why a machine on this hypervisor died or never became ready, if its traces tell.
-    fn diagnose_failure(&self, failure: &Failure<'_>) -> Option<Diagnosis>;
-}
 
 /// The Linux kernel's KVM, as seen through a [`HostView`].
 #[derive(Clone, Debug, Default)]
@@ -36,18 +23,17 @@ impl KvmProbe {
     pub fn new(view: HostView) -> Self {
         Self { view }
     }
-}
 
-impl HypervisorProbe for KvmProbe {
-    fn startup_check(&self) -> KvmFinding {
+    /// What KVM can really do now.
+    ///
+    /// # Blocking
+    /// For some tens of milliseconds; at most about three seconds on a broken host.
+    #[must_use]
+    pub fn startup_check(&self) -> KvmFinding {
         let started = Instant::now();
         let mut finding = check(&self.view);
         finding.elapsed_us = micros(started.elapsed());
         finding
-    }
-
-    fn diagnose_failure(&self, failure: &Failure<'_>) -> Option<Diagnosis> {
-        diagnose::diagnose(failure)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Prints what the host check finds, as JSON: `cargo run -p cofferdam-vm --example probe`.
+//! Prints what the host check finds, as JSON: `cargo run -p cofferdam-kvm-probe --example probe`.
 
 use std::{
     io::{self, Write},
@@ -6,7 +6,7 @@ use std::{
 };
 
 fn main() -> ExitCode {
-    let finding = cofferdam_vm::probe_in_process();
+    let finding = cofferdam_kvm_probe::probe_in_process();
     let Ok(json) = serde_json::to_string_pretty(&finding) else {
         return ExitCode::FAILURE;
     };
