@@ -116,10 +116,6 @@ impl ThrashWatch {
         let (Some(before), now) = (self.last, look()) else {
             return false;
         };
-        log::error(&format!(
-            "look {now:?} before {before:?} starved {}",
-            self.starved
-        ));
         let now = now.filter(|now| now.is_at_limit(&before));
         self.starved = match now {
             Some(now) if now.is_starved(&before) => self.starved + 1,
