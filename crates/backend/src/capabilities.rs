@@ -41,16 +41,14 @@ pub struct BackendCapabilities {
     pub snapshot: SnapshotTier,
     /// Whether one snapshot may be restored many times at once.
     pub fork: bool,
-    /// Whether a guest may have a vsock device.
-    pub vsock: bool,
-    /// Whether `shares` of a spec may be non-empty.
-    pub shares: bool,
     /// Whether `network` of a spec may be present.
     pub network: bool,
+    /// Whether `confidential` of a spec may be present.
+    pub confidential: bool,
     /// Most vCPUs of one machine.
     pub max_vcpus: u8,
-    /// Whether vCPUs or memory may be added while it runs.
-    pub hot_plug: bool,
+    /// Most disks of one machine without a network interface.
+    pub max_disks: usize,
     /// Whether `balloon` works.
     pub balloon: bool,
 }

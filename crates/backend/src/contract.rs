@@ -15,6 +15,7 @@ mod guest;
 mod lifecycle;
 mod listing;
 mod live_captures;
+mod network;
 mod outcome;
 mod refusals;
 mod snapshots;
@@ -22,7 +23,9 @@ mod writer;
 
 use std::{os::unix::net::UnixStream, path::PathBuf, time::Duration};
 
-pub use guest::{BLOCK_BYTES, DISAGREE, Guest, ROUND_BLOCKS, WireGuest, filling, operation};
+pub use guest::{
+    BLOCK_BYTES, DISAGREE, FRAME_TYPE, Guest, ROUND_BLOCKS, WireGuest, filling, operation,
+};
 pub use outcome::{Outcome, Violation};
 
 use crate::{Backend, BoxFuture, Machine, MachineSpec};
@@ -113,6 +116,11 @@ checks! {
     snapshots::damaged_snapshots_are_refused_by_kind,
     snapshots::a_snapshot_fits_only_its_own_shape,
     snapshots::what_a_restored_machine_touched_is_within_its_memory,
+    network::frames_go_both_ways_whole_and_alone,
+    network::the_network_channel_can_be_taken_once_and_only_if_there_is_one,
+    network::restored_machines_have_network_channels_of_their_own,
+    network::a_live_capture_has_the_interface_and_the_machine_keeps_its_own,
+    network::a_snapshot_fits_only_a_machine_with_the_same_interface,
     live_captures::a_captured_machine_and_its_capture_both_go_on_by_one,
     live_captures::memory_is_captured_as_it_was_at_the_moment,
     live_captures::a_capture_that_has_caught_up_is_of_the_moment_too,

@@ -66,8 +66,12 @@ pub enum Bug {
     MeasuresTheDead,
     /// Logs give all lines.
     LogsTooMuch,
-    /// A share is left out without a word.
-    DropsShares,
+    /// A network interface is no capability, and is left out without an error.
+    DropsNetwork,
+    /// Frames of the guest are cut off after 1000 bytes.
+    CutsFrames,
+    /// A restored machine has no network channel.
+    ForgetsNetwork,
     /// It takes any file for a kernel.
     TakesAnyKernel,
     /// Memory is not part of a snapshot.
@@ -171,11 +175,8 @@ impl FakeBackend {
                 "Use a backend that is no fake",
             ))
         };
-        if !spec.shares.is_empty() && !self.has(Bug::DropsShares) {
-            return lacks("A share");
-        }
-        if spec.network.is_some() || !spec.ports.is_empty() {
-            return lacks("A network");
+        if spec.confidential.is_some() {
+            return lacks("Confidential computing");
         }
         let invalid = |what: &str| Error::new(ErrorKind::InvalidSpec, what);
         if spec.vcpus == 0 || spec.vcpus > self.capabilities().max_vcpus {
@@ -184,6 +185,16 @@ impl FakeBackend {
         // 1 TiB: more than any host has.
         if spec.memory_mib == 0 || spec.memory_mib >= 1 << 20 {
             return Err(invalid("The memory size is out of range"));
+        }
+        if spec.block_devices.len() > self.capabilities().max_disks {
+            return Err(invalid("There are too many disks"));
+        }
+        if spec
+            .network
+            .as_ref()
+            .is_some_and(|network| !network.has_valid_mtu())
+        {
+            return Err(invalid("The MTU is out of range"));
         }
         if let Some(disk) = spec.block_devices.iter().find(|disk| !disk.path.exists()) {
             let what = format!("There is no disk `{}`", disk.path.display());
@@ -247,11 +258,10 @@ impl Backend for FakeBackend {
                 SnapshotTier::Live
             },
             fork: true,
-            vsock: false,
-            shares: false,
-            network: false,
+            network: !self.has(Bug::DropsNetwork),
+            confidential: false,
             max_vcpus: 4,
-            hot_plug: false,
+            max_disks: 5,
             balloon: self.has(Bug::BoastsBalloon),
         }
     }

@@ -23,9 +23,9 @@ pub use diagnosis::{Diagnosis, DiagnosisKind, Failure, MachineEnd};
 pub use error::{Error, ErrorKind, Result, unsupported};
 pub use machine::{
     Backend, BoxFuture, DiskFailure, LogKind, Machine, MachineExit, MachineInfo, MachineMetrics,
-    MachineStatus, NetworkInfo, SnapshotFiles,
+    MachineStatus, SnapshotFiles,
 };
 pub use spec::{
-    AgentEntrypoint, BlockDevice, ConfidentialConfig, MachineSpec, MemoryBacking, NetworkSpec,
-    PublishedPort, Share,
+    BlockDevice, ConfidentialConfig, ETHERNET_HEADER_BYTES, MAX_MTU, MIN_MTU, MachineSpec,
+    MemoryBacking, NetworkInterface,
 };

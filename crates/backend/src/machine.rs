@@ -3,7 +3,6 @@
 use std::{
     fmt,
     future::Future,
-    net::IpAddr,
     ops::Range,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -130,8 +129,22 @@ pub trait Machine: Send + Sync + fmt::Debug {
     /// Takes the host's end of the agent channel; it can be taken once.
     fn agent_channel(&self) -> Result<UnixStream>;
 
-    /// Addresses of the guest; `None` without a network.
-    fn network_info(&self) -> Option<NetworkInfo>;
+    /// Takes the host's end of the network interface; it can be taken once. A restored machine has a
+    /// new one. Dropping it takes the guest's link down.
+    ///
+    /// ```text
+    /// [length of the frame in bytes: u32 BE][Ethernet frame without its check sum]
+    /// ```
+    /// The stream never ends while the machine lives; a frame that the host writes while the guest
+    /// does not receive waits in the socket. Frames of the guest are untrusted: of any length up to
+    /// the largest `u32`, though a sound backend sends none above the MTU with its header.
+    ///
+    /// *Source:* QEMU 7.2 `net/stream.c`.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::WrongState`] when it was taken, for a machine without an interface, and
+    /// for an attached handle.
+    fn network_channel(&self) -> Result<UnixStream>;
 
     /// The parts that it has used so far of the memory file that it was restored from: ranges of
     /// bytes from the file's start, in order and apart. A page may count with its neighbours.
@@ -195,15 +208,6 @@ pub struct MachineInfo {
     pub run_dir: PathBuf,
     /// Whether that very process still lives.
     pub alive: bool,
-}
-
-/// Addresses of a guest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetworkInfo {
-    /// Addresses with prefix lengths.
-    pub addresses: Vec<(IpAddr, u8)>,
-    /// Gateways.
-    pub gateways: Vec<IpAddr>,
 }
 
 /// What a machine uses.

@@ -1,11 +1,11 @@
 //! A machine as asked for, in terms that no backend owns.
 //!
-//! Every policy is here with its safe value as the default, so that no conversion can drop one.
-//! Unknown fields are errors; absent optional ones take their defaults.
+//! A backend honours every field or refuses it. Unknown fields are errors; absent optional ones take
+//! their defaults. What the guest learns from its agent, such as addresses, is no part of a machine.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::path::PathBuf;
 
-use cofferdam_types::{ResourceLimits, SandboxId};
+use cofferdam_types::{MacAddress, SandboxId};
 use serde::{Deserialize, Serialize};
 
 /// A machine as asked for.
@@ -33,39 +33,18 @@ pub struct MachineSpec {
     /// Disks, in order.
     #[serde(default)]
     pub block_devices: Vec<BlockDevice>,
-    /// Host directories for the guest.
+    /// The guest's network interface; `None` for no interface at all.
     #[serde(default)]
-    pub shares: Vec<Share>,
-    /// The guest's network; none is no interface at all.
-    #[serde(default)]
-    pub network: Option<NetworkSpec>,
-    /// Guest ports reachable on the host.
-    #[serde(default)]
-    pub ports: Vec<PublishedPort>,
+    pub network: Option<NetworkInterface>,
     /// File for the guest's console, kept at a bounded size.
     pub console_log: PathBuf,
     /// File for what the VMM prints, kept at a bounded size.
     pub vmm_log: PathBuf,
     /// Directory for the machine's sockets and its record; private to the user.
     pub run_dir: PathBuf,
-    /// What the agent runs.
-    #[serde(default)]
-    pub entrypoint: Option<AgentEntrypoint>,
-    /// Working directory of the entrypoint.
-    #[serde(default = "default_workdir")]
-    pub workdir: String,
-    /// `uid`, `uid:gid`, `user` or `user:group`; root when absent.
-    #[serde(default)]
-    pub user: Option<String>,
-    /// Limits inside the guest.
-    #[serde(default)]
-    pub limits: ResourceLimits,
     /// Confidential computing.
     #[serde(default)]
     pub confidential: Option<ConfidentialConfig>,
-    /// Labels.
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
 }
 
 /// Where guest memory lives on the host.
@@ -93,62 +72,35 @@ pub struct BlockDevice {
     pub read_only: bool,
 }
 
-/// A host directory for the guest.
+/// The guest's network interface. The host's end is [`crate::Machine::network_channel`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Share {
-    /// Tag that the guest mounts.
-    pub tag: String,
-    /// Directory on the host.
-    pub path: PathBuf,
-    /// Whether the guest may not write; enforced on the host.
-    #[serde(default = "yes")]
-    pub read_only: bool,
+pub struct NetworkInterface {
+    /// Its address when the machine boots. A restored guest has the captured address until its agent
+    /// sets another, whatever this is.
+    pub mac: MacAddress,
+    /// Largest IP packet that the guest is offered, in bytes: [`MIN_MTU`] to [`MAX_MTU`]. A restored
+    /// machine must have the MTU of the captured one.
+    pub mtu: u16,
 }
 
-/// The guest's network interface.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NetworkSpec {
-    /// MAC address, `aa:bb:cc:dd:ee:ff`.
-    pub mac: String,
-    /// Guest addresses with prefix lengths.
-    pub addresses: Vec<(IpAddr, u8)>,
-    /// Gateways.
-    pub gateways: Vec<IpAddr>,
-    /// DNS servers.
-    #[serde(default)]
-    pub dns_servers: Vec<IpAddr>,
+impl NetworkInterface {
+    /// Whether the MTU is one that an interface can have.
+    #[must_use]
+    pub const fn has_valid_mtu(&self) -> bool {
+        MIN_MTU <= self.mtu && self.mtu <= MAX_MTU
+    }
 }
 
-/// A guest port reachable on the host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PublishedPort {
-    /// Address on the host.
-    pub host_address: IpAddr,
-    /// Port on the host.
-    pub host_port: u16,
-    /// Port in the guest.
-    pub guest_port: u16,
-    /// Whether it is UDP; else TCP.
-    #[serde(default)]
-    pub udp: bool,
-}
+/// Least MTU in bytes: the least of IPv6. Source: RFC 8200, section 5.
+pub const MIN_MTU: u16 = 1280;
 
-/// What the agent runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AgentEntrypoint {
-    /// Program.
-    pub executable: String,
-    /// Arguments without the program's name.
-    #[serde(default)]
-    pub args: Vec<String>,
-    /// `KEY=VALUE`.
-    #[serde(default)]
-    pub env: Vec<String>,
-}
+/// Largest MTU in bytes: what the guest's driver has room for with an Ethernet header before it.
+/// Source: Linux `drivers/net/virtio_net.c`, `MAX_MTU`; QEMU's `host_mtu` takes up to 65535.
+pub const MAX_MTU: u16 = 65520;
+
+/// Bytes of an Ethernet header ahead of an IP packet.
+pub const ETHERNET_HEADER_BYTES: usize = 14;
 
 /// Confidential computing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,14 +120,6 @@ const fn default_memory_mib() -> u32 {
     512
 }
 
-fn default_workdir() -> String {
-    "/".to_owned()
-}
-
-const fn yes() -> bool {
-    true
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,8 +135,7 @@ mod tests {
     fn absent_optional_fields_take_the_safe_defaults() {
         let spec: MachineSpec = serde_json::from_str(&minimal()).unwrap();
         assert_eq!((spec.vcpus, spec.memory_mib), (2, 512));
-        assert!(spec.network.is_none() && spec.ports.is_empty() && spec.shares.is_empty());
-        assert_eq!(spec.workdir, "/");
+        assert!(spec.network.is_none() && spec.confidential.is_none());
         let again = serde_json::from_str(&serde_json::to_string(&spec).unwrap());
         assert_eq!(spec, again.unwrap());
     }
@@ -204,8 +147,17 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_read_only_unless_it_says_otherwise() {
-        let share: Share = serde_json::from_str(r#"{"tag":"t","path":"/p"}"#).unwrap();
-        assert!(share.read_only);
+    fn an_mtu_is_within_what_interfaces_have() {
+        for (mtu, valid) in [
+            (0, false),
+            (1279, false),
+            (1280, true),
+            (65520, true),
+            (65535, false),
+        ] {
+            let text = format!(r#"{{"mac":"02:00:00:00:00:01","mtu":{mtu}}}"#);
+            let network: NetworkInterface = serde_json::from_str(&text).unwrap();
+            assert_eq!(network.has_valid_mtu(), valid, "{mtu}");
+        }
     }
 }

@@ -159,7 +159,7 @@ bugs! {
         an_attached_handle_sees_and_ends_the_machine_but_does_not_own_it,
     contradicting_capabilities_are_noticed: ContradictsItself =>
         the_capabilities_agree_with_each_other,
-    a_share_left_out_is_noticed: DropsShares =>
+    a_network_left_out_is_noticed: DropsNetwork =>
         what_is_not_among_the_capabilities_is_unsupported,
     a_snapshot_that_is_no_capability_is_noticed: ContradictsItself =>
         what_is_not_among_the_capabilities_is_unsupported,
@@ -200,6 +200,15 @@ bugs! {
     a_second_capture_is_noticed: CapturesTwice => a_machine_has_one_capture_at_a_time,
     a_running_moment_is_noticed: CapturesRunning => only_a_paused_machine_is_taken_and_only_once,
     a_second_moment_is_noticed: TakesAgain => only_a_paused_machine_is_taken_and_only_once,
+    cut_frames_are_noticed: CutsFrames => frames_go_both_ways_whole_and_alone,
+    a_second_network_channel_is_noticed: GivesChannelTwice =>
+        the_network_channel_can_be_taken_once_and_only_if_there_is_one,
+    a_forgotten_network_is_noticed: ForgetsNetwork =>
+        restored_machines_have_network_channels_of_their_own,
+    a_network_forgotten_by_a_capture_is_noticed: ForgetsNetwork =>
+        a_live_capture_has_the_interface_and_the_machine_keeps_its_own,
+    an_interface_that_does_not_fit_is_noticed: TakesAnyShape =>
+        a_snapshot_fits_only_a_machine_with_the_same_interface,
     a_survivor_of_a_reap_is_noticed: ReapsNothing =>
         what_a_dead_owner_left_is_reaped_and_nothing_else,
     a_record_of_a_reaped_machine_is_noticed: LeavesRecords =>

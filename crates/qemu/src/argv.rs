@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 
-use cofferdam_backend::{BlockDevice, Error, ErrorKind, Result};
+use cofferdam_backend::{BlockDevice, Error, ErrorKind, NetworkInterface, Result};
 use cofferdam_proto::AGENT_PORT_NAME;
 use serde_json::{Value, json};
 
@@ -20,6 +20,7 @@ pub(crate) mod fd {
     pub(crate) const CONTROL: i32 = 11;
     pub(crate) const CONSOLE: i32 = 12;
     pub(crate) const STATE: i32 = 13;
+    pub(crate) const NETWORK: i32 = 14;
 }
 
 /// The machine. ACPI is off because the guest kernel has none. The RTC stays on: a kernel that
@@ -89,6 +90,9 @@ pub(crate) fn argv(plan: &Plan) -> Result<Vec<OsString>> {
         let node = disk_node(index);
         args.json("-blockdev", &block_node(&node, disk)?);
         args.json("-device", &block_device(&node, &disk_device(index), disk));
+    }
+    if let Some(interface) = &plan.network {
+        network(&mut args, interface);
     }
     match &plan.begin {
         Begin::Boot {
@@ -191,6 +195,24 @@ fn devices(args: &mut Args) {
     );
 }
 
+/// Frames go through an inherited, connected socket. There is no other network, so nothing of QEMU's
+/// listens or connects. The guest announces itself by its agent, not by its driver, which would do
+/// it with the addresses of the captured machine.
+fn network(args: &mut Args, interface: &NetworkInterface) {
+    let descriptor = json!({ "type": "fd", "str": fd::NETWORK.to_string() });
+    args.json(
+        "-netdev",
+        &json!({ "type": "stream", "id": "net0", "server": false, "addr": descriptor }),
+    );
+    args.json(
+        "-device",
+        &json!({
+            "driver": "virtio-net-device", "id": "net0-device", "netdev": "net0",
+            "mac": interface.mac.to_string(), "host_mtu": interface.mtu, "guest_announce": false,
+        }),
+    );
+}
+
 /// A read-only image is shared by many machines, so it is not locked; a writable one is locked by
 /// QEMU, so that two machines cannot have it. `threads` rather than io_uring: a root image lies
 /// in the page cache, and fewer kernel interfaces are within a guest's reach. A machine that goes on
@@ -243,6 +265,7 @@ mod tests {
             memory_mib: 512,
             memory: Memory::Anonymous,
             disks: Vec::new(),
+            network: None,
             begin: Begin::Boot {
                 kernel: "/kernels/vmlinux".into(),
                 initrd: Some("/kernels/initramfs.cpio".into()),
@@ -305,6 +328,12 @@ mod tests {
             disk("upper", "/sandboxes/with \"quotes\"/upper.img", false),
         ];
         golden("boot-disks", &Plan { disks, ..plan() });
+    }
+
+    #[test]
+    fn a_boot_with_a_network_interface() {
+        let network = Some(crate::testing::network());
+        golden("boot-network", &Plan { network, ..plan() });
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl QemuBackend {
         let spawned: Spawned =
             spawn::spawn(program, &plan, spec, self.name(), Some(state.into())).await?;
         let machine = QemuMachine::started(spawned, spec, shape, origin)?;
-        match control::load(machine.qmp()?).await {
+        match control::load(machine.qmp()?, spec.network.is_some()).await {
             Ok(()) => Ok(Box::new(machine)),
             // The files were whole, so what QEMU refuses is what they hold.
             Err(error) => Err(died(&machine, ErrorKind::BadSnapshot, error).await),
@@ -252,11 +252,10 @@ impl Backend for QemuBackend {
             pause_resume: true,
             snapshot: SnapshotTier::Live,
             fork: true,
-            vsock: false,
-            shares: false,
-            network: false,
+            network: true,
+            confidential: false,
             max_vcpus: map::MAX_VCPUS,
-            hot_plug: false,
+            max_disks: map::MAX_DISKS,
             balloon: true,
         }
     }

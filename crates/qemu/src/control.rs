@@ -55,17 +55,20 @@ pub(crate) async fn greet(qmp: &Qmp) -> Result<()> {
 }
 
 /// Has a QEMU that was started for it load the captured state; waits until the guest runs. All
-/// is sent at once, before QEMU has even begun to read.
-pub(crate) async fn load(qmp: &Qmp) -> Result<()> {
+/// is sent at once, before QEMU has even begun to read. With a network interface, QEMU sends no
+/// frames in the guest's name: it would announce the captured address, five times in a second.
+pub(crate) async fn load(qmp: &Qmp, network: bool) -> Result<()> {
     let mut events = qmp.events();
     let uri = json!({ "uri": format!("fd:{}", fd::STATE) });
-    let answers = qmp
-        .pipeline(vec![
-            ("qmp_capabilities", Value::Null),
-            ("migrate-set-capabilities", capture_capabilities()),
-            ("migrate-incoming", uri),
-        ])
-        .await?;
+    let mut commands = vec![
+        ("qmp_capabilities", Value::Null),
+        ("migrate-set-capabilities", capture_capabilities()),
+    ];
+    if network {
+        commands.push(("migrate-set-parameters", json!({ "announce-rounds": 0 })));
+    }
+    commands.push(("migrate-incoming", uri));
+    let answers = qmp.pipeline(commands).await?;
     within(START_TIMEOUT, "QEMU's answer", answers).await??;
     let runs = events.running.wait_for(|running| *running == Some(true));
     within(START_TIMEOUT, "the captured state", runs)

@@ -1,6 +1,6 @@
 //! The machine: what can be done with a QEMU that runs.
 //!
-//! Locks: `agent`, `run_dir` and `usage` are each held for a few instructions and never across an await.
+//! Locks: `agent`, `network`, `run_dir` and `usage` are each held for a few instructions and never across an await.
 
 use std::{
     io,
@@ -13,7 +13,7 @@ use std::{
 
 use cofferdam_backend::{
     BoxFuture, Capture, CapturePlan, DiskFailure, Error, ErrorKind, LogKind, Machine, MachineExit,
-    MachineMetrics, MachineSpec, MachineStatus, NetworkInfo, Result, SnapshotFiles, log_files,
+    MachineMetrics, MachineSpec, MachineStatus, Result, SnapshotFiles, log_files,
 };
 use cofferdam_types::{SandboxId, Signal};
 use tokio::time::timeout;
@@ -44,6 +44,7 @@ pub(crate) struct QemuMachine {
 #[derive(Debug)]
 struct OwnedParts {
     agent: Mutex<Option<UnixStream>>,
+    network: Mutex<Option<UnixStream>>,
     /// Where its record is.
     run_dir: Mutex<PathBuf>,
     /// Captures hold it too; it keeps no machine alive.
@@ -87,6 +88,7 @@ impl QemuMachine {
             }),
             owned: Some(OwnedParts {
                 agent: Mutex::new(Some(spawned.agent)),
+                network: Mutex::new(spawned.network),
                 run_dir: Mutex::new(spec.run_dir.clone()),
                 controlled: Arc::new(controlled),
                 discards: spawned.makes_holes,
@@ -241,21 +243,13 @@ impl Machine for QemuMachine {
     }
 
     fn agent_channel(&self) -> Result<UnixStream> {
-        let mut agent = self
-            .owned()?
-            .agent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        agent.take().ok_or_else(|| {
-            Error::new(
-                ErrorKind::WrongState,
-                "The agent channel has been taken already",
-            )
-        })
+        let taken = "The agent channel has been taken already";
+        take(&self.owned()?.agent, taken)
     }
 
-    fn network_info(&self) -> Option<NetworkInfo> {
-        None
+    fn network_channel(&self) -> Result<UnixStream> {
+        let taken = "There is no network interface whose channel can be taken";
+        take(&self.owned()?.network, taken)
     }
 
     fn touched_memory(&self) -> BoxFuture<'_, Result<Option<Vec<Range<u64>>>>> {
@@ -344,6 +338,13 @@ impl Machine for QemuMachine {
                 .await
         })
     }
+}
+
+fn take(channel: &Mutex<Option<UnixStream>>, absent: &str) -> Result<UnixStream> {
+    let mut channel = channel.lock().unwrap_or_else(PoisonError::into_inner);
+    channel
+        .take()
+        .ok_or_else(|| Error::new(ErrorKind::WrongState, absent))
 }
 
 impl Drop for QemuMachine {

@@ -6,13 +6,15 @@ use std::{
 };
 
 use cofferdam_backend::{
-    BlockDevice, Error, ErrorKind, MachineSpec, MemoryBacking, Result, unsupported,
+    BlockDevice, Error, ErrorKind, MAX_MTU, MIN_MTU, MachineSpec, MemoryBacking, NetworkInterface,
+    Result, unsupported,
 };
 
 use crate::{accel::Accel, kernel};
 
 /// `microvm` without its second I/O APIC has eight virtio-mmio slots (QEMU
-/// `hw/i386/microvm.c`, `VIRTIO_NUM_TRANSPORTS`); entropy, balloon and console take three.
+/// `hw/i386/microvm.c`, `VIRTIO_NUM_TRANSPORTS`); entropy, balloon and console take three. A network
+/// interface takes one more.
 pub(crate) const MAX_DISKS: usize = 5;
 
 /// More vCPUs than this gain nothing on the hosts that there are; the guest kernel's NR_CPUS and
@@ -35,6 +37,7 @@ pub(crate) struct Plan {
     pub(crate) memory_mib: u32,
     pub(crate) memory: Memory,
     pub(crate) disks: Vec<BlockDevice>,
+    pub(crate) network: Option<NetworkInterface>,
     pub(crate) begin: Begin,
 }
 
@@ -122,9 +125,25 @@ pub(crate) fn check(spec: &MachineSpec) -> Result<()> {
         )));
     }
     check_host_memory(spec.memory_mib)?;
-    if spec.block_devices.len() > MAX_DISKS {
+    check_network(spec)?;
+    check_disks(spec)
+}
+
+fn check_network(spec: &MachineSpec) -> Result<()> {
+    match &spec.network {
+        Some(network) if !network.has_valid_mtu() => Err(invalid(format!(
+            "The MTU `{}` is not between {MIN_MTU} and {MAX_MTU} bytes",
+            network.mtu
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn check_disks(spec: &MachineSpec) -> Result<()> {
+    let most = MAX_DISKS - usize::from(spec.network.is_some());
+    if spec.block_devices.len() > most {
         return Err(invalid(format!(
-            "`{}` disks are more than the {MAX_DISKS} that a machine has slots for",
+            "`{}` disks are more than the {most} that such a machine has slots for",
             spec.block_devices.len()
         )));
     }
@@ -144,25 +163,12 @@ pub(crate) fn check(spec: &MachineSpec) -> Result<()> {
 }
 
 fn refuse_unsupported(spec: &MachineSpec) -> Result<()> {
-    let refuse = |asked: &str| {
-        let available = "disks, the agent channel, a console, entropy and a balloon";
-        Err(unsupported(
-            asked,
-            available,
-            "Leave it out, or use another backend",
-        ))
-    };
-    if !spec.shares.is_empty() {
-        return refuse("A shared host directory");
-    }
-    if spec.network.is_some() {
-        return refuse("A network interface");
-    }
-    if !spec.ports.is_empty() {
-        return refuse("A published port");
-    }
     if spec.confidential.is_some() {
-        return refuse("Confidential computing");
+        return Err(unsupported(
+            "Confidential computing",
+            "disks, a network interface, the agent channel, a console, entropy and a balloon",
+            "Leave it out, or use another backend",
+        ));
     }
     Ok(())
 }
@@ -178,6 +184,7 @@ fn plan(accel: Accel, spec: &MachineSpec, memory: Memory, begin: Begin) -> Resul
         memory_mib: spec.memory_mib,
         memory,
         disks: spec.block_devices.clone(),
+        network: spec.network.clone(),
         begin,
     })
 }
@@ -273,7 +280,7 @@ fn invalid(what: String) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use cofferdam_backend::Share;
+    use cofferdam_backend::ConfidentialConfig;
 
     use super::*;
     use crate::testing;
@@ -291,12 +298,11 @@ mod tests {
 
     #[test]
     fn what_the_backend_lacks_is_unsupported() {
-        let share = Share {
-            tag: "t".into(),
-            path: "/".into(),
-            read_only: true,
+        let confidential = ConfidentialConfig {
+            kind: "snp".into(),
+            config: "/c".into(),
         };
-        let error = refusal(|spec| spec.shares.push(share));
+        let error = refusal(|spec| spec.confidential = Some(confidential));
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.hint_text().is_some());
     }
@@ -330,6 +336,33 @@ mod tests {
                 refusal(|spec| spec.block_devices = ids.iter().map(|id| disk(id)).collect());
             assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{ids:?}");
         }
+    }
+
+    #[test]
+    fn a_network_interface_takes_the_slot_of_a_disk() {
+        let mut spec = testing::spec(Path::new("/r"));
+        spec.block_devices = (0..MAX_DISKS)
+            .map(|number| BlockDevice {
+                id: format!("disk{number}"),
+                path: "/d".into(),
+                read_only: true,
+            })
+            .collect();
+        check(&spec).unwrap();
+        spec.network = Some(testing::network());
+        assert_eq!(check(&spec).unwrap_err().kind(), ErrorKind::InvalidSpec);
+        spec.block_devices.pop();
+        check(&spec).unwrap();
+    }
+
+    #[test]
+    fn an_mtu_of_no_interface_is_invalid() {
+        let network = NetworkInterface {
+            mtu: 100,
+            ..testing::network()
+        };
+        let error = refusal(|spec| spec.network = Some(network));
+        assert_eq!(error.kind(), ErrorKind::InvalidSpec);
     }
 
     #[test]

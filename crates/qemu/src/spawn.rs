@@ -29,6 +29,8 @@ pub(crate) struct Spawned {
     pub(crate) process: Process,
     pub(crate) qmp: Qmp,
     pub(crate) agent: UnixStream,
+    /// The host's end of the network interface, if there is one.
+    pub(crate) network: Option<UnixStream>,
     pub(crate) started: Instant,
     /// Whether holes that it punches into its disks are made.
     pub(crate) makes_holes: bool,
@@ -55,6 +57,9 @@ pub(crate) async fn spawn(
         (console_child.into(), fd::CONSOLE),
     ];
     fds.extend(state.map(|state| (state, fd::STATE)));
+    let network = plan.network.as_ref().map(|_| pair()).transpose()?;
+    let (network, network_child) = network.unzip();
+    fds.extend(network_child.map(|child| (child.into(), fd::NETWORK)));
     let launch = Launch {
         program: program.path.clone(),
         args: args(program, plan)?,
@@ -93,6 +98,7 @@ pub(crate) async fn spawn(
         process,
         qmp,
         agent,
+        network,
         started,
         makes_holes,
     })

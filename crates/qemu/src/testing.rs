@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cofferdam_backend::MachineSpec;
+use cofferdam_backend::{MachineSpec, NetworkInterface};
 
 /// A spec without disks whose files are in `dir`.
 pub(crate) fn spec(dir: &Path) -> MachineSpec {
@@ -16,6 +16,11 @@ pub(crate) fn spec(dir: &Path) -> MachineSpec {
         dir.display(),
     );
     serde_json::from_str(&text).unwrap()
+}
+
+/// A network interface.
+pub(crate) fn network() -> NetworkInterface {
+    serde_json::from_str(r#"{"mac":"02:00:00:00:00:01","mtu":1500}"#).unwrap()
 }
 
 /// A file that is a kernel as far as its headers go.

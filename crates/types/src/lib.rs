@@ -7,6 +7,7 @@ mod capabilities;
 mod digest;
 mod id;
 mod lease;
+mod mac;
 mod platform;
 mod privileges;
 mod sandbox;
@@ -19,6 +20,7 @@ pub use capabilities::{BridgeBackend, GuestChannel, HostFamily, PlatformCapabili
 pub use digest::{Digest, ParseDigestError};
 pub use id::{ParseIdError, SandboxId, SnapshotId, valid_name};
 pub use lease::{LeaseSpec, OnTimeout};
+pub use mac::{MacAddress, ParseMacError};
 pub use platform::{ParsePlatformError, Platform};
 pub use privileges::{Capability, CapabilitySet, ParseCapabilityError, Privileges};
 pub use sandbox::{

@@ -19,6 +19,10 @@ pub const BLOCK_BYTES: u64 = 128 << 10;
 /// Blocks that [`Guest::begin_rounds`] writes in turn.
 pub const ROUND_BLOCKS: u64 = 16;
 
+/// The type of the frames that guest and host exchange. Source: IEEE 802-2014, 9.2.4, for local
+/// experiments.
+pub const FRAME_TYPE: [u8; 2] = [0x88, 0xb5];
+
 /// The answer to [`operation::ROUNDS`] of a guest whose disk and memory disagree.
 pub const DISAGREE: u64 = u64::MAX;
 
@@ -38,6 +42,13 @@ pub mod operation {
     pub const BEGIN_ROUNDS: u8 = 5;
     /// Answers the rounds that are over, or [`super::DISAGREE`](super::DISAGREE).
     pub const ROUNDS: u8 = 6;
+    /// Waits for a frame of the type [`super::FRAME_TYPE`] from the host, sends it back with sender
+    /// and receiver exchanged, and answers its length.
+    pub const ECHO: u8 = 7;
+    /// Answers the address of the network interface: its six bytes, the first in the lowest byte.
+    pub const MAC: u8 = 8;
+    /// Gives the network interface the address `a`, as [`MAC`] answers it.
+    pub const SET_MAC: u8 = 9;
 }
 
 /// A program in the guest with a counter, an area of memory and a disk.
@@ -92,6 +103,31 @@ pub trait Guest: Send + Sync {
     /// # Errors
     /// As for [`Guest::tick`].
     fn rounds(&mut self) -> io::Result<Option<u64>>;
+
+    /// Asks the guest to send the next frame of the type [`FRAME_TYPE`] back, without waiting for
+    /// it.
+    ///
+    /// # Errors
+    /// The channel's.
+    fn begin_echo(&mut self) -> io::Result<()>;
+
+    /// Waits for the answer to [`Guest::begin_echo`]: the length of the frame in bytes.
+    ///
+    /// # Errors
+    /// As for [`Guest::tick`].
+    fn end_echo(&mut self) -> io::Result<u64>;
+
+    /// The address of the network interface.
+    ///
+    /// # Errors
+    /// As for [`Guest::tick`].
+    fn mac(&mut self) -> io::Result<[u8; 6]>;
+
+    /// Gives the network interface another address.
+    ///
+    /// # Errors
+    /// As for [`Guest::tick`].
+    fn set_mac(&mut self, mac: [u8; 6]) -> io::Result<()>;
 }
 
 /// The word that page `page` is full of when filled by `seed`: zero by the seed 0 and no other.
@@ -145,6 +181,11 @@ impl WireGuest {
 
     fn call(&mut self, operation: u8, a: u64, b: u64) -> io::Result<u64> {
         self.ask(operation, a, b)?;
+        self.awaited()
+    }
+
+    /// The answer to the last question.
+    fn awaited(&mut self) -> io::Result<u64> {
         while self.stale > 0 {
             self.answer()?;
             self.stale -= 1;
@@ -198,5 +239,24 @@ impl Guest for WireGuest {
     fn rounds(&mut self) -> io::Result<Option<u64>> {
         let rounds = self.call(operation::ROUNDS, 0, 0)?;
         Ok((rounds != DISAGREE).then_some(rounds))
+    }
+
+    fn begin_echo(&mut self) -> io::Result<()> {
+        self.ask(operation::ECHO, 0, 0)
+    }
+
+    fn end_echo(&mut self) -> io::Result<u64> {
+        self.awaited()
+    }
+
+    fn mac(&mut self) -> io::Result<[u8; 6]> {
+        let [a, b, c, d, e, f, ..] = self.call(operation::MAC, 0, 0)?.to_le_bytes();
+        Ok([a, b, c, d, e, f])
+    }
+
+    fn set_mac(&mut self, mac: [u8; 6]) -> io::Result<()> {
+        let [a, b, c, d, e, f] = mac;
+        let word = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+        self.call(operation::SET_MAC, word, 0).map(drop)
     }
 }

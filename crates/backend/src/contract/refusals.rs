@@ -1,13 +1,15 @@
 //! What a backend says that it can do, and what it refuses.
 
-use std::net::{IpAddr, Ipv4Addr};
+use cofferdam_types::MacAddress;
 
 use super::{
     Harness, Outcome, Running,
     clock::bounded,
     outcome::{ensure, refused},
 };
-use crate::{BlockDevice, ErrorKind, MachineSpec, NetworkSpec, PublishedPort, Share, SnapshotTier};
+use crate::{
+    BlockDevice, ConfidentialConfig, ErrorKind, MachineSpec, NetworkInterface, SnapshotTier,
+};
 
 pub(super) async fn the_capabilities_agree_with_each_other(harness: &dyn Harness) -> Outcome {
     let backend = harness.backend();
@@ -15,8 +17,8 @@ pub(super) async fn the_capabilities_agree_with_each_other(harness: &dyn Harness
     ensure(!can.fork || can.snapshot >= SnapshotTier::Memory, || {
         "it forks without snapshots of memory".to_owned()
     })?;
-    ensure(can.max_vcpus >= 1, || {
-        "a machine has no processor".to_owned()
+    ensure(can.max_vcpus >= 1 && can.max_disks >= 2, || {
+        "a machine has no processor, or not the disks of a sandbox".to_owned()
     })?;
     ensure(!backend.name().is_empty(), || "it has no name".to_owned())?;
     let probe = backend.probe();
@@ -55,33 +57,25 @@ pub(super) async fn what_is_not_among_the_capabilities_is_unsupported(
 ) -> Outcome {
     let can = harness.backend().capabilities();
     let kinds = [ErrorKind::Unsupported];
-    let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    if !can.shares {
-        let share = Share {
-            tag: "share".to_owned(),
-            path: harness.directory(),
-            read_only: true,
-        };
-        refuses(harness, "a share", &kinds, |spec| spec.shares.push(share)).await?;
-    }
     if !can.network {
-        let network = NetworkSpec {
-            mac: "02:00:00:00:00:01".to_owned(),
-            addresses: vec![(address, 8)],
-            gateways: Vec::new(),
-            dns_servers: Vec::new(),
+        let network = NetworkInterface {
+            mac: MacAddress::from_random([1; 6]),
+            mtu: 1500,
         };
         refuses(harness, "a network", &kinds, |spec| {
             spec.network = Some(network);
         })
         .await?;
-        let port = PublishedPort {
-            host_address: address,
-            host_port: 1,
-            guest_port: 1,
-            udp: false,
+    }
+    if !can.confidential {
+        let confidential = ConfidentialConfig {
+            kind: "snp".to_owned(),
+            config: harness.directory().join("config"),
         };
-        refuses(harness, "a port", &kinds, |spec| spec.ports.push(port)).await?;
+        refuses(harness, "confidential computing", &kinds, |spec| {
+            spec.confidential = Some(confidential);
+        })
+        .await?;
     }
     let Running { machine, .. } = Running::start(harness, &harness.spec()).await?;
     if can.snapshot < SnapshotTier::Memory {
@@ -125,13 +119,32 @@ pub(super) async fn impossible_specs_are_refused_before_anything_starts(
         spec.kernel = text;
     })
     .await?;
-    let disk = BlockDevice {
-        id: "disk".to_owned(),
-        path: missing,
+    let disk = |id: String, path| BlockDevice {
+        id,
+        path,
         read_only: true,
     };
     refuses(harness, "a missing disk", &kinds, |spec| {
-        spec.block_devices.push(disk);
+        spec.block_devices.push(disk("disk".to_owned(), missing));
+    })
+    .await?;
+    let file = harness.directory().join("disk");
+    std::fs::write(&file, [0; 4096])?;
+    let more = harness.backend().capabilities().max_disks + 1;
+    refuses(harness, "too many disks", &kinds, |spec| {
+        spec.block_devices = (0..more)
+            .map(|number| disk(format!("disk{number}"), file.clone()))
+            .collect();
+    })
+    .await?;
+    if !harness.backend().capabilities().network {
+        return Ok(());
+    }
+    refuses(harness, "an MTU of 0", &kinds, |spec| {
+        spec.network = Some(NetworkInterface {
+            mac: MacAddress::from_random([1; 6]),
+            mtu: 0,
+        });
     })
     .await
 }

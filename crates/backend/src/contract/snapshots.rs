@@ -19,19 +19,27 @@ fn captures(harness: &dyn Harness) -> bool {
 }
 
 /// A snapshot, the spec of its machine, and the guest's last answer before it.
-struct Captured {
-    files: SnapshotFiles,
+pub(super) struct Captured {
+    pub(super) files: SnapshotFiles,
     spec: MachineSpec,
     last: u64,
 }
 
 async fn capture(harness: &dyn Harness, shared: bool) -> Result<Captured, Violation> {
+    capture_of(harness, harness.spec(), shared).await
+}
+
+/// A capture of a machine of `spec`, whose memory is a shared file if so asked.
+pub(super) async fn capture_of(
+    harness: &dyn Harness,
+    mut spec: MachineSpec,
+    shared: bool,
+) -> Result<Captured, Violation> {
     let dir = harness.directory();
     let files = SnapshotFiles {
         memory: dir.join("memory"),
         state: dir.join("state"),
     };
-    let mut spec = harness.spec();
     if shared {
         spec.memory = MemoryBacking::SharedFile(files.memory.clone());
     }
@@ -51,8 +59,17 @@ async fn capture(harness: &dyn Harness, shared: bool) -> Result<Captured, Violat
 }
 
 impl Captured {
+    /// Another capture of the same machine.
+    pub(super) fn with_files(&self, files: SnapshotFiles) -> Self {
+        Self {
+            files,
+            spec: self.spec.clone(),
+            last: self.last,
+        }
+    }
+
     /// A spec for one more machine of the same shape, with private memory.
-    fn spec(&self, harness: &dyn Harness) -> MachineSpec {
+    pub(super) fn spec(&self, harness: &dyn Harness) -> MachineSpec {
         MachineSpec {
             memory: MemoryBacking::Private,
             ..MachineSpec {
@@ -62,7 +79,7 @@ impl Captured {
         }
     }
 
-    async fn fork(&self, harness: &dyn Harness) -> Result<Running, Violation> {
+    pub(super) async fn fork(&self, harness: &dyn Harness) -> Result<Running, Violation> {
         let spec = self.spec(harness);
         let restored = harness.backend().restore(&self.files, &spec);
         Running::meet(harness, bounded(harness, "restore", restored).await??)

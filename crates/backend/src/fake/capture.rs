@@ -9,6 +9,7 @@ use std::{
 use super::{
     Bug,
     contents::{Contents, disk_failed},
+    guest::HEAD_WORDS,
     inner::Inner,
     snapshot,
 };
@@ -124,7 +125,7 @@ impl FakeCapture {
         if inner.has(Bug::LosesZeroes)
             && let Some(origin) = inner.origin()
         {
-            let pages = moment.words.iter_mut().zip(origin).skip(3);
+            let pages = moment.words.iter_mut().zip(origin).skip(HEAD_WORDS);
             pages
                 .filter(|(word, _)| **word == 0)
                 .for_each(|(word, old)| *word = old);
@@ -148,10 +149,9 @@ impl FakeCapture {
             moment.disks = self.inner.contents()?.disks;
         }
         if let Some(files) = &self.plan.memory {
-            let (vcpus, memory_mib) = self.inner.shape();
-            snapshot::make_memory(&files.memory, memory_mib)?;
+            snapshot::make_memory(&files.memory, self.inner.memory_mib)?;
             snapshot::write_memory(&files.memory, &moment.words)?;
-            snapshot::write_state(&files.state, vcpus, memory_mib)?;
+            snapshot::write_state(&files.state, self.inner.shape)?;
         }
         for (path, bytes) in self.plan.disks.iter().zip(&moment.disks) {
             fs::write(path, bytes).map_err(disk_failed)?;

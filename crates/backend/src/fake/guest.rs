@@ -11,7 +11,11 @@ use std::{
     thread,
 };
 
+use super::Bug;
 use crate::contract::{BLOCK_BYTES, DISAGREE, ROUND_BLOCKS, filling, operation};
+
+/// Words ahead of the area of pages.
+pub(super) const HEAD_WORDS: usize = 4;
 
 /// Guest memory, as far as anyone looks at it.
 #[derive(Debug, Default)]
@@ -23,6 +27,8 @@ struct Words {
     /// Rounds that are over, or [`DISAGREE`].
     rounds: u64,
     writes_rounds: bool,
+    /// Address of the network interface, as [`operation::MAC`] answers it.
+    mac: u64,
     /// One word for each page.
     area: Vec<u64>,
 }
@@ -31,12 +37,13 @@ impl Memory {
     /// Memory as it was captured.
     pub(super) fn of(words: &[u64]) -> Self {
         let word = |index: usize| words.get(index).copied().unwrap_or(0);
-        let area = words.get(3..).unwrap_or_default();
+        let area = words.get(HEAD_WORDS..).unwrap_or_default();
         let area = area.iter().copied().take_while(|word| *word != 0);
         Self(Mutex::new(Words {
             counter: word(0),
             rounds: word(1),
             writes_rounds: word(2) != 0,
+            mac: word(3),
             area: area.collect(),
         }))
     }
@@ -44,8 +51,23 @@ impl Memory {
     /// Memory as it is captured; the area ends at a zero.
     pub(super) fn words(&self) -> Vec<u64> {
         let words = self.lock();
-        let head = [words.counter, words.rounds, words.writes_rounds.into()];
+        let rounds = words.writes_rounds.into();
+        let head: [u64; HEAD_WORDS] = [words.counter, words.rounds, rounds, words.mac];
         head.into_iter().chain(words.area.iter().copied()).collect()
+    }
+
+    /// Whether an interface had an address in this memory.
+    pub(super) fn has_mac(&self) -> bool {
+        self.lock().mac != 0
+    }
+
+    /// Gives the interface of a machine that boots its address; a restored one has the captured.
+    pub(super) fn begin_with_mac(&self, mac: [u8; 6]) {
+        let mut words = self.lock();
+        if words.mac == 0 {
+            let [a, b, c, d, e, f] = mac;
+            words.mac = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Words> {
@@ -107,7 +129,9 @@ pub(super) struct Program {
     pub(super) vcpu: Arc<Vcpu>,
     /// The first disk.
     pub(super) disk: Option<Arc<File>>,
-    pub(super) mute: bool,
+    /// The guest's end of the network interface.
+    pub(super) network: Option<Arc<UnixStream>>,
+    pub(super) bug: Option<Bug>,
 }
 
 impl Program {
@@ -123,14 +147,22 @@ impl Program {
                 let bytes = request[at..].first_chunk().copied();
                 u64::from_le_bytes(bytes.unwrap_or_default())
             };
+            // Waited for outside of a step, so that the machine can be paused meanwhile.
+            let frame = match request[0] {
+                operation::ECHO => self.next_frame()?,
+                _ => Vec::new(),
+            };
             let answer = self
                 .vcpu
-                .step(|| self.answer(request[0], word(1), word(9)))
+                .step(|| match request[0] {
+                    operation::ECHO => self.send_back(&frame),
+                    what => self.answer(what, word(1), word(9)),
+                })
                 .ok_or(io::ErrorKind::UnexpectedEof)??;
             if request[0] == operation::BEGIN_ROUNDS {
                 self.write_rounds()?;
             }
-            if !self.mute {
+            if self.bug != Some(Bug::NeverAnswers) {
                 channel.write_all(&answer.to_le_bytes())?;
             }
         }
@@ -160,8 +192,45 @@ impl Program {
                 Ok(0)
             }
             operation::ROUNDS => Ok(words.rounds),
+            operation::MAC => Ok(words.mac),
+            operation::SET_MAC => {
+                words.mac = a;
+                Ok(0)
+            }
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
+    }
+
+    fn network(&self) -> io::Result<&UnixStream> {
+        self.network
+            .as_deref()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn next_frame(&self) -> io::Result<Vec<u8>> {
+        let mut network = self.network()?;
+        let mut length = [0; 4];
+        network.read_exact(&mut length)?;
+        let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+        network.read_exact(&mut frame)?;
+        Ok(frame)
+    }
+
+    /// Sends a frame back with sender and receiver exchanged; answers its length.
+    fn send_back(&self, frame: &[u8]) -> io::Result<u64> {
+        let (Some(receiver), Some(sender), Some(rest)) =
+            (frame.get(..6), frame.get(6..12), frame.get(12..))
+        else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        let mut back = [sender, receiver, rest].concat();
+        if self.bug == Some(Bug::CutsFrames) {
+            back.truncate(1000);
+        }
+        let length = u32::try_from(back.len()).map_err(io::Error::other)?;
+        let length = length.to_be_bytes();
+        let sent = self.network()?.write_all(&[&length, &back[..]].concat());
+        sent.map(|()| frame.len() as u64)
     }
 
     fn disk(&self) -> io::Result<&File> {

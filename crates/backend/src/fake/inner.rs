@@ -14,6 +14,7 @@ use super::{
     Bug,
     contents::Contents,
     guest::{Memory, Vcpu},
+    snapshot::Shape,
 };
 use crate::{Error, ErrorKind, MachineExit, MemoryBacking, Result};
 
@@ -23,7 +24,7 @@ pub(super) struct Inner {
     pub(super) id: SandboxId,
     pub(super) pid: u32,
     pub(super) bug: Option<Bug>,
-    pub(super) vcpus: u8,
+    pub(super) shape: Shape,
     pub(super) memory_mib: u32,
     pub(super) backing: MemoryBacking,
     pub(super) memory: Arc<Memory>,
@@ -43,6 +44,9 @@ pub(super) struct State {
     /// The guest's end; closing it ends the guest.
     pub(super) guest: Option<UnixStream>,
     pub(super) channel: Option<UnixStream>,
+    /// The guest's end of the network interface.
+    pub(super) guest_network: Option<UnixStream>,
+    pub(super) network: Option<UnixStream>,
     pub(super) captures: bool,
     pub(super) first_moment: Option<Contents>,
 }
@@ -70,10 +74,6 @@ impl Inner {
 
     pub(super) fn disks(&self) -> &[PathBuf] {
         &self.disks
-    }
-
-    pub(super) const fn shape(&self) -> (u8, u32) {
-        (self.vcpus, self.memory_mib)
     }
 
     pub(super) fn is_paused(&self) -> bool {
@@ -126,9 +126,9 @@ impl Inner {
             code: hidden.then_some(0),
             signal: (!hidden).then_some(signal),
         });
-        if let Some(guest) = state.guest.take() {
+        for guest in [state.guest.take(), state.guest_network.take()] {
             // The guest's thread may be waiting for either.
-            let _ = guest.shutdown(std::net::Shutdown::Both);
+            let _ = guest.map(|guest| guest.shutdown(std::net::Shutdown::Both));
         }
         state.waiting.drain(..).for_each(Waker::wake);
         drop(state);

@@ -22,12 +22,11 @@ use super::{
     guest::{Memory, Program, Vcpu},
     inner::{Inner, State},
     registry::Registry,
-    snapshot,
+    snapshot::{self, Shape},
 };
 use crate::{
     BoxFuture, Capture, CapturePlan, DiskFailure, Error, ErrorKind, LogKind, Machine, MachineExit,
-    MachineMetrics, MachineSpec, MachineStatus, MemoryBacking, NetworkInfo, Result, SnapshotFiles,
-    unsupported,
+    MachineMetrics, MachineSpec, MachineStatus, MemoryBacking, Result, SnapshotFiles, unsupported,
 };
 
 /// A handle to a fake machine.
@@ -47,10 +46,20 @@ impl FakeMachine {
         records: Registry,
     ) -> io::Result<Self> {
         let (host, guest) = UnixStream::pair()?;
+        let forgets = bug == Some(Bug::ForgetsNetwork) && memory.has_mac();
+        let network = spec.network.as_ref().filter(|_| !forgets);
+        let network = network.map(|_| UnixStream::pair());
+        let (network, guest_network) = network.transpose()?.unzip();
+        let program_network = guest_network.as_ref().map(UnixStream::try_clone);
+        if let Some(network) = &spec.network {
+            memory.begin_with_mac(network.mac.bytes());
+        }
         let vcpu = Arc::new(Vcpu::default());
         let state = State {
             guest: Some(guest.try_clone()?),
             channel: Some(host),
+            guest_network,
+            network,
             ..State::default()
         };
         let disks: Vec<PathBuf> = spec
@@ -67,7 +76,8 @@ impl FakeMachine {
             memory: Arc::clone(&memory),
             vcpu: Arc::clone(&vcpu),
             disk: disk.map(Arc::new),
-            mute: bug == Some(Bug::NeverAnswers),
+            network: program_network.transpose()?.map(Arc::new),
+            bug,
         };
         // It ends when the channel does.
         thread::Builder::new()
@@ -77,7 +87,7 @@ impl FakeMachine {
             id: spec.id,
             pid,
             bug,
-            vcpus: spec.vcpus,
+            shape: Shape::of(spec),
             memory_mib: spec.memory_mib,
             backing: spec.memory.clone(),
             began_with: memory.words(),
@@ -106,6 +116,25 @@ impl FakeMachine {
         Arc::clone(&self.inner)
     }
 
+    fn take_channel(
+        &self,
+        which: impl FnOnce(&mut State) -> &mut Option<UnixStream>,
+    ) -> Result<UnixStream> {
+        let taken = || Error::new(ErrorKind::WrongState, "There is no such channel to take");
+        if !self.owner {
+            return Err(taken());
+        }
+        let mut state = self.inner.state();
+        let channel = which(&mut state);
+        if self.inner.has(Bug::GivesChannelTwice) {
+            let channel = channel.as_ref().ok_or_else(taken)?;
+            return channel
+                .try_clone()
+                .map_err(|error| Error::new(ErrorKind::Io, "No channel").because(error));
+        }
+        channel.take().ok_or_else(taken)
+    }
+
     fn capture(&self, files: &SnapshotFiles) -> Result<()> {
         let inner = &self.inner;
         inner.alive()?;
@@ -131,7 +160,7 @@ impl FakeMachine {
         if !forgets {
             snapshot::write_memory(&files.memory, &inner.memory.words())?;
         }
-        snapshot::write_state(&files.state, inner.vcpus, inner.memory_mib)
+        snapshot::write_state(&files.state, inner.shape)
     }
 }
 
@@ -210,22 +239,11 @@ impl Machine for FakeMachine {
     }
 
     fn agent_channel(&self) -> Result<UnixStream> {
-        let taken = || Error::new(ErrorKind::WrongState, "There is no agent channel to take");
-        if !self.owner {
-            return Err(taken());
-        }
-        let mut state = self.inner.state();
-        if self.inner.has(Bug::GivesChannelTwice) {
-            let channel = state.channel.as_ref().ok_or_else(taken)?;
-            return channel
-                .try_clone()
-                .map_err(|error| Error::new(ErrorKind::Io, "No channel").because(error));
-        }
-        state.channel.take().ok_or_else(taken)
+        self.take_channel(|state| &mut state.channel)
     }
 
-    fn network_info(&self) -> Option<NetworkInfo> {
-        None
+    fn network_channel(&self) -> Result<UnixStream> {
+        self.take_channel(|state| &mut state.network)
     }
 
     fn disk_failure(&self) -> BoxFuture<'_, DiskFailure> {

@@ -31,9 +31,34 @@ pub(super) fn write_memory(path: &Path, words: &[u64]) -> Result<()> {
         .map_err(failed)
 }
 
-pub(super) fn write_state(path: &Path, vcpus: u8, memory_mib: u32) -> Result<()> {
-    let mut state = vec![vcpus];
-    state.extend(memory_mib.to_le_bytes());
+/// What a snapshot's machine and a restored one must have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    vcpus: u8,
+    memory_mib: u32,
+    mtu: Option<u16>,
+}
+
+impl Shape {
+    pub(super) fn of(spec: &MachineSpec) -> Self {
+        Self {
+            vcpus: spec.vcpus,
+            memory_mib: spec.memory_mib,
+            mtu: spec.network.as_ref().map(|network| network.mtu),
+        }
+    }
+
+    fn bytes(self) -> Vec<u8> {
+        let mut bytes = vec![self.vcpus];
+        bytes.extend(self.memory_mib.to_le_bytes());
+        // No interface has an MTU of 0.
+        bytes.extend(self.mtu.unwrap_or(0).to_le_bytes());
+        bytes
+    }
+}
+
+pub(super) fn write_state(path: &Path, shape: Shape) -> Result<()> {
+    let mut state = shape.bytes();
     let sum = check_sum(&state);
     state.extend(sum.to_le_bytes());
     fs::write(path, state).map_err(failed)
@@ -68,12 +93,10 @@ pub(super) fn read(
     if check_sum(shape).to_le_bytes() != *sum {
         return Err(bad("A damaged state"));
     }
-    let mut expected = vec![spec.vcpus];
-    expected.extend(spec.memory_mib.to_le_bytes());
     if bug == Some(Bug::TakesAnyShape) {
         return Ok(words);
     }
-    if shape != expected {
+    if shape != Shape::of(spec).bytes() {
         return Err(bad("Another shape"));
     }
     if memory.len() as u64 != u64::from(spec.memory_mib) << 20 {

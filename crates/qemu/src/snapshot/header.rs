@@ -32,6 +32,9 @@ pub(super) struct Header {
     pub(super) memory_mib: u32,
     /// Whether each disk is read-only, in order.
     pub(super) disks: Vec<bool>,
+    /// MTU of the network interface, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mtu: Option<u16>,
     stream_bytes: u64,
     stream_sha256: String,
 }
@@ -56,6 +59,7 @@ pub(super) fn write(
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
         disks: shape.disks.clone(),
+        mtu: shape.mtu,
         stream_bytes: output.count,
         stream_sha256: digest(output.hash),
     };

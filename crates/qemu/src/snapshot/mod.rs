@@ -31,6 +31,8 @@ pub(crate) struct Shape {
     vcpus: u8,
     memory_mib: u32,
     disks: Vec<bool>,
+    /// MTU of the network interface, if there is one.
+    mtu: Option<u16>,
 }
 
 impl Shape {
@@ -44,6 +46,7 @@ impl Shape {
                 .iter()
                 .map(|disk| disk.read_only)
                 .collect(),
+            mtu: spec.network.as_ref().map(|network| network.mtu),
         }
     }
 
@@ -206,9 +209,14 @@ pub(crate) fn open(path: &Path, shape: &Shape) -> Result<File> {
     }
     if (header.vcpus, header.memory_mib) != (shape.vcpus, shape.memory_mib)
         || header.disks != shape.disks
+        || header.mtu != shape.mtu
     {
+        let network = header.mtu.map_or_else(
+            || "no network interface".to_owned(),
+            |mtu| format!("a network interface with an MTU of {mtu} bytes"),
+        );
         return Err(bad(&format!(
-            "needs {} processors, {} MiB of memory and {} disks of its kinds",
+            "needs {} processors, {} MiB of memory, {} disks of its kinds and {network}",
             header.vcpus,
             header.memory_mib,
             header.disks.len()

@@ -16,6 +16,7 @@ fn shape() -> Shape {
         vcpus: 1,
         memory_mib: 64,
         disks: vec![true, false],
+        mtu: None,
     }
 }
 

@@ -51,6 +51,7 @@ fn compile(program: &Path) -> io::Result<()> {
 fn pack(init: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     entry(&mut out, "dev", 0o040_755, &[]);
+    entry(&mut out, "sys", 0o040_755, &[]);
     entry(&mut out, "init", 0o100_755, init);
     entry(&mut out, "TRAILER!!!", 0, &[]);
     out

@@ -127,6 +127,18 @@ impl Harness for QemuHarness {
     }
 }
 
+impl Drop for QemuHarness {
+    /// A failed test shows what its machines wrote.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for name in ["console.log", "vmm.log"] {
+                let text = std::fs::read_to_string(self.dir.path().join(name));
+                println!("{name}:\n{}", text.unwrap_or_default());
+            }
+        }
+    }
+}
+
 impl QemuHarness {
     /// A snapshot of a machine that has booted, for many to begin with; `spec` is the booted one's
     /// and becomes theirs.

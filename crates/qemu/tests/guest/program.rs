@@ -100,14 +100,58 @@ fn device(prefix: &str, flags: i32) -> io::Result<Option<File>> {
     Ok(names.into_iter().find_map(open))
 }
 
+/// The network interface, which is up from the start.
+struct Network(File);
+
+const INTERFACE: &str = "eth0";
+
+impl Network {
+    fn open() -> io::Result<Option<Self>> {
+        let is_there = fs::exists(format!("/sys/class/net/{INTERFACE}"))?;
+        is_there.then(|| sys::packet_socket().map(Self)).transpose()
+    }
+
+    /// Sends the next frame back with sender and receiver exchanged; answers its length. The socket
+    /// has frames of the contract's type only.
+    fn echo(&mut self) -> io::Result<u64> {
+        let mut frame = vec![0; 1 << 16];
+        let length = self.0.read(&mut frame)?;
+        let frame = &mut frame[..length];
+        let (receiver, sender) = frame[..12].split_at_mut(6);
+        receiver.swap_with_slice(sender);
+        self.0.write_all(frame)?;
+        Ok(length as u64)
+    }
+
+    fn mac(&self) -> io::Result<u64> {
+        let text = fs::read_to_string(format!("/sys/class/net/{INTERFACE}/address"))?;
+        let mut bytes = [0; 8];
+        for (byte, digits) in bytes.iter_mut().zip(text.trim().split(':')) {
+            *byte = u8::from_str_radix(digits, 16).map_err(io::Error::other)?;
+        }
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn set_mac(&self, mac: u64) -> io::Result<()> {
+        sys::set_mac(&self.0, mac.to_le_bytes())
+    }
+}
+
 struct Program {
     counter: u64,
     area: Vec<Page>,
     disk: Option<Arc<Disk>>,
     rounds: Arc<AtomicU64>,
+    network: Option<Network>,
 }
 
 impl Program {
+    fn network(&mut self) -> io::Result<&mut Network> {
+        self.network
+            .as_mut()
+            .ok_or_else(|| io::Error::other("no network"))
+    }
+
     fn disk(&self) -> io::Result<&Arc<Disk>> {
         self.disk
             .as_ref()
@@ -153,13 +197,17 @@ impl Program {
                 Ok(0)
             }
             6 => Ok(self.rounds.load(Ordering::SeqCst)),
+            7 => self.network()?.echo(),
+            8 => self.network()?.mac(),
+            9 => self.network()?.set_mac(a).map(|()| 0),
             _ => Err(io::Error::other(format!("operation {operation}"))),
         }
     }
 }
 
 fn serve() -> io::Result<()> {
-    sys::mount_devices()?;
+    sys::mount("devtmpfs", "/dev")?;
+    sys::mount("sysfs", "/sys")?;
     // Watched before it is looked for, so that no device falls between.
     let mut changes = sys::watch_devices()?;
     let mut port = loop {
@@ -174,6 +222,7 @@ fn serve() -> io::Result<()> {
         area: Vec::new(),
         disk: device("vd", O_DIRECT)?.map(|file| Arc::new(Disk(file))),
         rounds: Arc::default(),
+        network: Network::open()?,
     };
     loop {
         let mut request = [0; 17];
@@ -199,7 +248,7 @@ fn main() {
 /// What the standard library has no words for.
 mod sys {
     use std::{
-        ffi::{c_char, c_int, c_ulong, c_void},
+        ffi::{CString, c_char, c_int, c_ulong, c_void},
         fs::File,
         io,
         os::fd::{AsRawFd, FromRawFd, OwnedFd},
@@ -214,13 +263,17 @@ mod sys {
     }
 
     unsafe extern "C" {
-        fn mount(
+        #[link_name = "mount"]
+        fn libc_mount(
             source: *const c_char,
             target: *const c_char,
             kind: *const c_char,
             flags: c_ulong,
             data: *const c_void,
         ) -> c_int;
+        safe fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
+        fn bind(socket: c_int, address: *const u8, length: u32) -> c_int;
+        fn ioctl(fd: c_int, request: c_ulong, argument: *mut Request) -> c_int;
         safe fn inotify_init1(flags: c_int) -> c_int;
         fn inotify_add_watch(fd: c_int, path: *const c_char, mask: u32) -> c_int;
         safe fn epoll_create1(flags: c_int) -> c_int;
@@ -247,11 +300,76 @@ mod sys {
         check(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
-    pub(crate) fn mount_devices() -> io::Result<()> {
-        let (kind, target) = (c"devtmpfs".as_ptr(), c"/dev".as_ptr());
-        // SAFETY: the strings are constants; this kind of file system takes no data.
-        check(unsafe { mount(kind, target, kind, 0, null()) }).map(drop)
+    /// Mounts a file system that needs no device.
+    pub(crate) fn mount(kind: &str, target: &str) -> io::Result<()> {
+        let (kind, target) = (CString::new(kind)?, CString::new(target)?);
+        let (kind, target) = (kind.as_ptr(), target.as_ptr());
+        // SAFETY: the strings live through the call; these kinds of file systems take no data.
+        check(unsafe { libc_mount(kind, target, kind, 0, null()) }).map(drop)
     }
+
+    /// Frames of the contract's type from and to the first interface, which is up then. packet(7),
+    /// netdevice(7).
+    pub(crate) fn packet_socket() -> io::Result<File> {
+        let socket = owned(socket(AF_PACKET, SOCK_RAW, c_int::from(FRAME_TYPE.to_be())))?;
+        // First: a socket of an interface that is down begins with an error.
+        set_flags(&socket, IFF_UP)?;
+        let mut request = Request::new();
+        // SAFETY: the request is as long as the kernel takes it to be, and outlives the call.
+        check(unsafe { ioctl(socket.as_raw_fd(), SIOCGIFINDEX, &mut request) })?;
+        let mut address = [0; 20];
+        address[..2].copy_from_slice(&(AF_PACKET as u16).to_ne_bytes());
+        address[2..4].copy_from_slice(&FRAME_TYPE.to_be_bytes());
+        address[4..8].copy_from_slice(&request.data[..4]);
+        // SAFETY: the address is 20 bytes long and outlives the call.
+        check(unsafe { bind(socket.as_raw_fd(), address.as_ptr(), 20) })?;
+        Ok(socket.into())
+    }
+
+    fn set_flags(socket: &impl AsRawFd, flags: u16) -> io::Result<()> {
+        let mut request = Request::new();
+        request.data[..2].copy_from_slice(&flags.to_ne_bytes());
+        // SAFETY: as above.
+        check(unsafe { ioctl(socket.as_raw_fd(), SIOCSIFFLAGS, &mut request) }).map(drop)
+    }
+
+    /// Gives the interface the address in the first six bytes.
+    pub(crate) fn set_mac(socket: &File, mac: [u8; 8]) -> io::Result<()> {
+        let mut request = Request::new();
+        request.data[..2].copy_from_slice(&ARPHRD_ETHER.to_ne_bytes());
+        request.data[2..8].copy_from_slice(&mac[..6]);
+        // SAFETY: as above.
+        check(unsafe { ioctl(socket.as_raw_fd(), SIOCSIFHWADDR, &mut request) }).map(drop)
+    }
+
+    /// `struct ifreq`; netdevice(7).
+    #[repr(C)]
+    struct Request {
+        name: [u8; 16],
+        data: [u8; 24],
+    }
+
+    impl Request {
+        fn new() -> Self {
+            let mut name = [0; 16];
+            name[..super::INTERFACE.len()].copy_from_slice(super::INTERFACE.as_bytes());
+            Self {
+                name,
+                data: [0; 24],
+            }
+        }
+    }
+
+    const AF_PACKET: c_int = 17;
+    const SOCK_RAW: c_int = 3;
+    /// `contract::FRAME_TYPE`.
+    const FRAME_TYPE: u16 = 0x88b5;
+    const IFF_UP: u16 = 1;
+    const ARPHRD_ETHER: u16 = 1;
+    /// `linux/sockios.h`.
+    const SIOCSIFFLAGS: c_ulong = 0x8914;
+    const SIOCSIFHWADDR: c_ulong = 0x8924;
+    const SIOCGIFINDEX: c_ulong = 0x8933;
 
     /// Has something to read when a device has appeared.
     pub(crate) fn watch_devices() -> io::Result<File> {

@@ -339,8 +339,6 @@ pub(super) fn machine_spec(
         console_log: paths.console(),
         vmm_log: paths.vmm(),
         run_dir: paths.run.clone(),
-        labels: record.spec.labels.clone(),
-        limits: workload_limits(&record.spec),
         ..template::machine_spec(
             record.id,
             guest,

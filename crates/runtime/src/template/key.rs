@@ -15,6 +15,9 @@ pub(crate) struct MachineShape {
     pub(crate) memory_mib: u32,
     pub(crate) root_bytes: u64,
     pub(crate) upper_bytes: u64,
+    /// MTU of the network interface in bytes; `None` for no interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mtu: Option<u16>,
 }
 
 /// What an image template's root is.
@@ -48,6 +51,7 @@ impl MachineShape {
                 UpperSpec::Disk(size) => size.bytes(),
                 UpperSpec::ReadOnly => 0,
             },
+            mtu: None,
         }
     }
 }
@@ -69,14 +73,16 @@ impl RootShape {
 
 /// The lines that make the key of a base template.
 fn base_lines(guest: &GuestFiles, backend: &str, shape: &MachineShape) -> Vec<String> {
-    vec![
+    let mut lines = vec![
         format!("format {FORMAT_VERSION}"),
         format!("wire {}", cofferdam_proto::GENERATION),
         guest.key.clone(),
         format!("backend {backend}"),
         format!("vcpus {} memory {} MiB", shape.vcpus, shape.memory_mib),
         format!("disks {} {}", shape.root_bytes, shape.upper_bytes),
-    ]
+    ];
+    lines.extend(shape.mtu.map(|mtu| format!("network MTU {mtu}")));
+    lines
 }
 
 /// A base template's key and what it is made of.
@@ -146,6 +152,7 @@ mod tests {
             memory_mib: 512,
             root_bytes: 1,
             upper_bytes: 2,
+            mtu: None,
         };
         let root = RootShape {
             manifest: Digest::from_sha256([1; 32]),
@@ -186,6 +193,24 @@ mod tests {
                 "q",
                 &MachineShape {
                     upper_bytes: 9,
+                    ..shape.clone()
+                },
+            )
+            .0,
+            base_key(
+                &guest("a"),
+                "q",
+                &MachineShape {
+                    mtu: Some(1500),
+                    ..shape.clone()
+                },
+            )
+            .0,
+            base_key(
+                &guest("a"),
+                "q",
+                &MachineShape {
+                    mtu: Some(9000),
                     ..shape.clone()
                 },
             )

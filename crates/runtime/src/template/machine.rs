@@ -1,13 +1,17 @@
 //! The machine that sandboxes and templates have in common.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
-use cofferdam_backend::{BlockDevice, MachineSpec, MemoryBacking};
+use cofferdam_backend::{BlockDevice, MachineSpec, MemoryBacking, NetworkInterface};
 use cofferdam_proto::{ROOT_DISK_SERIAL, UPPER_DISK_SERIAL};
-use cofferdam_types::{ResourceLimits, SandboxId};
+use cofferdam_types::{MacAddress, SandboxId};
 
 use super::MachineShape;
 use crate::host::guest::GuestFiles;
+
+/// Address of every interface until the agent sets the sandbox's own, which it does before any user
+/// process runs. A template's guest has this one, so a booted sandbox's has it too.
+const UNSET_MAC: MacAddress = MacAddress::from_random([0; 6]);
 
 /// The machine that every sandbox and template has, less its own files.
 pub(crate) fn machine_spec(
@@ -34,17 +38,13 @@ pub(crate) fn machine_spec(
             disk(ROOT_DISK_SERIAL, root, true),
             disk(UPPER_DISK_SERIAL, upper, false),
         ],
-        shares: Vec::new(),
-        network: None,
-        ports: Vec::new(),
+        network: shape.mtu.map(|mtu| NetworkInterface {
+            mac: UNSET_MAC,
+            mtu,
+        }),
         console_log: PathBuf::new(),
         vmm_log: PathBuf::new(),
         run_dir: PathBuf::new(),
-        entrypoint: None,
-        workdir: "/".to_owned(),
-        user: None,
-        limits: ResourceLimits::default(),
         confidential: None,
-        labels: BTreeMap::new(),
     }
 }

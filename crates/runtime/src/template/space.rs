@@ -103,6 +103,7 @@ mod tests {
             memory_mib: 1,
             root_bytes: 0,
             upper_bytes: 0,
+            mtu: None,
         };
         let manifest = Manifest {
             state_digest: state_digest(&dir.join("state")).unwrap(),

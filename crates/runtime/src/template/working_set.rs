@@ -199,6 +199,7 @@ mod tests {
             memory_mib: 1,
             root_bytes: 0,
             upper_bytes: 0,
+            mtu: None,
         };
         Manifest {
             created_ns,
