@@ -5,11 +5,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Nanoseconds since the Unix epoch by the host's wall clock; 0 if the clock is before it.
 #[must_use]
 pub fn unix_time_ns() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-        })
+    system_time_ns(SystemTime::now())
+}
+
+/// A time as nanoseconds since the Unix epoch: 0 before it, `u64::MAX` after the year 2554.
+#[must_use]
+pub fn system_time_ns(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| {
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    })
 }
 
 /// A moment after which an operation gives up.

@@ -28,6 +28,7 @@
 //! polled on a tokio runtime with its I/O and time drivers enabled.
 
 mod coffer;
+mod events;
 mod exec;
 mod images;
 mod info;
@@ -41,10 +42,10 @@ mod snapshots;
 mod templates;
 
 pub use cofferdam_runtime::{
-    Channel, DamagedSnapshot, DiskUsage, EndedBy, Error, ErrorKind, ForkChanges, ForkOptions,
-    ForkOrigin, LeaseState, LogRecord, PoolInfo, PoolOptions, Result, Setting, SnapshotKind,
-    SnapshotManifest, SnapshotOptions, Stage, TemplateInfo, TemplateKind, UsageClass, UsageItem,
-    WarmUp, Watcher,
+    Channel, DamagedSnapshot, DiskUsage, EndedBy, Error, ErrorKind, Event, EventKind, ForkChanges,
+    ForkOptions, ForkOrigin, LeaseState, LogRecord, PoolInfo, PoolOptions, Result, Setting,
+    SnapshotKind, SnapshotManifest, SnapshotOptions, Stage, TemplateInfo, TemplateKind, UsageClass,
+    UsageItem, WarmUp, Watcher,
     doctor::{BackendReport, HostReport},
     image::{
         HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, NoProgress,
@@ -59,6 +60,7 @@ pub use cofferdam_types::{
 };
 
 pub use coffer::Coffer;
+pub use events::{EventOptions, Events};
 pub use exec::{ExecSpec, Output};
 pub use images::{Images, parse_reference};
 pub use info::SandboxInfo;

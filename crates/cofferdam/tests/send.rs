@@ -2,7 +2,7 @@
 //! nothing here is run.
 
 use cofferdam::{
-    AttachOptions, Coffer, ExecSpec, ForkOptions, Logs, NoProgress, Platform, PoolOptions,
+    AttachOptions, Coffer, Events, ExecSpec, ForkOptions, Logs, NoProgress, Platform, PoolOptions,
     Reference, Sandbox, SandboxSpec, Session, SessionInput, Signal, Snapshot, SnapshotOptions,
     WarmUp,
 };
@@ -24,6 +24,10 @@ fn of_a_coffer(coffer: &Coffer, spec: SandboxSpec, reference: &Reference, platfo
     is_send(coffer.templates().build(spec, &warm_up, &NoProgress));
 }
 
+fn of_events(events: &mut Events) {
+    is_send(events.next());
+}
+
 fn of_a_sandbox(sandbox: &Sandbox, exec: &ExecSpec, options: AttachOptions) {
     is_send(sandbox.start());
     is_send(sandbox.start_attached(true));
@@ -38,6 +42,8 @@ fn of_a_sandbox(sandbox: &Sandbox, exec: &ExecSpec, options: AttachOptions) {
     is_send(sandbox.exec(exec.clone()));
     is_send(sandbox.exec_detached(exec.clone()));
     is_send(sandbox.output(exec.clone()));
+    is_send(sandbox.set_timeout(None));
+    is_send(sandbox.extend_timeout(std::time::Duration::from_secs(1)));
     is_send(sandbox.pause());
     is_send(sandbox.unpause());
     is_send(sandbox.snapshot(SnapshotOptions::default()));
@@ -63,5 +69,11 @@ fn of_a_session(session: &mut Session, input: &mut SessionInput, logs: &mut Logs
 #[test]
 fn every_future_is_send() {
     // That these exist is the test.
-    let _ = (of_a_coffer, of_a_sandbox, of_a_snapshot, of_a_session);
+    let _ = (
+        of_a_coffer,
+        of_events,
+        of_a_sandbox,
+        of_a_snapshot,
+        of_a_session,
+    );
 }

@@ -22,9 +22,9 @@ mod template;
 mod usage;
 
 pub use client::{
-    Connection, Incoming, LogFollower, LogOptions, Outgoing, Receiver, console_lines,
+    Connection, EventFollower, Incoming, LogFollower, LogOptions, Outgoing, Receiver, console_lines,
 };
-pub use cofferdam_base::time::{rfc3339, unix_time_ns};
+pub use cofferdam_base::time::{rfc3339, system_time_ns, unix_time_ns};
 pub use cofferdam_image as image;
 pub use cofferdam_proto::{
     Channel, ClientMessage, ExecOptions, LiveStatus, ProcessSpec, Request, Stage, StartMode,
@@ -43,12 +43,13 @@ pub use snapshot::{
 };
 pub use spec::interpreters::AutoWarmUps;
 pub use store::config::{Config, Setting};
+
 pub use store::layout::{Layout, SandboxPaths};
 pub use store::output_log::LogRecord;
 pub use store::snapshot::{SnapshotFile, SnapshotFileName, SnapshotKind, SnapshotManifest};
 pub use store::{
-    EndedBy, Entry, Failure, ForkOrigin, LeaseState, RecordedImage, SandboxRecord, SandboxState,
-    Store,
+    EndedBy, Entry, Event, EventKind, Failure, ForkOrigin, LeaseState, RecordedImage,
+    SandboxRecord, SandboxState, Store,
 };
 pub use template::{TemplateInfo, TemplateKind, WarmUp};
 pub use usage::{DiskUsage, UsageClass, UsageItem};

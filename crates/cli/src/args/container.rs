@@ -66,6 +66,7 @@ impl Verb {
                 ContainerVerb::Wait(args) => Self::Wait(args),
                 prune @ ContainerVerb::Prune(_) => Self::Container(prune),
             },
+            Self::System(SystemVerb::Events(args)) => Self::Events(args),
             Self::System(SystemVerb::Info(args)) => Self::Info(args),
             Self::System(SystemVerb::Prune(args)) => Self::Prune(args),
             other => other,

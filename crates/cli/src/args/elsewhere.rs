@@ -17,7 +17,6 @@ const VERBS: &[(&str, &str)] = &[
     ("context", "Name another store by COFFER_HOME"),
     ("cp", "`tar c FILE | coffer exec -i SANDBOX tar x -C DIR`, or `coffer exec SANDBOX tar c FILE | tar x`"),
     ("diff", "Look into the sandbox with `coffer exec SANDBOX find / -xdev -newer FILE`"),
-    ("events", "Wait for an end with `coffer wait SANDBOX`; list with `coffer ps -a`"),
     ("export", "`coffer exec SANDBOX tar c --one-file-system /`, or `coffer snapshot export`"),
     ("import", "Make an image of the files with buildah or umoci, then `coffer load -i ARCHIVE`"),
     ("login", "Log in with docker, podman or skopeo: `coffer pull` reads their credentials"),

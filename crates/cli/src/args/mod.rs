@@ -4,6 +4,7 @@ mod boolean;
 mod config;
 mod container;
 mod elsewhere;
+mod events;
 mod fork;
 mod images;
 mod lease;
@@ -23,6 +24,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 pub(crate) use self::config::ConfigVerb;
 pub(crate) use self::container::ContainerVerb;
 pub(crate) use self::elsewhere::{hint as hint_for_verb, is_noun};
+pub(crate) use self::events::EventsArgs;
 pub(crate) use self::fork::ForkArgs;
 pub(crate) use self::images::{
     HistoryArgs, ImageInspectArgs, ImageVerb, ImagesArgs, LoadArgs, PruneArgs, PullArgs, RmiArgs,
@@ -119,6 +121,8 @@ pub(crate) enum Verb {
     Attach(AttachArgs),
     /// Print a sandbox's output
     Logs(LogsArgs),
+    /// Print what happens to sandboxes, as it happens
+    Events(EventsArgs),
     /// Print all about sandboxes or images as JSON
     Inspect(InspectArgs),
     /// Wait until sandboxes have stopped and print their exit codes

@@ -1,12 +1,14 @@
 //! Verbs about the store as a whole.
 
-use super::{DataArgs, PruneArgs};
+use super::{DataArgs, EventsArgs, PruneArgs};
 
 /// What to do with the store.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum SystemVerb {
     /// Show what takes room on the disk, and what can be freed; with -v each thing
     Df(DfArgs),
+    /// Print what happens to sandboxes, as it happens
+    Events(EventsArgs),
     /// Show the store, the counts and the backend
     Info(DataArgs),
     /// Remove stopped sandboxes and images without a name

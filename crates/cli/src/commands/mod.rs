@@ -5,6 +5,7 @@ mod config;
 mod docker_names;
 mod doctor;
 mod env;
+mod events;
 mod exec;
 mod forks;
 mod images;
@@ -79,6 +80,7 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
         Verb::Wait(args) => lifecycle::wait(&coffer, &args).await,
         Verb::Ps(args) => ps::ps(&coffer, &args),
         Verb::Logs(args) => logs::logs(&coffer, &args).await,
+        Verb::Events(args) => events::events(&coffer, &args).await,
         Verb::Inspect(args) => inspect::inspect(&coffer, &args),
         Verb::Images(args) => images::images(&coffer, &args),
         Verb::Pull(args) => images::pull(&coffer, &args, cli.verbose).await,

@@ -18,7 +18,7 @@ pub(crate) fn system(coffer: &Coffer, verb: &SystemVerb, verbose: bool) -> ExitS
     let result = match verb {
         SystemVerb::Df(args) => df(coffer, args, args.each || verbose),
         // Done by their shorter names.
-        SystemVerb::Info(_) | SystemVerb::Prune(_) => Ok(()),
+        SystemVerb::Events(_) | SystemVerb::Info(_) | SystemVerb::Prune(_) => Ok(()),
     };
     result.into()
 }

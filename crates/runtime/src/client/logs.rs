@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use cofferdam_types::SandboxId;
-use rustix::fs::inotify;
-use tokio::net::unix::pipe::Receiver as Pipe;
 
+use super::dir_watch::DirWatch;
 use crate::{
     base::error::{Result, io},
     store::{
@@ -40,7 +39,7 @@ pub struct LogOptions {
 #[derive(Debug)]
 pub struct LogFollower {
     reader: LogReader,
-    watch: Option<Pipe>,
+    watch: Option<DirWatch>,
     path: PathBuf,
 }
 
@@ -53,24 +52,8 @@ impl LogFollower {
         let paths = store.layout().sandbox(id);
         let failed = |error| io("Could not read the sandbox's output", error);
         // The watch comes before the first read, so that no change falls between.
-        let watch = if follow {
-            let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
-                .map_err(|error| failed(error.into()))?;
-            inotify::add_watch(
-                &fd,
-                &paths.dir,
-                inotify::WatchFlags::MODIFY
-                    | inotify::WatchFlags::CREATE
-                    | inotify::WatchFlags::MOVED_TO
-                    | inotify::WatchFlags::DELETE_SELF
-                    | inotify::WatchFlags::MOVE_SELF,
-            )
-            .map_err(|error| failed(error.into()))?;
-            // An inotify descriptor is read like a pipe; the type is tokio's safe way to wait for one.
-            Some(Pipe::from_owned_fd_unchecked(fd).map_err(failed)?)
-        } else {
-            None
-        };
+        let watch = follow.then(|| DirWatch::open(&paths.dir));
+        let watch = watch.transpose().map_err(failed)?;
         let path = paths.output();
         let reader = LogReader::open(&path).map_err(failed)?;
         Ok(Self {
@@ -105,10 +88,6 @@ impl LogFollower {
             return std::future::pending().await;
         };
         let failed = |error: std::io::Error| io("Could not watch the sandbox's output", error);
-        watch.readable().await.map_err(failed)?;
-        let mut buffer = [0; 4096];
-        // What changed does not matter: the reader looks for itself.
-        while watch.try_read(&mut buffer).is_ok_and(|length| length > 0) {}
-        Ok(())
+        watch.changed().await.map_err(failed)
     }
 }

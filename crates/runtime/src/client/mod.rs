@@ -5,6 +5,8 @@
 //! credit as the caller takes them: a caller that stops reading stops the process, not the
 //! supervisor.
 
+mod dir_watch;
+mod events;
 mod launch;
 mod logs;
 mod request;
@@ -25,6 +27,7 @@ use tokio::{
     sync::{Mutex, watch},
 };
 
+pub use self::events::EventFollower;
 pub use self::logs::{LogFollower, LogOptions, console_lines};
 pub(crate) use self::{
     launch::{launch, spawn_with_socket, start},

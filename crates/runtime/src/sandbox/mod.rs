@@ -19,7 +19,10 @@ use crate::{
     host::admission,
     pool::{self, Claim},
     spec::{interpreters::AutoWarmUps, process},
-    store::{Entry, RECORD_VERSION, RecordedImage, SandboxRecord, Store, config::Config, images},
+    store::{
+        Entry, RECORD_VERSION, RecordedImage, SandboxRecord, Store, config::Config,
+        event::EventKind, images,
+    },
 };
 
 /// What is done with the sandboxes of a store.
@@ -84,6 +87,7 @@ impl Sandboxes<'_> {
             forked_from: None,
         };
         self.store.insert_named(&mut record, |_| Ok(()))?;
+        self.store.note(&record, EventKind::Created);
         self.store.find(&id.to_string())
     }
 

@@ -12,7 +12,7 @@ use crate::{
         error::{Result, io, lift},
         random,
     },
-    store::{Entry, snapshot::FORMAT_VERSION, staging::StagingDir},
+    store::{Entry, EventKind, snapshot::FORMAT_VERSION, staging::StagingDir},
 };
 
 /// How a snapshot is taken.
@@ -68,7 +68,10 @@ impl Snapshots<'_> {
             pause_us: captured.pause_us,
             files,
         };
-        self.publish(staging, &manifest)
+        let made = self.publish(staging, &manifest)?;
+        self.store
+            .note(&entry.record, EventKind::Snapshot { snapshot: id });
+        Ok(made)
     }
 
     fn compatibility(&self, kind: SnapshotKind, entry: &Entry) -> Result<Option<String>> {

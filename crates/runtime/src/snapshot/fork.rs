@@ -15,7 +15,7 @@ use crate::{
         random,
     },
     client::{Connection, launch},
-    store::{Entry, ForkOrigin, SandboxRecord, snapshot::machine_files},
+    store::{Entry, EventKind, ForkOrigin, SandboxRecord, snapshot::machine_files},
 };
 
 /// Most forks of one call: more is a slip of the finger.
@@ -203,6 +203,9 @@ impl Snapshots<'_> {
             .apply(&mut record, is_live, number, options.count);
         self.store
             .insert_named(&mut record, |dir| moment.place(dir))?;
+        let (source, snapshot) = (origin.sandbox, origin.snapshot);
+        self.store
+            .note(&record, EventKind::Forked { source, snapshot });
         if moment.machine.is_none() {
             return Ok((record.id, None));
         }

@@ -8,7 +8,7 @@ use super::{Snapshot, SnapshotFileName, SnapshotKind, Snapshots, bad, captured::
 use crate::{
     base::error::{Error, ErrorKind, Result, io},
     client,
-    store::{Entry, SandboxRecord, log_mark, resume::Resume},
+    store::{Entry, EventKind, SandboxRecord, log_mark, resume::Resume},
 };
 
 impl Snapshots<'_> {
@@ -52,6 +52,8 @@ impl Snapshots<'_> {
         }
         let log = self.store.layout().sandbox(id).output();
         log_mark::restored(&log, &snapshot.manifest)?;
+        let snapshot = snapshot.manifest.id;
+        self.store.note(&record, EventKind::Restored { snapshot });
         let entry = self.store.find(&id.to_string())?;
         if moment.machine.is_none() {
             return Ok(entry);

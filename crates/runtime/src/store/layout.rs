@@ -9,6 +9,7 @@
 //!     lock                   held by its supervisor as long as that lives
 //!     upper.ext4             its writes
 //!     output.log, output.log.1, console.log, vmm.log, supervisor.log
+//!   events/                  what happened to sandboxes, as JSON lines
 //!   pools/<name>/            pool.json and a directory per standby
 //!   snapshots/<id>/          manifest.json, upper.ext4; of a full one also memory and state
 //!   templates/<key>/         memory, state, manifest.json, upper.ext4
@@ -162,6 +163,12 @@ impl Layout {
             dir: self.sandboxes().join(id.to_string()),
             run: self.run.join(id.short()),
         }
+    }
+
+    /// The directory of the journal; made with the first event.
+    #[must_use]
+    pub fn events(&self) -> PathBuf {
+        self.home.join("events")
     }
 
     /// The directory of all pools.

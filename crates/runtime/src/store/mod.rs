@@ -7,8 +7,10 @@
 
 pub(crate) mod config;
 mod entry;
+pub(crate) mod event;
 pub(crate) mod images;
 mod insert;
+pub(crate) mod journal;
 pub(crate) mod layout;
 pub(crate) mod log_mark;
 mod names;
@@ -30,6 +32,8 @@ use cofferdam_types::SandboxId;
 use rustix::fs::Access;
 
 pub use self::entry::Entry;
+pub use self::event::{Event, EventKind};
+use self::journal::Journal;
 use self::layout::{Layout, SandboxPaths};
 use self::names::Names;
 pub(crate) use self::reconcile::{end_role, end_supervisor};
@@ -208,6 +212,16 @@ impl Store {
         spare::reserve(&self.layout.sandbox(id).spare_state());
     }
 
+    /// Puts an event into the journal. One that cannot be written must not stop what it is about.
+    pub(crate) fn note(&self, record: &SandboxRecord, kind: EventKind) {
+        let _ = self.journal().append(&Event::now(record, kind));
+    }
+
+    /// The journal of events.
+    pub(crate) fn journal(&self) -> Journal {
+        Journal::new(self.layout.events())
+    }
+
     /// Removes a sandbox that is not live, with its lock held by the caller or free.
     ///
     /// # Errors
@@ -216,8 +230,14 @@ impl Store {
         let paths = self.layout.sandbox(id);
         let name = reconcile::name_of(&self.layout, id);
         let doomed = fs::staging_path(&paths.dir);
+        // The event has its name. A damaged sandbox has none.
+        let record = fs::read_json(&paths.record(), MAX_RECORD_BYTES);
         match std_fs::rename(&paths.dir, &doomed) {
-            Ok(()) => {}
+            Ok(()) => {
+                if let Ok(record) = record {
+                    self.note(&record, EventKind::Removed);
+                }
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
                 return Err(io(

@@ -18,7 +18,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-use super::{Entry, Failure, MAX_RECORD_BYTES, Store, read_state, staging_dirs};
+use super::{Entry, EventKind, Failure, MAX_RECORD_BYTES, Store, read_state, staging_dirs};
 use crate::{
     base::error::{ErrorKind, Result, io},
     store::{layout::Layout, program, resume::Resume},
@@ -66,6 +66,7 @@ pub(super) fn check(store: &Store, entry: Entry) -> Result<Option<Entry>> {
     });
     // Where it cannot be put on record, as on a full disk, the next look finds the same.
     let _ = store.set_state(id, &state);
+    store.note(&entry.record, EventKind::died(&state));
     store.layout().remove_sockets(&paths);
     drop(lock);
     Ok(Some(Entry { state, ..entry }))

@@ -57,6 +57,7 @@ use crate::{
     host::silence,
     store::{
         Entry, Store,
+        event::EventKind,
         layout::{Layout, SandboxPaths},
     },
 };
@@ -321,6 +322,7 @@ fn record_failure(store: &Store, entry: &Entry, not: &NotStarted) {
             state.status = SandboxStatus::Failed;
             state.failure = Some(to_remote(&not.error).into());
         }
+        store.note(&entry.record, EventKind::died(&state));
         store.set_state(id, &state)
     };
     if let Err(second) = result {

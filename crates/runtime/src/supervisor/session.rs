@@ -27,6 +27,8 @@ pub(crate) struct Session {
     windows: [Inbound; 2],
     /// What the client has read and the guest has not been told of.
     due: [u32; 2],
+    /// Program and arguments.
+    pub(crate) command: Vec<String>,
     /// What the client wants of it.
     pub(crate) options: ExecOptions,
     /// How far it has come.
@@ -58,7 +60,7 @@ pub(crate) enum Limit {
 }
 
 impl Session {
-    pub(crate) fn new(client: ClientId, options: ExecOptions) -> Self {
+    pub(crate) fn new(client: ClientId, command: Vec<String>, options: ExecOptions) -> Self {
         let mut input = Input::default();
         // The first of its writers.
         let _ = input.open(client);
@@ -67,6 +69,7 @@ impl Session {
             input,
             windows: [Inbound::new(); 2],
             due: [0; 2],
+            command,
             options,
             phase: Phase::Starting,
             limit: Limit::Within,
@@ -138,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_ignores_its_window_is_found_out() {
-        let mut session = Session::new(1, ExecOptions::default());
+        let mut session = Session::new(1, Vec::new(), ExecOptions::default());
         let window = INITIAL_WINDOW_BYTES as usize;
         session.received(Channel::Stdout, window, false).unwrap();
         assert!(session.received(Channel::Stdout, 1, false).is_err());
@@ -156,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_process_is_started_once() {
-        let mut session = Session::new(1, ExecOptions::default());
+        let mut session = Session::new(1, Vec::new(), ExecOptions::default());
         assert!(session.is_starting());
         session.started().unwrap();
         assert!(!session.is_starting());

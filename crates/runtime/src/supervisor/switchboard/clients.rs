@@ -169,6 +169,7 @@ impl Switchboard {
         let stream = self.next_session;
         let no_input = !process.stdin;
         let wait_all = options.wait_all;
+        let command = process.argv.clone();
         self.send(stream, &HostMessage::Exec { process, wait_all })?;
         self.next_session += 1;
         later(
@@ -176,7 +177,7 @@ impl Switchboard {
             &self.events,
             Event::ExecStartTimeout(stream),
         );
-        let mut session = Session::new(id, options);
+        let mut session = Session::new(id, command, options);
         session.oom_kills_before = self.entry.state.oom_kills;
         if no_input {
             session.input.end();

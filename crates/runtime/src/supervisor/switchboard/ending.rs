@@ -13,6 +13,7 @@ use tokio::{
 use super::{End, Role, Switchboard};
 use crate::{
     base::error::to_remote,
+    store::event::EventKind,
     supervisor::event::{ClientEvent, Event},
 };
 
@@ -104,5 +105,7 @@ impl Switchboard {
                 state.failure = Some(to_remote(error).into());
             }
         }
+        let died = EventKind::died(&self.entry.state);
+        self.store.note(&self.entry.record, died);
     }
 }

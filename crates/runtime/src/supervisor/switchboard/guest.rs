@@ -9,6 +9,7 @@ use super::{End, Switchboard, wire::does_not_read};
 use crate::{
     base::error::{Error, ErrorKind, Result, to_remote},
     link::{OwnedFrame, SendError, refused},
+    store::event::EventKind,
     supervisor::{event::ClientId, workload::OUTPUTS},
 };
 
@@ -87,6 +88,19 @@ impl Switchboard {
             return Some(broken(error));
         }
         let (client, detach) = (session.client, session.options.detach);
+        let event = match &message {
+            AgentMessage::Started { .. } => {
+                Some(EventKind::exec_started(frame.stream, &session.command))
+            }
+            AgentMessage::Exited { status } => Some(EventKind::ExecEnded {
+                session: frame.stream,
+                exit_code: status.code(),
+            }),
+            _ => None,
+        };
+        if let Some(event) = event {
+            self.store.note(&self.entry.record, event);
+        }
         let answer = match message {
             AgentMessage::Started { pid } => Some(SupervisorMessage::Started {
                 pid,

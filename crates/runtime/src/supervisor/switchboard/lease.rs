@@ -19,7 +19,7 @@ use super::{
 use crate::{
     base::error::to_remote,
     link::FromAgent,
-    store::{EndedBy, LeaseState},
+    store::{EndedBy, LeaseState, event::EventKind},
     supervisor::{
         event::{ClientEvent, Event},
         lease::{Change, Lease},
@@ -135,6 +135,9 @@ impl Switchboard {
     pub(super) fn set_timeout(&mut self, change: Change) {
         self.leased.lease.change(change, Instant::now());
         self.save_lease();
+        let ends_ns = self.entry.state.lease.and_then(|lease| lease.ends_ns);
+        let event = EventKind::TimeoutChanged { ends_ns };
+        self.store.note(&self.entry.record, event);
         // One that is over stays so.
         if self.leased.lease.over().is_none() {
             self.set_lease_timer();
@@ -144,6 +147,11 @@ impl Switchboard {
     fn save_lease(&mut self) {
         self.entry.state.lease = state_of(&self.leased.lease);
         self.save_state();
+    }
+
+    /// The time-out that is over.
+    pub(super) const fn lease_over(&self) -> Option<EndedBy> {
+        self.leased.lease.over()
     }
 
     /// What the clients of a sandbox that its lease has ended are told.

@@ -55,7 +55,7 @@ use super::{
 use crate::{
     base::error::{Error, ErrorKind},
     link::{FromAgent, Outgoing, OwnedFrame},
-    store::{EndedBy, Entry, Store, layout::SandboxPaths},
+    store::{EndedBy, Entry, Store, event::EventKind, layout::SandboxPaths},
 };
 
 /// Most sessions at once; the agent has the same bound.
@@ -175,6 +175,7 @@ impl Switchboard {
         if let Err(error) = store.set_state(entry.record.id, &entry.state) {
             return Err((client, waiting, error));
         }
+        store.note(&entry.record, EventKind::Started);
         let (agent, early) = live.agent.split(events.clone());
         let terminal = entry.record.process.terminal.is_some();
         let mut workload = Workload::new(paths.output(), terminal);

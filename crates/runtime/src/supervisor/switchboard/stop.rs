@@ -12,7 +12,7 @@ use crate::{
         task::log_line,
     },
     host::silence,
-    store::EndedBy,
+    store::{EndedBy, event::EventKind},
     supervisor::event::Event,
 };
 
@@ -96,6 +96,16 @@ impl Switchboard {
             return log_line(&Error::new(ErrorKind::Bug, what).chain());
         }
         self.entry.state.status = status;
+        let event = match (now, status) {
+            (_, SandboxStatus::Paused) => Some(EventKind::Paused {
+                by: self.lease_over(),
+            }),
+            (SandboxStatus::Paused, SandboxStatus::Running) => Some(EventKind::Unpaused),
+            _ => None,
+        };
+        if let Some(event) = event {
+            self.store.note(&self.entry.record, event);
+        }
         // Readers see the old one a moment longer if this fails.
         let _ = self
             .store

@@ -10,7 +10,7 @@ use super::Switchboard;
 use crate::{
     base::error::{Error, ErrorKind, memory_error, to_remote},
     host::room,
-    store::Failure,
+    store::{Failure, event::EventKind},
 };
 
 impl Switchboard {
@@ -21,7 +21,10 @@ impl Switchboard {
         state.oom_kills = before.saturating_add(killed);
         // A guest could send these without end; its state is written for each doubling only.
         if before.checked_ilog2() != state.oom_kills.checked_ilog2() {
+            let kills = self.entry.state.oom_kills;
             self.save_state();
+            self.store
+                .note(&self.entry.record, EventKind::Oom { kills });
         }
     }
 

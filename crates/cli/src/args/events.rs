@@ -1,0 +1,24 @@
+//! `events`.
+
+/// Print what happens to sandboxes.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  coffer events\n  coffer events --since 1h --until 0s --filter type=died\n  coffer events --filter sandbox=web --json"
+)]
+pub(crate) struct EventsArgs {
+    /// Also those since a time: RFC 3339, Unix seconds, or a duration such as 10m
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Only those before a time, and end then
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
+    /// Only those with type=, sandbox= or image=; several of one key are alternatives
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
+    /// Form: json or a Go template
+    #[arg(long, value_name = "FORM")]
+    pub(crate) format: Option<String>,
+    /// Print JSON, one event a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
