@@ -1,0 +1,98 @@
+//! What all parts of a stack share: the way to the guest, the policy, the names, the counters.
+
+mod egress;
+mod names;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+pub(crate) use egress::Egress;
+pub(crate) use names::Names;
+
+use crate::{
+    config::Config,
+    event::Events,
+    policy::{Decision, Name, Policy, Protocol, Query},
+    poller::Poller,
+    stats::Counters,
+};
+
+/// Shared by all parts, and owned by the stack's thread.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    /// The time of this turn of the loop.
+    pub(crate) now: Instant,
+    pub(crate) poller: Poller,
+    pub(crate) egress: Egress,
+    pub(crate) policy: Policy,
+    pub(crate) names: Names,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) events: Events,
+}
+
+/// Where a guest's flow goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Destination {
+    /// The address for the host's socket.
+    pub(crate) address: SocketAddr,
+    /// Whether the name that the guest says in TLS or HTTP is to be checked.
+    pub(crate) check_name: bool,
+}
+
+impl Context {
+    /// Asks the policy about a new flow to `destination`. A denial is counted and reported.
+    pub(crate) fn admit(
+        &mut self,
+        protocol: Protocol,
+        destination: SocketAddr,
+    ) -> Option<Destination> {
+        let is_host = self.config.is_host(destination.ip());
+        let names = self.names.of(destination.ip(), self.now);
+        let decision = self.policy.decide(&Query {
+            protocol,
+            address: destination.ip(),
+            port: destination.port(),
+            is_host,
+            names: &names,
+        });
+        match decision {
+            Decision::Allow { by_name } => Some(Destination {
+                address: if is_host {
+                    SocketAddr::new(loopback_like(destination.ip()), destination.port())
+                } else {
+                    destination
+                },
+                check_name: by_name || (!is_host && self.policy.denies_names()),
+            }),
+            Decision::Deny(denial) => {
+                let what = (protocol, destination, None);
+                self.events.denied(self.now, what, denial, &self.counters);
+                None
+            }
+        }
+    }
+
+    /// Asks the policy about the name that a guest says inside a flow to `destination`.
+    /// A denial is counted and reported.
+    pub(crate) fn admit_name(&mut self, name: &Name, destination: SocketAddr) -> bool {
+        match self.policy.decide_name(name, Some(destination.port())) {
+            Decision::Allow { .. } => true,
+            Decision::Deny(denial) => {
+                let what = (Protocol::Tcp, destination, Some(name.to_string()));
+                self.events.denied(self.now, what, denial, &self.counters);
+                false
+            }
+        }
+    }
+}
+
+fn loopback_like(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    }
+}

@@ -1,0 +1,127 @@
+//! The way into a running stack from other threads.
+
+use std::{
+    fs::File,
+    net::IpAddr,
+    sync::{
+        Arc,
+        mpsc::{Sender, SyncSender, sync_channel},
+    },
+};
+
+use crate::{
+    config::Rate,
+    error::{Error, ErrorKind, Result},
+    policy::{Profile, Rule},
+    poller::Waker,
+    stats::{Counters, Stats},
+};
+
+/// What a handle asks of the stack's thread.
+#[derive(Debug)]
+pub(super) enum Command {
+    Stop,
+    SetPolicy {
+        profile: Profile,
+        rules: Vec<Rule>,
+        host_addresses: Vec<IpAddr>,
+    },
+    SetRate(Rate),
+    ResetFlows,
+    Capture(Option<File>, SyncSender<Result<()>>),
+}
+
+/// Changes, reads and stops a running stack. Clones are handles of the same stack.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    sender: Sender<Command>,
+    waker: Waker,
+    counters: Arc<Counters>,
+}
+
+impl Handle {
+    pub(super) fn new(sender: Sender<Command>, waker: Waker, counters: Arc<Counters>) -> Self {
+        Self {
+            sender,
+            waker,
+            counters,
+        }
+    }
+
+    fn send(&self, command: Command) -> Result<()> {
+        self.sender.send(command).map_err(|_| stopped())?;
+        self.waker.wake();
+        Ok(())
+    }
+
+    /// Sends a command and waits for its result.
+    pub(super) fn ask<T>(
+        &self,
+        command: impl FnOnce(SyncSender<Result<T>>) -> Command,
+    ) -> Result<T> {
+        let (sender, receiver) = sync_channel(1);
+        self.send(command(sender))?;
+        receiver.recv().map_err(|_| stopped())?
+    }
+
+    /// All counters now.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.counters.read()
+    }
+
+    /// Stops the stack. Host sockets are closed; the guest is not told.
+    pub fn stop(&self) {
+        // A stack that has stopped already is what was wanted.
+        let _ = self.send(Command::Stop);
+    }
+
+    /// Replaces the policy. Flows that exist go on.
+    ///
+    /// # Errors
+    /// `Stopped`.
+    pub fn set_policy(
+        &self,
+        profile: Profile,
+        rules: Vec<Rule>,
+        host_addresses: Vec<IpAddr>,
+    ) -> Result<()> {
+        self.send(Command::SetPolicy {
+            profile,
+            rules,
+            host_addresses,
+        })
+    }
+
+    /// Replaces the rate limits.
+    ///
+    /// # Errors
+    /// `Stopped`.
+    pub fn set_rate(&self, rate: Rate) -> Result<()> {
+        self.send(Command::SetRate(rate))
+    }
+
+    /// Resets every flow on both sides, for a guest that has a new identity.
+    ///
+    /// # Errors
+    /// `Stopped`.
+    pub fn reset_flows(&self) -> Result<()> {
+        self.send(Command::ResetFlows)
+    }
+
+    /// Writes all frames from now on to `file` in pcap format, or ends that. A capture that ends
+    /// is complete when this returns.
+    ///
+    /// # Blocking
+    /// Waits for the stack's thread.
+    ///
+    /// # Errors
+    /// `Io` when the file cannot be written, `Stopped`.
+    pub fn capture(&self, file: Option<File>) -> Result<()> {
+        self.ask(|sender| Command::Capture(file, sender))
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(ErrorKind::Stopped, "The sandbox's network has stopped")
+}

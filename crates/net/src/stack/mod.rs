@@ -1,0 +1,135 @@
+//! A stack: all parts together, on one thread with one place to wait.
+//!
+//! [`Stack::new`] makes it, [`Stack::spawn`] runs it on a thread of its own, and a [`Handle`]
+//! changes, reads and stops it from other threads.
+
+mod dispatch;
+mod handle;
+mod turn;
+
+use std::{
+    fs::File,
+    sync::{
+        Arc,
+        mpsc::{Receiver, channel},
+    },
+    thread,
+    time::Instant,
+};
+
+pub use handle::Handle;
+pub use turn::End;
+
+use self::handle::Command;
+use crate::{
+    capture::Capture,
+    config::Config,
+    context::{Context, Egress, Names},
+    error::{Error, ErrorKind, Result, io},
+    event::Events,
+    frame::FrameIo,
+    icmp::Icmp,
+    limit::Bucket,
+    policy::Policy,
+    poller::Poller,
+    stats::Counters,
+    tcp::Tcp,
+    udp::Udp,
+    wire::Reassembly,
+};
+
+/// The network of one sandbox.
+#[derive(Debug)]
+pub struct Stack {
+    cx: Context,
+    tcp: Tcp,
+    udp: Udp,
+    icmp: Icmp,
+    reassembly: Reassembly,
+    /// The rate limit of frames from the guest.
+    up: Bucket,
+    /// Frames that are too long, as far as they are counted.
+    skipped: u64,
+    /// The frame that is being handled; kept for its memory.
+    frame: Vec<u8>,
+    /// Whether the other side of the channel is gone.
+    closed: bool,
+    commands: Receiver<Command>,
+    handle: Handle,
+}
+
+impl Stack {
+    /// A stack for the guest at the other end of `frame_io`. It does nothing until it runs.
+    ///
+    /// # Errors
+    /// `InvalidConfig`, or `Io` when the kernel gives no descriptors or random numbers.
+    pub fn new(
+        config: Config,
+        frame_io: Box<dyn FrameIo>,
+        policy: Policy,
+        events: Events,
+    ) -> Result<Self> {
+        config.validate()?;
+        let now = Instant::now();
+        let poller = Poller::new().map_err(|error| io("Could not make a poller", error))?;
+        let counters = Arc::new(Counters::default());
+        let mut egress = Egress::new(frame_io, &config, Arc::clone(&counters), now);
+        let seed = random()?;
+        let tcp = Tcp::new(&mut egress, config.mtu, now, seed);
+        let (sender, commands) = channel();
+        let handle = Handle::new(sender, poller.waker(), Arc::clone(&counters));
+        Ok(Self {
+            up: Bucket::new(config.rate.up, now),
+            cx: Context {
+                config,
+                now,
+                poller,
+                egress,
+                policy,
+                names: Names::default(),
+                counters,
+                events,
+            },
+            tcp,
+            udp: Udp::new(),
+            icmp: Icmp::new(),
+            reassembly: Reassembly::default(),
+            skipped: 0,
+            frame: Vec::new(),
+            closed: false,
+            commands,
+            handle,
+        })
+    }
+
+    /// A handle for other threads.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Runs the stack on a thread of its own.
+    ///
+    /// # Errors
+    /// `Io` when the kernel gives no thread.
+    pub fn spawn(self) -> Result<thread::JoinHandle<Result<End>>> {
+        thread::Builder::new()
+            .name("net".to_owned())
+            .spawn(|| self.run())
+            .map_err(|error| io("Could not start the thread of the network", error))
+    }
+
+    /// Writes every frame to `file` from now on.
+    fn capture(&mut self, file: Option<File>) -> Result<()> {
+        self.cx.egress.capture = file.map(Capture::start).transpose()?;
+        Ok(())
+    }
+}
+
+fn random() -> Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        Error::new(ErrorKind::Io, "The kernel gives no random numbers").because(error)
+    })?;
+    Ok(u64::from_ne_bytes(bytes))
+}

@@ -1,0 +1,193 @@
+//! The loop of a stack: take frames, let each part do what it can, write frames, wait.
+
+use std::time::Instant;
+
+use super::{Stack, handle::Command};
+use crate::{
+    error::{Result, io},
+    event::Event,
+    frame::Fill,
+    limit::Bucket,
+    policy::Policy,
+    poller::{Owner, Wake},
+    stats::bytes,
+};
+
+/// Reads of the channel in one turn; each may bring many frames.
+const FILLS: usize = 4;
+
+/// Why a stack has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A handle has stopped it.
+    Stopped,
+    /// The other side of the frame channel is gone.
+    ChannelClosed,
+}
+
+/// What the channel of frames is waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Interest {
+    read: bool,
+    write: bool,
+}
+
+impl Stack {
+    /// Runs until a handle stops it or the channel ends. Without traffic it never wakes up.
+    ///
+    /// # Blocking
+    /// For the life of the sandbox.
+    ///
+    /// # Errors
+    /// `Io` when the poller or the channel fails.
+    pub fn run(mut self) -> Result<End> {
+        let fd = |error| io("Could not wait for frames", error);
+        let mut interest = Interest {
+            read: true,
+            write: false,
+        };
+        let frames = self.cx.egress.io.fd();
+        self.cx
+            .poller
+            .add_level(frames, Owner::Frames, crate::poller::NO_SLOT)
+            .map_err(fd)?;
+        let mut wakes = Vec::new();
+        loop {
+            if let Some(end) = self.commands() {
+                return Ok(end);
+            }
+            self.turn(&wakes)?;
+            if self.closed {
+                let counters = &self.cx.counters;
+                self.cx.events.send(Event::ChannelClosed, counters);
+                return Ok(End::ChannelClosed);
+            }
+            let flushed = self.cx.egress.flush();
+            let flushed = flushed.map_err(|error| io("Could not send frames", error))?;
+            let wanted = Interest {
+                read: self.up.is_open(self.cx.now),
+                write: !flushed,
+            };
+            if wanted != interest {
+                interest = wanted;
+                let frames = self.cx.egress.io.fd();
+                self.cx
+                    .poller
+                    .set_frames(frames, wanted.read, wanted.write)
+                    .map_err(fd)?;
+            }
+            let deadline = self.deadline();
+            self.cx.poller.wait(deadline, &mut wakes).map_err(fd)?;
+            self.cx.counters.wake_ups.one();
+        }
+    }
+
+    /// One turn of every part.
+    fn turn(&mut self, wakes: &[Wake]) -> Result<()> {
+        self.cx.now = Instant::now();
+        for wake in wakes {
+            match wake.owner {
+                Owner::Frames if wake.ready.read => self.take_frames()?,
+                Owner::Frames => {}
+                Owner::Waker => self.cx.poller.drain_waker(),
+                Owner::Tcp => self.tcp.ready(&mut self.cx, wake.slot, wake.ready),
+                Owner::Udp => self.udp.ready(&mut self.cx, wake.slot),
+                Owner::Icmp => self.icmp.ready(&mut self.cx, wake.slot),
+                Owner::Dns | Owner::DnsServer | Owner::Publish => {}
+            }
+        }
+        self.tcp.turn(&mut self.cx);
+        self.udp.turn(&mut self.cx);
+        self.icmp.turn(&mut self.cx);
+        Ok(())
+    }
+
+    /// Takes frames from the guest until none is left, the turn is over or the rate is reached.
+    fn take_frames(&mut self) -> Result<()> {
+        for _ in 0..FILLS {
+            if !self.up.is_open(self.cx.now) {
+                return Ok(());
+            }
+            let filled = self.cx.egress.io.fill();
+            match filled.map_err(|error| io("Could not receive frames", error))? {
+                Fill::Data => {}
+                Fill::Empty => return Ok(()),
+                Fill::Closed => {
+                    self.closed = true;
+                    return Ok(());
+                }
+            }
+            self.take_read_frames();
+            let skipped = self.cx.egress.io.skipped();
+            self.cx.counters.malformed.add(skipped - self.skipped);
+            self.skipped = skipped;
+        }
+        Ok(())
+    }
+
+    /// Handles the frames of one read.
+    fn take_read_frames(&mut self) {
+        // Frames stay in the channel's buffer, and answers go into the same channel, so a frame
+        // is swapped out before it is handled.
+        let mut frame = std::mem::take(&mut self.frame);
+        while let Some(read) = self.cx.egress.io.next() {
+            frame.clear();
+            frame.extend_from_slice(read);
+            self.up.take(frame.len());
+            self.cx.counters.rx_frames.one();
+            self.cx.counters.rx_bytes.add(bytes(frame.len()));
+            self.handle_frame(&frame);
+        }
+        self.frame = frame;
+    }
+
+    /// When the loop has to turn without a reason from outside.
+    fn deadline(&mut self) -> Option<Instant> {
+        let stalled = self.tcp.is_stalled() || !self.up.is_open(self.cx.now);
+        let limits = [self.up.opens_at(), self.cx.egress.rate.opens_at()];
+        let limits = limits.into_iter().flatten().filter(|_| stalled);
+        [
+            self.tcp.deadline(self.cx.now),
+            self.udp.deadline(),
+            self.icmp.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(limits)
+        .min()
+    }
+
+    /// Does what handles ask for.
+    fn commands(&mut self) -> Option<End> {
+        while let Ok(command) = self.commands.try_recv() {
+            self.cx.now = Instant::now();
+            match command {
+                Command::Stop => return Some(End::Stopped),
+                Command::SetPolicy {
+                    profile,
+                    rules,
+                    host_addresses,
+                } => {
+                    self.cx.policy = Policy {
+                        profile,
+                        rules,
+                        host_addresses,
+                    };
+                }
+                Command::SetRate(rate) => {
+                    self.up = Bucket::new(rate.up, self.cx.now);
+                    self.cx.egress.rate = Bucket::new(rate.down, self.cx.now);
+                }
+                Command::ResetFlows => {
+                    self.tcp.reset_all(&mut self.cx);
+                    self.udp.reset_all(&mut self.cx);
+                }
+                Command::Capture(file, sender) => {
+                    // The asker may have gone; then nobody wants the result.
+                    let _ = sender.send(self.capture(file));
+                }
+            }
+        }
+        None
+    }
+}

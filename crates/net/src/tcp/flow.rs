@@ -1,0 +1,144 @@
+//! One TCP flow: a connection of the guest, ended here, and a socket of the host.
+
+use std::{
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use rustix::net::sockopt;
+use smoltcp::{
+    iface::{SocketHandle, SocketSet, SocketStorage},
+    socket::tcp,
+};
+
+use crate::poller::Ready;
+
+/// The two ends that name a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) guest: SocketAddr,
+    /// The other end as the guest sees it.
+    pub(super) remote: SocketAddr,
+}
+
+/// Where a flow stands; see the head of the module for the transitions.
+#[derive(Debug)]
+pub(super) enum State {
+    /// The host's connect is under way. The guest's SYN waits for its result.
+    Connecting {
+        /// The IP packet of the SYN.
+        syn: Vec<u8>,
+    },
+    /// The host's side is connected, and the guest's handshake is under way.
+    Opening,
+    /// Both sides are connected. Each direction ends by itself.
+    Relaying {
+        /// From the guest to the host.
+        up: Half,
+        /// From the host to the guest.
+        down: Half,
+    },
+    /// The host's side has failed, and the reset to the guest waits for room.
+    Resetting,
+}
+
+/// One direction of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Half {
+    /// Data may come.
+    Open,
+    /// The sender has ended it, and the receiver has been told so.
+    Ended,
+}
+
+/// smoltcp's half of a flow. The set has this one socket, so smoltcp never searches.
+pub(super) struct Link {
+    pub(super) sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    /// Bytes of both buffers.
+    pub(super) buffer_bytes: usize,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link")
+            .field("buffer_bytes", &self.buffer_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// A closed socket with `bytes` of buffer for each direction.
+    pub(super) fn new(bytes: usize) -> Self {
+        let buffer = || tcp::SocketBuffer::new(vec![0; bytes]);
+        let mut socket = tcp::Socket::new(buffer(), buffer());
+        // The guest has its own algorithm against small segments, and the host's socket has one
+        // less: what comes in goes out at once.
+        socket.set_nagle_enabled(false);
+        // No time-out and no keep-alive: a guest may be paused for as long as the user likes.
+        let mut sockets = SocketSet::new(vec![SocketStorage::EMPTY]);
+        let handle = sockets.add(socket);
+        Self {
+            sockets,
+            handle,
+            buffer_bytes: 2 * bytes,
+        }
+    }
+
+    pub(super) fn socket(&mut self) -> &mut tcp::Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+}
+
+/// One flow.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) key: Key,
+    pub(super) state: State,
+    pub(super) fd: OwnedFd,
+    /// What the host's socket may do, as far as is known.
+    pub(super) ready: Ready,
+    /// Absent while the host connects: a flood of SYNs costs no buffers.
+    pub(super) link: Option<Link>,
+    /// When a connect or handshake has taken too long.
+    pub(super) gives_up: Option<Instant>,
+    /// When this flow wants to be looked at.
+    pub(super) deadline: Option<Instant>,
+    /// Whether it is in the list of flows to be looked at now.
+    pub(super) queued: bool,
+    /// Whether it is in the list of flows that wait for room in the queue to the guest.
+    pub(super) stalled: bool,
+    /// Whether the guest's FIN came. smoltcp's state may not show it any more.
+    pub(super) guest_ended: bool,
+    /// Whether the acknowledgement of the guest's end was sent, and smoltcp only waits out its
+    /// time. It is left alone then: at the end of that time it would drop what it has received.
+    pub(super) quiet: bool,
+    /// Whether the name that the guest says has to be checked before its data may pass.
+    pub(super) check_name: bool,
+}
+
+impl Flow {
+    pub(super) fn new(key: Key, state: State, fd: OwnedFd, gives_up: Instant) -> Self {
+        Self {
+            key,
+            state,
+            fd,
+            ready: Ready::default(),
+            link: None,
+            gives_up: Some(gives_up),
+            deadline: None,
+            queued: false,
+            stalled: false,
+            guest_ended: false,
+            quiet: false,
+            check_name: false,
+        }
+    }
+
+    /// Makes the kernel reset the host's connection when the socket is closed.
+    pub(super) fn reset_host(&self) {
+        // A socket that cannot do it is closed in the usual way.
+        let _ = sockopt::set_socket_linger(&self.fd, Some(Duration::ZERO));
+    }
+}
