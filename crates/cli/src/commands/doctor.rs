@@ -1,5 +1,7 @@
 //! `doctor` and `info`.
 
+mod capabilities;
+
 use cofferdam::{BackendReport, Coffer, HostReport, SandboxStatus};
 use serde_json::json;
 
@@ -115,6 +117,8 @@ pub(crate) fn info(coffer: &Coffer, args: &DataArgs) -> ExitStatus {
             "backend_version": chosen.and_then(|backend| backend.version.as_ref()),
             "qemu": chosen.and_then(|backend| backend.program.as_ref()),
             "isolation": chosen.map(|backend| &backend.isolation),
+            "capabilities": chosen.map(|backend| &backend.capabilities),
+            "platform": report.capabilities,
             "kernel": report.kernel,
         }));
         return ExitStatus::Success;
@@ -145,6 +149,11 @@ pub(crate) fn info(coffer: &Coffer, args: &DataArgs) -> ExitStatus {
             "Isolation",
             chosen.map_or_else(String::new, |backend| backend.isolation.clone()),
         ),
+        (
+            "Machines",
+            chosen.map_or_else(String::new, capabilities::of_backend),
+        ),
+        ("Platform", capabilities::of_platform(&report.capabilities)),
         ("Guest kernel", kernel),
     ] {
         output::line(format_args!("{name}: {value}"));

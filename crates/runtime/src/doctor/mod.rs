@@ -4,7 +4,7 @@ mod checks;
 
 use std::path::PathBuf;
 
-use cofferdam_backend::{HostProbe, ProbeFix};
+use cofferdam_backend::{BackendCapabilities, HostProbe, ProbeFix};
 use cofferdam_kvm_probe::KvmFinding;
 use cofferdam_types::PlatformCapabilities;
 use serde::Serialize;
@@ -45,6 +45,8 @@ pub struct BackendReport {
     pub program: Option<PathBuf>,
     /// Version of the program behind it.
     pub version: Option<String>,
+    /// What it can do, whether it works here or not.
+    pub capabilities: BackendCapabilities,
     /// What isolates a guest of it.
     pub isolation: String,
     /// What would mend it.
@@ -99,6 +101,7 @@ fn look(layout: &Layout, lost: Option<&Error>) -> HostReport {
             summary,
             program,
             version,
+            capabilities: backend.capabilities(),
             isolation,
             fixes,
         });

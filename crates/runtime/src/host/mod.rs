@@ -7,6 +7,7 @@ pub(crate) mod admission;
 pub(crate) mod compatibility;
 pub(crate) mod diagnosis;
 pub(crate) mod guest;
+pub(crate) mod needs;
 pub(crate) mod room;
 pub(crate) mod silence;
 
@@ -73,6 +74,13 @@ pub(crate) fn backend(layout: &Layout, asked: Option<&str>) -> Result<Arc<dyn Ba
     }
     let error = Error::new(ErrorKind::BackendUnavailable, reasons.join("; "));
     Err(error.hint(hint.unwrap_or_else(|| "See what `coffer doctor` says".to_owned())))
+}
+
+/// The backend of this name, whether it works here or not.
+pub(crate) fn named(layout: &Layout, name: &str) -> Option<Arc<dyn Backend>> {
+    all(layout, || kvm_finding(layout))
+        .into_iter()
+        .find(|backend| backend.name() == name)
 }
 
 /// Why a backend does not work here and what mends it; cheap for the one that mostly does.

@@ -10,6 +10,10 @@ use super::{SnapshotFileName, SnapshotKind, Snapshots};
 use crate::{
     base::error::{Error, ErrorKind, Result, io, lift},
     client,
+    host::{
+        self,
+        needs::{self, Need},
+    },
     store::Entry,
 };
 
@@ -71,6 +75,14 @@ impl Snapshots<'_> {
         kind: SnapshotKind,
         dir: &Path,
     ) -> Result<Captured> {
+        let named = entry.state.backend.as_deref();
+        if let Some(backend) = named.and_then(|name| host::named(self.store.layout(), name)) {
+            let need = match kind {
+                SnapshotKind::Full => Need::LiveMemory,
+                SnapshotKind::Disk => Need::LiveDisk,
+            };
+            needs::expect(backend.as_ref(), need)?;
+        }
         let not_text = || Error::new(ErrorKind::Unsupported, "The store's path is not UTF-8");
         let request = Request::Capture {
             dir: dir.to_str().ok_or_else(not_text)?.to_owned(),
@@ -105,7 +117,7 @@ impl Snapshots<'_> {
         let what = format!(
             "There is no room to capture `{}`: it needs up to {needed} MiB, and {}",
             entry.record.name,
-            crate::host::room::free_text(layout.home())
+            host::room::free_text(layout.home())
         );
         Error::new(ErrorKind::NoSpace, what)
             .because(error)

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     base::error::{Result, lift},
-    host::{compatibility::machine_key, guest},
+    host::{compatibility::machine_key, guest, needs},
     link::{AgentLink, Clock, resume_workload, start_workload},
     store::{layout::SandboxPaths, resume::Resume},
     supervisor::{Live, Starting},
@@ -57,6 +57,7 @@ pub(crate) async fn start(of: Starting<'_>) -> Result<(Live, ForTemplates)> {
     let guest = guest::find(layout, record.spec.kernel.as_deref())?;
     let shape = MachineShape::of(&record.spec, record.image.disk_bytes);
     crate::host::room::check_memory(shape.memory_mib)?;
+    needs::expect(backend.as_ref(), shape.needs())?;
     clock.lap("prepare");
 
     let spec = machine_spec(of, &guest, &shape);

@@ -19,7 +19,10 @@ use super::{
 };
 use crate::{
     base::error::{Error, ErrorKind, Result, io, lift},
-    host::guest::GuestFiles,
+    host::{
+        guest::GuestFiles,
+        needs::{self, Need},
+    },
     link::AgentLink,
     store::{layout::Layout, staging::StagingDir},
 };
@@ -33,6 +36,7 @@ pub(crate) async fn ensure_base(
     shape: &MachineShape,
     again: bool,
 ) -> Result<Template> {
+    needs::expect(backend, Need::Forks)?;
     let (key, about) = base_key(guest, &lift(backend.compatibility_key())?, shape);
     if let Some(template) = Template::find(layout, &key) {
         return Ok(template);
@@ -120,6 +124,7 @@ pub(crate) async fn make_image(
     plan: &TemplatePlan,
     again: bool,
 ) -> Result<Option<Template>> {
+    needs::expect(backend, Need::Forks)?;
     let compatibility = lift(backend.compatibility_key())?;
     let (key, about) = match &plan.workload {
         Some(workload) => workload_key(

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::FORMAT_VERSION;
-use crate::host::guest::GuestFiles;
+use crate::host::{guest::GuestFiles, needs::Need};
 
 /// The parts of a machine that its guest saw before any image was known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,16 @@ impl MachineShape {
                 UpperSpec::ReadOnly => 0,
             },
             mtu: None,
+        }
+    }
+}
+
+impl MachineShape {
+    /// What a machine of this shape needs of a backend.
+    pub(crate) const fn needs(&self) -> Need {
+        Need::Machine {
+            vcpus: self.vcpus,
+            network: self.mtu.is_some(),
         }
     }
 }
