@@ -34,11 +34,13 @@ mod images;
 mod info;
 mod logs;
 mod options;
+mod polled;
 mod pools;
 mod sandbox;
 mod session;
 mod settings;
 mod snapshots;
+mod stats;
 mod templates;
 
 pub use cofferdam_runtime::{
@@ -67,8 +69,9 @@ pub use info::SandboxInfo;
 pub use logs::{LogOptions, Logs};
 pub use options::CofferOptions;
 pub use pools::Pools;
-pub use sandbox::{AttachOptions, Sandbox, SandboxStats};
+pub use sandbox::{AttachOptions, Sandbox};
 pub use session::{Session, SessionEvent, SessionInput};
 pub use settings::Settings;
 pub use snapshots::{Forks, Snapshot, SnapshotInfo, Snapshots};
+pub use stats::{SandboxStats, StatsStream};
 pub use templates::Templates;

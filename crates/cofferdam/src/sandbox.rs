@@ -7,7 +7,6 @@ use cofferdam_runtime::{
     TerminalSize, WhenGone,
 };
 use cofferdam_types::{ExitStatus, SandboxId, SandboxStatus, Signal};
-use serde::Serialize;
 
 use crate::{Coffer, LogOptions, Logs, SandboxInfo, Session};
 
@@ -28,17 +27,6 @@ pub struct AttachOptions {
     /// Whether the sandbox goes on when the session is dropped or this process dies. A start that
     /// is under way is cancelled then all the same.
     pub survives: bool,
-}
-
-/// What a live sandbox uses now.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct SandboxStats {
-    /// Share of one processor, in percent.
-    pub cpu_percent: f64,
-    /// Resident memory of the machine's program in bytes.
-    pub memory_bytes: u64,
-    /// Processes that were started through the supervisor and run.
-    pub sessions: u32,
 }
 
 impl Sandbox {
@@ -212,25 +200,6 @@ impl Sandbox {
     /// The file system's.
     pub fn kernel_log(&self, lines: usize) -> Result<Vec<String>> {
         cofferdam_runtime::console_lines(self.coffer.runtime.store(), self.id(), lines)
-    }
-
-    /// What it uses now.
-    ///
-    /// # Errors
-    /// [`ErrorKind::WrongState`] when it does not run.
-    pub async fn stats(&self) -> Result<SandboxStats> {
-        let runtime = &self.coffer.runtime;
-        match runtime.request(&self.now()?, Request::Status).await?.1 {
-            SupervisorMessage::Status(status) => Ok(SandboxStats {
-                cpu_percent: status.cpu_percent,
-                memory_bytes: status.memory_bytes,
-                sessions: status.sessions,
-            }),
-            _ => Err(Error::new(
-                ErrorKind::Bug,
-                "The supervisor answered something else",
-            )),
-        }
     }
 
     pub(crate) const fn record(&self) -> &SandboxRecord {

@@ -39,6 +39,7 @@ fn of_a_sandbox(sandbox: &Sandbox, exec: &ExecSpec, options: AttachOptions) {
     is_send(sandbox.wait());
     is_send(sandbox.remove(false));
     is_send(sandbox.stats());
+    is_send(sandbox.stats_stream(std::time::Duration::from_secs(1)));
     is_send(sandbox.exec(exec.clone()));
     is_send(sandbox.exec_detached(exec.clone()));
     is_send(sandbox.output(exec.clone()));

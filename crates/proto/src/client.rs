@@ -87,6 +87,12 @@ pub enum Request {
         /// Only make it later.
         extend: bool,
     },
+    /// Answer `Status` again and again until this client goes or the sandbox ends, which is
+    /// answered by `Done`.
+    WatchStatus {
+        /// Milliseconds between two answers.
+        interval_ms: u64,
+    },
 }
 
 /// How a sandbox depends on the client that starts it.
@@ -192,8 +198,10 @@ pub struct Stage {
 pub struct LiveStatus {
     /// Process id of the machine's program on the host.
     pub machine_pid: u32,
-    /// Share of one processor, in percent.
+    /// Share of one processor since the last look, by whichever client, in percent.
     pub cpu_percent: f64,
+    /// Processor time of the machine's program since its start, in milliseconds.
+    pub cpu_time_ms: u64,
     /// Resident memory of the machine's program in bytes.
     pub memory_bytes: u64,
     /// Sessions that run, the workload included.

@@ -2,7 +2,8 @@
 
 use super::{
     AttachArgs, CreateArgs, ExecArgs, InspectArgs, KillArgs, LogsArgs, PauseArgs, PruneArgs,
-    PsArgs, RestartArgs, RmArgs, RunArgs, StartArgs, StopArgs, SystemVerb, Verb, WaitArgs,
+    PsArgs, RestartArgs, RmArgs, RunArgs, StartArgs, StatsArgs, StopArgs, SystemVerb, Verb,
+    WaitArgs,
 };
 
 /// Verbs about sandboxes by Docker's longer names.
@@ -36,6 +37,8 @@ pub(crate) enum ContainerVerb {
     Attach(AttachArgs),
     /// Print a sandbox's output
     Logs(LogsArgs),
+    /// Print what running sandboxes use, once a second
+    Stats(StatsArgs),
     /// Print all about sandboxes as JSON
     Inspect(InspectArgs),
     /// Wait until sandboxes have stopped and print their exit codes
@@ -62,6 +65,7 @@ impl Verb {
                 ContainerVerb::Exec(args) => Self::Exec(args),
                 ContainerVerb::Attach(args) => Self::Attach(args),
                 ContainerVerb::Logs(args) => Self::Logs(args),
+                ContainerVerb::Stats(args) => Self::Stats(args),
                 ContainerVerb::Inspect(args) => Self::Inspect(args),
                 ContainerVerb::Wait(args) => Self::Wait(args),
                 prune @ ContainerVerb::Prune(_) => Self::Container(prune),

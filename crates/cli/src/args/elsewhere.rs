@@ -32,7 +32,6 @@ const VERBS: &[(&str, &str)] = &[
     ("secret", "Pass values with `-e` or `--env-file`"),
     ("service", "There is no cluster: start each sandbox with `coffer run -d`"),
     ("stack", "There is no cluster: start each sandbox with `coffer run -d`"),
-    ("stats", "`coffer exec SANDBOX top -b -n 1`"),
     ("swarm", "There is no cluster: each host has its own sandboxes"),
     ("top", "`coffer exec SANDBOX ps`"),
     ("trust", "`coffer pull` checks every byte against its digest; signatures are not checked"),

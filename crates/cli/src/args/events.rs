@@ -1,4 +1,4 @@
-//! `events`.
+//! `events` and `stats`.
 
 /// Print what happens to sandboxes.
 #[derive(Debug, clap::Args)]
@@ -21,4 +21,23 @@ pub(crate) struct EventsArgs {
     /// Print JSON, one event a line
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Print what running sandboxes use.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatsArgs {
+    /// Print one sample of each and end
+    #[arg(long)]
+    pub(crate) no_stream: bool,
+    /// Whole ids
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// Form: table, json or a Go template
+    #[arg(long, value_name = "FORM")]
+    pub(crate) format: Option<String>,
+    /// Print JSON, one sandbox a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Sandboxes; all that run if none is named
+    pub(crate) sandboxes: Vec<String>,
 }

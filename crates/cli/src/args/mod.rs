@@ -24,7 +24,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 pub(crate) use self::config::ConfigVerb;
 pub(crate) use self::container::ContainerVerb;
 pub(crate) use self::elsewhere::{hint as hint_for_verb, is_noun};
-pub(crate) use self::events::EventsArgs;
+pub(crate) use self::events::{EventsArgs, StatsArgs};
 pub(crate) use self::fork::ForkArgs;
 pub(crate) use self::images::{
     HistoryArgs, ImageInspectArgs, ImageVerb, ImagesArgs, LoadArgs, PruneArgs, PullArgs, RmiArgs,
@@ -123,6 +123,8 @@ pub(crate) enum Verb {
     Logs(LogsArgs),
     /// Print what happens to sandboxes, as it happens
     Events(EventsArgs),
+    /// Print what running sandboxes use, once a second
+    Stats(StatsArgs),
     /// Print all about sandboxes or images as JSON
     Inspect(InspectArgs),
     /// Wait until sandboxes have stopped and print their exit codes
@@ -279,7 +281,7 @@ mod tests {
             "coffer build .",
             "coffer cp a b",
             "coffer image push x",
-            "coffer container stats",
+            "coffer container port a",
         ] {
             let error = try_parse(words).unwrap_err();
             assert!(hint_for_verb(&error).is_some(), "{words}: {error}");

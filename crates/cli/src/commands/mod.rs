@@ -20,6 +20,7 @@ mod run;
 mod side_by_side;
 mod snapshots;
 mod spec;
+mod stats;
 mod system;
 mod templates;
 mod warm_up;
@@ -81,6 +82,7 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
         Verb::Ps(args) => ps::ps(&coffer, &args),
         Verb::Logs(args) => logs::logs(&coffer, &args).await,
         Verb::Events(args) => events::events(&coffer, &args).await,
+        Verb::Stats(args) => stats::stats(&coffer, &args).await,
         Verb::Inspect(args) => inspect::inspect(&coffer, &args),
         Verb::Images(args) => images::images(&coffer, &args),
         Verb::Pull(args) => images::pull(&coffer, &args, cli.verbose).await,

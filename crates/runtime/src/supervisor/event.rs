@@ -39,6 +39,8 @@ pub(crate) enum Event {
     ExecStartTimeout(u32),
     /// The sandbox's lease may be over.
     LeaseTime,
+    /// A client that watches the status gets the next one.
+    StatusTime(ClientId),
 }
 
 impl From<FromAgent> for Event {

@@ -1,3 +1,5 @@
+//! The journal: order, rotation, gaps, many writers.
+
 use std::thread;
 
 use super::*;

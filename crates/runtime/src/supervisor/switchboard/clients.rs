@@ -29,6 +29,9 @@ use crate::{
 /// host with far more guests than processors.
 const EXEC_START_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Shortest time between two answers about the status; a look costs some ten microseconds.
+const LEAST_STATUS_INTERVAL: Duration = Duration::from_millis(100);
+
 impl Switchboard {
     pub(super) fn connected(&mut self, stream: UnixStream) {
         let id = self.next_client;
@@ -135,6 +138,12 @@ impl Switchboard {
                 self.answer(id, &SupervisorMessage::Done);
                 Ok(())
             }
+            Request::WatchStatus { interval_ms } => {
+                let interval = Duration::from_millis(interval_ms).max(LEAST_STATUS_INTERVAL);
+                self.set_role(id, Role::StatusWatcher(interval));
+                self.status_time(id);
+                Ok(())
+            }
             Request::Status => {
                 let status = self.status()?;
                 self.answer(id, &SupervisorMessage::Status(status));
@@ -217,11 +226,24 @@ impl Switchboard {
         }
     }
 
+    /// A client that watches the status gets the next one.
+    pub(super) fn status_time(&mut self, id: ClientId) {
+        let Some((_, Role::StatusWatcher(interval))) = self.clients.get(&id) else {
+            return;
+        };
+        later(*interval, &self.events, Event::StatusTime(id));
+        // Of a machine that has just ended there is none; its end follows.
+        if let Ok(status) = self.status() {
+            self.answer(id, &SupervisorMessage::Status(status));
+        }
+    }
+
     pub(super) fn status(&self) -> Result<LiveStatus> {
         let metrics = crate::base::error::lift(self.machine.metrics())?;
         Ok(LiveStatus {
             machine_pid: self.machine.pid(),
             cpu_percent: metrics.cpu_percent,
+            cpu_time_ms: metrics.cpu_time_ms,
             memory_bytes: metrics.memory_bytes,
             sessions: u32::try_from(self.sessions.len() + 1).unwrap_or(u32::MAX),
         })

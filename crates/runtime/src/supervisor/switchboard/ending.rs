@@ -50,7 +50,7 @@ impl Switchboard {
                     lease.iter().for_each(|warning| client.answer(warning));
                     client.answer(&killed);
                 }
-                Role::Stopper => client.answer(&SupervisorMessage::Done),
+                Role::Stopper | Role::StatusWatcher(_) => client.answer(&SupervisorMessage::Done),
                 Role::None => {}
             }
         }

@@ -23,7 +23,7 @@ mod wire;
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use cofferdam_backend::Machine;
@@ -81,6 +81,8 @@ enum Role {
     Waiter,
     /// It waits for the sandbox to have stopped.
     Stopper,
+    /// It gets the status at this interval.
+    StatusWatcher(Duration),
 }
 
 /// The owner of a live sandbox.
@@ -312,6 +314,7 @@ impl Switchboard {
             Event::Moment(result) => self.moment_over(result),
             Event::ExecStartTimeout(stream) => self.exec_start_timeout(stream),
             Event::LeaseTime => self.lease_time(),
+            Event::StatusTime(id) => self.status_time(id),
         }
         None
     }
