@@ -32,6 +32,10 @@ impl OomWatch {
         for group in GROUPS {
             match File::open(format!("{group}/memory.events")) {
                 Ok(file) => {
+                    // A file that was never read counts as changed (fs/kernfs/file.c,
+                    // `kernfs_generic_poll`): without this each template would begin with a watch
+                    // of its memory.
+                    count(&file);
                     poll.add(file.as_fd(), Token::OutOfMemory, EventFlags::PRI)?;
                     files.push(file);
                 }
