@@ -8,7 +8,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-use cofferdam_proto::{FailureKind, Identity};
+use cofferdam_proto::{FailureKind, GuestNetwork, Identity};
 use rustix::{
     system::sethostname,
     time::{ClockId, Timespec, clock_settime},
@@ -35,6 +35,8 @@ pub(crate) struct Names {
     pub(crate) hostname: String,
     /// 32 lower-case hex digits.
     pub(crate) machine_id: String,
+    /// Servers and names of the network.
+    pub(crate) network: Option<GuestNetwork>,
 }
 
 impl Default for Names {
@@ -43,6 +45,7 @@ impl Default for Names {
         Self {
             hostname: "localhost".to_owned(),
             machine_id: "uninitialized".to_owned(),
+            network: None,
         }
     }
 }
@@ -71,6 +74,7 @@ impl Names {
         Ok(Self {
             hostname: hostname.clone(),
             machine_id: machine_id.clone(),
+            network: identity.network.clone(),
         })
     }
 }
@@ -148,6 +152,7 @@ mod tests {
             cause: cofferdam_proto::IdentityCause::Start,
             generation: "0".repeat(32),
             fork_index: None,
+            network: None,
         }
     }
 

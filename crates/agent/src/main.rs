@@ -21,6 +21,7 @@ mod frozen;
 mod identity;
 mod log;
 mod mounts;
+mod network;
 mod poll;
 mod port;
 mod process;

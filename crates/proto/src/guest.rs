@@ -120,6 +120,8 @@ pub enum FailureKind {
     Mount,
     /// The identity could not be taken on.
     Identity,
+    /// The network interface is missing or could not be set up.
+    Network,
     /// A limit could not be set.
     Limits,
     /// The message does not fit the agent's state, such as an exec before the start.

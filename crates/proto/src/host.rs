@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ProcessSpec, TerminalSize};
+use crate::{GuestNetwork, ProcessSpec, TerminalSize};
 use cofferdam_types::ResourceLimits;
 
 /// A message to the agent. Those about a session carry its number as the frame's stream.
@@ -21,7 +21,7 @@ pub enum HostMessage {
         /// The host's [`crate::GENERATION`].
         generation: u32,
     },
-    /// Takes on an identity: clock, entropy, machine id, host name. Answered by `Adopted`.
+    /// Takes on an identity: clock, entropy, machine id, host name, network. Answered by `Adopted`.
     Adopt(Identity),
     /// Mounts the root file system; in one that a template has mounted, only the tmpfs mounts of
     /// the spec, and its size of `/dev/shm`. Answered by `RootMounted`.
@@ -163,6 +163,8 @@ pub struct Identity {
     pub generation: String,
     /// The number of this fork among those that were made together, from 1.
     pub fork_index: Option<u32>,
+    /// The network interface; `None`: the guest has its loopback only.
+    pub network: Option<GuestNetwork>,
 }
 
 /// Where the workload finds which copy of a machine it runs in. The directory is mounted

@@ -13,6 +13,7 @@ mod credit;
 mod frame;
 mod guest;
 mod host;
+mod network;
 mod process;
 
 pub use client::{
@@ -29,11 +30,12 @@ pub use host::{
     DiskPart, GENERATION_FILE, HostMessage, Identity, IdentityCause, RootSpec, TmpfsSpec,
     UpperDevice,
 };
+pub use network::GuestNetwork;
 pub use process::{ProcessSpec, TerminalSize};
 
 /// Generation of the host-guest messages. Host and agent are built together, so they must be
 /// equal; a template made by another generation is dropped by its key.
-pub const GENERATION: u32 = 6;
+pub const GENERATION: u32 = 7;
 
 /// Name of the virtio-console port that carries the stream; virtio 1.2 §5.3.6.2
 /// `VIRTIO_CONSOLE_PORT_NAME`, seen in the guest as `/sys/class/virtio-ports/*/name`.

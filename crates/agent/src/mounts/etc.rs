@@ -5,7 +5,7 @@
 
 use std::{fs, os::fd::OwnedFd};
 
-use cofferdam_proto::FailureKind;
+use cofferdam_proto::{FailureKind, GuestNetwork};
 use rustix::{
     fs::{Mode, OFlags, ftruncate, open},
     io::{pread, pwrite},
@@ -103,21 +103,56 @@ impl Etc {
 }
 
 fn contents(names: &Names) -> [(&'static str, String); 4] {
-    let hostname = &names.hostname;
-    let hosts = format!(
-        "127.0.0.1\tlocalhost\n\
-         127.0.1.1\t{hostname}\n\
-         ::1\tlocalhost ip6-localhost ip6-loopback\n\
-         ff02::1\tip6-allnodes\n\
-         ff02::2\tip6-allrouters\n"
-    );
     [
-        ("hostname", format!("{hostname}\n")),
-        ("hosts", hosts),
-        // There is no network, so there is no server to name.
-        ("resolv.conf", String::new()),
+        ("hostname", format!("{}\n", names.hostname)),
+        ("hosts", hosts(names)),
+        (
+            "resolv.conf",
+            names.network.as_ref().map(resolvers).unwrap_or_default(),
+        ),
         ("machine-id", format!("{}\n", names.machine_id)),
     ]
+}
+
+/// `/etc/hosts`: the host name is that of the first address, so that others can use what a
+/// program finds there. Source: hosts(5).
+fn hosts(names: &Names) -> String {
+    let network = names.network.as_ref();
+    let own = network.and_then(|network| network.addresses.first());
+    let own = own.map_or_else(
+        || "127.0.1.1".to_owned(),
+        |(address, _)| address.to_string(),
+    );
+    let mut text = format!(
+        "127.0.0.1\tlocalhost\n\
+         {own}\t{}\n\
+         ::1\tlocalhost ip6-localhost ip6-loopback\n\
+         ff02::1\tip6-allnodes\n\
+         ff02::2\tip6-allrouters\n",
+        names.hostname
+    );
+    for (address, name) in network.into_iter().flat_map(|network| &network.hosts) {
+        text.push_str(&format!("{address}\t{name}\n"));
+    }
+    text
+}
+
+/// `/etc/resolv.conf`; empty without a network, as there is no server to name. Source:
+/// resolv.conf(5).
+fn resolvers(network: &GuestNetwork) -> String {
+    let mut text = String::new();
+    for server in &network.dns_servers {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    for (word, list) in [
+        ("search", &network.dns_search),
+        ("options", &network.dns_options),
+    ] {
+        if !list.is_empty() {
+            text.push_str(&format!("{word} {}\n", list.join(" ")));
+        }
+    }
+    text
 }
 
 /// In place, and never empty for a reader.

@@ -122,6 +122,7 @@ mod tests {
             cause: IdentityCause::Fork,
             generation: generation.to_owned(),
             fork_index,
+            network: None,
         }
     }
 

@@ -29,6 +29,7 @@ use crate::{
     identity::{self, Names},
     log,
     mounts::{self, Root, Stage},
+    network::Network,
     poll::Poll,
     port::Port,
     process::{Place, Spawner, Trimmer},
@@ -61,6 +62,7 @@ pub(crate) struct Agent {
     sessions: Sessions,
     spawner: Spawner,
     names: Names,
+    network: Network,
     stage: Stage,
     root: Option<Root>,
     workload: Workload,
@@ -97,6 +99,7 @@ impl Agent {
             sessions: Sessions::new(poll)?,
             spawner: Spawner::new()?,
             names,
+            network: Network::find(),
             stage,
             root: None,
             workload: Workload::NotStarted,
@@ -310,6 +313,10 @@ impl Agent {
         }
         let names = Names::of(identity)?;
         identity::adopt(identity, &self.entropy)?;
+        self.network.adopt(identity.network.as_ref())?;
+        if self.workload != Workload::NotStarted {
+            self.network.end_connections();
+        }
         self.stage.etc.rename(&names, self.untouched)?;
         self.stage.generation.write(identity)?;
         self.names = names;

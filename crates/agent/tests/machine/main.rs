@@ -8,6 +8,7 @@ mod frozen;
 mod guest;
 mod life;
 mod limits;
+mod network;
 mod root;
 mod streams;
 mod warm_up;

@@ -148,6 +148,7 @@ pub(crate) fn adopt(hostname: &str, cause: IdentityCause) -> Result<Identity> {
         cause,
         generation: hex_id()?,
         fork_index: None,
+        network: None,
     })
 }
 

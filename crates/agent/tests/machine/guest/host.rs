@@ -88,6 +88,7 @@ impl Host {
             cause: IdentityCause::Fork,
             generation: format!("{seed:032x}"),
             fork_index: Some(seed.into()),
+            network: None,
         }
     }
 
@@ -100,6 +101,7 @@ impl Host {
             cause: IdentityCause::Start,
             generation: "0".repeat(32),
             fork_index: None,
+            network: None,
         }
     }
 

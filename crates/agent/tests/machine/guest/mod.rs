@@ -8,6 +8,7 @@
 mod capture;
 mod cpio;
 mod host;
+mod peer;
 
 use std::{
     fs,
@@ -24,6 +25,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub(crate) use capture::Capture;
 pub(crate) use host::{Host, Outcome, process, shell};
+pub(crate) use peer::Peer;
 
 /// Longest that a machine may take for anything; emulation on a busy host is slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -98,6 +100,11 @@ impl Guest {
             wait_readable(&changes, line);
             rustix::io::read(&changes, &mut [0; 4096]).unwrap();
         }
+    }
+
+    /// The other end of its network interface; without one nobody answers.
+    pub(crate) fn peer(&self) -> Peer {
+        Peer::new(&self.directory)
     }
 
     /// The file behind the upper disk.
@@ -311,7 +318,15 @@ fn start(directory: &Path, begin: &[String]) -> Child {
         .args([
             "-device",
             "virtserialport,chardev=agent,name=cofferdam.agent",
-        ]);
+        ])
+        .args([
+            "-netdev",
+            &format!(
+                "stream,id=net,server=on,addr.type=unix,addr.path={}",
+                file("net.sock")
+            ),
+        ])
+        .args(["-device", "virtio-net-device,netdev=net"]);
     for (serial, name, read_only) in [("root", "root.erofs", "on"), ("upper", "upper.ext4", "off")]
     {
         // The host's disk is not under test, and may take seconds for a flush.
