@@ -111,17 +111,9 @@ impl Events {
     ) {
         counters.denied.one();
         let key = (protocol, destination, name.clone());
-        if self.recent.get(&key).is_some_and(|until| *until > now) {
+        if !self.is_new(now, key, counters) {
             return;
         }
-        if self.recent.len() >= MAX_REMEMBERED {
-            self.recent.retain(|_, until| *until > now);
-            if self.recent.len() >= MAX_REMEMBERED {
-                counters.events_dropped.one();
-                return;
-            }
-        }
-        self.recent.insert(key, now + AGAIN);
         let event = Event::Denied {
             protocol,
             destination,
@@ -129,6 +121,41 @@ impl Events {
             denial,
         };
         self.send(event, counters);
+    }
+
+    /// Reports an event about a name, if none about it was reported lately.
+    pub(crate) fn name(&mut self, now: Instant, event: Event, counters: &Arc<Counters>) {
+        let name = match &event {
+            Event::NameDenied { name, .. }
+            | Event::RebindingRefused { name, .. }
+            | Event::ResolversDown { name } => name.clone(),
+            _ => return,
+        };
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        if self.is_new(now, (Protocol::Udp, nowhere, Some(name)), counters) {
+            self.send(event, counters);
+        }
+    }
+
+    /// Whether the same was not reported lately.
+    fn is_new(
+        &mut self,
+        now: Instant,
+        key: (Protocol, SocketAddr, Option<String>),
+        counters: &Arc<Counters>,
+    ) -> bool {
+        if self.recent.get(&key).is_some_and(|until| *until > now) {
+            return false;
+        }
+        if self.recent.len() >= MAX_REMEMBERED {
+            self.recent.retain(|_, until| *until > now);
+            if self.recent.len() >= MAX_REMEMBERED {
+                counters.events_dropped.one();
+                return false;
+            }
+        }
+        self.recent.insert(key, now + AGAIN);
+        true
     }
 
     /// Counts a flow that was refused for the limit; reports it once in a while.

@@ -29,6 +29,7 @@
 mod capture;
 mod config;
 mod context;
+mod dns;
 mod error;
 mod event;
 mod frame;
@@ -37,6 +38,7 @@ mod limit;
 mod link;
 mod policy;
 mod poller;
+mod publish;
 mod slots;
 mod stack;
 mod stats;
@@ -52,5 +54,6 @@ pub use policy::{
     Action, Cidr, Decision, Denial, Name, Policy, Ports, Profile, Protocol, Query, RESERVED,
     Reason, Reserved, Rule, Target, host_addresses,
 };
+pub use publish::{PublishId, PublishSpec, PublishedPort};
 pub use stack::{End, Handle, Stack};
 pub use stats::Stats;

@@ -115,6 +115,12 @@ impl Poller {
         self.add_with(fd, owner, slot, epoll::EventFlags::IN)
     }
 
+    /// Stops waiting for a descriptor that stays open.
+    pub(crate) fn remove(&self, fd: impl AsFd) {
+        // It was added before, so the kernel has no reason to refuse.
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
     /// Sets whether the channel of frames is waited for, for reading and for writing.
     pub(crate) fn set_frames(&self, fd: impl AsFd, read: bool, write: bool) -> io::Result<()> {
         let mut flags = epoll::EventFlags::empty();

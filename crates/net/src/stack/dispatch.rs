@@ -2,6 +2,7 @@
 
 use super::Stack;
 use crate::{
+    dns,
     link::{Arp, answer_arp, answer_ndp, is_link_local},
     tcp::refuse,
     wire::{Datagram, EtherType, Ethernet, Fault, Packet, Reassembled, Segment, protocol},
@@ -127,16 +128,29 @@ impl Stack {
     }
 
     fn handle_segment(&mut self, packet: &Packet<'_>, segment: &Segment) {
-        let to_gateway = self.cx.config.is_gateway(segment.destination.ip());
-        if to_gateway && !self.tcp.knows(segment) {
-            refuse(&mut self.cx, segment);
+        let cx = &mut self.cx;
+        let to_gateway = cx.config.is_gateway(segment.destination.ip());
+        if !to_gateway || self.tcp.knows(segment) {
+            self.tcp.packet(cx, packet, segment);
+        } else if segment.is_syn() && dns::is_server(cx, segment.destination) {
+            match self.dns.accept(cx) {
+                Some(fd) => self.tcp.serve(cx, packet, segment, fd),
+                None => refuse(cx, segment),
+            }
         } else {
-            self.tcp.packet(&mut self.cx, packet, segment);
+            refuse(cx, segment);
         }
     }
 
     fn handle_datagram(&mut self, packet: &Packet<'_>, datagram: &Datagram<'_>) {
-        self.udp.packet(&mut self.cx, packet, datagram);
+        let cx = &mut self.cx;
+        if dns::is_server(cx, datagram.destination) {
+            self.dns.datagram(cx, datagram);
+        } else if cx.config.is_gateway(datagram.destination.ip()) {
+            self.publish.datagram(cx, packet, datagram);
+        } else {
+            self.udp.packet(cx, packet, datagram);
+        }
     }
 }
 

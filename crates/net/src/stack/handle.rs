@@ -14,6 +14,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     policy::{Profile, Rule},
     poller::Waker,
+    publish::{PublishId, PublishSpec, PublishedPort},
     stats::{Counters, Stats},
 };
 
@@ -28,6 +29,9 @@ pub(super) enum Command {
     },
     SetRate(Rate),
     ResetFlows,
+    Publish(PublishSpec, SyncSender<Result<PublishedPort>>),
+    Unpublish(PublishId, SyncSender<Result<()>>),
+    Published(SyncSender<Result<Vec<PublishedPort>>>),
     Capture(Option<File>, SyncSender<Result<()>>),
 }
 
@@ -107,6 +111,40 @@ impl Handle {
     /// `Stopped`.
     pub fn reset_flows(&self) -> Result<()> {
         self.send(Command::ResetFlows)
+    }
+
+    /// Listens on a host port for the guest. Returns it with the port that the kernel chose, where
+    /// the host port is 0.
+    ///
+    /// # Blocking
+    /// Waits for the stack's thread.
+    ///
+    /// # Errors
+    /// `PortTaken`, `PortForbidden`, `InvalidConfig`, `Io`, `Stopped`.
+    pub fn publish(&self, asked: PublishSpec) -> Result<PublishedPort> {
+        self.ask(|sender| Command::Publish(asked, sender))
+    }
+
+    /// Stops listening. Connections that exist go on.
+    ///
+    /// # Blocking
+    /// Waits for the stack's thread.
+    ///
+    /// # Errors
+    /// `NotPublished`, `Stopped`.
+    pub fn unpublish(&self, id: PublishId) -> Result<()> {
+        self.ask(|sender| Command::Unpublish(id, sender))
+    }
+
+    /// The published ports.
+    ///
+    /// # Blocking
+    /// Waits for the stack's thread.
+    ///
+    /// # Errors
+    /// `Stopped`.
+    pub fn published(&self) -> Result<Vec<PublishedPort>> {
+        self.ask(Command::Published)
     }
 
     /// Writes all frames from now on to `file` in pcap format, or ends that. A capture that ends

@@ -93,12 +93,19 @@ impl Stack {
                 Owner::Tcp => self.tcp.ready(&mut self.cx, wake.slot, wake.ready),
                 Owner::Udp => self.udp.ready(&mut self.cx, wake.slot),
                 Owner::Icmp => self.icmp.ready(&mut self.cx, wake.slot),
-                Owner::Dns | Owner::DnsServer | Owner::Publish => {}
+                Owner::Dns => self.dns.ready(&mut self.cx, wake.slot, wake.ready),
+                Owner::DnsServer => self.dns.server_ready(&mut self.cx, wake.slot),
+                Owner::Publish => {
+                    let (cx, tcp) = (&mut self.cx, &mut self.tcp);
+                    self.publish.ready(cx, tcp, wake.slot);
+                }
             }
         }
         self.tcp.turn(&mut self.cx);
         self.udp.turn(&mut self.cx);
         self.icmp.turn(&mut self.cx);
+        self.dns.turn(&mut self.cx);
+        self.publish.turn(&mut self.cx);
         Ok(())
     }
 
@@ -150,6 +157,8 @@ impl Stack {
             self.tcp.deadline(self.cx.now),
             self.udp.deadline(),
             self.icmp.deadline(),
+            self.dns.deadline(),
+            self.publish.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -161,6 +170,7 @@ impl Stack {
     fn commands(&mut self) -> Option<End> {
         while let Ok(command) = self.commands.try_recv() {
             self.cx.now = Instant::now();
+            // An asker that has gone wants no result.
             match command {
                 Command::Stop => return Some(End::Stopped),
                 Command::SetPolicy {
@@ -181,9 +191,19 @@ impl Stack {
                 Command::ResetFlows => {
                     self.tcp.reset_all(&mut self.cx);
                     self.udp.reset_all(&mut self.cx);
+                    self.dns.reset_all();
+                    self.publish.reset_flows();
+                }
+                Command::Publish(asked, sender) => {
+                    let _ = sender.send(self.publish.add(&self.cx, &asked));
+                }
+                Command::Unpublish(id, sender) => {
+                    let _ = sender.send(self.publish.remove(id));
+                }
+                Command::Published(sender) => {
+                    let _ = sender.send(Ok(self.publish.list()));
                 }
                 Command::Capture(file, sender) => {
-                    // The asker may have gone; then nobody wants the result.
                     let _ = sender.send(self.capture(file));
                 }
             }
