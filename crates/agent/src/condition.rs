@@ -36,26 +36,45 @@ const MESSAGE_BYTES: usize = 8192;
 const TICK: Duration = Duration::from_millis(4);
 const TICKS: u32 = 100;
 
-/// Looks at the guest. Takes 0.4 s where there are no high-resolution timers, else no time.
-pub(crate) fn examine() -> Condition {
-    let mut ticks = 0;
-    while timer_resolution_ns() > 1 && ticks < TICKS {
-        thread::sleep(TICK);
-        ticks += 1;
+/// The clock source that the kernel uses until it has measured the processor's counter, a second
+/// after it has registered this one (Linux `arch/x86/kernel/tsc.c`, `tsc_refine_calibration_work`).
+const EARLY_CLOCK: &str = "tsc-early";
+
+/// That second twice, as the first measurement may only begin then, and one for a busy host.
+const CLOCK_TICKS: u32 = 750;
+
+/// Looks at the guest. Takes 0.4 s where there are no high-resolution timers; with `settled` up to
+/// 3 s until the clock source is the last one; else no time.
+pub(crate) fn examine(settled: bool) -> Condition {
+    wait_while(TICKS, || timer_resolution_ns() > 1);
+    if settled {
+        wait_while(CLOCK_TICKS, || clock_source() == EARLY_CLOCK);
     }
-    let source = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
     Condition {
         timer_resolution_ns: timer_resolution_ns(),
-        clock_source: fs::read_to_string(source)
-            .unwrap_or_default()
-            .trim()
-            .to_owned(),
+        clock_source: clock_source(),
         memory_bytes: {
             let info = rustix::system::sysinfo();
             info.totalram.saturating_mul(u64::from(info.mem_unit))
         },
         complaints: kernel_messages().map_or_else(|_| Vec::new(), |text| complaints(&text)),
     }
+}
+
+/// Waits for so many ticks at most.
+fn wait_while(ticks: u32, condition: impl Fn() -> bool) {
+    for _ in 0..ticks {
+        if !condition() {
+            return;
+        }
+        thread::sleep(TICK);
+    }
+}
+
+fn clock_source() -> String {
+    let source = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+    let source = fs::read_to_string(source).unwrap_or_default();
+    source.trim().to_owned()
 }
 
 /// The resolution of sleeps, clock_getres(2); a tick's length without high-resolution timers.
@@ -125,7 +144,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_memory_and_a_resolution() {
-        let condition = examine();
+        let condition = examine(true);
         assert!(condition.memory_bytes > 0);
         assert!(condition.timer_resolution_ns > 0);
     }

@@ -123,7 +123,11 @@ pub enum HostMessage {
     /// every file system is read-only for it, so that it leaves no file either.
     Rehearse(ProcessSpec),
     /// Asks what of the guest was settled at its boot. Answered by `Condition`.
-    Examine,
+    Examine {
+        /// Answer when the kernel has chosen its last clock source, which it does a second or two
+        /// after its boot, but in a few seconds in any case. Else every copy would choose it.
+        settled: bool,
+    },
     /// Tells the upper's disk which of its blocks no file uses, in these parts of it: the host's
     /// file gets holes there. A process of the agent's own does it, one at a time; `Freeze` ends
     /// it. Answered at once by `Trimming`. Without parts it only asks.

@@ -247,7 +247,9 @@ impl Agent {
                 Ok(None)
             }
             HostMessage::Trim { parts, commit } => self.trim(&parts, commit),
-            HostMessage::Examine => Ok(Some(AgentMessage::Condition(condition::examine()))),
+            HostMessage::Examine { settled } => {
+                Ok(Some(AgentMessage::Condition(condition::examine(settled))))
+            }
         });
         match answer {
             Ok(Some(message)) => self.port.send(stream, &message),

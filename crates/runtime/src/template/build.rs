@@ -101,7 +101,7 @@ async fn make_base(
     let mut agent = AgentLink::new(lift(machine.agent_channel())?)?;
     watch(of, agent.ready(BOOT_TIMEOUT)).await?;
     let rest = HostMessage::Quiesce;
-    let unfit = quality::unfit(&mut agent, shape);
+    let unfit = quality::unfit(&mut agent, shape, false);
     if let Some(why) = watch(of, unfit).await? {
         lift(machine.kill().await)?;
         return Ok(Attempt::Unfit(why));

@@ -70,7 +70,7 @@ pub(super) async fn fill_image(
     if let Err(error) = run_warm_ups(&mut agent, &plan.interpreters()).await {
         return Ok(FillOutcome::Lost(error));
     }
-    let unfit = quality::unfit(&mut agent, &plan.shape);
+    let unfit = quality::unfit(&mut agent, &plan.shape, true);
     if let Some(why) = watch(of, unfit).await? {
         lift(machine.kill().await)?;
         return Ok(FillOutcome::Unfit(why));

@@ -62,10 +62,15 @@ pub(super) async fn in_attempts(
         .hint("On a host that is busy a guest may not set its timers right; try again later"))
 }
 
-/// Asks a guest; the reason if it is not fit.
-pub(super) async fn unfit(agent: &mut AgentLink, shape: &MachineShape) -> Result<Option<String>> {
+/// Asks a guest; the reason if it is not fit. With `settled` the guest first comes to its last
+/// clock source: for a template that nobody waits for, as this may take a second or two.
+pub(super) async fn unfit(
+    agent: &mut AgentLink,
+    shape: &MachineShape,
+    settled: bool,
+) -> Result<Option<String>> {
     agent
-        .send(&[(CONTROL_STREAM, HostMessage::Examine)])
+        .send(&[(CONTROL_STREAM, HostMessage::Examine { settled })])
         .await?;
     let condition = agent
         .expect(CONTROL_STREAM, |message| match message {
