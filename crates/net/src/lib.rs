@@ -21,11 +21,6 @@
 //!
 //! docs/network.md has the policy's semantics.
 
-#![allow(
-    dead_code,
-    reason = "DNS and published ports, which come next, use parts of what is here"
-)]
-
 mod capture;
 mod config;
 mod context;

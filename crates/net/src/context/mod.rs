@@ -15,7 +15,7 @@ pub(crate) use names::Names;
 use crate::{
     config::Config,
     event::Events,
-    policy::{Decision, Name, Policy, Protocol, Query},
+    policy::{Decision, Denial, Name, Policy, Protocol, Query, Reason},
     poller::Poller,
     stats::Counters,
 };
@@ -39,8 +39,16 @@ pub(crate) struct Context {
 pub(crate) struct Destination {
     /// The address for the host's socket.
     pub(crate) address: SocketAddr,
-    /// Whether the name that the guest says in TLS or HTTP is to be checked.
-    pub(crate) check_name: bool,
+    /// How the name that the guest says in TLS or HTTP is checked; absent: not.
+    pub(crate) check_name: Option<NameCheck>,
+}
+
+/// How a name that a guest says is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NameCheck {
+    /// A rule on a name has opened the address, so a rule has to allow the name that is said.
+    /// Otherwise it is enough that none denies it.
+    pub(crate) by_name: bool,
 }
 
 impl Context {
@@ -66,7 +74,8 @@ impl Context {
                 } else {
                     destination
                 },
-                check_name: by_name || (!is_host && self.policy.denies_names()),
+                check_name: (by_name || (!is_host && self.policy.denies_names()))
+                    .then_some(NameCheck { by_name }),
             }),
             Decision::Deny(denial) => {
                 let what = (protocol, destination, None);
@@ -76,17 +85,43 @@ impl Context {
         }
     }
 
-    /// Asks the policy about the name that a guest says inside a flow to `destination`.
-    /// A denial is counted and reported.
-    pub(crate) fn admit_name(&mut self, name: &Name, destination: SocketAddr) -> bool {
-        match self.policy.decide_name(name, Some(destination.port())) {
-            Decision::Allow { .. } => true,
-            Decision::Deny(denial) => {
-                let what = (Protocol::Tcp, destination, Some(name.to_string()));
-                self.events.denied(self.now, what, denial, &self.counters);
-                false
-            }
-        }
+    /// Asks the policy about the name that a guest says inside a flow to `destination`; with
+    /// `by_name` a rule has to allow it. A denial is counted and reported.
+    pub(crate) fn admit_name(
+        &mut self,
+        name: &Name,
+        destination: SocketAddr,
+        by_name: bool,
+    ) -> bool {
+        let denial = match self.policy.decide_name(name, Some(destination.port())) {
+            Decision::Allow { by_name: true } => return true,
+            Decision::Allow { by_name: false } if !by_name => return true,
+            Decision::Allow { .. } => Denial {
+                reason: Reason::Profile,
+                allow: name.to_string(),
+            },
+            Decision::Deny(denial) => denial,
+        };
+        let what = (Protocol::Tcp, destination, Some(name.to_string()));
+        let denial = Denial {
+            allow: format!("{name}:{}/tcp", destination.port()),
+            ..denial
+        };
+        self.events.denied(self.now, what, denial, &self.counters);
+        false
+    }
+
+    /// Counts and reports a flow to `destination` whose name cannot be read.
+    pub(crate) fn deny_hidden_name(&mut self, destination: SocketAddr) {
+        let denial = Denial {
+            reason: Reason::HiddenName,
+            allow: match destination {
+                SocketAddr::V4(address) => format!("{address}/tcp"),
+                SocketAddr::V6(address) => format!("[{}]:{}/tcp", address.ip(), address.port()),
+            },
+        };
+        let what = (Protocol::Tcp, destination, None);
+        self.events.denied(self.now, what, denial, &self.counters);
     }
 }
 

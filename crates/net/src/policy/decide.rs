@@ -57,6 +57,8 @@ pub enum Reason {
     Reserved(&'static Reserved),
     /// An address of the host itself, or its loopback.
     Host,
+    /// A rule on a name has opened the address, and the name in TLS or HTTP cannot be read.
+    HiddenName,
 }
 
 impl fmt::Display for Reason {
@@ -66,6 +68,7 @@ impl fmt::Display for Reason {
             Self::Profile => f.write_str("no rule allows it"),
             Self::Reserved(line) => write!(f, "{} is {}", line.network, line.name),
             Self::Host => f.write_str("it is the host itself"),
+            Self::HiddenName => f.write_str("it hides the name that a rule is about"),
         }
     }
 }

@@ -12,6 +12,7 @@ use smoltcp::{
     socket::tcp,
 };
 
+pub(super) use crate::context::NameCheck;
 use crate::poller::Ready;
 
 /// The two ends that name a flow.
@@ -114,8 +115,8 @@ pub(super) struct Flow {
     /// Whether the acknowledgement of the guest's end was sent, and smoltcp only waits out its
     /// time. It is left alone then: at the end of that time it would drop what it has received.
     pub(super) quiet: bool,
-    /// Whether the name that the guest says has to be checked before its data may pass.
-    pub(super) check_name: bool,
+    /// How the name that the guest says is checked before its data may pass; absent: not.
+    pub(super) check_name: Option<NameCheck>,
 }
 
 impl Flow {
@@ -132,13 +133,13 @@ impl Flow {
             stalled: false,
             guest_ended: false,
             quiet: false,
-            check_name: false,
+            check_name: None,
         }
     }
+}
 
-    /// Makes the kernel reset the host's connection when the socket is closed.
-    pub(super) fn reset_host(&self) {
-        // A socket that cannot do it is closed in the usual way.
-        let _ = sockopt::set_socket_linger(&self.fd, Some(Duration::ZERO));
-    }
+/// Makes the kernel reset the host's connection when the socket is closed.
+pub(super) fn reset_host(fd: &OwnedFd) {
+    // A socket that cannot do it is closed in the usual way.
+    let _ = sockopt::set_socket_linger(fd, Some(Duration::ZERO));
 }

@@ -32,6 +32,8 @@
 mod connect;
 mod device;
 mod flow;
+mod gate;
+mod hello;
 mod open;
 mod pump;
 mod relay;
@@ -46,7 +48,7 @@ use smoltcp::{
 
 use self::{
     device::Port,
-    flow::{Flow, Key, State},
+    flow::{Flow, Key, State, reset_host},
 };
 use crate::{
     context::{Context, Egress},
@@ -199,7 +201,7 @@ impl Tcp {
             let Some(flow) = self.flows.get_mut(slot) else {
                 continue;
             };
-            flow.reset_host();
+            reset_host(&flow.fd);
             if let Some(link) = &mut flow.link {
                 link.socket().abort();
                 flow.state = State::Resetting;

@@ -9,7 +9,7 @@ use super::{
     Tcp, connect,
     device::Port,
     endpoint,
-    flow::{Flow, Key, Link, State},
+    flow::{Flow, Key, Link, State, reset_host},
     key_of, refuse,
 };
 use crate::{
@@ -96,7 +96,7 @@ impl Tcp {
             self.free_key(guest, gateway)
         };
         let Some(key) = key else {
-            let _ = rustix::net::sockopt::set_socket_linger(&fd, Some(std::time::Duration::ZERO));
+            reset_host(&fd);
             return;
         };
         let Some(slot) = self.insert(cx, key, State::Opening, fd) else {

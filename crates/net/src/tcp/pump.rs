@@ -8,7 +8,8 @@ use smoltcp::{iface::PollResult, socket::tcp, time::Instant as SmolInstant};
 use super::{
     Tcp,
     device::Port,
-    flow::{Flow, Half, State},
+    flow::{Flow, Half, State, reset_host},
+    gate::{self, Gate},
     relay::{self, Moved},
 };
 use crate::{context::Context, slots::Slot, stats::bytes};
@@ -50,7 +51,7 @@ impl Tcp {
             Outcome::Over => self.remove(cx, slot),
             Outcome::Reset => {
                 if let Some(flow) = self.flows.get_mut(slot) {
-                    flow.reset_host();
+                    reset_host(&flow.fd);
                 }
                 self.remove(cx, slot);
             }
@@ -144,7 +145,23 @@ fn advance(cx: &mut Context, flow: &mut Flow) -> Outcome {
         return Outcome::Keep;
     };
     flow.guest_ended |= relay::guest_ended(socket);
-    let first = relay::up(socket, &flow.fd, &mut flow.ready, up, flow.guest_ended);
+    if let Some(check) = flow.check_name {
+        match gate::check(cx, socket, check, flow.key.remote, flow.guest_ended) {
+            Gate::Open => flow.check_name = None,
+            Gate::Waiting => {}
+            Gate::Denied => {
+                socket.abort();
+                reset_host(&flow.fd);
+                flow.state = State::Resetting;
+                return Outcome::Keep;
+            }
+        }
+    }
+    let first = if flow.check_name.is_none() {
+        relay::up(socket, &flow.fd, &mut flow.ready, up, flow.guest_ended)
+    } else {
+        Moved::Done(0)
+    };
     let second = relay::down(socket, &flow.fd, &mut flow.ready, down);
     let count = |moved: Moved| match moved {
         Moved::Done(count) | Moved::More(count) | Moved::Failed(count) => bytes(count),

@@ -1,0 +1,61 @@
+//! The check of the name that a guest says, before its first byte may pass to the host.
+
+use std::net::SocketAddr;
+
+use smoltcp::socket::tcp;
+
+use super::{
+    flow::NameCheck,
+    hello::{self, Hello},
+};
+use crate::context::Context;
+
+/// Whether data of the guest may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// It may.
+    Open,
+    /// Not yet: more of it has to come.
+    Waiting,
+    /// It may not, and the flow is reset.
+    Denied,
+}
+
+/// Looks at the first bytes of the guest.
+pub(super) fn check(
+    cx: &mut Context,
+    socket: &mut tcp::Socket<'_>,
+    check: NameCheck,
+    remote: SocketAddr,
+    guest_ended: bool,
+) -> Gate {
+    if !socket.can_recv() {
+        // A guest that ends without a word has said no wrong name.
+        return if guest_ended {
+            Gate::Open
+        } else {
+            Gate::Waiting
+        };
+    }
+    // No more than this fits, however long it waits.
+    let full = socket.recv_queue() >= socket.recv_capacity().min(hello::MAX_BYTES);
+    let hello = match socket.peek(hello::MAX_BYTES) {
+        Ok(bytes) => hello::read(bytes),
+        // `can_recv` excludes it.
+        Err(_) => return Gate::Waiting,
+    };
+    let allowed = match hello {
+        Hello::More if !full && !guest_ended => return Gate::Waiting,
+        Hello::Other => true,
+        Hello::Name(name) => match name.parse() {
+            Ok(name) => cx.admit_name(&name, remote, check.by_name),
+            Err(_) => !check.by_name,
+        },
+        Hello::More | Hello::Hidden if check.by_name => {
+            cx.deny_hidden_name(remote);
+            false
+        }
+        Hello::More | Hello::Hidden => true,
+    };
+    if allowed { Gate::Open } else { Gate::Denied }
+}
