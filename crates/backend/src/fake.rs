@@ -8,11 +8,13 @@
 //! Locks: [`FakeBackend`]'s list of machines, then a machine's state, then its processor, then its
 //! memory; none across an await.
 
+mod bug;
 mod capture;
 mod contents;
 mod guest;
 mod inner;
 mod machine;
+mod program;
 mod registry;
 mod snapshot;
 
@@ -27,6 +29,8 @@ use std::{
 
 use cofferdam_types::Signal;
 
+pub use self::bug::Bug;
+pub use self::program::{GuestProgram, GuestState};
 use self::{inner::Inner, machine::FakeMachine, registry::Registry};
 use crate::{
     Backend, BackendCapabilities, BackendKind, BoxFuture, Diagnosis, DiagnosisKind, Error,
@@ -39,112 +43,15 @@ use crate::{
 /// The first bytes of a file that the fake takes for a kernel.
 pub const KERNEL_MAGIC: &[u8] = b"fake kernel\n";
 
-/// A way to break the contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bug {
-    /// It says that it has no pause, and has one.
-    HidesPause,
-    /// It says that it has a balloon, and has none.
-    BoastsBalloon,
-    /// Its agent channel can be taken again and again.
-    GivesChannelTwice,
-    /// Its processors go on after a pause.
-    IgnoresPause,
-    /// The first wait after the end never returns.
-    HangsInWait,
-    /// A killed machine says that it exited by itself.
-    HidesKill,
-    /// `stop` never comes to killing.
-    StopsForEver,
-    /// Dropped machines live on.
-    OutlivesItsHandle,
-    /// Dropping an attached handle kills the machine.
-    AttachedOwns,
-    /// Dead machines are listed as living.
-    ListsTheDead,
-    /// It answers for machines that have ended.
-    MeasuresTheDead,
-    /// Logs give all lines.
-    LogsTooMuch,
-    /// A network interface is no capability, and is left out without an error.
-    DropsNetwork,
-    /// Frames of the guest are cut off after 1000 bytes.
-    CutsFrames,
-    /// A restored machine has no network channel.
-    ForgetsNetwork,
-    /// It takes any file for a kernel.
-    TakesAnyKernel,
-    /// Memory is not part of a snapshot.
-    ForgetsMemory,
-    /// Memory in a shared file is not written there.
-    ForgetsSharedMemory,
-    /// Machines restored from a snapshot share their memory.
-    SharesForks,
-    /// A restored machine writes into its snapshot.
-    WritesSnapshot,
-    /// It captures while the guest runs.
-    CapturesRunning,
-    /// It does not look whether a snapshot is whole.
-    TakesDamage,
-    /// It does not look whether a snapshot fits.
-    TakesAnyShape,
-    /// A fork without snapshots.
-    ContradictsItself,
-    /// The guest does not answer.
-    NeverAnswers,
-    /// Memory is captured when the capture begins.
-    TakesMemoryEarly,
-    /// Memory is captured when the capture settles.
-    TakesMemoryLate,
-    /// One page that was written is not captured.
-    LosesAPage,
-    /// Pages of zeroes are left out, even where a restored machine began with something else.
-    LosesZeroes,
-    /// Disks are copied when the capture begins.
-    TakesDiskEarly,
-    /// Disks are copied when the capture settles.
-    TakesDiskLate,
-    /// Files of a dropped capture stay.
-    LeavesFiles,
-    /// A second capture begins beside the first.
-    CapturesTwice,
-    /// Files that exist are written over.
-    OverwritesFiles,
-    /// A machine runs after a capture, though it was paused.
-    ResumesInCapture,
-    /// The memory that a restored machine writes is not captured again.
-    CapturesOnlyTheFirst,
-    /// What was captured first is captured ever after.
-    RepeatsTheFirstCapture,
-    /// It captures machines that have ended.
-    CapturesTheDead,
-    /// Memory's files are made though none are asked for.
-    AlwaysCapturesMemory,
-    /// The moment can be taken again.
-    TakesAgain,
-    /// It says that memory was used which the machine has not.
-    TouchesTooMuch,
-    /// Machines that a dead owner left live on.
-    ReapsNothing,
-    /// Records of reaped machines stay.
-    LeavesRecords,
-    /// Machines beside the one to reap are ended too.
-    ReapsNeighbours,
-    /// A moved machine is still found where it was.
-    StaysBehind,
-    /// No failure has a diagnosis.
-    DiagnosesNothing,
-    /// What the guest wrote is in the sentence for the user.
-    QuotesTheGuest,
-    /// Traces that show nothing have a diagnosis.
-    BlamesTheHost,
-}
-
 /// A backend whose machines are threads of this process.
 #[derive(Debug, Default)]
 pub struct FakeBackend {
     bug: Option<Bug>,
     machines: Registry,
+    /// In place of the guest that counts.
+    program: Option<Arc<dyn GuestProgram>>,
+    /// How many restores are still to fail.
+    failing_restores: AtomicU32,
 }
 
 impl FakeBackend {
@@ -161,6 +68,27 @@ impl FakeBackend {
             bug: Some(bug),
             ..Self::default()
         }
+    }
+
+    /// One whose guests run `program`.
+    #[must_use]
+    pub fn with_program(program: Arc<dyn GuestProgram>) -> Self {
+        Self {
+            program: Some(program),
+            ..Self::default()
+        }
+    }
+
+    /// Has the next `count` restores fail, as of damaged files.
+    pub fn fail_restores(&self, count: u32) {
+        self.failing_restores.store(count, Ordering::Relaxed);
+    }
+
+    fn fails_now(&self) -> bool {
+        let less = |left: u32| left.checked_sub(1);
+        self.failing_restores
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+            .is_ok()
     }
 
     fn has(&self, bug: Bug) -> bool {
@@ -219,7 +147,9 @@ impl FakeBackend {
         fs::create_dir_all(&spec.run_dir).map_err(io)?;
         let pid = NEXT_PID.fetch_add(1, Ordering::Relaxed);
         let records = self.machines.clone();
-        let machine = FakeMachine::start(spec, pid, self.bug, memory, records).map_err(io)?;
+        let machine =
+            FakeMachine::start(spec, pid, self.bug, memory, records, self.program.clone())
+                .map_err(io)?;
         self.machines.put(&spec.run_dir, machine.inner());
         Ok(Box::new(machine))
     }
@@ -292,6 +222,9 @@ impl Backend for FakeBackend {
     ) -> BoxFuture<'a, Result<Box<dyn Machine>>> {
         Box::pin(async move {
             self.check(spec)?;
+            if self.fails_now() {
+                return Err(Error::new(ErrorKind::BadSnapshot, "A restore that fails"));
+            }
             let words = snapshot::read(files, spec, self.bug)?;
             if self.has(Bug::WritesSnapshot) {
                 snapshot::write_memory(&files.memory, &[u64::MAX])?;

@@ -28,6 +28,29 @@ pub(crate) struct Given {
     pub(crate) backends: Vec<Arc<dyn Backend>>,
     /// In place of the agent's initial file system.
     pub(crate) initramfs: &'static [u8],
+    /// Plays a role of the program in place of a process. It gets the arguments and the socket that
+    /// would be standard input.
+    pub(crate) play: Option<PlayRole>,
+    /// What would have been done in the background, in words. A test does it itself.
+    pub(crate) ordered: std::sync::Mutex<Vec<String>>,
+}
+
+/// See [`Given::play`].
+#[cfg(test)]
+pub(crate) type PlayRole =
+    fn(crate::store::layout::Layout, &[std::ffi::OsString], std::os::unix::net::UnixStream);
+
+#[cfg(test)]
+impl Given {
+    /// A backend without a guest of its own.
+    pub(crate) fn of(backend: Arc<dyn Backend>) -> Self {
+        Self {
+            backends: vec![backend],
+            initramfs: b"a guest's files",
+            play: None,
+            ordered: std::sync::Mutex::default(),
+        }
+    }
 }
 
 /// What the program's backends are made from.
@@ -74,13 +97,23 @@ impl Backends {
         }
     }
 
-    /// The initial file system of a test's guest.
+    /// What a test has put in the place of the program's backends.
     #[cfg(test)]
-    pub(crate) fn initramfs(&self) -> Option<&'static [u8]> {
+    pub(crate) fn given(&self) -> Option<&Given> {
         match self {
             Self::Installed => None,
-            Self::Given(given) => Some(given.initramfs),
+            Self::Given(given) => Some(given),
         }
+    }
+
+    /// Notes work for the background instead of doing it, in a test.
+    #[cfg(test)]
+    pub(crate) fn takes_order(&self, what: impl FnOnce() -> String) -> bool {
+        let Some(given) = self.given() else {
+            return false;
+        };
+        given.ordered.lock().unwrap().push(what());
+        true
     }
 }
 

@@ -9,6 +9,8 @@ mod client;
 pub mod doctor;
 mod host;
 mod link;
+#[cfg(test)]
+mod machine_tests;
 mod pool;
 mod roles;
 mod runtime;

@@ -4,6 +4,7 @@
 use std::{ffi::OsString, path::Path};
 
 use cofferdam_types::SandboxId;
+use tokio::sync::mpsc;
 
 use crate::{
     base::{
@@ -17,7 +18,7 @@ use crate::{
         layout::Layout,
         program::{BUILD_TEMPLATE, FILL_POOL, PROBE_KVM, STAND_BY, SUPERVISE},
     },
-    supervisor::{self, AfterStart, Duty, Starting},
+    supervisor::{self, AfterStart, Client, Duty, Event, Starting},
     template,
 };
 
@@ -57,8 +58,19 @@ fn parse_args(args: &[OsString]) -> Result<(Layout, SandboxId)> {
 }
 
 async fn supervise(layout: Layout, id: SandboxId) -> Result<()> {
-    let (events, mut queue) = supervisor::queue();
+    let (events, queue) = supervisor::queue();
     let client = supervisor::accept_first(&events)?;
+    supervise_for(layout, id, client, events, queue).await
+}
+
+/// Works for a sandbox until its end; `client` is its first client.
+pub(crate) async fn supervise_for(
+    layout: Layout,
+    id: SandboxId,
+    client: Client,
+    events: mpsc::Sender<Event>,
+    mut queue: mpsc::Receiver<Event>,
+) -> Result<()> {
     let Some(request) = supervisor::first_request(&mut queue).await else {
         return Ok(());
     };

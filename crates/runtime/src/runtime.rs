@@ -62,7 +62,7 @@ impl Runtime {
         Self::with_layout(layout)
     }
 
-    fn with_layout(layout: Layout) -> Result<Self> {
+    pub(crate) fn with_layout(layout: Layout) -> Result<Self> {
         let images = lift(ImageStore::open(&layout.images()))?;
         Ok(Self {
             store: Store::open(layout)?,

@@ -61,6 +61,10 @@ impl Memory {
         self.lock().mac != 0
     }
 
+    pub(super) fn with_counter<T>(&self, change: impl FnOnce(&mut u64) -> T) -> T {
+        change(&mut self.lock().counter)
+    }
+
     /// Gives the interface of a machine that boots its address; a restored one has the captured.
     pub(super) fn begin_with_mac(&self, mac: [u8; 6]) {
         let mut words = self.lock();
@@ -110,7 +114,7 @@ impl Vcpu {
     }
 
     /// Runs one step of the guest when it may; `None` when it never will.
-    fn step<T>(&self, step: impl FnOnce() -> T) -> Option<T> {
+    pub(super) fn step<T>(&self, step: impl FnOnce() -> T) -> Option<T> {
         let mut power = self.lock();
         while power.paused && !power.off {
             power = self

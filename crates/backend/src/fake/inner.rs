@@ -117,15 +117,27 @@ impl Inner {
     }
 
     pub(super) fn end(&self, signal: i32) {
+        let hidden = self.has(Bug::HidesKill);
+        self.end_as(MachineExit {
+            code: hidden.then_some(0),
+            signal: (!hidden).then_some(signal),
+        });
+    }
+
+    /// Its guest has shut it down.
+    pub(super) fn exit_by_itself(&self) {
+        self.end_as(MachineExit {
+            code: Some(0),
+            signal: None,
+        });
+    }
+
+    fn end_as(&self, exit: MachineExit) {
         let mut state = self.state();
         if state.exit.is_some() {
             return;
         }
-        let hidden = self.has(Bug::HidesKill);
-        state.exit = Some(MachineExit {
-            code: hidden.then_some(0),
-            signal: (!hidden).then_some(signal),
-        });
+        state.exit = Some(exit);
         for guest in [state.guest.take(), state.guest_network.take()] {
             // The guest's thread may be waiting for either.
             let _ = guest.map(|guest| guest.shutdown(std::net::Shutdown::Both));

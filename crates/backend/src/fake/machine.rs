@@ -21,6 +21,7 @@ use super::{
     capture::FakeCapture,
     guest::{Memory, Program, Vcpu},
     inner::{Inner, State},
+    program::{GuestProgram, GuestState},
     registry::Registry,
     snapshot::{self, Shape},
 };
@@ -44,6 +45,7 @@ impl FakeMachine {
         bug: Option<Bug>,
         memory: Arc<Memory>,
         records: Registry,
+        program: Option<Arc<dyn GuestProgram>>,
     ) -> io::Result<Self> {
         let (host, guest) = UnixStream::pair()?;
         let forgets = bug == Some(Bug::ForgetsNetwork) && memory.has_mac();
@@ -72,17 +74,6 @@ impl FakeMachine {
             .first()
             .map(|path| File::options().read(true).write(true).open(path))
             .transpose()?;
-        let program = Program {
-            memory: Arc::clone(&memory),
-            vcpu: Arc::clone(&vcpu),
-            disk: disk.map(Arc::new),
-            network: program_network.transpose()?.map(Arc::new),
-            bug,
-        };
-        // It ends when the channel does.
-        thread::Builder::new()
-            .name("fake-guest".to_owned())
-            .spawn(move || drop(program.run(guest)))?;
         let inner = Inner {
             id: spec.id,
             pid,
@@ -97,8 +88,25 @@ impl FakeMachine {
             looks: AtomicU64::new(0),
             state: Mutex::new(state),
         };
+        let inner = Arc::new(inner);
+        match program {
+            Some(program) => run_program(program, guest, &inner)?,
+            None => {
+                let program = Program {
+                    memory: Arc::clone(&inner.memory),
+                    vcpu: Arc::clone(&inner.vcpu),
+                    disk: disk.map(Arc::new),
+                    network: program_network.transpose()?.map(Arc::new),
+                    bug,
+                };
+                // It ends when the channel does.
+                thread::Builder::new()
+                    .name("fake-guest".to_owned())
+                    .spawn(move || drop(program.run(guest)))?;
+            }
+        }
         Ok(Self {
-            inner: Arc::new(inner),
+            inner,
             records,
             owner: true,
         })
@@ -162,6 +170,29 @@ impl FakeMachine {
         }
         snapshot::write_state(&files.state, inner.shape)
     }
+}
+
+/// Runs a test's program as the guest; the machine ends with it.
+fn run_program(
+    program: Arc<dyn GuestProgram>,
+    port: UnixStream,
+    inner: &Arc<Inner>,
+) -> io::Result<()> {
+    let state = GuestState {
+        memory: Arc::clone(&inner.memory),
+        vcpu: Arc::clone(&inner.vcpu),
+    };
+    // A machine that nobody has a handle to has ended already.
+    let machine = Arc::downgrade(inner);
+    thread::Builder::new()
+        .name("fake-guest".to_owned())
+        .spawn(move || {
+            program.run(port, &state);
+            if let Some(machine) = machine.upgrade() {
+                machine.exit_by_itself();
+            }
+        })
+        .map(drop)
 }
 
 impl Machine for FakeMachine {

@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     hash::{DefaultHasher, Hasher},
-    io,
+    io::{self, Read},
     os::unix::fs::FileExt,
     path::Path,
 };
@@ -70,6 +70,18 @@ fn check_sum(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
+/// Most of memory that any guest of the fake has something in.
+const USED_BYTES: u64 = 1 << 20;
+
+/// The used start of a memory file, and the file's length.
+fn read_start(path: &Path) -> io::Result<(Vec<u8>, u64)> {
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let mut start = Vec::new();
+    file.take(USED_BYTES).read_to_end(&mut start)?;
+    Ok((start, length))
+}
+
 /// The words of a snapshot that is whole and fits `spec`.
 pub(super) fn read(
     files: &SnapshotFiles,
@@ -78,7 +90,8 @@ pub(super) fn read(
 ) -> Result<Vec<u64>> {
     let bad = |what: &str| Error::new(ErrorKind::BadSnapshot, what);
     let state = fs::read(&files.state).map_err(|error| bad("No state").because(error))?;
-    let memory = fs::read(&files.memory).map_err(|error| bad("No memory").because(error))?;
+    let (memory, memory_bytes) =
+        read_start(&files.memory).map_err(|error| bad("No memory").because(error))?;
     let words = memory.chunks_exact(8).filter_map(|chunk| {
         let chunk = chunk.first_chunk()?;
         Some(u64::from_le_bytes(*chunk))
@@ -99,7 +112,7 @@ pub(super) fn read(
     if shape != Shape::of(spec).bytes() {
         return Err(bad("Another shape"));
     }
-    if memory.len() as u64 != u64::from(spec.memory_mib) << 20 {
+    if memory_bytes != u64::from(spec.memory_mib) << 20 {
         return Err(bad("Memory of another size"));
     }
     Ok(words)

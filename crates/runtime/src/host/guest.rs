@@ -83,7 +83,8 @@ pub(crate) fn find(layout: &Layout, kernel: Option<&str>) -> Result<GuestFiles> 
 )]
 fn initramfs(layout: &Layout) -> (&'static [u8], String) {
     #[cfg(test)]
-    if let Some(given) = layout.backends().initramfs() {
+    if let Some(given) = layout.backends().given() {
+        let given = given.initramfs;
         return (
             given,
             Digest::from_sha256(Sha256::digest(given).into()).hex(),

@@ -20,6 +20,10 @@ pub(super) const CLAIM_TIMEOUT: Duration = Duration::from_millis(50);
 const TAKEN: &str = "taken.json";
 const GIVEN_UP: &str = "given-up.json";
 
+/// How long after one lost standby the next is left to whoever wants one: what killed the one, as
+/// a host without memory, may kill all that follow.
+const REPLACEMENT_PAUSE: Duration = Duration::from_secs(60);
+
 /// The number of a standby's process, in its directory.
 const PID: &str = "pid";
 
@@ -52,6 +56,16 @@ impl StandbyPaths {
 /// The file system's.
 pub(super) fn note_process(dir: &std::path::Path) -> std::io::Result<()> {
     std::fs::write(dir.join(PID), std::process::id().to_string())
+}
+
+/// Whether a lost standby may be replaced at once; notes that it was.
+pub(super) fn may_replace(pool: &Pool) -> bool {
+    let note = pool.dir.join("replaced");
+    let last = std::fs::metadata(&note).and_then(|meta| meta.modified());
+    // A clock that was set back is as good as a minute.
+    let age = last.ok().and_then(|last| last.elapsed().ok());
+    let may = age.is_none_or(|age| age > REPLACEMENT_PAUSE);
+    may && std::fs::write(note, b"").is_ok()
 }
 
 impl Pool {

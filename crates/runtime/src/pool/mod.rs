@@ -38,6 +38,8 @@ pub(crate) use self::{
     standby::standby_main,
 };
 use self::{automatic::is_automatic, fill::spawn_fill};
+#[cfg(test)]
+pub(crate) use self::{automatic::keep_one, fill::fill, standby::stand_by_for};
 use crate::{
     base::error::{Error, ErrorKind, Result, io, lift},
     host::guest::GuestFiles,
@@ -153,7 +155,7 @@ impl Pool {
     }
 
     /// The ids of its standbys. What dead ones left is removed.
-    fn standbys(&self, layout: &Layout) -> Vec<SandboxId> {
+    pub(crate) fn standbys(&self, layout: &Layout) -> Vec<SandboxId> {
         let mut ids = self.ids();
         ids.retain(|id| self.is_alive(layout, *id));
         ids

@@ -17,7 +17,11 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{ForLaterStarts, Pool, READY, Ready, StandbyPaths, fill::spawn_fill, handover};
+use super::{
+    ForLaterStarts, Pool, READY, Ready, StandbyPaths,
+    fill::spawn_fill,
+    handover::{self, may_replace},
+};
 use crate::{
     base::{
         error::{Error, ErrorKind, Result, io, lift, to_remote},
@@ -35,10 +39,6 @@ use crate::{
     supervisor::{self, AfterStart, Client, Duty, Event, FIRST_CLIENT, Live, Starting},
     template::{self, BOOT_TIMEOUT, Template},
 };
-
-/// How long after one lost standby the next is left to whoever wants one: what killed the one, as
-/// a host without memory, may kill all that follow.
-const REPLACEMENT_PAUSE: Duration = Duration::from_secs(60);
 
 /// How long a claimed standby's machine may take to answer. It is longer than any client waits:
 /// a machine that does not answer even then is lost.
@@ -104,8 +104,20 @@ pub(crate) fn standby_main(args: &[OsString]) -> u8 {
 }
 
 async fn stand_by(layout: Layout, pool: String, id: SandboxId) -> Result<()> {
-    let (events, mut queue) = supervisor::queue();
+    let (events, queue) = supervisor::queue();
     let starter = supervisor::accept_first(&events)?;
+    stand_by_for(layout, pool, id, starter, events, queue).await
+}
+
+/// Makes a standby, answers `starter`, and waits for its claim or its end.
+pub(crate) async fn stand_by_for(
+    layout: Layout,
+    pool: String,
+    id: SandboxId,
+    starter: Client,
+    events: mpsc::Sender<Event>,
+    mut queue: mpsc::Receiver<Event>,
+) -> Result<()> {
     let Some(Event::Client(..)) = queue.recv().await else {
         return Ok(());
     };
@@ -251,16 +263,6 @@ async fn prepare(
         _lock: lock,
     };
     Ok(Prepared::Ready(Box::new(standby), listener))
-}
-
-/// Whether a lost standby may be replaced at once; notes that it was.
-fn may_replace(pool: &Pool) -> bool {
-    let note = pool.dir.join("replaced");
-    let last = std::fs::metadata(&note).and_then(|meta| meta.modified());
-    // A clock that was set back is as good as a minute.
-    let age = last.ok().and_then(|last| last.elapsed().ok());
-    let may = age.is_none_or(|age| age > REPLACEMENT_PAUSE);
-    may && std::fs::write(note, b"").is_ok()
 }
 
 /// Runs what makes a standby quicker than a fresh machine: under emulation code that has run

@@ -151,10 +151,7 @@ fn a_live_state_is_believed_only_while_the_lock_is_held() {
 async fn the_machine_of_a_lost_supervisor_is_ended_by_the_next_look() {
     let home = Home::new();
     let backend = Arc::new(FakeBackend::new());
-    let backends = Backends::Given(Arc::new(Given {
-        backends: vec![backend.clone()],
-        initramfs: b"",
-    }));
+    let backends = Backends::Given(Arc::new(Given::of(backend.clone())));
     let layout = Layout::at(home.dir.path()).unwrap();
     let store = Store::open(layout.with_backends(backends)).unwrap();
     let record = record(1, "web");
