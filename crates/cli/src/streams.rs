@@ -109,7 +109,7 @@ impl From<Ended> for ExitStatus {
 /// # Errors
 /// Why the session broke, or our standard output could not be written.
 pub(crate) async fn join(mut session: Session, join: Join) -> Result<Ended> {
-    let input = session.input();
+    let input = session.writer();
     let raw = if join.tty && join.stdin && terminal::stdin_is_terminal() {
         RawMode::enter().ok()
     } else {
@@ -184,6 +184,8 @@ async fn pump(session: &mut Session, mut leaving: LeaveWhen, show: [bool; 2]) ->
             }
             SessionEvent::Exited(_) if session.timed_out() => break Ended::TimedOut,
             SessionEvent::Exited(status) => break Ended::Exited(status.code()),
+            // No other is known.
+            _ => {}
         }
     };
     let drained = tokio::select! {
@@ -220,23 +222,23 @@ impl LeaveWhen {
             let ended = tokio::select! {
                 biased;
                 ended = ended => ended,
-                event = session.next() => return Some(event),
+                event = session.next() => return event,
             };
             *self = ended.map_or(Self::Never, |()| Self::Now);
         }
         match self {
             Self::Now => {
                 let next = tokio::time::timeout(QUIET_TIMEOUT, session.next());
-                next.await.ok()
+                next.await.ok().flatten()
             }
-            _ => Some(session.next().await),
+            _ => session.next().await,
         }
     }
 }
 
 /// Sends our input, if it is wanted, to a session whose output nobody shows, then leaves it.
 pub(crate) async fn feed(session: Session, stdin: bool) {
-    let input = session.input();
+    let input = session.writer();
     let (detach, _) = oneshot::channel();
     let (end, _) = oneshot::channel();
     if stdin {

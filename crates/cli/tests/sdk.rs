@@ -1,10 +1,7 @@
 //! The SDK from end to end: what the commands do, from a program.
 #![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
-use std::{
-    process::Command,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use cofferdam::{
     Coffer, CofferOptions, ErrorKind, ExecSpec, ForkOptions, NoProgress, Phase, PoolOptions,
@@ -17,28 +14,25 @@ use cofferdam_testkit::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Runs a test of this file in a process that is told where the program is: the SDK looks for it
-/// in the environment, and a test cannot change its own.
-fn with_program(test: &str, work: impl AsyncFnOnce(Coffer)) {
-    const PROGRAM: &str = "COFFER_PROGRAM";
+/// Runs a test with a store of its own. No environment variable names the program.
+fn with_program(work: impl AsyncFnOnce(Coffer)) {
+    with_options(async |coffer, _| work(coffer).await);
+}
+
+/// The same with the options by which it was opened.
+fn with_options(work: impl AsyncFnOnce(Coffer, CofferOptions)) {
     let store = coffer::Coffer::private();
-    if std::env::var_os(PROGRAM).is_none() {
-        let program = store.command(["version"]).get_program().to_owned();
-        let mut again = Command::new(std::env::current_exe().unwrap());
-        let output = again
-            .args(["--exact", test])
-            .env(PROGRAM, program)
-            .output()
-            .unwrap();
-        let printed = String::from_utf8_lossy(&output.stdout);
-        assert!(printed.contains("1 passed"), "{printed}");
-        return;
-    }
+    let program = store.command(["version"]).get_program().to_owned();
+    let options = CofferOptions::new()
+        .home(store.home())
+        .program(program)
+        .standby_auto(false);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(work(Coffer::open_at(store.home()).unwrap()));
+    let coffer = Coffer::open_with(&options).unwrap();
+    runtime.block_on(work(coffer, options));
 }
 
 /// The phases that somebody was told of.
@@ -63,8 +57,7 @@ fn spec(command: &[&str]) -> SandboxSpec {
 
 #[test]
 fn a_program_that_opens_with_options_has_automatic_standbys_by_default() {
-    let name = "a_program_that_opens_with_options_has_automatic_standbys_by_default";
-    with_program(name, async |plain| {
+    with_program(async |plain| {
         let options = CofferOptions::new().home(plain.home());
         for (options, keeps) in [
             (Some(options.clone()), true),
@@ -83,15 +76,11 @@ fn a_program_that_opens_with_options_has_automatic_standbys_by_default() {
 
 #[test]
 fn a_store_that_is_opened_with_a_qemu_starts_its_machines_with_that_one() {
-    let name = "a_store_that_is_opened_with_a_qemu_starts_its_machines_with_that_one";
-    with_program(name, async |plain| {
+    with_options(async |_, options| {
         let dir = tempfile::tempdir().unwrap();
         let mark = dir.path().join("mark");
         let script = format!("echo started >> {}", mark.display());
-        let options = CofferOptions::new()
-            .home(plain.home())
-            .standby_auto(false)
-            .qemu(qemu::wrapped(dir.path(), &script));
+        let options = options.qemu(qemu::wrapped(dir.path(), &script));
         let coffer = Coffer::open_with(&options).unwrap();
         let sandbox = started(&coffer).await;
         assert_eq!(sh(&sandbox, "echo yes").await, "yes");
@@ -129,7 +118,7 @@ async fn sh(sandbox: &Sandbox, script: &str) -> String {
 
 #[test]
 fn a_sandbox_is_paused_forked_and_goes_on() {
-    with_program("a_sandbox_is_paused_forked_and_goes_on", async |coffer| {
+    with_program(async |coffer| {
         let sandbox = started(&coffer).await;
         sh(&sandbox, "echo mine > /dev/shm/x").await;
         sandbox.pause().await.unwrap();
@@ -162,47 +151,44 @@ fn a_sandbox_is_paused_forked_and_goes_on() {
 
 #[test]
 fn a_command_that_had_not_started_when_its_machine_was_lost_is_told_so() {
-    with_program(
-        "a_command_that_had_not_started_when_its_machine_was_lost_is_told_so",
-        async |coffer| {
-            let sandbox = started(&coffer).await;
-            let pid = sandbox.info().unwrap().machine_pid.unwrap();
-            let machine = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-            // A stopped machine gets no request, so the guest has more of them than it can answer
-            // before it is killed.
-            let execs: Vec<_> = (0..32)
-                .map(|_| {
-                    let sandbox = sandbox.clone();
-                    tokio::spawn(async move {
-                        let session = sandbox.exec(ExecSpec::new(["sleep", "1000"])).await;
-                        session.err().map(|error| error.kind())
-                    })
+    with_program(async |coffer| {
+        let sandbox = started(&coffer).await;
+        let pid = sandbox.info().unwrap().machine_pid.unwrap();
+        let machine = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        // A stopped machine gets no request, so the guest has more of them than it can answer
+        // before it is killed.
+        let execs: Vec<_> = (0..32)
+            .map(|_| {
+                let sandbox = sandbox.clone();
+                tokio::spawn(async move {
+                    let session = sandbox.exec(ExecSpec::new(["sleep", "1000"])).await;
+                    session.err().map(|error| error.kind())
                 })
-                .collect();
-            while sandbox.stats().await.unwrap().sessions < 2 {
-                tokio::task::yield_now().await;
-            }
-            kill_process(machine, Signal::KILL).unwrap();
-            let mut refused = Vec::new();
-            for exec in execs {
-                refused.extend(exec.await.unwrap());
-            }
-            assert!(!refused.is_empty());
-            assert!(
-                refused.iter().all(|kind| *kind == ErrorKind::WrongState),
-                "{refused:?}"
-            );
-            coffer
-                .remove(&sandbox.id().to_string(), true)
-                .await
-                .unwrap();
-        },
-    );
+            })
+            .collect();
+        while sandbox.stats().await.unwrap().sessions < 2 {
+            tokio::task::yield_now().await;
+        }
+        kill_process(machine, Signal::KILL).unwrap();
+        let mut refused = Vec::new();
+        for exec in execs {
+            refused.extend(exec.await.unwrap());
+        }
+        assert!(!refused.is_empty());
+        assert!(
+            refused.iter().all(|kind| *kind == ErrorKind::WrongState),
+            "{refused:?}"
+        );
+        coffer
+            .remove(&sandbox.id().to_string(), true)
+            .await
+            .unwrap();
+    });
 }
 
 #[test]
 fn a_snapshot_is_taken_moved_and_restored() {
-    with_program("a_snapshot_is_taken_moved_and_restored", async |coffer| {
+    with_program(async |coffer| {
         let sandbox = started(&coffer).await;
         sh(&sandbox, "echo then > /file").await;
         let told = Arc::new(Phases::default());
@@ -252,39 +238,36 @@ fn a_snapshot_is_taken_moved_and_restored() {
 
 #[test]
 fn templates_and_pools_are_made_listed_and_removed() {
-    with_program(
-        "templates_and_pools_are_made_listed_and_removed",
-        async |coffer| {
-            let warm_up = WarmUp {
-                commands: vec![vec!["touch".to_owned(), "/warm".to_owned()]],
-                wait_for: None,
-                timeout: None,
-            };
-            let made = coffer
-                .templates()
-                .build(spec(&[]), &warm_up, &NoProgress)
-                .await
-                .unwrap();
-            assert_eq!(made.kind, TemplateKind::Image);
-            assert!(coffer.templates().list().unwrap().contains(&made));
-            let options = PoolOptions {
-                name: Some("standby".to_owned()),
-                size: 1,
-                warm_ups: Vec::new(),
-            };
-            let pool = coffer
-                .pools()
-                .create(spec(&[]), &options, &NoProgress)
-                .await
-                .unwrap();
-            assert_eq!((pool.ready, pool.size), (1, 1));
-            let sandbox = started(&coffer).await;
-            assert_eq!(sh(&sandbox, "ls /warm").await, "/warm");
-            sandbox.remove(true).await.unwrap();
-            coffer.pools().remove("standby").await.unwrap();
-            assert!(coffer.pools().list().is_empty());
-            coffer.templates().remove(&made.key).unwrap();
-            assert!(!coffer.templates().list().unwrap().contains(&made));
-        },
-    );
+    with_program(async |coffer| {
+        let warm_up = WarmUp {
+            commands: vec![vec!["touch".to_owned(), "/warm".to_owned()]],
+            wait_for: None,
+            timeout: None,
+        };
+        let made = coffer
+            .templates()
+            .build(spec(&[]), &warm_up, &NoProgress)
+            .await
+            .unwrap();
+        assert_eq!(made.kind, TemplateKind::Image);
+        assert!(coffer.templates().list().unwrap().contains(&made));
+        let options = PoolOptions {
+            name: Some("standby".to_owned()),
+            size: 1,
+            warm_ups: Vec::new(),
+        };
+        let pool = coffer
+            .pools()
+            .create(spec(&[]), &options, &NoProgress)
+            .await
+            .unwrap();
+        assert_eq!((pool.ready, pool.size), (1, 1));
+        let sandbox = started(&coffer).await;
+        assert_eq!(sh(&sandbox, "ls /warm").await, "/warm");
+        sandbox.remove(true).await.unwrap();
+        coffer.pools().remove("standby").await.unwrap();
+        assert!(coffer.pools().list().is_empty());
+        coffer.templates().remove(&made.key).unwrap();
+        assert!(!coffer.templates().list().unwrap().contains(&made));
+    });
 }

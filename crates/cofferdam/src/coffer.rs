@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use cofferdam_runtime::{Runtime, doctor::HostReport, image::Progress};
+use cofferdam_runtime::{Choices, Runtime, doctor::HostReport, image::Progress};
 use cofferdam_types::{Digest, SandboxSpec};
 
 use crate::{
@@ -24,7 +24,7 @@ impl Coffer {
     /// When the store cannot be read or written.
     pub fn open() -> Result<Self> {
         Ok(Self {
-            runtime: Arc::new(Runtime::open()?),
+            runtime: Arc::new(Runtime::open(Choices::default())?),
         })
     }
 
@@ -33,8 +33,10 @@ impl Coffer {
     /// # Errors
     /// When it cannot be read or written.
     pub fn open_at(home: &Path) -> Result<Self> {
+        let mut choices = Choices::default();
+        choices.home = Some(home.to_owned());
         Ok(Self {
-            runtime: Arc::new(Runtime::open_at(home)?),
+            runtime: Arc::new(Runtime::open(choices)?),
         })
     }
 
@@ -43,7 +45,7 @@ impl Coffer {
     /// # Errors
     /// When it cannot be read or written.
     pub fn open_with(options: &CofferOptions) -> Result<Self> {
-        let runtime = Runtime::open_with(options.home.as_deref(), options.qemu.as_deref())?;
+        let runtime = Runtime::open(options.choices.clone())?;
         Ok(Self {
             runtime: Arc::new(runtime.with_standby_auto(options.standby_auto)),
         })

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use cofferdam_runtime::{Channel, Error, ErrorKind, ExecOptions, ProcessSpec, Request, Result};
-use cofferdam_types::{ExitStatus, Privileges};
+use cofferdam_types::{ByteSize, ExitStatus, Privileges};
 
 use crate::{Sandbox, Session, SessionEvent, sandbox::terminal_size};
 
 /// A command for a running sandbox.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// Make one by [`ExecSpec::new`] and set its fields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ExecSpec {
     /// Program and arguments.
     pub command: Vec<String>,
@@ -33,6 +36,9 @@ pub struct ExecSpec {
     pub timeout: Option<Duration>,
     /// Whether it may have every capability, also those that the workload may not have.
     pub privileged: bool,
+    /// The most that [`Sandbox::output`] keeps of each of its two streams; 16 MiB by default. What
+    /// comes behind that is thrown away.
+    pub output_limit: ByteSize,
 }
 
 impl ExecSpec {
@@ -49,18 +55,30 @@ impl ExecSpec {
     {
         Self {
             command: command.into_iter().map(Into::into).collect(),
-            ..Self::default()
+            env: Vec::new(),
+            workdir: None,
+            user: None,
+            terminal: None,
+            stdin: false,
+            wait_all: false,
+            kill_with_client: false,
+            timeout: None,
+            privileged: false,
+            output_limit: ByteSize::from_mib(16),
         }
     }
 }
 
 /// What a command printed and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Output {
     /// How it ended.
     pub status: ExitStatus,
     /// Whether it was ended because its time limit was over.
     pub timed_out: bool,
+    /// Whether a stream was longer than [`ExecSpec::output_limit`].
+    pub truncated: bool,
     /// Its standard output.
     pub stdout: Vec<u8>,
     /// Its standard error.
@@ -87,12 +105,14 @@ impl Sandbox {
         self.session(request).await.map(drop)
     }
 
-    /// Runs a command without input to its end and keeps all that it prints. When the future is
-    /// dropped, or this process dies, the command is killed with its children.
+    /// Runs a command without input to its end and keeps what it prints, up to
+    /// [`ExecSpec::output_limit`]. [`ExecSpec::timeout`] ends it. When the future is dropped, or
+    /// this process dies, the command is killed with its children.
     ///
     /// # Errors
     /// Like [`Self::exec`].
     pub async fn output(&self, spec: ExecSpec) -> Result<Output> {
+        let limit = usize::try_from(spec.output_limit.bytes()).unwrap_or(usize::MAX);
         let mut session = self
             .exec(ExecSpec {
                 stdin: false,
@@ -100,22 +120,28 @@ impl Sandbox {
                 ..spec
             })
             .await?;
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut kept = [Vec::new(), Vec::new()];
+        let mut truncated = false;
         loop {
-            match session.next().await? {
-                SessionEvent::Output {
-                    channel: Channel::Stderr,
-                    bytes,
-                } => stderr.extend(bytes),
-                SessionEvent::Output { bytes, .. } => stdout.extend(bytes),
-                SessionEvent::Exited(status) => {
+            match session.next().await {
+                Some(Ok(SessionEvent::Output { channel, bytes })) => {
+                    let kept = &mut kept[usize::from(channel == Channel::Stderr)];
+                    let room = bytes.len().min(limit.saturating_sub(kept.len()));
+                    truncated |= room < bytes.len();
+                    kept.extend_from_slice(&bytes[..room]);
+                }
+                Some(Ok(SessionEvent::Exited(status))) => {
+                    let [stdout, stderr] = kept;
                     return Ok(Output {
                         status,
                         timed_out: session.timed_out(),
+                        truncated,
                         stdout,
                         stderr,
                     });
                 }
+                Some(Err(error)) => return Err(error),
+                None => return Err(Error::new(ErrorKind::Bug, "A session without an end")),
             }
         }
     }

@@ -6,7 +6,7 @@ use cofferdam_runtime::{
     Result,
     image::{
         HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, Progress,
-        PullOptions, Reference, Removed, SaveFormat,
+        Reference, Removed, SaveFormat,
     },
     lift_image,
 };
@@ -44,11 +44,8 @@ impl<'a> Images<'a> {
         progress: &dyn Progress,
     ) -> Result<Image> {
         let store = self.coffer.runtime.images();
-        lift_image(
-            store
-                .pull(reference, platform, &PullOptions::default(), progress)
-                .await,
-        )
+        let options = &self.coffer.runtime.store().layout().choices().pull;
+        lift_image(store.pull(reference, platform, options, progress).await)
     }
 
     /// Reads images from a docker archive or an OCI layout.

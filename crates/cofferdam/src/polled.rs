@@ -48,6 +48,23 @@ impl<S: Send + 'static, T: 'static> Polled<S, T> {
             result
         })
     }
+
+    /// Goes on with the call that is under way; returns its result, or none if there is none.
+    pub(crate) fn poll_pending(&mut self, context: &mut Context<'_>) -> Poll<Option<T>> {
+        let Some(call) = &mut self.call else {
+            return Poll::Ready(None);
+        };
+        call.as_mut().poll(context).map(|(idle, result)| {
+            self.call = None;
+            self.idle = Some(idle);
+            Some(result)
+        })
+    }
+
+    /// What makes the calls, unless one is under way.
+    pub(crate) fn into_idle(self) -> Option<S> {
+        self.idle
+    }
 }
 
 impl<S, T> fmt::Debug for Polled<S, T> {

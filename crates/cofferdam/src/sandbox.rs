@@ -70,7 +70,7 @@ impl Sandbox {
     }
 
     /// Starts it and stays attached to its workload. When the session is dropped, or this process
-    /// dies, the sandbox ends, unless [`crate::SessionInput::leave`] came before.
+    /// dies, the sandbox ends, unless [`crate::SessionWriter::leave`] came before.
     ///
     /// # Errors
     /// Why it did not start.

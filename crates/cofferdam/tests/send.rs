@@ -3,7 +3,7 @@
 
 use cofferdam::{
     AttachOptions, Coffer, Events, ExecSpec, ForkOptions, Logs, NoProgress, Platform, PoolOptions,
-    Reference, Sandbox, SandboxSpec, Session, SessionInput, Signal, Snapshot, SnapshotOptions,
+    Reference, Sandbox, SandboxSpec, Session, SessionWriter, Signal, Snapshot, SnapshotOptions,
     WarmUp,
 };
 
@@ -57,7 +57,7 @@ fn of_a_snapshot(snapshot: &Snapshot) {
     is_send(snapshot.fork(&ForkOptions::default(), |_| {}));
 }
 
-fn of_a_session(session: &mut Session, input: &mut SessionInput, logs: &mut Logs) {
+fn of_a_session(session: &mut Session, input: &mut SessionWriter, logs: &mut Logs) {
     is_send(session.next());
     is_send(input.write(b"bytes"));
     is_send(input.close());

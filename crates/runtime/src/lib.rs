@@ -50,7 +50,7 @@ pub use store::layout::{Layout, SandboxPaths};
 pub use store::output_log::LogRecord;
 pub use store::snapshot::{SnapshotFile, SnapshotFileName, SnapshotKind, SnapshotManifest};
 pub use store::{
-    EndedBy, Entry, Event, EventKind, Failure, ForkOrigin, LeaseState, RecordedImage,
+    Choices, EndedBy, Entry, Event, EventKind, Failure, ForkOrigin, LeaseState, RecordedImage,
     SandboxRecord, SandboxState, Store,
 };
 pub use template::{TemplateInfo, TemplateKind, WarmUp};

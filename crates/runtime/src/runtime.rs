@@ -4,7 +4,6 @@
 
 use std::{
     io::{Read, Write},
-    path::Path,
     time::Duration,
 };
 
@@ -13,14 +12,14 @@ use cofferdam_proto::{Request, StartMode, SupervisorMessage};
 use cofferdam_types::{Digest, ExitStatus, SandboxId, SandboxSpec, Signal, SnapshotId};
 
 use crate::{
-    base::error::{Error, Result, io, lift},
+    base::error::{Error, Result, lift},
     client::{self, Connection},
     pool::{PoolInfo, PoolOptions, Pools},
     sandbox::Sandboxes,
     snapshot::{
         DamagedSnapshot, ForkOptions, ForkSource, Forked, Snapshot, SnapshotOptions, Snapshots,
     },
-    store::{Entry, Store, layout::Layout},
+    store::{Choices, Entry, Store, layout::Layout},
     template::{self, TemplateInfo, Templates, WarmUp},
     usage::{DiskUsage, Usage},
 };
@@ -36,30 +35,10 @@ pub struct Runtime {
 
 /// Opening.
 impl Runtime {
-    /// Opens the stores by environment. Fails when the home cannot be read or written.
-    pub fn open() -> Result<Self> {
-        Self::with_layout(Layout::from_environment()?)
-    }
-
-    /// Opens the stores below `home`. Fails when it cannot be read or written.
-    pub fn open_at(home: &Path) -> Result<Self> {
-        Self::with_layout(Layout::at(home)?)
-    }
-
-    /// Opens the stores below `home` with the QEMU program `qemu`; what is `None` comes from the
-    /// environment. Fails when the home cannot be read or written, or the program has no path.
-    pub fn open_with(home: Option<&Path>, qemu: Option<&Path>) -> Result<Self> {
-        let mut layout = match home {
-            Some(home) => Layout::at(home)?,
-            None => Layout::from_environment()?,
-        };
-        if let Some(program) = qemu {
-            // What is started works in other directories.
-            let program = std::path::absolute(program)
-                .map_err(|error| io("Could not resolve the QEMU program's path", error))?;
-            layout = layout.with_qemu(program);
-        }
-        Self::with_layout(layout)
+    /// Opens the stores by a program's choices and the environment. Fails when the home cannot be
+    /// read or written.
+    pub fn open(choices: Choices) -> Result<Self> {
+        Self::with_layout(Layout::with(choices)?)
     }
 
     pub(crate) fn with_layout(layout: Layout) -> Result<Self> {

@@ -22,20 +22,18 @@ pub(crate) async fn exec(coffer: &Coffer, args: &ExecArgs) -> ExitStatus {
         if !args.detach {
             streams::check_terminal(process.interactive, process.tty)?;
         }
-        let spec = ExecSpec {
-            command: args.command().to_vec(),
-            env: env::collect(&process.variables)?,
-            workdir: given(&process.workdir),
-            user: given(&process.user),
-            terminal: process
-                .tty
-                .then(|| terminal::size().unwrap_or(DEFAULT_SIZE)),
-            stdin: process.interactive,
-            wait_all: args.wait_all,
-            kill_with_client: args.kill_with_client,
-            timeout: args.timeout,
-            privileged: args.privileged,
-        };
+        let mut spec = ExecSpec::new(args.command());
+        spec.env = env::collect(&process.variables)?;
+        spec.workdir = given(&process.workdir);
+        spec.user = given(&process.user);
+        spec.terminal = process
+            .tty
+            .then(|| terminal::size().unwrap_or(DEFAULT_SIZE));
+        spec.stdin = process.interactive;
+        spec.wait_all = args.wait_all;
+        spec.kill_with_client = args.kill_with_client;
+        spec.timeout = args.timeout;
+        spec.privileged = args.privileged;
         let sandbox = coffer.sandbox(args.sandbox())?;
         if args.detach {
             sandbox.exec_detached(spec).await?;

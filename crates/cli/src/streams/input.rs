@@ -1,6 +1,6 @@
 //! Our standard input, sent to a session until it ends or the detach keys are typed.
 
-use cofferdam::SessionInput;
+use cofferdam::SessionWriter;
 use tokio::{io::AsyncReadExt, sync::oneshot};
 
 use crate::detach_keys::DetachKeys;
@@ -15,7 +15,7 @@ pub(super) struct InputEvents {
 
 /// Sends our input and its end. Reads on a blocking thread: a terminal or file cannot be polled.
 pub(super) async fn forward_input(
-    mut input: SessionInput,
+    mut input: SessionWriter,
     mut keys: Option<DetachKeys>,
     ends: InputEvents,
 ) {

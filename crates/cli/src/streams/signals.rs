@@ -1,6 +1,6 @@
 //! Our signals while a session is joined: some are sent on to its process, others end only us.
 
-use cofferdam::{SessionInput, Signal};
+use cofferdam::{SessionWriter, Signal};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
@@ -23,7 +23,7 @@ pub(super) const HUP: u8 = 1;
 /// Hands signals on. With a raw terminal its keys are bytes, and only others' signals come here.
 /// What our caller made us ignore, as `nohup` does, stays ignored.
 pub(super) fn forward_signals(
-    input: &SessionInput,
+    input: &SessionWriter,
     mut hang_up: Option<oneshot::Sender<()>>,
     kind: Kind,
 ) -> Vec<JoinHandle<()>> {
@@ -68,7 +68,7 @@ fn ignored_signals() -> u64 {
 }
 
 /// Tells the size now and whenever it changes.
-pub(super) fn forward_size(input: SessionInput) -> JoinHandle<()> {
+pub(super) fn forward_size(input: SessionWriter) -> JoinHandle<()> {
     tokio::spawn(async move {
         let Ok(mut changes) = signal(SignalKind::window_change()) else {
             return;

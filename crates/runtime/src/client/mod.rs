@@ -66,6 +66,8 @@ pub struct Receiver {
     buffer: Vec<u8>,
     /// Output that was taken and not yet credited, by channel.
     owed: [u32; 2],
+    /// Whether the caller says what it has read; else it is what it has taken.
+    holds_credit: bool,
     /// Whether credit was encoded that may not be sent yet.
     is_paying: bool,
     writer: Arc<Mutex<Writer>>,
@@ -135,6 +137,7 @@ impl Connection {
                 decoder: Decoder::new(),
                 buffer: vec![0; 128 << 10],
                 owed: [0; 2],
+                holds_credit: false,
                 is_paying: false,
                 writer: Arc::clone(&writer),
                 input_credit,
@@ -217,6 +220,23 @@ impl Receiver {
         }
     }
 
+    /// From now on only [`Self::has_read`] gives credit. At most one window of each channel comes
+    /// without it.
+    pub fn hold_credit(&mut self) {
+        self.holds_credit = true;
+    }
+
+    /// Gives credit for so many bytes of standard output and standard error.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn has_read(&mut self, bytes: [u32; 2]) {
+        for (owed, bytes) in self.owed.iter_mut().zip(bytes) {
+            *owed = owed.saturating_add(bytes);
+        }
+        self.pay().await;
+    }
+
     fn decode(&mut self) -> Result<Option<Incoming>> {
         while let Some(frame) = self.decoder.next_frame().map_err(broken)? {
             match (frame.kind, frame.stream) {
@@ -227,7 +247,9 @@ impl Receiver {
                 (FrameKind::Data, SESSION_STREAM) => {
                     let index = usize::from(frame.channel == Channel::Stderr);
                     let length = u32::try_from(frame.payload.len()).unwrap_or(u32::MAX);
-                    self.owed[index] = self.owed[index].saturating_add(length);
+                    if !self.holds_credit {
+                        self.owed[index] = self.owed[index].saturating_add(length);
+                    }
                     return Ok(Some(Incoming::Output {
                         channel: frame.channel,
                         bytes: frame.payload.to_vec(),

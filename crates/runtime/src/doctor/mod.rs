@@ -106,7 +106,7 @@ fn look(layout: &Layout, lost: Option<&Error>) -> HostReport {
             fixes,
         });
     }
-    let kernel = guest::find_kernel(None);
+    let kernel = guest::find_kernel(layout, None);
     let checks = checks::all(layout, &kernel, lost);
     HostReport {
         capabilities: PlatformCapabilities::current(),

@@ -61,7 +61,7 @@ pub(crate) fn find(layout: &Layout, kernel: Option<&str>) -> Result<GuestFiles> 
         )
         .hint("Build it with `cargo xtask build --release`"));
     }
-    let kernel = find_kernel(kernel)?;
+    let kernel = find_kernel(layout, kernel)?;
     let initrd = layout.cache().join(format!("initramfs-{digest}.cpio"));
     if !initrd.is_file() {
         fs::publish(&initrd, initramfs)
@@ -106,9 +106,10 @@ pub(crate) fn is_of_this_agent(line: &str) -> bool {
 ///
 /// # Errors
 /// When it is not there.
-pub(crate) fn find_kernel(asked: Option<&str>) -> Result<PathBuf> {
+pub(crate) fn find_kernel(layout: &Layout, asked: Option<&str>) -> Result<PathBuf> {
     let asked = asked
         .map(PathBuf::from)
+        .or_else(|| layout.choices().kernel.clone())
         .or_else(|| env_vars::var_os(env_vars::KERNEL).map(PathBuf::from));
     if let Some(path) = asked {
         return if path.is_file() {
@@ -121,7 +122,7 @@ pub(crate) fn find_kernel(asked: Option<&str>) -> Result<PathBuf> {
             ))
         };
     }
-    let program = crate::store::program::path()?;
+    let program = crate::store::program::path(layout)?;
     let beside = program.parent().unwrap_or_else(|| Path::new("/"));
     let candidates = [
         beside.join(KERNEL_NAME),
@@ -199,7 +200,9 @@ mod tests {
 
     #[test]
     fn a_missing_kernel_is_the_users_to_mend() {
-        let error = find_kernel(Some("/nonexistent/vmlinux")).unwrap_err();
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::at(dir.path()).unwrap();
+        let error = find_kernel(&layout, Some("/nonexistent/vmlinux")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidSpec);
     }
 }

@@ -42,6 +42,7 @@ const ANY_QEMU: &str = "qemu";
 pub(crate) fn backend(layout: &Layout, asked: Option<&str>) -> Result<Arc<dyn Backend>> {
     let from_environment = env_vars::var(env_vars::BACKEND);
     let asked = asked
+        .or_else(|| layout.choices().backend.as_deref())
         .or(from_environment.as_deref())
         .filter(|name| *name != "auto");
     let kvm = OnceCell::new();
@@ -147,7 +148,7 @@ pub(crate) fn kvm_finding(layout: &Layout) -> KvmFinding {
     {
         return finding;
     }
-    let finding = match crate::store::program::path() {
+    let finding = match crate::store::program::path(layout) {
         Ok(program) => {
             let mut command = std::process::Command::new(program);
             command.arg(crate::store::program::PROBE_KVM);

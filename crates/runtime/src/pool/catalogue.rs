@@ -54,7 +54,7 @@ impl Pools<'_> {
                 "Remove it with `coffer pool rm {name}`, or name this one"
             )));
         }
-        let image = images::find_image(self.images, &spec, progress).await?;
+        let image = images::find_image(self.store.layout(), self.images, &spec, progress).await?;
         let rootfs = lift(self.images.rootfs(&image, progress))?;
         let root = RootShape::of(&spec, image.manifest).filter(|_| spec.tmpfs.is_empty());
         let Some(root) = root else {

@@ -59,7 +59,7 @@ impl Sandboxes<'_> {
     ) -> Result<Entry> {
         spec.keep_standby |= self.keeps_standby();
         admission::spec(&spec)?;
-        let image = images::find_image(self.images, &spec, progress).await?;
+        let image = images::find_image(self.store.layout(), self.images, &spec, progress).await?;
         let rootfs = lift(self.images.rootfs(&image, progress))?;
         let id = SandboxId::from_random(random::bytes()?);
         let process = process::merge(&spec, &image.config, id)?;

@@ -3,6 +3,7 @@
 use cofferdam_image::{Image, ImageStore, Progress, Reference};
 use cofferdam_types::{Platform, PullPolicy, SandboxSpec};
 
+use super::layout::Layout;
 use crate::base::error::{Error, ErrorKind, Result, lift};
 
 /// The image of `spec`, pulled if it is to be.
@@ -11,6 +12,7 @@ use crate::base::error::{Error, ErrorKind, Result, lift};
 /// [`ErrorKind::ImageNotFound`] when it is not there and not to be pulled;
 /// [`ErrorKind::Unsupported`] for another platform; those of a pull.
 pub(crate) async fn find_image(
+    layout: &Layout,
     images: &ImageStore,
     spec: &SandboxSpec,
     progress: &dyn Progress,
@@ -41,6 +43,6 @@ pub(crate) async fn find_image(
         .hint("Pull or load it, or allow that with `--pull missing`"));
     }
     let reference: Reference = lift(spec.image.parse())?;
-    let options = cofferdam_image::PullOptions::default();
-    lift(images.pull(&reference, &platform, &options, progress).await)
+    let options = &layout.choices().pull;
+    lift(images.pull(&reference, &platform, options, progress).await)
 }

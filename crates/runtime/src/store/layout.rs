@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use cofferdam_base::{env_vars, fs};
 use cofferdam_types::SandboxId;
 
+use super::choices::Choices;
 use crate::{
     backends::Backends,
     base::error::{Error, ErrorKind, Result, io},
@@ -34,7 +35,7 @@ use crate::{
 pub struct Layout {
     home: PathBuf,
     run: PathBuf,
-    qemu: Option<PathBuf>,
+    choices: Choices,
     backends: Backends,
 }
 
@@ -45,7 +46,7 @@ impl Layout {
     /// # Errors
     /// When no home can be told or made.
     pub fn from_environment() -> Result<Self> {
-        Self::at(&Self::home_from_environment()?)
+        Self::with(Choices::default())
     }
 
     fn home_from_environment() -> Result<PathBuf> {
@@ -73,7 +74,7 @@ impl Layout {
         Self {
             run: run_dir(&home),
             home,
-            qemu: env_vars::program(env_vars::QEMU),
+            choices: Choices::default().resolved().unwrap_or_default(),
             backends: Backends::default(),
         }
     }
@@ -83,10 +84,25 @@ impl Layout {
     /// # Errors
     /// When a directory cannot be made.
     pub fn at(home: &Path) -> Result<Self> {
+        Self::with(Choices {
+            home: Some(home.to_owned()),
+            ..Choices::default()
+        })
+    }
+
+    /// The layout by a program's choices. The home is made if needed.
+    ///
+    /// # Errors
+    /// When a directory cannot be made.
+    pub fn with(choices: Choices) -> Result<Self> {
+        let home = match &choices.home {
+            Some(home) => home.clone(),
+            None => Self::home_from_environment()?,
+        };
         let layout = Self {
-            home: home.to_owned(),
-            run: run_dir(home),
-            qemu: env_vars::program(env_vars::QEMU),
+            run: run_dir(&home),
+            home,
+            choices: choices.resolved()?,
             backends: Backends::default(),
         };
         for path in [
@@ -104,17 +120,16 @@ impl Layout {
         Ok(layout)
     }
 
-    /// The same with another QEMU program than the environment's.
-    #[must_use]
-    pub fn with_qemu(mut self, program: PathBuf) -> Self {
-        self.qemu = Some(program);
-        self
-    }
-
     /// The QEMU program to use; `None` for the one in `PATH`.
     #[must_use]
     pub fn qemu(&self) -> Option<&Path> {
-        self.qemu.as_deref()
+        self.choices.qemu.as_deref()
+    }
+
+    /// What the program has chosen.
+    #[must_use]
+    pub const fn choices(&self) -> &Choices {
+        &self.choices
     }
 
     /// The same with other backends than the program's.

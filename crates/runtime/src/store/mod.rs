@@ -5,6 +5,7 @@
 //! its files go. State that claims a live supervisor is believed only while that supervisor holds
 //! the sandbox's lock: see [`reconcile`].
 
+mod choices;
 pub(crate) mod config;
 mod entry;
 pub(crate) mod event;
@@ -31,6 +32,7 @@ use cofferdam_base::{LockFile, fs};
 use cofferdam_types::SandboxId;
 use rustix::fs::Access;
 
+pub use self::choices::Choices;
 pub use self::entry::Entry;
 pub use self::event::{Event, EventKind};
 use self::journal::Journal;

@@ -26,12 +26,15 @@ pub(crate) const PROBE_KVM: &str = "__probe-kvm";
 /// Name of the program.
 const NAME: &str = "coffer";
 
-/// The path of the program: `COFFER_PROGRAM`, else this very program if it is `coffer`, else one
+/// The path of the program: the one that was chosen, `COFFER_PROGRAM`, else this very program if it is `coffer`, else one
 /// beside it or in `PATH`.
 ///
 /// # Errors
 /// When there is none.
-pub(crate) fn path() -> Result<PathBuf> {
+pub(crate) fn path(layout: &Layout) -> Result<PathBuf> {
+    if let Some(path) = &layout.choices().program {
+        return Ok(path.clone());
+    }
     if let Some(path) = env_vars::var_os(env_vars::PROGRAM) {
         return Ok(PathBuf::from(path));
     }
@@ -66,10 +69,7 @@ pub(crate) fn path() -> Result<PathBuf> {
 /// # Errors
 /// When the program is not there.
 pub(crate) fn command(layout: &Layout, role: impl AsRef<OsStr>) -> Result<Command> {
-    let mut command = Command::new(path()?);
-    command.arg(role);
-    if let Some(qemu) = layout.qemu() {
-        command.env(env_vars::QEMU, qemu);
-    }
+    let mut command = Command::new(path(layout)?);
+    command.arg(role).envs(layout.choices().variables());
     Ok(command)
 }

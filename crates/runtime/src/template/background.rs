@@ -104,7 +104,7 @@ pub(crate) async fn build_and_wait(
     let order = Order {
         home: layout.home().to_owned(),
         backend: backend.to_owned(),
-        kernel: crate::host::guest::find_kernel(kernel)?,
+        kernel: crate::host::guest::find_kernel(layout, kernel)?,
         plan,
         client: Some(std::process::id()),
     };

@@ -79,7 +79,7 @@ impl Templates<'_> {
         progress: &dyn Progress,
     ) -> Result<TemplateInfo> {
         crate::host::admission::spec(&spec)?;
-        let image = images::find_image(self.images, &spec, progress).await?;
+        let image = images::find_image(self.store.layout(), self.images, &spec, progress).await?;
         let rootfs = lift(self.images.rootfs(&image, progress))?;
         let shape = MachineShape::of(&spec, rootfs.disk_bytes);
         let root = RootShape::of(&spec, image.manifest).filter(|_| spec.tmpfs.is_empty());
