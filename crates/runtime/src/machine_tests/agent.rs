@@ -123,7 +123,7 @@ impl FakeAgent {
                 self.note("quiesce");
                 AgentMessage::Quiesced
             }
-            HostMessage::Examine => condition(),
+            HostMessage::Examine { .. } => condition(),
             HostMessage::WriteBack { .. } | HostMessage::HoldBack { .. } => {
                 AgentMessage::Dirty { bytes: 0 }
             }
