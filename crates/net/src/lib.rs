@@ -44,7 +44,7 @@ mod wire;
 pub use config::{Addresses, Config, HOST_NAME, Limits, MAX_MTU, MIN_MTU, Mac, Rate, Timeouts};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, Events};
-pub use frame::{Fill, FrameIo, FrameStream, MAX_FRAME_BYTES, PacketSocket};
+pub use frame::{Fill, FrameIo, FrameStream, Input, MAX_FRAME_BYTES, PacketSocket};
 pub use policy::{
     Action, Cidr, Decision, Denial, Name, Policy, Ports, Profile, Protocol, Query, RESERVED,
     Reason, Reserved, Rule, Target, host_addresses,

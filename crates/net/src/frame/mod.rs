@@ -1,14 +1,16 @@
 //! Whole Ethernet frames in and out: the one door between a stack and its guest.
 //!
 //! The stack is the only caller. It waits until the descriptor is readable, calls
-//! [`FrameIo::fill`] once, takes all frames with [`FrameIo::next`], and sends what it has with one
+//! [`FrameIo::fill`], handles all frames of the [`Input`], and sends what it has with one
 //! [`FrameIo::flush`]. So a system call carries as many frames as the other side has ready.
 
+mod input;
 mod packet;
 mod stream;
 
 use std::{io, os::fd::BorrowedFd};
 
+pub use input::Input;
 pub use packet::PacketSocket;
 pub use stream::FrameStream;
 
@@ -18,7 +20,7 @@ pub const MAX_FRAME_BYTES: usize = 14 + 65_535;
 /// The result of [`FrameIo::fill`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fill {
-    /// Something came; more may be waiting in the kernel.
+    /// Something came; more may be waiting in the kernel. It may have no whole frame.
     Data,
     /// Nothing is waiting.
     Empty,
@@ -31,15 +33,12 @@ pub trait FrameIo: Send {
     /// The descriptor to poll, for reading always and for writing after an incomplete flush.
     fn fd(&self) -> BorrowedFd<'_>;
 
-    /// Reads once from the kernel into an own buffer of fixed size.
+    /// Reads once from the kernel. The frames of the read before are gone. A frame that is longer
+    /// than [`MAX_FRAME_BYTES`] is skipped and counted in [`FrameIo::skipped`].
     ///
     /// # Errors
     /// The channel's; it cannot be used any more.
-    fn fill(&mut self) -> io::Result<Fill>;
-
-    /// The next whole frame that was read, without a frame check sequence. A frame that is longer
-    /// than [`MAX_FRAME_BYTES`] is skipped and counted in [`FrameIo::skipped`].
-    fn next(&mut self) -> Option<&mut [u8]>;
+    fn fill(&mut self, input: &mut Input) -> io::Result<Fill>;
 
     /// Number of frames skipped so far because of their length.
     fn skipped(&self) -> u64;

@@ -14,7 +14,7 @@ use rustix::{
     net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair},
 };
 
-use super::{Fill, FrameIo, MAX_FRAME_BYTES};
+use super::{Fill, FrameIo, Input, MAX_FRAME_BYTES};
 
 /// Bound on what waits to be sent, in bytes of frames.
 const OUT_BYTES: usize = 2 << 20;
@@ -23,9 +23,6 @@ const OUT_BYTES: usize = 2 << 20;
 #[derive(Debug)]
 pub struct PacketSocket {
     fd: OwnedFd,
-    input: Vec<u8>,
-    /// The frame that was read and not taken yet.
-    frame: Option<usize>,
     skipped: u64,
     output: VecDeque<Vec<u8>>,
     queued: usize,
@@ -37,9 +34,6 @@ impl PacketSocket {
     pub fn new(fd: OwnedFd) -> Self {
         Self {
             fd,
-            // One byte more, so that a frame that is too long can be seen.
-            input: vec![0; MAX_FRAME_BYTES + 1],
-            frame: None,
             skipped: 0,
             output: VecDeque::new(),
             queued: 0,
@@ -66,8 +60,8 @@ impl FrameIo for PacketSocket {
         self.fd.as_fd()
     }
 
-    fn fill(&mut self) -> io::Result<Fill> {
-        match recv(&self.fd, &mut self.input[..], RecvFlags::DONTWAIT) {
+    fn fill(&mut self, input: &mut Input) -> io::Result<Fill> {
+        match recv(&self.fd, input.room(), RecvFlags::DONTWAIT) {
             // A message of no bytes cannot be told from the end; frames have at least a header.
             Ok((_, 0)) => Ok(Fill::Closed),
             Ok((_, count)) if count > MAX_FRAME_BYTES => {
@@ -75,18 +69,13 @@ impl FrameIo for PacketSocket {
                 Ok(Fill::Data)
             }
             Ok((_, count)) => {
-                self.frame = Some(count);
+                input.frames.push(0..count);
                 Ok(Fill::Data)
             }
             Err(Errno::AGAIN | Errno::INTR) => Ok(Fill::Empty),
             Err(Errno::CONNRESET) => Ok(Fill::Closed),
             Err(error) => Err(error.into()),
         }
-    }
-
-    fn next(&mut self) -> Option<&mut [u8]> {
-        let length = self.frame.take()?;
-        Some(&mut self.input[..length])
     }
 
     fn skipped(&self) -> u64 {
@@ -133,13 +122,13 @@ mod tests {
         one.queue(2).unwrap().copy_from_slice(b"de");
         assert_eq!(one.queued(), 5);
         assert!(one.flush().unwrap());
-        other.fill().unwrap();
-        assert_eq!(other.next().unwrap(), b"abc");
-        assert!(other.next().is_none());
-        other.fill().unwrap();
-        assert_eq!(other.next().unwrap(), b"de");
+        let mut input = Input::default();
+        for expected in [&b"abc"[..], b"de"] {
+            assert_eq!(other.fill(&mut input).unwrap(), Fill::Data);
+            assert_eq!(input.frames().collect::<Vec<_>>(), [expected]);
+        }
         drop(one);
-        assert_eq!(other.fill().unwrap(), Fill::Closed);
+        assert_eq!(other.fill(&mut input).unwrap(), Fill::Closed);
     }
 
     #[test]

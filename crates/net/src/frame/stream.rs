@@ -16,13 +16,10 @@ use rustix::{
     net::{RecvFlags, SendFlags, recv, send},
 };
 
-use super::{Fill, FrameIo, MAX_FRAME_BYTES};
+use super::{Fill, FrameIo, Input, MAX_FRAME_BYTES};
 
 /// Bytes of the length before each frame.
 const PREFIX_BYTES: usize = 4;
-
-/// Size of the buffer of frames that were read. A few frames of the largest size fit.
-const IN_BYTES: usize = 512 << 10;
 
 /// Size of the buffer of frames that wait to be sent; the bound on what a guest that does not
 /// read makes us keep.
@@ -32,10 +29,6 @@ const OUT_BYTES: usize = 2 << 20;
 #[derive(Debug)]
 pub struct FrameStream {
     fd: OwnedFd,
-    /// Read bytes are `input[read_start..read_end]`.
-    input: Vec<u8>,
-    read_start: usize,
-    read_end: usize,
     /// Bytes of a frame of forbidden length that are still to be thrown away.
     discard: usize,
     skipped: u64,
@@ -54,9 +47,6 @@ impl FrameStream {
         socket.set_nonblocking(true)?;
         Ok(Self {
             fd: socket.into(),
-            input: vec![0; IN_BYTES],
-            read_start: 0,
-            read_end: 0,
             discard: 0,
             skipped: 0,
             output: vec![0; OUT_BYTES],
@@ -74,17 +64,32 @@ impl FrameStream {
         Ok((Self::new(one)?, Self::new(other)?))
     }
 
-    /// Throws away what is left of a frame of forbidden length, as far as it has come.
-    fn discard(&mut self) {
-        let gone = self.discard.min(self.read_end - self.read_start);
-        self.read_start += gone;
-        self.discard -= gone;
-    }
-
-    /// The length of the frame at `read_start`, if its prefix is there.
-    fn length(&self) -> Option<usize> {
-        let prefix = self.input[self.read_start..self.read_end].first_chunk::<PREFIX_BYTES>()?;
-        usize::try_from(u32::from_be_bytes(*prefix)).ok()
+    /// Finds the whole frames in what was read.
+    fn split(&mut self, input: &mut Input) {
+        loop {
+            let gone = self.discard.min(input.rest.len());
+            input.rest.start += gone;
+            self.discard -= gone;
+            let read = &input.bytes[input.rest.clone()];
+            let Some(prefix) = read.first_chunk::<PREFIX_BYTES>() else {
+                return;
+            };
+            let Ok(length) = usize::try_from(u32::from_be_bytes(*prefix)) else {
+                return;
+            };
+            if length > MAX_FRAME_BYTES {
+                input.rest.start += PREFIX_BYTES;
+                self.discard = length;
+                self.skipped += 1;
+                continue;
+            }
+            let start = input.rest.start + PREFIX_BYTES;
+            if input.rest.end < start + length {
+                return;
+            }
+            input.frames.push(start..start + length);
+            input.rest.start = start + length;
+        }
     }
 }
 
@@ -93,44 +98,17 @@ impl FrameIo for FrameStream {
         self.fd.as_fd()
     }
 
-    fn fill(&mut self) -> io::Result<Fill> {
-        if self.read_start == self.read_end {
-            (self.read_start, self.read_end) = (0, 0);
-        } else if self.read_start > 0 {
-            // Part of a frame is left. It is small beside a read, so moving it is cheap.
-            self.input.copy_within(self.read_start..self.read_end, 0);
-            self.read_end -= self.read_start;
-            self.read_start = 0;
-        }
-        let room = &mut self.input[self.read_end..];
-        match recv(&self.fd, room, RecvFlags::DONTWAIT) {
+    fn fill(&mut self, input: &mut Input) -> io::Result<Fill> {
+        match recv(&self.fd, input.room(), RecvFlags::DONTWAIT) {
             Ok((_, 0)) => Ok(Fill::Closed),
             Ok((_, count)) => {
-                self.read_end += count;
+                input.rest.end += count;
+                self.split(input);
                 Ok(Fill::Data)
             }
             Err(Errno::AGAIN | Errno::INTR) => Ok(Fill::Empty),
             Err(Errno::CONNRESET) => Ok(Fill::Closed),
             Err(error) => Err(error.into()),
-        }
-    }
-
-    fn next(&mut self) -> Option<&mut [u8]> {
-        loop {
-            self.discard();
-            let length = self.length()?;
-            if length > MAX_FRAME_BYTES {
-                self.read_start += PREFIX_BYTES;
-                self.discard = length;
-                self.skipped += 1;
-                continue;
-            }
-            let start = self.read_start + PREFIX_BYTES;
-            if self.read_end < start + length {
-                return None;
-            }
-            self.read_start = start + length;
-            return Some(&mut self.input[start..start + length]);
         }
     }
 
@@ -185,61 +163,64 @@ mod tests {
         io.queue(frame.len()).unwrap().copy_from_slice(frame);
     }
 
+    /// The frames of one read.
+    fn take(io: &mut impl FrameIo, input: &mut Input) -> Vec<Vec<u8>> {
+        assert_eq!(io.fill(input).unwrap(), Fill::Data);
+        input.frames().map(<[u8]>::to_vec).collect()
+    }
+
     #[test]
     fn frames_arrive_whole_and_in_order() {
         let (mut one, mut other) = FrameStream::pair().unwrap();
+        let mut input = Input::default();
         put(&mut one, b"first");
         put(&mut one, b"");
         put(&mut one, &[7; 60_000]);
         assert!(one.flush().unwrap());
-        assert_eq!(other.fill().unwrap(), Fill::Data);
-        assert_eq!(other.next().unwrap(), b"first");
-        assert_eq!(other.next().unwrap(), b"");
-        assert_eq!(other.next().unwrap(), [7; 60_000]);
-        assert!(other.next().is_none());
-        assert_eq!(other.fill().unwrap(), Fill::Empty);
+        let frames = take(&mut other, &mut input);
+        assert_eq!(frames, [b"first".to_vec(), Vec::new(), vec![7; 60_000]]);
+        assert_eq!(other.fill(&mut input).unwrap(), Fill::Empty);
+        assert_eq!(input.frames().count(), 0);
         drop(one);
-        assert_eq!(other.fill().unwrap(), Fill::Closed);
+        assert_eq!(other.fill(&mut input).unwrap(), Fill::Closed);
     }
 
     #[test]
     fn a_frame_in_pieces_waits_for_its_last_byte() {
         let (mut writer, reader) = UnixStream::pair().unwrap();
         let mut io = FrameStream::new(reader).unwrap();
+        let mut input = Input::default();
         let bytes = [0, 0, 0, 3, b'a', b'b', b'c', 0, 0, 0, 1, b'd'];
         for byte in &bytes[..6] {
             writer.write_all(&[*byte]).unwrap();
-            assert_eq!(io.fill().unwrap(), Fill::Data);
-            assert!(io.next().is_none());
+            assert!(take(&mut io, &mut input).is_empty());
         }
         writer.write_all(&bytes[6..]).unwrap();
-        io.fill().unwrap();
-        assert_eq!(io.next().unwrap(), b"abc");
-        assert_eq!(io.next().unwrap(), b"d");
+        assert_eq!(take(&mut io, &mut input), [b"abc".to_vec(), b"d".to_vec()]);
     }
 
     #[test]
     fn a_frame_that_is_too_long_is_skipped_and_the_next_one_is_read() {
         let (mut writer, reader) = UnixStream::pair().unwrap();
         let mut io = FrameStream::new(reader).unwrap();
+        let mut input = Input::default();
         let length = MAX_FRAME_BYTES + 1;
         let mut bytes = u32::try_from(length).unwrap().to_be_bytes().to_vec();
         bytes.resize(PREFIX_BYTES + length, 9);
         bytes.extend([0, 0, 0, 2, 1, 2]);
         writer.write_all(&bytes).unwrap();
-        loop {
-            assert_eq!(io.fill().unwrap(), Fill::Data);
-            if let Some(frame) = io.next() {
-                assert_eq!(frame, [1, 2]);
-                break;
-            }
+        let mut frames = Vec::new();
+        while frames.is_empty() {
+            frames = take(&mut io, &mut input);
         }
+        assert_eq!(frames, [[1, 2]]);
         assert_eq!(io.skipped(), 1);
     }
 
     #[test]
     fn a_reader_that_stops_bounds_the_queue() {
         let (mut one, mut other) = FrameStream::pair().unwrap();
+        let mut input = Input::default();
         let mut sent = 0;
         while let Some(room) = one.queue(1000) {
             room.fill(u8::try_from(sent % 251).unwrap());
@@ -249,10 +230,10 @@ mod tests {
         assert!(one.queued() <= OUT_BYTES);
         let mut received = 0;
         while received < sent {
-            if other.fill().unwrap() == Fill::Empty {
+            if other.fill(&mut input).unwrap() == Fill::Empty {
                 one.flush().unwrap();
             }
-            while let Some(frame) = other.next() {
+            for frame in input.frames() {
                 assert_eq!(frame, [u8::try_from(received % 251).unwrap(); 1000]);
                 received += 1;
             }

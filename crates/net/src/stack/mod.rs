@@ -28,7 +28,7 @@ use crate::{
     dns::Dns,
     error::{Error, ErrorKind, Result, io},
     event::Events,
-    frame::FrameIo,
+    frame::{FrameIo, Input},
     icmp::Icmp,
     limit::Bucket,
     policy::Policy,
@@ -54,8 +54,8 @@ pub struct Stack {
     up: Bucket,
     /// Frames that are too long, as far as they are counted.
     skipped: u64,
-    /// The frame that is being handled; kept for its memory.
-    frame: Vec<u8>,
+    /// Frames that were read; absent while they are handled.
+    input: Option<Box<Input>>,
     /// Whether the other side of the channel is gone.
     closed: bool,
     commands: Receiver<Command>,
@@ -101,7 +101,7 @@ impl Stack {
             publish: Published::new(),
             reassembly: Reassembly::default(),
             skipped: 0,
-            frame: Vec::new(),
+            input: Some(Box::default()),
             closed: false,
             commands,
             handle,

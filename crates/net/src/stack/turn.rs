@@ -115,7 +115,13 @@ impl Stack {
             if !self.up.is_open(self.cx.now) {
                 return Ok(());
             }
-            let filled = self.cx.egress.io.fill();
+            // Taken out, so that frames are handled where they lie while others are queued.
+            let mut input = self.input.take().unwrap_or_default();
+            let filled = self.cx.egress.io.fill(&mut input);
+            for frame in input.frames() {
+                self.take_frame(frame);
+            }
+            self.input = Some(input);
             match filled.map_err(|error| io("Could not receive frames", error))? {
                 Fill::Data => {}
                 Fill::Empty => return Ok(()),
@@ -124,7 +130,6 @@ impl Stack {
                     return Ok(());
                 }
             }
-            self.take_read_frames();
             let skipped = self.cx.egress.io.skipped();
             self.cx.counters.malformed.add(skipped - self.skipped);
             self.skipped = skipped;
@@ -132,20 +137,11 @@ impl Stack {
         Ok(())
     }
 
-    /// Handles the frames of one read.
-    fn take_read_frames(&mut self) {
-        // Frames stay in the channel's buffer, and answers go into the same channel, so a frame
-        // is swapped out before it is handled.
-        let mut frame = std::mem::take(&mut self.frame);
-        while let Some(read) = self.cx.egress.io.next() {
-            frame.clear();
-            frame.extend_from_slice(read);
-            self.up.take(frame.len());
-            self.cx.counters.rx_frames.one();
-            self.cx.counters.rx_bytes.add(bytes(frame.len()));
-            self.handle_frame(&frame);
-        }
-        self.frame = frame;
+    fn take_frame(&mut self, frame: &[u8]) {
+        self.up.take(frame.len());
+        self.cx.counters.rx_frames.one();
+        self.cx.counters.rx_bytes.add(bytes(frame.len()));
+        self.handle_frame(frame);
     }
 
     /// When the loop has to turn without a reason from outside.

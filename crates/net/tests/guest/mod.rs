@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::{
+    collections::VecDeque,
     net::{IpAddr, SocketAddr},
     sync::mpsc::Receiver,
     thread::JoinHandle,
@@ -9,8 +10,8 @@ use std::{
 };
 
 use cofferdam_net::{
-    Config, End, Event, Events, Fill, FrameIo, FrameStream, Handle, Policy, Profile, Result, Rule,
-    Stack,
+    Config, End, Event, Events, Fill, FrameIo, FrameStream, Handle, Input, Policy, Profile, Result,
+    Rule, Stack,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use smoltcp::{
@@ -44,8 +45,9 @@ pub(crate) struct Link {
     pub(crate) io: FrameStream,
     mtu: usize,
     /// Frames of the stack that were looked at and are smoltcp's.
-    pub(crate) pending: std::collections::VecDeque<Vec<u8>>,
-    pub(crate) received: u64,
+    pub(crate) pending: VecDeque<Vec<u8>>,
+    input: Input,
+    read: VecDeque<Vec<u8>>,
 }
 
 pub(crate) fn rules(rules: &[&str]) -> Vec<Rule> {
@@ -76,8 +78,9 @@ impl Guest {
         let mut link = Link {
             io: ours,
             mtu: config.mtu,
-            pending: std::collections::VecDeque::new(),
-            received: 0,
+            pending: VecDeque::new(),
+            input: Input::default(),
+            read: VecDeque::new(),
         };
         let mac = HardwareAddress::Ethernet(EthernetAddress(MAC));
         let mut interface_config = InterfaceConfig::new(mac);
@@ -311,16 +314,15 @@ impl Link {
         }
     }
 
+    /// The next frame of the stack.
     pub(crate) fn next_frame(&mut self) -> Option<Vec<u8>> {
-        loop {
-            if let Some(frame) = self.io.next() {
-                self.received += 1;
-                return Some(frame.to_vec());
-            }
-            if self.io.fill().unwrap() != Fill::Data {
+        while self.read.is_empty() {
+            if self.io.fill(&mut self.input).unwrap() != Fill::Data {
                 return None;
             }
+            self.read.extend(self.input.frames().map(<[u8]>::to_vec));
         }
+        self.read.pop_front()
     }
 }
 
