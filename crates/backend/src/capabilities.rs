@@ -43,6 +43,8 @@ pub struct BackendCapabilities {
     pub fork: bool,
     /// Whether `network` of a spec may be present.
     pub network: bool,
+    /// Whether `file_channel` of a spec may be set.
+    pub file_channel: bool,
     /// Whether `confidential` of a spec may be present.
     pub confidential: bool,
     /// Most vCPUs of one machine.

@@ -11,6 +11,7 @@
 mod capture_rules;
 mod clock;
 mod failures;
+mod files;
 mod guest;
 mod lifecycle;
 mod listing;
@@ -116,6 +117,8 @@ checks! {
     snapshots::damaged_snapshots_are_refused_by_kind,
     snapshots::a_snapshot_fits_only_its_own_shape,
     snapshots::what_a_restored_machine_touched_is_within_its_memory,
+    files::bytes_go_through_the_file_channel_beside_the_agents,
+    files::restored_machines_have_file_channels_of_their_own,
     network::frames_go_both_ways_whole_and_alone,
     network::the_network_channel_can_be_taken_once_and_only_if_there_is_one,
     network::restored_machines_have_network_channels_of_their_own,

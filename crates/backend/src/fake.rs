@@ -10,6 +10,7 @@
 
 mod bug;
 mod capture;
+mod channels;
 mod contents;
 mod guest;
 mod inner;
@@ -189,6 +190,7 @@ impl Backend for FakeBackend {
             },
             fork: true,
             network: !self.has(Bug::DropsNetwork),
+            file_channel: true,
             confidential: false,
             max_vcpus: 4,
             max_disks: 5,

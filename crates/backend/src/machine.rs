@@ -129,6 +129,14 @@ pub trait Machine: Send + Sync + fmt::Debug {
     /// Takes the host's end of the agent channel; it can be taken once.
     fn agent_channel(&self) -> Result<UnixStream>;
 
+    /// Takes the host's end of the file channel; it can be taken once. A restored machine has a new
+    /// one.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::WrongState`] when it was taken, for a machine without one, and for an
+    /// attached handle.
+    fn file_channel(&self) -> Result<UnixStream>;
+
     /// Takes the host's end of the network interface; it can be taken once. A restored machine has a
     /// new one. Dropping it takes the guest's link down.
     ///

@@ -36,6 +36,9 @@ pub struct MachineSpec {
     /// The guest's network interface; `None` for no interface at all.
     #[serde(default)]
     pub network: Option<NetworkInterface>,
+    /// Whether the guest has a second port beside the agent's, for the content of files.
+    #[serde(default)]
+    pub file_channel: bool,
     /// File for the guest's console, kept at a bounded size.
     pub console_log: PathBuf,
     /// File for what the VMM prints, kept at a bounded size.

@@ -200,6 +200,10 @@ bugs! {
     a_second_capture_is_noticed: CapturesTwice => a_machine_has_one_capture_at_a_time,
     a_running_moment_is_noticed: CapturesRunning => only_a_paused_machine_is_taken_and_only_once,
     a_second_moment_is_noticed: TakesAgain => only_a_paused_machine_is_taken_and_only_once,
+    changed_files_are_noticed: ChangesFiles =>
+        bytes_go_through_the_file_channel_beside_the_agents,
+    a_forgotten_file_channel_is_noticed: ForgetsFiles =>
+        restored_machines_have_file_channels_of_their_own,
     cut_frames_are_noticed: CutsFrames => frames_go_both_ways_whole_and_alone,
     a_second_network_channel_is_noticed: GivesChannelTwice =>
         the_network_channel_can_be_taken_once_and_only_if_there_is_one,

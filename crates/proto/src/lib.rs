@@ -41,6 +41,9 @@ pub const GENERATION: u32 = 7;
 /// `VIRTIO_CONSOLE_PORT_NAME`, seen in the guest as `/sys/class/virtio-ports/*/name`.
 pub const AGENT_PORT_NAME: &str = "cofferdam.agent";
 
+/// Name of the virtio-console port of the file channel.
+pub const FILES_PORT_NAME: &str = "cofferdam.files";
+
 /// Serial number of the disk that holds the image's root, seen as `/sys/block/*/serial`.
 pub const ROOT_DISK_SERIAL: &str = "root";
 

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 
 use cofferdam_backend::{BlockDevice, Error, ErrorKind, NetworkInterface, Result};
-use cofferdam_proto::AGENT_PORT_NAME;
+use cofferdam_proto::{AGENT_PORT_NAME, FILES_PORT_NAME};
 use serde_json::{Value, json};
 
 use crate::{
@@ -21,6 +21,7 @@ pub(crate) mod fd {
     pub(crate) const CONSOLE: i32 = 12;
     pub(crate) const STATE: i32 = 13;
     pub(crate) const NETWORK: i32 = 14;
+    pub(crate) const FILES: i32 = 15;
 }
 
 /// The machine. ACPI is off because the guest kernel has none. The RTC stays on: a kernel that
@@ -84,7 +85,7 @@ pub(crate) fn argv(plan: &Plan) -> Result<Vec<OsString>> {
     args.pair("-global", "virtio-mmio.force-legacy=off");
     // A restored machine runs as soon as it is loaded, though the captured one was paused.
     args.pair("-global", "migration.store-global-state=off");
-    channels(&mut args);
+    channels(&mut args, plan.file_channel);
     devices(&mut args);
     for (index, disk) in plan.disks.iter().enumerate() {
         let node = disk_node(index);
@@ -171,7 +172,7 @@ fn memory(plan: &Plan) -> Result<Value> {
     }))
 }
 
-fn channels(args: &mut Args) {
+fn channels(args: &mut Args, files: bool) {
     let channel = |id: &str, number: i32| format!("socket,id={id},fd={number}");
     args.pair("-chardev", &channel("control", fd::CONTROL));
     args.pair("-mon", "chardev=control,mode=control");
@@ -179,11 +180,22 @@ fn channels(args: &mut Args) {
     args.pair("-serial", "chardev:console");
     args.pair("-chardev", &channel("agent", fd::AGENT));
     // Port 0 is the console's, virtio 1.2 §5.3.2.
-    args.pair("-device", "virtio-serial-device,max_ports=2");
+    let ports = 2 + u32::from(files);
+    args.pair(
+        "-device",
+        &format!("virtio-serial-device,max_ports={ports}"),
+    );
     args.pair(
         "-device",
         &format!("virtserialport,chardev=agent,nr=1,name={AGENT_PORT_NAME}"),
     );
+    if files {
+        args.pair("-chardev", &channel("files", fd::FILES));
+        args.pair(
+            "-device",
+            &format!("virtserialport,chardev=files,nr=2,name={FILES_PORT_NAME}"),
+        );
+    }
 }
 
 fn devices(args: &mut Args) {
@@ -266,6 +278,7 @@ mod tests {
             memory: Memory::Anonymous,
             disks: Vec::new(),
             network: None,
+            file_channel: false,
             begin: Begin::Boot {
                 kernel: "/kernels/vmlinux".into(),
                 initrd: Some("/kernels/initramfs.cpio".into()),
@@ -334,6 +347,15 @@ mod tests {
     fn a_boot_with_a_network_interface() {
         let network = Some(crate::testing::network());
         golden("boot-network", &Plan { network, ..plan() });
+    }
+
+    #[test]
+    fn a_boot_with_a_file_channel() {
+        let plan = Plan {
+            file_channel: true,
+            ..plan()
+        };
+        golden("boot-files", &plan);
     }
 
     #[test]

@@ -253,6 +253,7 @@ impl Backend for QemuBackend {
             snapshot: SnapshotTier::Live,
             fork: true,
             network: true,
+            file_channel: true,
             confidential: false,
             max_vcpus: map::MAX_VCPUS,
             max_disks: map::MAX_DISKS,

@@ -1,6 +1,6 @@
 //! The machine: what can be done with a QEMU that runs.
 //!
-//! Locks: `agent`, `network`, `run_dir` and `usage` are each held for a few instructions and never across an await.
+//! Locks: `agent`, `network`, `files`, `run_dir` and `usage` are each held for a few instructions and never across an await.
 
 use std::{
     io,
@@ -45,6 +45,7 @@ pub(crate) struct QemuMachine {
 struct OwnedParts {
     agent: Mutex<Option<UnixStream>>,
     network: Mutex<Option<UnixStream>>,
+    files: Mutex<Option<UnixStream>>,
     /// Where its record is.
     run_dir: Mutex<PathBuf>,
     /// Captures hold it too; it keeps no machine alive.
@@ -89,6 +90,7 @@ impl QemuMachine {
             owned: Some(OwnedParts {
                 agent: Mutex::new(Some(spawned.agent)),
                 network: Mutex::new(spawned.network),
+                files: Mutex::new(spawned.files),
                 run_dir: Mutex::new(spec.run_dir.clone()),
                 controlled: Arc::new(controlled),
                 discards: spawned.makes_holes,
@@ -245,6 +247,11 @@ impl Machine for QemuMachine {
     fn agent_channel(&self) -> Result<UnixStream> {
         let taken = "The agent channel has been taken already";
         take(&self.owned()?.agent, taken)
+    }
+
+    fn file_channel(&self) -> Result<UnixStream> {
+        let taken = "There is no file channel that can be taken";
+        take(&self.owned()?.files, taken)
     }
 
     fn network_channel(&self) -> Result<UnixStream> {

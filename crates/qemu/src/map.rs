@@ -38,6 +38,7 @@ pub(crate) struct Plan {
     pub(crate) memory: Memory,
     pub(crate) disks: Vec<BlockDevice>,
     pub(crate) network: Option<NetworkInterface>,
+    pub(crate) file_channel: bool,
     pub(crate) begin: Begin,
 }
 
@@ -185,6 +186,7 @@ fn plan(accel: Accel, spec: &MachineSpec, memory: Memory, begin: Begin) -> Resul
         memory,
         disks: spec.block_devices.clone(),
         network: spec.network.clone(),
+        file_channel: spec.file_channel,
         begin,
     })
 }

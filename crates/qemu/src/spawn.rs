@@ -31,6 +31,8 @@ pub(crate) struct Spawned {
     pub(crate) agent: UnixStream,
     /// The host's end of the network interface, if there is one.
     pub(crate) network: Option<UnixStream>,
+    /// The host's end of the file channel, if there is one.
+    pub(crate) files: Option<UnixStream>,
     pub(crate) started: Instant,
     /// Whether holes that it punches into its disks are made.
     pub(crate) makes_holes: bool,
@@ -60,6 +62,9 @@ pub(crate) async fn spawn(
     let network = plan.network.as_ref().map(|_| pair()).transpose()?;
     let (network, network_child) = network.unzip();
     fds.extend(network_child.map(|child| (child.into(), fd::NETWORK)));
+    let files = plan.file_channel.then(pair).transpose()?;
+    let (files, files_child) = files.unzip();
+    fds.extend(files_child.map(|child| (child.into(), fd::FILES)));
     let launch = Launch {
         program: program.path.clone(),
         args: args(program, plan)?,
@@ -99,6 +104,7 @@ pub(crate) async fn spawn(
         qmp,
         agent,
         network,
+        files,
         started,
         makes_holes,
     })

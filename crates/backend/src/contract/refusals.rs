@@ -67,6 +67,12 @@ pub(super) async fn what_is_not_among_the_capabilities_is_unsupported(
         })
         .await?;
     }
+    if !can.file_channel {
+        refuses(harness, "a file channel", &kinds, |spec| {
+            spec.file_channel = true;
+        })
+        .await?;
+    }
     if !can.confidential {
         let confidential = ConfidentialConfig {
             kind: "snp".to_owned(),

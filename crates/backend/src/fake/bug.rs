@@ -33,6 +33,10 @@ pub enum Bug {
     CutsFrames,
     /// A restored machine has no network channel.
     ForgetsNetwork,
+    /// Bytes of the file channel come back changed.
+    ChangesFiles,
+    /// A restored machine has no file channel.
+    ForgetsFiles,
     /// It takes any file for a kernel.
     TakesAnyKernel,
     /// Memory is not part of a snapshot.

@@ -56,9 +56,9 @@ impl Memory {
         head.into_iter().chain(words.area.iter().copied()).collect()
     }
 
-    /// Whether an interface had an address in this memory.
-    pub(super) fn has_mac(&self) -> bool {
-        self.lock().mac != 0
+    /// Whether anything has happened in this memory.
+    pub(super) fn is_restored(&self) -> bool {
+        self.lock().counter != 0
     }
 
     pub(super) fn with_counter<T>(&self, change: impl FnOnce(&mut u64) -> T) -> T {

@@ -47,6 +47,9 @@ pub(super) struct State {
     /// The guest's end of the network interface.
     pub(super) guest_network: Option<UnixStream>,
     pub(super) network: Option<UnixStream>,
+    /// The guest's end of the file channel.
+    pub(super) guest_files: Option<UnixStream>,
+    pub(super) files: Option<UnixStream>,
     pub(super) captures: bool,
     pub(super) first_moment: Option<Contents>,
 }
@@ -138,7 +141,12 @@ impl Inner {
             return;
         }
         state.exit = Some(exit);
-        for guest in [state.guest.take(), state.guest_network.take()] {
+        let guests = [
+            state.guest.take(),
+            state.guest_network.take(),
+            state.guest_files.take(),
+        ];
+        for guest in guests {
             // The guest's thread may be waiting for either.
             let _ = guest.map(|guest| guest.shutdown(std::net::Shutdown::Both));
         }

@@ -19,6 +19,7 @@ use cofferdam_types::{SandboxId, Signal};
 use super::{
     Bug,
     capture::FakeCapture,
+    channels,
     guest::{Memory, Program, Vcpu},
     inner::{Inner, State},
     program::{GuestProgram, GuestState},
@@ -47,23 +48,14 @@ impl FakeMachine {
         records: Registry,
         program: Option<Arc<dyn GuestProgram>>,
     ) -> io::Result<Self> {
-        let (host, guest) = UnixStream::pair()?;
-        let forgets = bug == Some(Bug::ForgetsNetwork) && memory.has_mac();
-        let network = spec.network.as_ref().filter(|_| !forgets);
-        let network = network.map(|_| UnixStream::pair());
-        let (network, guest_network) = network.transpose()?.unzip();
-        let program_network = guest_network.as_ref().map(UnixStream::try_clone);
+        let vcpu = Arc::new(Vcpu::default());
+        let (state, ends) = channels::make(spec, bug, &memory)?;
+        if let Some(files) = ends.files {
+            channels::send_back(files, Arc::clone(&vcpu), bug == Some(Bug::ChangesFiles))?;
+        }
         if let Some(network) = &spec.network {
             memory.begin_with_mac(network.mac.bytes());
         }
-        let vcpu = Arc::new(Vcpu::default());
-        let state = State {
-            guest: Some(guest.try_clone()?),
-            channel: Some(host),
-            guest_network,
-            network,
-            ..State::default()
-        };
         let disks: Vec<PathBuf> = spec
             .block_devices
             .iter()
@@ -90,19 +82,19 @@ impl FakeMachine {
         };
         let inner = Arc::new(inner);
         match program {
-            Some(program) => run_program(program, guest, &inner)?,
+            Some(program) => run_program(program, ends.agent, &inner)?,
             None => {
                 let program = Program {
                     memory: Arc::clone(&inner.memory),
                     vcpu: Arc::clone(&inner.vcpu),
                     disk: disk.map(Arc::new),
-                    network: program_network.transpose()?.map(Arc::new),
+                    network: ends.network.map(Arc::new),
                     bug,
                 };
                 // It ends when the channel does.
                 thread::Builder::new()
                     .name("fake-guest".to_owned())
-                    .spawn(move || drop(program.run(guest)))?;
+                    .spawn(move || drop(program.run(ends.agent)))?;
             }
         }
         Ok(Self {
@@ -271,6 +263,10 @@ impl Machine for FakeMachine {
 
     fn agent_channel(&self) -> Result<UnixStream> {
         self.take_channel(|state| &mut state.channel)
+    }
+
+    fn file_channel(&self) -> Result<UnixStream> {
+        self.take_channel(|state| &mut state.files)
     }
 
     fn network_channel(&self) -> Result<UnixStream> {

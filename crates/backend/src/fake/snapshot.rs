@@ -37,6 +37,7 @@ pub(super) struct Shape {
     vcpus: u8,
     memory_mib: u32,
     mtu: Option<u16>,
+    file_channel: bool,
 }
 
 impl Shape {
@@ -45,6 +46,7 @@ impl Shape {
             vcpus: spec.vcpus,
             memory_mib: spec.memory_mib,
             mtu: spec.network.as_ref().map(|network| network.mtu),
+            file_channel: spec.file_channel,
         }
     }
 
@@ -53,6 +55,7 @@ impl Shape {
         bytes.extend(self.memory_mib.to_le_bytes());
         // No interface has an MTU of 0.
         bytes.extend(self.mtu.unwrap_or(0).to_le_bytes());
+        bytes.push(self.file_channel.into());
         bytes
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct Header {
     /// MTU of the network interface, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) mtu: Option<u16>,
+    #[serde(default)]
+    pub(super) file_channel: bool,
     stream_bytes: u64,
     stream_sha256: String,
 }
@@ -60,6 +62,7 @@ pub(super) fn write(
         memory_mib: shape.memory_mib,
         disks: shape.disks.clone(),
         mtu: shape.mtu,
+        file_channel: shape.file_channel,
         stream_bytes: output.count,
         stream_sha256: digest(output.hash),
     };

@@ -33,6 +33,7 @@ pub(crate) struct Shape {
     disks: Vec<bool>,
     /// MTU of the network interface, if there is one.
     mtu: Option<u16>,
+    file_channel: bool,
 }
 
 impl Shape {
@@ -47,6 +48,7 @@ impl Shape {
                 .map(|disk| disk.read_only)
                 .collect(),
             mtu: spec.network.as_ref().map(|network| network.mtu),
+            file_channel: spec.file_channel,
         }
     }
 
@@ -209,14 +211,16 @@ pub(crate) fn open(path: &Path, shape: &Shape) -> Result<File> {
     }
     if (header.vcpus, header.memory_mib) != (shape.vcpus, shape.memory_mib)
         || header.disks != shape.disks
-        || header.mtu != shape.mtu
+        || (header.mtu, header.file_channel) != (shape.mtu, shape.file_channel)
     {
         let network = header.mtu.map_or_else(
             || "no network interface".to_owned(),
             |mtu| format!("a network interface with an MTU of {mtu} bytes"),
         );
+        let files = if header.file_channel { "a" } else { "no" };
         return Err(bad(&format!(
-            "needs {} processors, {} MiB of memory, {} disks of its kinds and {network}",
+            "needs {} processors, {} MiB of memory, {} disks of its kinds, {files} file channel \
+             and {network}",
             header.vcpus,
             header.memory_mib,
             header.disks.len()

@@ -17,6 +17,7 @@ fn shape() -> Shape {
         memory_mib: 64,
         disks: vec![true, false],
         mtu: None,
+        file_channel: false,
     }
 }
 

@@ -217,6 +217,10 @@ fn serve() -> io::Result<()> {
         }
     };
     let host = sys::Edges::of(&port)?;
+    // The second port, if there is one.
+    if let Some(files) = device("vport0p2", 0)? {
+        thread::spawn(|| send_back(files).expect("the file channel"));
+    }
     let mut program = Program {
         counter: 0,
         area: Vec::new(),
@@ -236,6 +240,18 @@ fn serve() -> io::Result<()> {
         }
         let answer = program.answer(request[0], word(&request[1..9]), word(&request[9..]))?;
         port.write_all(&answer.to_le_bytes())?;
+    }
+}
+
+/// Sends back what comes, as `contract::files` wants it.
+fn send_back(mut port: File) -> io::Result<()> {
+    let host = sys::Edges::of(&port)?;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match port.read(&mut buffer)? {
+            0 => host.wait()?,
+            count => port.write_all(&buffer[..count])?,
+        }
     }
 }
 

@@ -45,6 +45,7 @@ pub(crate) fn machine_spec(
         console_log: PathBuf::new(),
         vmm_log: PathBuf::new(),
         run_dir: PathBuf::new(),
+        file_channel: false,
         confidential: None,
     }
 }

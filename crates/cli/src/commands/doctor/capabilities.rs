@@ -13,6 +13,7 @@ pub(super) fn of_backend(backend: &BackendReport) -> String {
         yes_or_no("forks", can.fork),
         yes_or_no("pause", can.pause_resume),
         yes_or_no("network interface", can.network),
+        yes_or_no("file channel", can.file_channel),
         yes_or_no("memory balloon", can.balloon),
         yes_or_no("confidential computing", can.confidential),
     ]
