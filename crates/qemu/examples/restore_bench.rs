@@ -1,4 +1,5 @@
-//! How long a restore takes, from the call to the guest's first reply.
+//! How long a restore takes, from the call to the guest's first reply: of a plain machine, and of one
+//! with a network interface, with a file channel, and with both.
 //!
 //! ```text
 //! cargo run --release -p cofferdam-qemu --example restore_bench -- KERNEL INITRD [RUNS]
@@ -39,21 +40,35 @@ async fn main() -> Result<()> {
         kernel: kernel.into(),
         initrd: initrd.into(),
     };
-    let files = bench.capture().await?;
-    let mut rows: [Vec<f64>; 3] = Default::default();
+    let mut kinds = Vec::new();
+    for (name, network, files) in [
+        ("plain", false, false),
+        ("network", true, false),
+        ("files", false, true),
+        ("both", true, true),
+    ] {
+        let spec = bench.spec(name, network, files)?;
+        kinds.push((name, bench.capture(&spec).await?, spec));
+    }
+    let mut rows = vec![<[Vec<f64>; 3]>::default(); kinds.len()];
+    // In turn, so that a busy host is busy for all of them.
     for run in 0..runs {
-        let times = bench.restore(&files, run).await?;
-        for (row, time) in rows.iter_mut().zip(times) {
-            row.push(time);
+        for ((_, files, spec), rows) in kinds.iter().zip(&mut rows) {
+            let times = bench.restore(files, spec, run).await?;
+            for (row, time) in rows.iter_mut().zip(times) {
+                row.push(time);
+            }
         }
     }
-    for (name, row) in ["restored", "first reply", "killed"].iter().zip(&mut rows) {
-        row.sort_by(f64::total_cmp);
-        let (median, last) = (row[row.len() / 2], row[row.len() - 1]);
-        println!(
-            "{name:12} median {median:6.1} ms, least {:6.1}, most {last:6.1}",
-            row[0]
-        );
+    for ((kind, ..), rows) in kinds.iter().zip(&mut rows) {
+        for (name, row) in ["restored", "first reply", "killed"].iter().zip(rows) {
+            row.sort_by(f64::total_cmp);
+            let (median, last) = (row[row.len() / 2], row[row.len() - 1]);
+            println!(
+                "{kind:8} {name:12} median {median:6.1} ms, least {:6.1}, most {last:6.1}",
+                row[0]
+            );
+        }
     }
     Ok(())
 }
@@ -66,9 +81,13 @@ struct Bench {
 }
 
 impl Bench {
-    fn spec(&self, name: &str) -> Result<MachineSpec> {
+    fn spec(&self, name: &str, network: bool, files: bool) -> Result<MachineSpec> {
         let run_dir = self.dir.join(name);
+        let network =
+            network.then(|| serde_json::json!({ "mac": "02:00:00:00:00:01", "mtu": 65520 }));
         Ok(serde_json::from_value(serde_json::json!({
+            "network": network,
+            "file_channel": files,
             "id": "00".repeat(32),
             "vcpus": 1,
             "memory_mib": 256,
@@ -80,16 +99,18 @@ impl Bench {
         }))?)
     }
 
-    async fn capture(&self) -> Result<SnapshotFiles> {
-        let mut spec = self.spec("template")?;
-        let memory = self.dir.join("memory");
-        spec.memory = MemoryBacking::SharedFile(memory.clone());
+    async fn capture(&self, spec: &MachineSpec) -> Result<SnapshotFiles> {
+        let memory = spec.run_dir.with_extension("memory");
+        let state = spec.run_dir.with_extension("state");
+        let spec = MachineSpec {
+            memory: MemoryBacking::SharedFile(memory.clone()),
+            ..spec.clone()
+        };
         let began = Instant::now();
         let machine = self.backend.start(&spec).await?;
         exchange(machine.agent_channel()?).context("the guest did not come up")?;
         println!("boot to first reply: {:.0} ms", ms(began));
         let began = Instant::now();
-        let state = self.dir.join("state");
         let files = SnapshotFiles { memory, state };
         machine.pause().await?;
         machine.snapshot(files.clone()).await?;
@@ -98,8 +119,16 @@ impl Bench {
         Ok(files)
     }
 
-    async fn restore(&self, files: &SnapshotFiles, run: usize) -> Result<[f64; 3]> {
-        let spec = self.spec(&format!("run-{run}"))?;
+    async fn restore(
+        &self,
+        files: &SnapshotFiles,
+        spec: &MachineSpec,
+        run: usize,
+    ) -> Result<[f64; 3]> {
+        let spec = MachineSpec {
+            run_dir: self.dir.join(format!("run-{run}")),
+            ..spec.clone()
+        };
         let began = Instant::now();
         let machine = self.backend.restore(files, &spec).await?;
         let restored = ms(began);

@@ -10,6 +10,8 @@ use cofferdam_backend::{
     Result, unsupported,
 };
 
+use cofferdam_types::CpuCount;
+
 use crate::{accel::Accel, kernel};
 
 /// `microvm` without its second I/O APIC has eight virtio-mmio slots (QEMU
@@ -17,9 +19,8 @@ use crate::{accel::Accel, kernel};
 /// interface takes one more.
 pub(crate) const MAX_DISKS: usize = 5;
 
-/// More vCPUs than this gain nothing on the hosts that there are; the guest kernel's NR_CPUS and
-/// `microvm`'s 288 lie above it.
-pub(crate) const MAX_VCPUS: u8 = 64;
+/// The guest kernel's; `microvm` has 288.
+pub(crate) const MAX_VCPUS: u8 = CpuCount::MAX_VCPUS;
 
 /// A kernel of 16 MiB, its tables and the agent do not fit in less.
 const MIN_MEMORY_MIB: u32 = 64;
