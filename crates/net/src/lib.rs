@@ -42,6 +42,7 @@ mod udp;
 mod wire;
 
 pub use config::{Addresses, Config, HOST_NAME, Limits, MAX_MTU, MIN_MTU, Mac, Rate, Timeouts};
+pub use dns::host_resolvers;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, Events};
 pub use frame::{Fill, FrameIo, FrameStream, Input, MAX_FRAME_BYTES, PacketSocket};
@@ -51,4 +52,4 @@ pub use policy::{
 };
 pub use publish::{PublishId, PublishSpec, PublishedPort};
 pub use stack::{End, Handle, Stack};
-pub use stats::Stats;
+pub use stats::{FlowInfo, Stats};

@@ -1,6 +1,11 @@
-//! Counters of one stack. Any thread reads them at any time.
+//! Counters of one stack, which any thread reads at any time, and the list of its flows.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use crate::policy::Protocol;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -75,6 +80,24 @@ counters! {
     tcp_down_bytes,
     /// Times that the stack's thread woke up.
     wake_ups,
+}
+
+/// One flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FlowInfo {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The guest's end.
+    pub guest: SocketAddr,
+    /// The other end, as the guest sees it.
+    pub remote: SocketAddr,
+    /// Whether both ends are connected; for UDP, whether the other end has answered.
+    pub established: bool,
+    /// Bytes of data from the guest.
+    pub up_bytes: u64,
+    /// Bytes of data to the guest.
+    pub down_bytes: u64,
 }
 
 /// One number. Its only writer needs no atomic addition, and readers no order.

@@ -392,3 +392,78 @@ fn an_idle_stack_does_not_wake_up() {
     thread::sleep(Duration::from_secs(1));
     assert_eq!(guest.handle.stats().wake_ups, before);
 }
+
+#[test]
+fn many_flows_share_the_bytes_of_buffers_and_all_of_them_move() {
+    let mut config = config();
+    config.limits.tcp_buffer_bytes = 1 << 20;
+    let mut guest = Guest::with(config, &["allow 127.0.0.1"]);
+    let (listener, address) = listen();
+    let handles: Vec<_> = (0..200)
+        .map(|_| guest.begin_connect(address, 4096))
+        .collect();
+    let mut streams = Vec::new();
+    for handle in &handles {
+        assert!(guest.connected(*handle));
+        streams.push(listener.accept().unwrap().0);
+    }
+    // More than the smallest buffer, so that every flow needs its window to open again.
+    let server = thread::spawn(move || {
+        for stream in &mut streams {
+            stream.write_all(&[7; 30_000]).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+        }
+        streams
+    });
+    for handle in handles {
+        let mut received = 0;
+        guest.until(|guest| {
+            let socket = guest.tcp(handle);
+            while socket.can_recv() {
+                received += socket.recv(|data| (data.len(), data.len())).unwrap();
+            }
+            (received == 30_000).then_some(())
+        });
+    }
+    drop(server.join().unwrap());
+}
+
+#[test]
+fn a_list_of_flows_has_their_ends_and_bytes() {
+    let mut guest = Guest::new();
+    let (listener, address) = listen();
+    let handle = guest.connect(address);
+    let (mut stream, _) = listener.accept().unwrap();
+    guest.tcp(handle).send_slice(b"12345").unwrap();
+    guest.until_stats(|stats| stats.tcp_up_bytes == 5);
+    stream.read_exact(&mut [0; 5]).unwrap();
+    let flows = guest.handle.flows().unwrap();
+    assert_eq!(flows.len(), 1);
+    assert_eq!(
+        (flows[0].remote, flows[0].protocol),
+        (address, Protocol::Tcp)
+    );
+    assert!(flows[0].established);
+    assert_eq!((flows[0].up_bytes, flows[0].down_bytes), (5, 0));
+}
+
+#[test]
+fn a_new_identity_resets_what_was_and_serves_what_comes() {
+    let mut guest = Guest::new();
+    let (handle, mut stream) = pair(&mut guest);
+    let mut config = guest.config.clone();
+    config.v4.as_mut().unwrap().guest = "10.0.2.16".parse().unwrap();
+    let mut wrong = config.clone();
+    wrong.mtu = 1;
+    assert!(guest.handle.configure(wrong).is_err());
+    guest.handle.configure(config).unwrap();
+    guest.until(|guest| (guest.tcp(handle).state() == tcp::State::Closed).then_some(()));
+    let error = stream.read(&mut [0; 8]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    let (_listener, address) = listen();
+    let old = guest.begin_connect(address, 4096);
+    guest.until_stats(|stats| stats.spoofed > 0);
+    assert_ne!(guest.tcp(old).state(), tcp::State::Established);
+    guest.readdress("10.0.2.16".parse().unwrap());
+    guest.connect(address);
+}

@@ -63,6 +63,14 @@ impl Egress {
         }
     }
 
+    /// Sends to the guest of another configuration from now on.
+    pub(crate) fn configure(&mut self, config: &Config, now: Instant) {
+        self.guest_mac = config.guest_mac;
+        self.gateway_mac = config.gateway_mac;
+        self.mtu = config.mtu;
+        self.rate = Bucket::new(config.rate.down, now);
+    }
+
     /// Whether TCP may put more data in.
     pub(crate) fn has_room(&mut self, now: Instant) -> bool {
         self.io.queued() < FULL_BYTES && self.rate.is_open(now)

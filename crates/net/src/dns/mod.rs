@@ -11,6 +11,7 @@ mod answer;
 mod exchange;
 mod local;
 mod question;
+mod resolvers;
 mod server;
 
 use std::{net::SocketAddr, os::fd::OwnedFd, time::Duration, time::Instant};
@@ -19,6 +20,8 @@ use hickory_proto::{
     op::{Message, ResponseCode},
     rr::RecordType,
 };
+
+pub use resolvers::host_resolvers;
 
 use self::{
     answer::Unusable,

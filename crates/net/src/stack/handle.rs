@@ -10,12 +10,12 @@ use std::{
 };
 
 use crate::{
-    config::Rate,
+    config::{Config, Rate},
     error::{Error, ErrorKind, Result},
     policy::{Profile, Rule},
     poller::Waker,
     publish::{PublishId, PublishSpec, PublishedPort},
-    stats::{Counters, Stats},
+    stats::{Counters, FlowInfo, Stats},
 };
 
 /// What a handle asks of the stack's thread.
@@ -29,6 +29,8 @@ pub(super) enum Command {
     },
     SetRate(Rate),
     ResetFlows,
+    Configure(Box<Config>, SyncSender<Result<()>>),
+    Flows(SyncSender<Result<Vec<FlowInfo>>>),
     Publish(PublishSpec, SyncSender<Result<PublishedPort>>),
     Unpublish(PublishId, SyncSender<Result<()>>),
     Published(SyncSender<Result<Vec<PublishedPort>>>),
@@ -111,6 +113,29 @@ impl Handle {
     /// `Stopped`.
     pub fn reset_flows(&self) -> Result<()> {
         self.send(Command::ResetFlows)
+    }
+
+    /// Gives the guest a new identity: addresses, MAC, resolvers, names, limits. Every flow is
+    /// reset on both sides; published ports stay.
+    ///
+    /// # Blocking
+    /// Waits for the stack's thread.
+    ///
+    /// # Errors
+    /// `InvalidConfig`, and then nothing has changed; `Io`, `Stopped`.
+    pub fn configure(&self, config: Config) -> Result<()> {
+        self.ask(|sender| Command::Configure(Box::new(config), sender))
+    }
+
+    /// The TCP and UDP flows that the guest or a published port has begun.
+    ///
+    /// # Blocking
+    /// Waits for the stack's thread.
+    ///
+    /// # Errors
+    /// `Stopped`.
+    pub fn flows(&self) -> Result<Vec<FlowInfo>> {
+        self.ask(Command::Flows)
     }
 
     /// Listens on a host port for the guest. Returns it with the port that the kernel chose, where

@@ -125,6 +125,32 @@ impl Stack {
             .map_err(|error| io("Could not start the thread of the network", error))
     }
 
+    /// Resets every flow on both sides.
+    fn reset_flows(&mut self) {
+        self.tcp.reset_all(&mut self.cx);
+        self.udp.reset_all(&mut self.cx);
+        self.icmp = Icmp::new();
+        self.dns.reset_all();
+        self.publish.reset_flows();
+    }
+
+    /// Replaces the configuration.
+    fn configure(&mut self, config: Config) -> Result<()> {
+        config.validate()?;
+        let seed = random()?;
+        // The resets still go to the addresses that the guest has had.
+        self.reset_flows();
+        self.reassembly = Reassembly::default();
+        let now = self.cx.now;
+        let cx = &mut self.cx;
+        cx.egress.configure(&config, now);
+        cx.names = Names::default();
+        self.up = Bucket::new(config.rate.up, now);
+        self.tcp = Tcp::new(&mut cx.egress, config.mtu, now, seed);
+        cx.config = config;
+        Ok(())
+    }
+
     /// Writes every frame to `file` from now on.
     fn capture(&mut self, file: Option<File>) -> Result<()> {
         self.cx.egress.capture = file.map(Capture::start).transpose()?;

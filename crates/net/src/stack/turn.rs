@@ -149,6 +149,9 @@ impl Stack {
         let stalled = self.tcp.is_stalled() || !self.up.is_open(self.cx.now);
         let limits = [self.up.opens_at(), self.cx.egress.rate.opens_at()];
         let limits = limits.into_iter().flatten().filter(|_| stalled);
+        // The queue was written since flows began to wait for room in it.
+        let room = self.tcp.is_stalled() && self.cx.egress.has_room(self.cx.now);
+        let at_once = room.then_some(self.cx.now);
         [
             self.tcp.deadline(self.cx.now),
             self.udp.deadline(),
@@ -159,6 +162,7 @@ impl Stack {
         .into_iter()
         .flatten()
         .chain(limits)
+        .chain(at_once)
         .min()
     }
 
@@ -185,10 +189,15 @@ impl Stack {
                     self.cx.egress.rate = Bucket::new(rate.down, self.cx.now);
                 }
                 Command::ResetFlows => {
-                    self.tcp.reset_all(&mut self.cx);
-                    self.udp.reset_all(&mut self.cx);
-                    self.dns.reset_all();
-                    self.publish.reset_flows();
+                    self.reset_flows();
+                }
+                Command::Configure(config, sender) => {
+                    let _ = sender.send(self.configure(*config));
+                }
+                Command::Flows(sender) => {
+                    let mut flows = self.tcp.list();
+                    flows.extend(self.udp.list());
+                    let _ = sender.send(Ok(flows));
                 }
                 Command::Publish(asked, sender) => {
                     let _ = sender.send(self.publish.add(&self.cx, &asked));

@@ -115,6 +115,8 @@ pub(super) struct Flow {
     /// Whether the acknowledgement of the guest's end was sent, and smoltcp only waits out its
     /// time. It is left alone then: at the end of that time it would drop what it has received.
     pub(super) quiet: bool,
+    /// Bytes of data from the guest, and to it.
+    pub(super) moved: (u64, u64),
     /// How the name that the guest says is checked before its data may pass; absent: not.
     pub(super) check_name: Option<NameCheck>,
 }
@@ -133,6 +135,7 @@ impl Flow {
             stalled: false,
             guest_ended: false,
             quiet: false,
+            moved: (0, 0),
             check_name: None,
         }
     }

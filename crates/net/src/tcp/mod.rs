@@ -52,8 +52,10 @@ use self::{
 };
 use crate::{
     context::{Context, Egress},
+    policy::Protocol,
     poller::Ready,
     slots::{Deadlines, Slot, Slots},
+    stats::FlowInfo,
     wire::{Packet, Segment, reset_for},
 };
 
@@ -211,6 +213,23 @@ impl Tcp {
             }
         }
         cx.counters.tcp_flows.set(self.flows.len());
+    }
+
+    /// Every flow.
+    pub(crate) fn list(&mut self) -> Vec<FlowInfo> {
+        let slots = self.flows.slots();
+        let flows = slots.into_iter().filter_map(|slot| {
+            let flow = self.flows.get_mut(slot)?;
+            Some(FlowInfo {
+                protocol: Protocol::Tcp,
+                guest: flow.key.guest,
+                remote: flow.key.remote,
+                established: matches!(flow.state, State::Relaying { .. }),
+                up_bytes: flow.moved.0,
+                down_bytes: flow.moved.1,
+            })
+        });
+        flows.collect()
     }
 
     /// Puts a flow on the list of this turn.

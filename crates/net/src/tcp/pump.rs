@@ -166,8 +166,11 @@ fn advance(cx: &mut Context, flow: &mut Flow) -> Outcome {
     let count = |moved: Moved| match moved {
         Moved::Done(count) | Moved::More(count) | Moved::Failed(count) => bytes(count),
     };
-    cx.counters.tcp_up_bytes.add(count(first));
-    cx.counters.tcp_down_bytes.add(count(second));
+    let (up_bytes, down_bytes) = (count(first), count(second));
+    flow.moved.0 += up_bytes;
+    flow.moved.1 += down_bytes;
+    cx.counters.tcp_up_bytes.add(up_bytes);
+    cx.counters.tcp_down_bytes.add(down_bytes);
     match (first, second) {
         (Moved::Failed(_), _) | (_, Moved::Failed(_)) => {
             socket.abort();

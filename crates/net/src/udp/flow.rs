@@ -20,6 +20,8 @@ pub(super) struct Flow {
     pub(super) fd: OwnedFd,
     /// When a datagram last passed.
     pub(super) used: Instant,
+    /// Bytes of data from the guest, and to it.
+    pub(super) moved: (u64, u64),
     /// Whether the other side has sent something.
     pub(super) answered: bool,
     quote: [u8; QUOTE_BYTES],
@@ -32,6 +34,7 @@ impl Flow {
             key,
             fd,
             used: now,
+            moved: (0, 0),
             answered: false,
             quote: [0; QUOTE_BYTES],
             quote_bytes: 0,

@@ -21,6 +21,7 @@ use crate::{
     policy::Protocol,
     poller::Owner,
     slots::{Deadlines, Slot, Slots},
+    stats::{FlowInfo, bytes},
     wire::{Datagram, IpHeader, Packet, Unreachable, unreachable, write_udp},
 };
 
@@ -71,6 +72,7 @@ impl Udp {
         };
         flow.used = cx.now;
         flow.quote(packet);
+        flow.moved.0 += bytes(datagram.data.len());
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         match send(&flow.fd, datagram.data, flags) {
             Ok(_) | Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS) => {}
@@ -139,6 +141,7 @@ impl Udp {
             match recv(&flow.fd, &mut self.buffer[..], RecvFlags::DONTWAIT) {
                 Ok((_, count)) if count <= MAX_DATA_BYTES => {
                     flow.answered = true;
+                    flow.moved.1 += bytes(count);
                     flow.used = cx.now;
                     let (guest, remote) = flow.key;
                     deliver(cx, remote, guest, &self.buffer[..count]);
@@ -151,6 +154,23 @@ impl Udp {
                 }
             }
         }
+    }
+
+    /// Every flow.
+    pub(crate) fn list(&mut self) -> Vec<FlowInfo> {
+        let slots = self.flows.slots();
+        let flows = slots.into_iter().filter_map(|slot| {
+            let flow = self.flows.get_mut(slot)?;
+            Some(FlowInfo {
+                protocol: Protocol::Udp,
+                guest: flow.key.0,
+                remote: flow.key.1,
+                established: flow.answered,
+                up_bytes: flow.moved.0,
+                down_bytes: flow.moved.1,
+            })
+        });
+        flows.collect()
     }
 
     /// Removes the flows whose time is over.

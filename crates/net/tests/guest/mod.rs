@@ -108,6 +108,14 @@ impl Guest {
         }
     }
 
+    /// Takes another IPv4 address.
+    pub(crate) fn readdress(&mut self, address: std::net::Ipv4Addr) {
+        self.config.v4.as_mut().unwrap().guest = address;
+        self.interface.update_ip_addrs(|addresses| {
+            addresses[0] = IpCidr::new(address.into(), 24);
+        });
+    }
+
     fn now(&self) -> SmolInstant {
         let since = self.start.elapsed().as_micros();
         SmolInstant::from_micros(i64::try_from(since).unwrap())
