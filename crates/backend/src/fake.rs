@@ -32,7 +32,11 @@ use cofferdam_types::Signal;
 
 pub use self::bug::Bug;
 pub use self::program::{GuestProgram, GuestState};
-use self::{inner::Inner, machine::FakeMachine, registry::Registry};
+use self::{
+    inner::Inner,
+    machine::{FakeMachine, Making},
+    registry::Registry,
+};
 use crate::{
     Backend, BackendCapabilities, BackendKind, BoxFuture, Diagnosis, DiagnosisKind, Error,
     ErrorKind, Failure, HostProbe, Machine, MachineInfo, MachineSpec, MemoryBacking, Result,
@@ -51,6 +55,8 @@ pub struct FakeBackend {
     machines: Registry,
     /// In place of the guest that counts.
     program: Option<Arc<dyn GuestProgram>>,
+    /// Whether it has the least that a backend has.
+    plain: bool,
     /// How many restores are still to fail.
     failing_restores: AtomicU32,
 }
@@ -80,6 +86,16 @@ impl FakeBackend {
         }
     }
 
+    /// The same without what a backend need not have: pauses, snapshots, forks, a network interface
+    /// and a file channel.
+    #[must_use]
+    pub fn plain(self) -> Self {
+        Self {
+            plain: true,
+            ..self
+        }
+    }
+
     /// Has the next `count` restores fail, as of damaged files.
     pub fn fail_restores(&self, count: u32) {
         self.failing_restores.store(count, Ordering::Relaxed);
@@ -106,6 +122,9 @@ impl FakeBackend {
         };
         if spec.confidential.is_some() {
             return lacks("Confidential computing");
+        }
+        if self.plain && (spec.network.is_some() || spec.file_channel) {
+            return lacks("A network interface or a file channel");
         }
         let invalid = |what: &str| Error::new(ErrorKind::InvalidSpec, what);
         if spec.vcpus == 0 || spec.vcpus > self.capabilities().max_vcpus {
@@ -147,10 +166,15 @@ impl FakeBackend {
         let io = |error| Error::new(ErrorKind::Io, "The fake cannot start").because(error);
         fs::create_dir_all(&spec.run_dir).map_err(io)?;
         let pid = NEXT_PID.fetch_add(1, Ordering::Relaxed);
-        let records = self.machines.clone();
-        let machine =
-            FakeMachine::start(spec, pid, self.bug, memory, records, self.program.clone())
-                .map_err(io)?;
+        let making = Making {
+            pid,
+            bug: self.bug,
+            plain: self.plain,
+            memory,
+            records: self.machines.clone(),
+            program: self.program.clone(),
+        };
+        let machine = FakeMachine::start(spec, making).map_err(io)?;
         self.machines.put(&spec.run_dir, machine.inner());
         Ok(Box::new(machine))
     }
@@ -182,15 +206,15 @@ impl Backend for FakeBackend {
 
     fn capabilities(&self) -> BackendCapabilities {
         BackendCapabilities {
-            pause_resume: !self.has(Bug::HidesPause),
-            snapshot: if self.has(Bug::ContradictsItself) {
+            pause_resume: !self.has(Bug::HidesPause) && !self.plain,
+            snapshot: if self.has(Bug::ContradictsItself) || self.plain {
                 SnapshotTier::None
             } else {
                 SnapshotTier::Live
             },
-            fork: true,
-            network: !self.has(Bug::DropsNetwork),
-            file_channel: true,
+            fork: !self.plain,
+            network: !self.has(Bug::DropsNetwork) && !self.plain,
+            file_channel: !self.plain,
             confidential: false,
             max_vcpus: 4,
             max_disks: 5,
@@ -224,6 +248,13 @@ impl Backend for FakeBackend {
     ) -> BoxFuture<'a, Result<Box<dyn Machine>>> {
         Box::pin(async move {
             self.check(spec)?;
+            if self.plain {
+                return Err(unsupported(
+                    "A restore",
+                    "a machine that boots",
+                    "Use a backend that is not plain",
+                ));
+            }
             if self.fails_now() {
                 return Err(Error::new(ErrorKind::BadSnapshot, "A restore that fails"));
             }

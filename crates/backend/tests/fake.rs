@@ -112,6 +112,15 @@ mod contract {
     cofferdam_backend::backend_contract!(harness = super::sound, run = super::block_on);
 }
 
+fn plain() -> Option<FakeHarness> {
+    Some(FakeHarness::new(FakeBackend::new().plain()))
+}
+
+/// The contract holds for a backend with the least that there may be, too.
+mod plain_contract {
+    cofferdam_backend::backend_contract!(harness = super::plain, run = super::block_on);
+}
+
 /// Runs the check that is there for `bug` against a fake that has it.
 fn caught(bug: Bug, name: &str) {
     let check = CHECKS.iter().find(|check| check.name == name).unwrap();

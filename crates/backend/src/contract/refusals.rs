@@ -8,7 +8,8 @@ use super::{
     outcome::{ensure, refused},
 };
 use crate::{
-    BlockDevice, ConfidentialConfig, ErrorKind, MachineSpec, NetworkInterface, SnapshotTier,
+    BlockDevice, CapturePlan, ConfidentialConfig, ErrorKind, MachineSpec, NetworkInterface,
+    SnapshotFiles, SnapshotTier,
 };
 
 pub(super) async fn the_capabilities_agree_with_each_other(harness: &dyn Harness) -> Outcome {
@@ -84,13 +85,23 @@ pub(super) async fn what_is_not_among_the_capabilities_is_unsupported(
         .await?;
     }
     let Running { machine, .. } = Running::start(harness, &harness.spec()).await?;
-    if can.snapshot < SnapshotTier::Memory {
-        let dir = harness.directory();
-        let files = crate::SnapshotFiles {
-            memory: dir.join("memory"),
-            state: dir.join("state"),
+    let dir = harness.directory();
+    let files = SnapshotFiles {
+        memory: dir.join("memory"),
+        state: dir.join("state"),
+    };
+    if can.snapshot < SnapshotTier::Live {
+        let plan = CapturePlan {
+            memory: Some(files.clone()),
+            disks: Vec::new(),
         };
-        refused("snapshot", machine.snapshot(files).await, &kinds)?;
+        refused("begin_capture", machine.begin_capture(plan).await, &kinds)?;
+    }
+    if can.snapshot < SnapshotTier::Memory {
+        refused("snapshot", machine.snapshot(files.clone()).await, &kinds)?;
+        let spec = harness.spec();
+        let restored = harness.backend().restore(&files, &spec).await;
+        refused("restore", restored, &kinds)?;
     }
     bounded(harness, "kill", machine.kill()).await??;
     Ok(())

@@ -16,7 +16,7 @@ use super::{
     guest::{Memory, Vcpu},
     snapshot::Shape,
 };
-use crate::{Error, ErrorKind, MachineExit, MemoryBacking, Result};
+use crate::{Error, ErrorKind, MachineExit, MemoryBacking, Result, unsupported};
 
 /// What all handles to one machine share.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub(super) struct Inner {
     pub(super) id: SandboxId,
     pub(super) pid: u32,
     pub(super) bug: Option<Bug>,
+    /// Whether it has the least that a machine has.
+    pub(super) plain: bool,
     pub(super) shape: Shape,
     pub(super) memory_mib: u32,
     pub(super) backing: MemoryBacking,
@@ -117,6 +119,18 @@ impl Inner {
 
     pub(super) fn has(&self, bug: Bug) -> bool {
         self.bug == Some(bug)
+    }
+
+    /// Refuses what a plain machine has not.
+    pub(super) fn expect(&self, what: &str) -> Result<()> {
+        if self.plain {
+            return Err(unsupported(
+                what,
+                "a machine that runs",
+                "Use a backend that is not plain",
+            ));
+        }
+        Ok(())
     }
 
     pub(super) fn end(&self, signal: i32) {

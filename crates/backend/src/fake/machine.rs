@@ -39,15 +39,27 @@ pub(super) struct FakeMachine {
     owner: bool,
 }
 
+/// What a machine is made of beside its spec.
+#[derive(Debug)]
+pub(super) struct Making {
+    pub(super) pid: u32,
+    pub(super) bug: Option<Bug>,
+    pub(super) plain: bool,
+    pub(super) memory: Arc<Memory>,
+    pub(super) records: Registry,
+    pub(super) program: Option<Arc<dyn GuestProgram>>,
+}
+
 impl FakeMachine {
-    pub(super) fn start(
-        spec: &MachineSpec,
-        pid: u32,
-        bug: Option<Bug>,
-        memory: Arc<Memory>,
-        records: Registry,
-        program: Option<Arc<dyn GuestProgram>>,
-    ) -> io::Result<Self> {
+    pub(super) fn start(spec: &MachineSpec, making: Making) -> io::Result<Self> {
+        let Making {
+            pid,
+            bug,
+            plain,
+            memory,
+            records,
+            program,
+        } = making;
         let vcpu = Arc::new(Vcpu::default());
         let (state, ends) = channels::make(spec, bug, &memory)?;
         if let Some(files) = ends.files {
@@ -70,6 +82,7 @@ impl FakeMachine {
             id: spec.id,
             pid,
             bug,
+            plain,
             shape: Shape::of(spec),
             memory_mib: spec.memory_mib,
             backing: spec.memory.clone(),
@@ -230,6 +243,7 @@ impl Machine for FakeMachine {
 
     fn pause(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
+            self.inner.expect("A pause")?;
             self.inner.alive()?;
             if !self.inner.has(Bug::IgnoresPause) {
                 self.inner.vcpu.set_paused(true);
@@ -240,6 +254,7 @@ impl Machine for FakeMachine {
 
     fn resume(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
+            self.inner.expect("A pause")?;
             self.inner.alive()?;
             self.inner.vcpu.set_paused(false);
             Ok(())
@@ -247,7 +262,10 @@ impl Machine for FakeMachine {
     }
 
     fn snapshot(&self, files: SnapshotFiles) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async move { self.capture(&files) })
+        Box::pin(async move {
+            self.inner.expect("A snapshot")?;
+            self.capture(&files)
+        })
     }
 
     fn begin_capture(&self, plan: CapturePlan) -> BoxFuture<'_, Result<Box<dyn Capture>>> {
@@ -256,6 +274,7 @@ impl Machine for FakeMachine {
                 let what = "The machine is controlled by the handle that started it";
                 return Err(Error::new(ErrorKind::WrongState, what));
             }
+            self.inner.expect("A capture")?;
             let capture = FakeCapture::begin(self.inner(), plan)?;
             Ok(Box::new(capture) as Box<dyn Capture>)
         })

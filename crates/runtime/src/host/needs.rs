@@ -3,7 +3,10 @@
 
 use cofferdam_backend::{Backend, SnapshotTier};
 
-use crate::base::error::{Error, ErrorKind, Result};
+use crate::{
+    base::error::{Error, ErrorKind, Result},
+    store::layout::Layout,
+};
 
 /// Something that not every backend has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +19,8 @@ pub(crate) enum Need {
     LiveDisk,
     /// Memory, devices and disk of a machine that runs.
     LiveMemory,
+    /// A machine whose processors stand still for a while.
+    Pause,
 }
 
 /// Refuses what `backend` does not have.
@@ -40,13 +45,28 @@ pub(crate) fn expect(backend: &dyn Backend, need: Need) -> Result<()> {
         Need::LiveMemory if can.snapshot < SnapshotTier::Live => {
             lacks("snapshots of machines that run")
         }
-        Need::Machine { .. } | Need::Forks | Need::LiveDisk | Need::LiveMemory => Ok(()),
+        Need::Pause if !can.pause_resume => lacks("pause"),
+        Need::Machine { .. } | Need::Forks | Need::LiveDisk | Need::LiveMemory | Need::Pause => {
+            Ok(())
+        }
+    }
+}
+
+/// Refuses what the backend of a live sandbox, by its name, does not have. Without a name nothing is
+/// known, and the machine will refuse it.
+///
+/// # Errors
+/// As for [`expect`].
+pub(crate) fn expect_of_live(layout: &Layout, backend: Option<&str>, need: Need) -> Result<()> {
+    match backend.and_then(|name| super::named(layout, name)) {
+        Some(backend) => expect(backend.as_ref(), need),
+        None => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use cofferdam_backend::fake::{Bug, FakeBackend};
+    use cofferdam_backend::fake::FakeBackend;
 
     use super::*;
 
@@ -60,21 +80,18 @@ mod tests {
             Need::Forks,
             Need::LiveDisk,
             Need::LiveMemory,
+            Need::Pause,
         ];
         let sound = FakeBackend::new();
         for need in needs {
             expect(&sound, need).unwrap();
         }
-        // It says that it has no snapshots at all.
-        let poor = FakeBackend::with_bug(Bug::ContradictsItself);
-        for need in [Need::LiveDisk, Need::LiveMemory] {
-            let error = expect(&poor, need).unwrap_err();
+        let plain = FakeBackend::new().plain();
+        for need in needs {
+            let error = expect(&plain, need).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported);
             assert!(error.hint_text().is_some());
         }
-        let offline = FakeBackend::with_bug(Bug::DropsNetwork);
-        let error = expect(&offline, needs[0]).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
         let many = Need::Machine {
             vcpus: u8::MAX,
             network: false,

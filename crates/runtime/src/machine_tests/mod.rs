@@ -12,7 +12,7 @@ use std::{
 
 use cofferdam_backend::{
     Backend,
-    fake::{FakeBackend, KERNEL_MAGIC},
+    fake::{FakeBackend, GuestProgram, KERNEL_MAGIC},
 };
 use cofferdam_proto::{ProcessSpec, StartMode, SupervisorMessage};
 use cofferdam_types::{
@@ -48,10 +48,19 @@ struct Home {
 
 impl Home {
     fn new() -> Self {
+        Self::with(FakeBackend::with_program)
+    }
+
+    /// A store whose backend has no more than it must.
+    fn plain() -> Self {
+        Self::with(|agent| FakeBackend::with_program(agent).plain())
+    }
+
+    fn with(backend: impl FnOnce(Arc<dyn GuestProgram>) -> FakeBackend) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("kernel"), KERNEL_MAGIC).unwrap();
         let agent = Arc::new(FakeAgent::default());
-        let backend = Arc::new(FakeBackend::with_program(agent.clone()));
+        let backend = Arc::new(backend(agent.clone()));
         let given = Arc::new(Given {
             play: Some(play),
             ..Given::of(backend.clone())

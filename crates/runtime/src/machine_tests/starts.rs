@@ -4,7 +4,7 @@ use cofferdam_proto::{ExecOptions, ProcessSpec, Request, SupervisorMessage};
 use cofferdam_types::{ExitStatus, SandboxStatus, Signal};
 
 use super::{Home, LIMIT, soon};
-use crate::{Connection, ErrorKind, Incoming};
+use crate::{Connection, ErrorKind, ForkOptions, ForkSource, Incoming};
 
 /// Reads until the session's end: its output and its exit.
 async fn to_the_end(connection: &mut Connection) -> (Vec<u8>, ExitStatus) {
@@ -39,6 +39,37 @@ async fn the_first_start_makes_the_base_template_and_the_second_uses_it() {
     // The image's own template is for later starts.
     let ordered = soon(home.ordered(2)).await;
     assert_eq!(ordered, ["template image", "template image"]);
+}
+
+#[tokio::test]
+async fn a_backend_without_templates_boots_each_sandbox_and_says_so() {
+    let home = Home::plain();
+    let entry = home.sandbox("web", &["x"]);
+    let (_held, _) = soon(home.start(&entry)).await;
+    let did = home.agent.did();
+    assert_eq!(did, ["boot", "adopt start web", "mount", "start"]);
+    let degraded = home.degraded("web");
+    assert_eq!(degraded.len(), 1, "{degraded:?}");
+    assert!(degraded[0].contains("has no templates"), "{degraded:?}");
+    home.kill("web").await;
+}
+
+#[tokio::test]
+async fn what_the_backend_lacks_is_refused_before_the_supervisor_is_asked() {
+    let home = Home::plain();
+    let entry = home.sandbox("web", &["x"]);
+    let (_held, _) = soon(home.start(&entry)).await;
+    home.agent.did();
+    let entry = home.runtime.find("web").unwrap();
+    let pause = soon(home.runtime.pause(&entry)).await;
+    assert_eq!(pause.unwrap_err().kind(), ErrorKind::Unsupported);
+    let (source, options) = (ForkSource::Sandbox(&entry), ForkOptions::default());
+    let fork = soon(home.runtime.fork(source, &options, &mut |_| {})).await;
+    assert_eq!(fork.unwrap_err().kind(), ErrorKind::Unsupported);
+    // The guest was not held up for either.
+    assert!(home.agent.did().is_empty());
+    assert_eq!(home.status("web"), SandboxStatus::Running);
+    home.kill("web").await;
 }
 
 #[tokio::test]

@@ -16,7 +16,10 @@ use crate::{
         task::log_line,
     },
     client::{self, Connection},
-    host::admission,
+    host::{
+        admission,
+        needs::{self, Need},
+    },
     pool::{self, Claim},
     spec::{interpreters::AutoWarmUps, process},
     store::{
@@ -155,6 +158,8 @@ impl Sandboxes<'_> {
     /// # Errors
     /// [`ErrorKind::WrongState`] unless it runs.
     pub(crate) async fn pause(&self, entry: &Entry) -> Result<()> {
+        let backend = entry.state.backend.as_deref();
+        needs::expect_of_live(self.store.layout(), backend, Need::Pause)?;
         client::request(self.store, entry, Request::Pause)
             .await
             .map(drop)

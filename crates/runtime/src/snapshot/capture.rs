@@ -75,14 +75,12 @@ impl Snapshots<'_> {
         kind: SnapshotKind,
         dir: &Path,
     ) -> Result<Captured> {
-        let named = entry.state.backend.as_deref();
-        if let Some(backend) = named.and_then(|name| host::named(self.store.layout(), name)) {
-            let need = match kind {
-                SnapshotKind::Full => Need::LiveMemory,
-                SnapshotKind::Disk => Need::LiveDisk,
-            };
-            needs::expect(backend.as_ref(), need)?;
-        }
+        let need = match kind {
+            SnapshotKind::Full => Need::LiveMemory,
+            SnapshotKind::Disk => Need::LiveDisk,
+        };
+        let backend = entry.state.backend.as_deref();
+        needs::expect_of_live(self.store.layout(), backend, need)?;
         let not_text = || Error::new(ErrorKind::Unsupported, "The store's path is not UTF-8");
         let request = Request::Capture {
             dir: dir.to_str().ok_or_else(not_text)?.to_owned(),
