@@ -101,6 +101,15 @@ impl FakeBackend {
         self.failing_restores.store(count, Ordering::Relaxed);
     }
 
+    /// How many of its machines have not ended.
+    #[must_use]
+    pub fn living(&self) -> usize {
+        let machines = self.machines.all().into_iter();
+        machines
+            .filter(|(_, machine)| machine.exit().is_none())
+            .count()
+    }
+
     fn fails_now(&self) -> bool {
         let less = |left: u32| left.checked_sub(1);
         self.failing_restores

@@ -3,7 +3,10 @@
 use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use cofferdam_backend::fake::{GuestProgram, GuestState};
@@ -25,12 +28,18 @@ pub(super) struct FakeAgent {
     /// What guests did, in order: `boot`, `mount`, `start`, `adopt CAUSE HOSTNAME`, `inherit`,
     /// `thaw`, `freeze`, `quiesce`.
     did: Mutex<Vec<String>>,
+    mute: AtomicBool,
 }
 
 impl FakeAgent {
     /// What guests did since the last call.
     pub(super) fn did(&self) -> Vec<String> {
         std::mem::take(&mut *self.did.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has guests that boot from now on never answer.
+    pub(super) fn be_mute(&self) {
+        self.mute.store(true, Ordering::Relaxed);
     }
 
     fn note(&self, what: impl Into<String>) {
@@ -46,6 +55,10 @@ impl FakeAgent {
         });
         if booted == Some(true) {
             self.note("boot");
+            if self.mute.load(Ordering::Relaxed) {
+                // Until it is killed.
+                return io::copy(&mut port, &mut io::sink()).map(drop);
+            }
             port.write_all(&control(CONTROL_STREAM, &ready()))?;
         }
         let mut decoder = Decoder::new();

@@ -3,6 +3,7 @@
 
 mod agent;
 mod forks;
+mod lifetimes;
 mod pools;
 mod starts;
 
@@ -82,6 +83,16 @@ impl Home {
 
     /// A sandbox that runs `argv` and has not started.
     fn sandbox(&self, name: &str, argv: &[&str]) -> Entry {
+        self.sandbox_with(name, argv, |_| {})
+    }
+
+    /// The same with changes of its spec.
+    fn sandbox_with(
+        &self,
+        name: &str,
+        argv: &[&str],
+        change: impl FnOnce(&mut SandboxSpec),
+    ) -> Entry {
         let mut record = SandboxRecord {
             version: RECORD_VERSION,
             id: SandboxId::from_random(random::bytes().unwrap()),
@@ -111,6 +122,7 @@ impl Home {
             stop_signal: Signal::TERM,
             forked_from: None,
         };
+        change(&mut record.spec);
         self.runtime
             .store()
             .insert_named(&mut record, |_| Ok(()))
