@@ -6,7 +6,7 @@ mod guest;
 
 use std::net::UdpSocket;
 
-use guest::{Guest, MAC, config};
+use guest::{Guest, MAC, Random, config};
 
 const GATEWAY: [u8; 6] = [0x02, 0x63, 0x66, 0, 0, 1];
 
@@ -111,27 +111,6 @@ fn fragments_are_put_together_and_overlapping_ones_dropped() {
     let mut buffer = [0; 4000];
     assert_eq!(server.recv(&mut buffer).unwrap(), 3000);
     assert_eq!(buffer[..3000], [7; 3000]);
-}
-
-/// Numbers that look random and are the same in each run. *Source:* Vigna, SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(bound).unwrap()).unwrap()
-    }
-
-    fn byte(&mut self) -> u8 {
-        u8::try_from(self.next() & 0xff).unwrap()
-    }
 }
 
 /// A frame of a kind with a header that is right, before it is damaged.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use cofferdam_net::{Event, Protocol, Reason};
-use guest::{Guest, check_pattern, config, pattern};
+use guest::{Guest, Random, check_pattern, config, pattern};
 use smoltcp::{iface::SocketHandle, socket::tcp};
 
 fn listen() -> (TcpListener, SocketAddr) {
@@ -66,6 +66,10 @@ fn transfers(mtu: usize, address: &str, total: u64) {
     let mut config = config();
     config.mtu = mtu;
     let mut guest = Guest::with(config, &["allow 127.0.0.1", "allow ::1"]);
+    transfers_with(&mut guest, address, total);
+}
+
+fn transfers_with(guest: &mut Guest, address: &str, total: u64) {
     let listener = TcpListener::bind(address).unwrap();
     let handle = guest.connect(listener.local_addr().unwrap());
     let (mut stream, _) = listener.accept().unwrap();
@@ -82,7 +86,7 @@ fn transfers(mtu: usize, address: &str, total: u64) {
             received += count as u64;
         }
     });
-    send_all(&mut guest, handle, total);
+    send_all(guest, handle, total);
     guest.tcp(handle).close();
     guest.until(|guest| (guest.tcp(handle).state() == tcp::State::FinWait2).then_some(()));
     assert_eq!(host_reads.join().unwrap(), total);
@@ -95,7 +99,7 @@ fn transfers(mtu: usize, address: &str, total: u64) {
             sent += block.len() as u64;
         }
     });
-    assert_eq!(receive_all(&mut guest, handle), total);
+    assert_eq!(receive_all(guest, handle), total);
     host_writes.join().unwrap();
     let stats = guest.handle.stats();
     assert_eq!((stats.tcp_up_bytes, stats.tcp_down_bytes), (total, total));
@@ -115,6 +119,13 @@ fn transfers_arrive_byte_by_byte_with_usual_frames() {
 #[test]
 fn transfers_arrive_byte_by_byte_over_ipv6() {
     transfers(1500, "[::1]:0", LONG / 20);
+}
+
+#[test]
+fn transfers_arrive_byte_by_byte_over_a_link_that_loses_and_reorders() {
+    let mut guest = Guest::new();
+    guest.link.lossy = Some(Random(5));
+    transfers_with(&mut guest, "127.0.0.1:0", 1 << 20);
 }
 
 #[test]
@@ -139,6 +150,26 @@ fn the_guest_ends_first_and_the_host_answers_later() {
         (!socket.may_recv()).then_some(())
     });
     assert_eq!(answer, b"answer");
+    guest.until_stats(|stats| stats.tcp_flows == 0);
+}
+
+#[test]
+fn data_behind_a_closed_window_arrives_after_both_sides_have_ended() {
+    let mut guest = Guest::new();
+    let (handle, mut stream) = pair(&mut guest);
+    guest.tcp(handle).close();
+    guest.until(|guest| (guest.tcp(handle).state() == tcp::State::FinWait2).then_some(()));
+    // More than the guest's window, and the end, before the guest reads a byte.
+    let mut block = vec![0; 700 << 10];
+    pattern(0, &mut block);
+    stream.write_all(&block).unwrap();
+    drop(stream);
+    guest.until_stats(|stats| stats.tcp_down_bytes == 700 << 10);
+    guest.until(|guest| (guest.tcp(handle).recv_queue() == 256 << 10).then_some(()));
+    let start = std::time::Instant::now();
+    assert_eq!(receive_all(&mut guest, handle), 700 << 10);
+    // A probe of the window would take a second.
+    assert!(start.elapsed() < Duration::from_millis(900));
     guest.until_stats(|stats| stats.tcp_flows == 0);
 }
 

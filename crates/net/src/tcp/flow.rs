@@ -49,6 +49,8 @@ pub(super) enum State {
 pub(super) enum Half {
     /// Data may come.
     Open,
+    /// The sender has ended it, and the receiver still has to take what was sent before.
+    Ending,
     /// The sender has ended it, and the receiver has been told so.
     Ended,
 }

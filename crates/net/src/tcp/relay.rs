@@ -36,6 +36,15 @@ pub(super) fn guest_ended(socket: &tcp::Socket<'_>) -> bool {
     )
 }
 
+/// Whether a FIN may be queued behind the data.
+///
+/// After the guest's own FIN it waits until the guest has taken all data: in the state LAST-ACK
+/// smoltcp 0.14 ignores an acknowledgement that only opens the window, so data behind a closed
+/// window would stay there.
+fn may_close(socket: &tcp::Socket<'_>) -> bool {
+    socket.state() != tcp::State::CloseWait || socket.send_queue() == 0
+}
+
 /// From the guest to the host.
 pub(super) fn up(
     socket: &mut tcp::Socket<'_>,
@@ -90,10 +99,7 @@ pub(super) fn down(
             Err(error) => (0, Err(error)),
         });
         match result {
-            Ok(Ok(0)) => {
-                *half = Half::Ended;
-                socket.close();
-            }
+            Ok(Ok(0)) => *half = Half::Ending,
             Ok(Ok(count)) => moved += count,
             Ok(Err(Errno::INTR)) => {}
             Ok(Err(Errno::AGAIN)) => ready.read = false,
@@ -101,6 +107,10 @@ pub(super) fn down(
             // `can_send` excludes it.
             Err(_) => break,
         }
+    }
+    if *half == Half::Ending && may_close(socket) {
+        *half = Half::Ended;
+        socket.close();
     }
     Moved::Done(moved)
 }

@@ -44,6 +44,9 @@ pub(crate) struct Guest {
 pub(crate) struct Link {
     pub(crate) io: FrameStream,
     mtu: usize,
+    /// Loses one frame in 300 each way, and moves as many behind the next one.
+    pub(crate) lossy: Option<Random>,
+    held: Option<Vec<u8>>,
     /// Frames of the stack that were looked at and are smoltcp's.
     pub(crate) pending: VecDeque<Vec<u8>>,
     input: Input,
@@ -78,6 +81,8 @@ impl Guest {
         let mut link = Link {
             io: ours,
             mtu: config.mtu,
+            lossy: None,
+            held: None,
             pending: VecDeque::new(),
             input: Input::default(),
             read: VecDeque::new(),
@@ -332,11 +337,37 @@ impl Link {
         }
         self.read.pop_front()
     }
+
+    fn loses(&mut self) -> bool {
+        let random = self.lossy.as_mut();
+        random.is_some_and(|random| random.below(300) == 0)
+    }
+
+    /// The next frame of the stack, by way of the losses.
+    fn next_lossy(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let frame = self.pending.pop_front().or_else(|| self.next_frame());
+            let (Some(random), Some(frame)) = (&mut self.lossy, &frame) else {
+                return frame.or_else(|| self.held.take());
+            };
+            match random.below(300) {
+                0 => {}
+                1 if self.held.is_none() => self.held = Some(frame.clone()),
+                _ => {
+                    // What was held back comes next.
+                    let held = self.held.take();
+                    self.pending.extend(held);
+                    return Some(frame.clone());
+                }
+            }
+        }
+    }
 }
 
 pub(crate) struct Received(Vec<u8>);
 
-pub(crate) struct Sender<'a>(&'a mut FrameStream);
+/// The right to send a frame, and whether it is lost on the way.
+pub(crate) struct Sender<'a>(&'a mut FrameStream, bool);
 
 impl phy::RxToken for Received {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, take: F) -> R {
@@ -346,7 +377,8 @@ impl phy::RxToken for Received {
 
 impl phy::TxToken for Sender<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, fill: F) -> R {
-        match self.0.queue(len) {
+        let room = if self.1 { None } else { self.0.queue(len) };
+        match room {
             Some(room) => fill(room),
             None => fill(&mut vec![0; len]),
         }
@@ -358,15 +390,17 @@ impl phy::Device for Link {
     type TxToken<'a> = Sender<'a>;
 
     fn receive(&mut self, _now: SmolInstant) -> Option<(Received, Sender<'_>)> {
-        let frame = self.pending.pop_front().or_else(|| self.next_frame())?;
-        Some((Received(frame), Sender(&mut self.io)))
+        let frame = self.next_lossy()?;
+        let lost = self.loses();
+        Some((Received(frame), Sender(&mut self.io, lost)))
     }
 
     fn transmit(&mut self, _now: SmolInstant) -> Option<Sender<'_>> {
         if self.io.queued() > 1 << 20 {
             self.io.flush().unwrap();
         }
-        (self.io.queued() <= 1 << 20).then_some(Sender(&mut self.io))
+        let lost = self.loses();
+        (self.io.queued() <= 1 << 20).then_some(Sender(&mut self.io, lost))
     }
 
     fn capabilities(&self) -> phy::DeviceCapabilities {
@@ -380,6 +414,27 @@ impl phy::Device for Link {
 impl std::os::fd::AsFd for Link {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.io.fd()
+    }
+}
+
+/// Numbers that look random and are the same in each run. *Source:* Vigna, SplitMix64.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % u64::try_from(bound).unwrap()).unwrap()
+    }
+
+    pub(crate) fn byte(&mut self) -> u8 {
+        u8::try_from(self.next() & 0xff).unwrap()
     }
 }
 
