@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use cofferdam_runtime::{EndedBy, Entry, Error, ErrorKind, ForkOrigin, Layout, LeaseState};
-use cofferdam_types::{Digest, ExitStatus, SandboxId, SandboxSpec, SandboxStatus};
+use cofferdam_types::{Digest, ExitStatus, PortMapping, SandboxId, SandboxSpec, SandboxStatus};
 use serde::Serialize;
 
 /// What is known of a sandbox.
@@ -73,6 +73,9 @@ pub struct SandboxInfo {
     pub supervisor_pid: Option<u32>,
     /// Process id of its machine on the host.
     pub machine_pid: Option<u32>,
+    /// The published ports, while it is live, with those that the host chose.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortMapping>,
     /// Its directory on the host, with its logs.
     pub directory: PathBuf,
     /// What was asked.
@@ -113,6 +116,7 @@ impl SandboxInfo {
             forked_from: record.forked_from,
             supervisor_pid: state.supervisor_pid,
             machine_pid: state.machine_pid,
+            ports: state.ports,
             directory: layout.sandbox(record.id).dir,
             spec: record.spec,
         }

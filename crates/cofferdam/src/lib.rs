@@ -46,9 +46,9 @@ mod templates;
 
 pub use cofferdam_runtime::{
     Channel, DamagedSnapshot, DiskUsage, EndedBy, Error, ErrorKind, Event, EventKind, ForkChanges,
-    ForkOptions, ForkOrigin, LeaseState, LogRecord, PoolInfo, PoolOptions, Result, Setting,
-    SnapshotKind, SnapshotManifest, SnapshotOptions, Stage, TemplateInfo, TemplateKind, UsageClass,
-    UsageItem, WarmUp, Watcher,
+    ForkOptions, ForkOrigin, LeaseState, LogRecord, NetworkCounters, PoolInfo, PoolOptions, Result,
+    Setting, SnapshotKind, SnapshotManifest, SnapshotOptions, Stage, TemplateInfo, TemplateKind,
+    UsageClass, UsageItem, WarmUp, Watcher,
     doctor::{BackendReport, HostReport},
     image::{
         HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, NoProgress,
@@ -57,9 +57,11 @@ pub use cofferdam_runtime::{
     rfc3339, run_role, unix_time_ns,
 };
 pub use cofferdam_types::{
-    Blame, ByteSize, Capability, CapabilitySet, CpuCount, Digest, ExitStatus, LeaseSpec, OnTimeout,
-    ParseSizeError, Platform, PlatformCapabilities, Privileges, PullPolicy, ResourceLimits, Rlimit,
-    SandboxId, SandboxSpec, SandboxStatus, Signal, SnapshotId, TmpfsMount, UpperSpec, valid_name,
+    Blame, ByteSize, Capability, CapabilitySet, CpuCount, Digest, ExitStatus, HostEntry, LeaseSpec,
+    NetworkMode, NetworkSpec, OnTimeout, ParseNetworkError, ParseSizeError, Platform,
+    PlatformCapabilities, PortMapping, PortProtocol, Privileges, PullPolicy, ResourceLimits,
+    Rlimit, SandboxId, SandboxSpec, SandboxStatus, Signal, SnapshotId, TmpfsMount, UpperSpec,
+    valid_name,
 };
 
 pub use coffer::Coffer;

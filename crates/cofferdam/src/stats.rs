@@ -7,7 +7,8 @@ use std::{
 };
 
 use cofferdam_runtime::{
-    Error, ErrorKind, Incoming, LiveStatus, Receiver, Request, Result, SupervisorMessage,
+    Error, ErrorKind, Incoming, LiveStatus, NetworkCounters, Receiver, Request, Result,
+    SupervisorMessage,
 };
 use cofferdam_types::ByteSize;
 use futures_core::Stream;
@@ -31,6 +32,9 @@ pub struct SandboxStats {
     pub memory_limit_bytes: u64,
     /// Processes that were started through the supervisor and run.
     pub sessions: u32,
+    /// What its network has carried since its start; none without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkCounters>,
 }
 
 #[allow(
@@ -155,6 +159,7 @@ fn stats(status: &LiveStatus, cpu_percent: f64, memory: ByteSize) -> SandboxStat
         memory_bytes: status.memory_bytes,
         memory_limit_bytes: memory.bytes(),
         sessions: status.sessions,
+        network: status.network,
     }
 }
 

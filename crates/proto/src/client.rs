@@ -12,7 +12,7 @@ use crate::{ProcessSpec, TerminalSize};
 
 /// Generation of these messages. A client may be newer than a running supervisor; then they part
 /// with an error that says so.
-pub const CLIENT_GENERATION: u32 = 7;
+pub const CLIENT_GENERATION: u32 = 8;
 
 /// The stream of the one session of a connection.
 pub const SESSION_STREAM: u32 = 1;
@@ -206,6 +206,25 @@ pub struct LiveStatus {
     pub memory_bytes: u64,
     /// Sessions that run, the workload included.
     pub sessions: u32,
+    /// What its network has carried; none without one.
+    pub network: Option<NetworkCounters>,
+}
+
+/// What the network of a sandbox has carried since its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkCounters {
+    /// Bytes of frames to the guest.
+    pub received_bytes: u64,
+    /// Frames to the guest.
+    pub received_packets: u64,
+    /// Bytes of frames from the guest.
+    pub sent_bytes: u64,
+    /// Frames from the guest.
+    pub sent_packets: u64,
+    /// Flows that exist now.
+    pub flows: u64,
+    /// Packets, names and connections that the policy has refused.
+    pub denied: u64,
 }
 
 /// A failure as it travels.

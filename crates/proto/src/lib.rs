@@ -17,8 +17,8 @@ mod network;
 mod process;
 
 pub use client::{
-    CLIENT_GENERATION, ClientMessage, ClientRequest, ExecOptions, LiveStatus, RemoteFailure,
-    Request, SESSION_STREAM, Stage, StartMode, SupervisorMessage, WhenGone,
+    CLIENT_GENERATION, ClientMessage, ClientRequest, ExecOptions, LiveStatus, NetworkCounters,
+    RemoteFailure, Request, SESSION_STREAM, Stage, StartMode, SupervisorMessage, WhenGone,
 };
 pub use credit::{INITIAL_WINDOW_BYTES, Inbound, Window};
 pub use frame::{

@@ -11,6 +11,7 @@ mod host;
 mod link;
 #[cfg(test)]
 mod machine_tests;
+mod network;
 mod pool;
 mod roles;
 mod runtime;
@@ -29,8 +30,8 @@ pub use client::{
 pub use cofferdam_base::time::{rfc3339, system_time_ns, unix_time_ns};
 pub use cofferdam_image as image;
 pub use cofferdam_proto::{
-    Channel, ClientMessage, ExecOptions, LiveStatus, ProcessSpec, Request, Stage, StartMode,
-    SupervisorMessage, TerminalSize, WhenGone,
+    Channel, ClientMessage, ExecOptions, LiveStatus, NetworkCounters, ProcessSpec, Request, Stage,
+    StartMode, SupervisorMessage, TerminalSize, WhenGone,
 };
 
 pub use base::error::{

@@ -24,6 +24,12 @@ macro_rules! id_type {
                 Self(bytes)
             }
 
+            /// Its bytes.
+            #[must_use]
+            pub const fn bytes(&self) -> [u8; 32] {
+                self.0
+            }
+
             /// The first twelve hex digits, for people.
             #[must_use]
             pub fn short(&self) -> String {

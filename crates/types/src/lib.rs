@@ -8,6 +8,7 @@ mod digest;
 mod id;
 mod lease;
 mod mac;
+mod network;
 mod platform;
 mod privileges;
 mod sandbox;
@@ -21,6 +22,9 @@ pub use digest::{Digest, ParseDigestError};
 pub use id::{ParseIdError, SandboxId, SnapshotId, valid_name};
 pub use lease::{LeaseSpec, OnTimeout};
 pub use mac::{MacAddress, ParseMacError};
+pub use network::{
+    HostEntry, NetworkMode, NetworkSpec, ParseNetworkError, PortMapping, PortProtocol,
+};
 pub use platform::{ParsePlatformError, Platform};
 pub use privileges::{Capability, CapabilitySet, ParseCapabilityError, Privileges};
 pub use sandbox::{

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, LeaseSpec, Platform, Privileges, Signal};
+use crate::{ByteSize, LeaseSpec, NetworkSpec, Platform, Privileges, Signal};
 
 /// A sandbox as asked for, before an image's defaults are merged in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +76,9 @@ pub struct SandboxSpec {
     /// How long it may run.
     #[serde(skip_serializing_if = "LeaseSpec::is_default")]
     pub lease: LeaseSpec,
+    /// Its network.
+    #[serde(skip_serializing_if = "NetworkSpec::is_default")]
+    pub network: NetworkSpec,
 }
 
 impl Default for SandboxSpec {
@@ -111,6 +114,7 @@ impl Default for SandboxSpec {
             privileges: Privileges::default(),
             init: false,
             lease: LeaseSpec::default(),
+            network: NetworkSpec::default(),
         }
     }
 }

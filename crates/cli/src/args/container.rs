@@ -1,9 +1,9 @@
 //! Docker's other names: `container VERB`, and `system VERB` where there is a shorter one.
 
 use super::{
-    AttachArgs, CreateArgs, ExecArgs, InspectArgs, KillArgs, LogsArgs, PauseArgs, PruneArgs,
-    PsArgs, RestartArgs, RmArgs, RunArgs, StartArgs, StatsArgs, StopArgs, SystemVerb, Verb,
-    WaitArgs,
+    AttachArgs, CreateArgs, ExecArgs, InspectArgs, KillArgs, LogsArgs, PauseArgs, PortArgs,
+    PruneArgs, PsArgs, RestartArgs, RmArgs, RunArgs, StartArgs, StatsArgs, StopArgs, SystemVerb,
+    Verb, WaitArgs,
 };
 
 /// Verbs about sandboxes by Docker's longer names.
@@ -43,6 +43,8 @@ pub(crate) enum ContainerVerb {
     Inspect(InspectArgs),
     /// Wait until sandboxes have stopped and print their exit codes
     Wait(WaitArgs),
+    /// List the published ports of a sandbox
+    Port(PortArgs),
     /// Remove all stopped sandboxes
     Prune(PruneArgs),
 }
@@ -68,6 +70,7 @@ impl Verb {
                 ContainerVerb::Stats(args) => Self::Stats(args),
                 ContainerVerb::Inspect(args) => Self::Inspect(args),
                 ContainerVerb::Wait(args) => Self::Wait(args),
+                ContainerVerb::Port(args) => Self::Port(args),
                 prune @ ContainerVerb::Prune(_) => Self::Container(prune),
             },
             Self::System(SystemVerb::Events(args)) => Self::Events(args),

@@ -9,6 +9,7 @@ mod fork;
 mod images;
 mod lease;
 mod lifecycle;
+mod network;
 mod pools;
 mod privileges;
 mod run;
@@ -35,6 +36,7 @@ pub(crate) use self::lifecycle::{
     AttachArgs, InspectArgs, InspectKind, KillArgs, LogsArgs, PsArgs, RestartArgs, RmArgs,
     StartArgs, StopArgs, WaitArgs,
 };
+pub(crate) use self::network::{NetworkArgs, PortArgs};
 pub(crate) use self::pools::{PoolCreateArgs, PoolListArgs, PoolRmArgs, PoolVerb};
 pub(crate) use self::run::{
     Cpus, CreateArgs, EnvArgs, ExecArgs, Memory, RunArgs, SandboxArgs, Stream,
@@ -129,6 +131,8 @@ pub(crate) enum Verb {
     Inspect(InspectArgs),
     /// Wait until sandboxes have stopped and print their exit codes
     Wait(WaitArgs),
+    /// List the published ports of a sandbox
+    Port(PortArgs),
     /// Make new sandboxes from a sandbox as it is now, or from a snapshot
     Fork(ForkArgs),
     /// Take, list, check, move and remove snapshots
@@ -281,7 +285,7 @@ mod tests {
             "coffer build .",
             "coffer cp a b",
             "coffer image push x",
-            "coffer container port a",
+            "coffer container rename a b",
         ] {
             let error = try_parse(words).unwrap_err();
             assert!(hint_for_verb(&error).is_some(), "{words}: {error}");

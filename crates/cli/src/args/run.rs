@@ -6,7 +6,7 @@ use clap::ArgAction;
 use cofferdam::{ByteSize, CpuCount, Platform, PullPolicy, Signal};
 
 use super::{
-    LeaseArgs, UnsupportedArgs,
+    LeaseArgs, NetworkArgs, UnsupportedArgs,
     lifecycle::{DetachArgs, ProxyArgs},
     privileges::PrivilegeArgs,
 };
@@ -127,6 +127,8 @@ pub(crate) struct SandboxArgs {
     pub(crate) backend: Option<String>,
     #[command(flatten)]
     pub(crate) privileges: PrivilegeArgs,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
     #[command(flatten)]
     pub(crate) unsupported: UnsupportedArgs,
     /// Print help

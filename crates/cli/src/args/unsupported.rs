@@ -22,7 +22,6 @@ type Flag = (&'static str, Option<char>, bool, Topic);
 /// Source: docker-run(1) of Docker 27.
 #[rustfmt::skip]
 const FLAGS: &[Flag] = &[
-    ("add-host", None, true, Topic::Network),
     ("annotation", None, true, Topic::Other),
     ("blkio-weight", None, true, Topic::Other),
     ("blkio-weight-device", None, true, Topic::Other),
@@ -39,9 +38,6 @@ const FLAGS: &[Flag] = &[
     ("device-read-iops", None, true, Topic::Device),
     ("device-write-bps", None, true, Topic::Device),
     ("device-write-iops", None, true, Topic::Device),
-    ("dns", None, true, Topic::Network),
-    ("dns-option", None, true, Topic::Network),
-    ("dns-search", None, true, Topic::Network),
     ("domainname", None, true, Topic::Network),
     ("expose", None, true, Topic::Network),
     ("gpus", None, true, Topic::Device),
@@ -67,7 +63,6 @@ const FLAGS: &[Flag] = &[
     ("oom-kill-disable", None, false, Topic::Other),
     ("oom-score-adj", None, true, Topic::Other),
     ("pid", None, true, Topic::Other),
-    ("publish", Some('p'), true, Topic::Network),
     ("publish-all", Some('P'), false, Topic::Network),
     ("restart", None, true, Topic::Other),
     ("runtime", None, true, Topic::Other),
@@ -95,9 +90,6 @@ const SO_ALREADY: &[(&str, &[&str])] = &[
     ("uts", &[""]),
 ];
 
-/// The one with a value that works, so it stands in the help.
-const NETWORK: &str = "network";
-
 /// The first flag that asks for what is not there.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct UnsupportedArgs(Option<(&'static str, Topic)>);
@@ -115,7 +107,9 @@ impl UnsupportedArgs {
 impl Topic {
     const fn hint(self) -> &'static str {
         match self {
-            Self::Network => "Sandboxes have no network in this version: `--network none`",
+            Self::Network => {
+                "A sandbox has one interface, on a network of its own: see docs/network.md"
+            }
             Self::Volume => "Put files into the image, or send them to a command's standard input",
             Self::Device => "Host devices cannot be given to a sandbox",
             Self::Privilege => {
@@ -132,11 +126,6 @@ impl Topic {
 
 impl Args for UnsupportedArgs {
     fn augment_args(command: Command) -> Command {
-        let network = Arg::new(NETWORK)
-            .long(NETWORK)
-            .visible_alias("net")
-            .value_name("NAME")
-            .help("Network; only `none` in this version");
         let unsupported = FLAGS.iter().map(|(name, short, has_value, _)| {
             let action = if *has_value {
                 ArgAction::Append
@@ -149,7 +138,7 @@ impl Args for UnsupportedArgs {
                 None => flag,
             }
         });
-        command.arg(network).args(unsupported)
+        command.args(unsupported)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -159,10 +148,6 @@ impl Args for UnsupportedArgs {
 
 impl FromArgMatches for UnsupportedArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let network = matches.get_one::<String>(NETWORK);
-        if network.is_some_and(|name| name != "none") {
-            return Ok(Self(Some((NETWORK, Topic::Network))));
-        }
         let asked = |flag: &&Flag| {
             let is_given = matches.value_source(flag.0) == Some(ValueSource::CommandLine);
             is_given && !is_so_already(matches, flag)
@@ -242,13 +227,5 @@ mod tests {
                 assert_eq!(unsupported(line), Some(*name), "{flag}");
             }
         }
-    }
-
-    #[test]
-    fn no_network_is_what_there_is() {
-        assert_eq!(unsupported(&[]), None);
-        assert_eq!(unsupported(&["--network", "none"]), None);
-        assert_eq!(unsupported(&["--net=none"]), None);
-        assert_eq!(unsupported(&["--network", "host"]), Some("network"));
     }
 }

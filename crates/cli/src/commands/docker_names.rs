@@ -42,8 +42,10 @@ pub(super) fn sandbox_row(
         "Status": status,
         "State": state(info.status),
         "Labels": labels.collect::<Vec<_>>().join(","),
-        // There are no networks, ports and volumes in this version.
-        "Ports": "", "Networks": "", "Mounts": "", "LocalVolumes": "0",
+        "Ports": ports(info),
+        "Networks": network_mode(info),
+        // There are no volumes in this version.
+        "Mounts": "", "LocalVolumes": "0",
         "ExitCode": info.exit_code,
     });
     Row {
@@ -105,14 +107,42 @@ pub(super) fn sandbox(info: &SandboxInfo) -> Value {
             "NanoCpus": nano_cpus(spec),
             "Init": spec.init,
             "GroupAdd": spec.privileges.groups,
-            "NetworkMode": "none",
+            "NetworkMode": network_mode(info),
             "LogConfig": {"Type": "json-file", "Config": {}},
             "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
         },
-        "NetworkSettings": {"IPAddress": "", "Ports": {}, "Networks": {}},
+        "NetworkSettings": {"IPAddress": "", "Ports": bindings(info), "Networks": {}},
         "Mounts": [],
         "RestartCount": 0,
     })
+}
+
+/// The published ports, as `docker ps` shows them.
+pub(super) fn ports(info: &SandboxInfo) -> String {
+    let ports = info.ports.iter().map(ToString::to_string);
+    ports.collect::<Vec<_>>().join(", ")
+}
+
+/// Docker's default network is called `bridge` there.
+fn network_mode(info: &SandboxInfo) -> String {
+    info.spec.network.mode.to_string()
+}
+
+/// The published ports as `docker inspect` has them.
+fn bindings(info: &SandboxInfo) -> Value {
+    let mut all = serde_json::Map::new();
+    for port in &info.ports {
+        let key = format!("{}/{}", port.guest, port.protocol);
+        let binding = json!({
+            "HostIp": port.host.ip().to_string(),
+            "HostPort": port.host.port().to_string(),
+        });
+        let list = all.entry(key).or_insert_with(|| json!([]));
+        if let Some(list) = list.as_array_mut() {
+            list.push(binding);
+        }
+    }
+    Value::Object(all)
 }
 
 /// Processors in thousand-millionths.

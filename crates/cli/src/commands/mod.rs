@@ -13,6 +13,7 @@ mod inspect;
 mod lifecycle;
 mod logs;
 mod pools;
+mod port;
 mod prune;
 mod ps;
 mod ps_filter;
@@ -79,6 +80,7 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
         Verb::Restore(args) => snapshots::restore(&coffer, &args).await,
         Verb::Rm(args) => lifecycle::rm(&coffer, &args).await,
         Verb::Wait(args) => lifecycle::wait(&coffer, &args).await,
+        Verb::Port(args) => port::port(&coffer, &args),
         Verb::Ps(args) => ps::ps(&coffer, &args),
         Verb::Logs(args) => logs::logs(&coffer, &args).await,
         Verb::Events(args) => events::events(&coffer, &args).await,

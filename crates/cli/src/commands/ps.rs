@@ -56,6 +56,7 @@ fn list(coffer: &Coffer, args: &PsArgs) -> Result<()> {
             command(info, args.no_trunc),
             time::ago(info.created_ns, now),
             status(info, now),
+            docker_names::ports(info),
             info.name.clone(),
         ]
     };
@@ -66,6 +67,7 @@ fn list(coffer: &Coffer, args: &PsArgs) -> Result<()> {
         "COMMAND",
         "CREATED",
         "STATUS",
+        "PORTS",
         "NAMES",
     ];
     output::table(&header, &rows);

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use cofferdam::{
-    ByteSize, Error, ErrorKind, ResourceLimits, Result, Rlimit, SandboxSpec, TmpfsMount, UpperSpec,
+    ByteSize, Error, ErrorKind, NetworkMode, NetworkSpec, PortMapping, ResourceLimits, Result,
+    Rlimit, SandboxSpec, TmpfsMount, UpperSpec,
 };
 
 use super::env;
-use crate::args::{Cpus, Memory, SandboxArgs};
+use crate::args::{Cpus, Memory, NetworkArgs, SandboxArgs};
 
 /// What the flags ask for; fails at the first that asks for what is not there.
 pub(crate) fn spec(args: &SandboxArgs) -> Result<SandboxSpec> {
@@ -64,7 +65,36 @@ pub(crate) fn spec(args: &SandboxArgs) -> Result<SandboxSpec> {
         privileges: args.privileges.privileges()?,
         init: args.privileges.init,
         lease: default.lease,
+        network: network(&args.network)?,
     })
+}
+
+/// The network. A flag about it asks for one.
+fn network(args: &NetworkArgs) -> Result<NetworkSpec> {
+    let ports = args.publish.iter().map(|text| PortMapping::parse_all(text));
+    let ports: Vec<_> = ports
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|error| invalid(error.to_string()).hint("Write `-p [[IP:]HOST:]PORT[/udp]`"))?;
+    let spec = NetworkSpec {
+        mode: NetworkMode::None,
+        profile: args.network_profile.clone(),
+        rules: args.rules.0.clone(),
+        publish: ports.concat(),
+        dns: args.dns.clone(),
+        dns_search: args.dns_search.clone(),
+        dns_options: args.dns_option.clone(),
+        hosts: args.add_host.clone(),
+    };
+    let asks = !spec.is_default();
+    let mode = args.network.unwrap_or(match asks {
+        true => NetworkMode::Default,
+        false => NetworkMode::None,
+    });
+    if mode == NetworkMode::None && asks {
+        let what = "There is no network for the flags about it";
+        return Err(invalid(what.to_owned()).hint("Leave them out, or use `--network default`"));
+    }
+    Ok(NetworkSpec { mode, ..spec })
 }
 
 /// As in Docker, an empty text is as if the flag was not given.
@@ -400,8 +430,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_refused_by_name() {
         for (line, name) in [
-            ("coffer run -p 80:80 x", "`--publish`"),
-            ("coffer run --network host x", "`--network`"),
+            ("coffer run -P x", "`--publish-all`"),
             ("coffer run -v /a:/b x", "`--volume`"),
         ] {
             let error = parsed(line).unwrap_err();

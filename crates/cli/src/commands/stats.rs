@@ -219,6 +219,7 @@ fn show(format: &Format, args: &StatsArgs, rows: &BTreeMap<SandboxId, Watch>) ->
             percent(sample.cpu_percent),
             usage(&sample),
             memory_percent(&sample),
+            traffic(&sample),
             sample.sessions.to_string(),
         ]
     };
@@ -229,6 +230,7 @@ fn show(format: &Format, args: &StatsArgs, rows: &BTreeMap<SandboxId, Watch>) ->
         "CPU %",
         "MEM USAGE / LIMIT",
         "MEM %",
+        "NET I/O",
         "SESSIONS",
     ];
     output::table(&header, &rows);
@@ -240,6 +242,7 @@ const TITLES: &[(&str, &str)] = &[
     ("CPUPerc", "CPU %"),
     ("MemUsage", "MEM USAGE / LIMIT"),
     ("MemPerc", "MEM %"),
+    ("NetIO", "NET I/O"),
 ];
 
 /// A sample by Docker's names.
@@ -251,8 +254,24 @@ fn dockers(id: &str, name: &str, sample: &SandboxStats) -> serde_json::Value {
         "CPUPerc": percent(sample.cpu_percent),
         "MemUsage": usage(sample),
         "MemPerc": memory_percent(sample),
+        "NetIO": traffic(sample),
         "Sessions": sample.sessions.to_string(),
     })
+}
+
+/// Bytes to and from the guest.
+fn traffic(sample: &SandboxStats) -> String {
+    let size = |bytes| cofferdam::ByteSize::from_bytes(bytes).to_string();
+    sample.network.map_or_else(
+        || "--".to_owned(),
+        |network| {
+            format!(
+                "{} / {}",
+                size(network.received_bytes),
+                size(network.sent_bytes)
+            )
+        },
+    )
 }
 
 fn percent(percent: f64) -> String {

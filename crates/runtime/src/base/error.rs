@@ -37,6 +37,8 @@ pub enum ErrorKind {
     BadSnapshot,
     /// An image or template is in use.
     InUse,
+    /// Another program listens on the port of the host.
+    PortTaken,
     /// The registry failed, lied or refused.
     Registry,
     /// The registry wants credentials, or other ones.
@@ -192,6 +194,20 @@ impl From<cofferdam_backend::Error> for ConvertedError {
 /// Whether a backend failed for want of room: its program has the host's words for it, errno(3).
 fn is_full(chain: &str) -> bool {
     chain.contains("No space left on device") || chain.contains("Disk quota exceeded")
+}
+
+impl From<cofferdam_net::Error> for ConvertedError {
+    fn from(error: cofferdam_net::Error) -> Self {
+        use cofferdam_net::ErrorKind as Net;
+        let kind = match error.kind() {
+            Net::InvalidConfig | Net::InvalidRule => ErrorKind::InvalidSpec,
+            Net::PortTaken => ErrorKind::PortTaken,
+            Net::PortForbidden => ErrorKind::Permission,
+            Net::NotPublished => ErrorKind::NotFound,
+            _ => ErrorKind::Io,
+        };
+        Self(rewrap(kind, error))
+    }
 }
 
 impl From<cofferdam_image::Error> for ConvertedError {

@@ -33,6 +33,7 @@ pub(crate) fn possible(spec: &SandboxSpec) -> Result<()> {
     sizes(spec)?;
     paths(spec)?;
     lease(spec.lease)?;
+    crate::network::check(&spec.network)?;
     if spec
         .on_fork
         .as_deref()

@@ -133,6 +133,7 @@ async fn within_start(steps: impl Future<Output = Result<()>>) -> Result<()> {
 fn identity_of(setup: &GuestSetup, cause: IdentityCause) -> Result<Identity> {
     Ok(Identity {
         machine_id: setup.machine_id.clone(),
+        network: setup.network.clone(),
         fork_index: setup.fork_index.filter(|_| cause == IdentityCause::Fork),
         ..adopt(&setup.hostname, cause)?
     })

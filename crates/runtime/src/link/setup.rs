@@ -1,6 +1,6 @@
 //! What a guest is told about the sandbox that it becomes.
 
-use cofferdam_proto::{ProcessSpec, RootSpec, TmpfsSpec, UpperDevice};
+use cofferdam_proto::{GuestNetwork, ProcessSpec, RootSpec, TmpfsSpec, UpperDevice};
 use cofferdam_types::{ResourceLimits, SandboxSpec, UpperSpec};
 
 /// A sandbox as its guest must know it.
@@ -18,6 +18,8 @@ pub(crate) struct GuestSetup {
     pub(crate) has_mounts: bool,
     pub(crate) process: ProcessSpec,
     pub(crate) limits: ResourceLimits,
+    /// Its network interface, if it has one.
+    pub(crate) network: Option<GuestNetwork>,
 }
 
 impl GuestSetup {
@@ -37,6 +39,7 @@ impl GuestSetup {
             has_mounts: has_mounts(spec),
             process,
             limits: workload_limits(spec),
+            network: None,
         }
     }
 

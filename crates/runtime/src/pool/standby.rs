@@ -31,7 +31,7 @@ use crate::{
     host::{compatibility::machine_key, guest},
     link::{AgentLink, Clock, start_workload},
     spec::interpreters::AutoWarmUps,
-    start::{ForTemplates, guest_setup},
+    start::{ForTemplates, guest_setup, network},
     store::{
         layout::{Layout, SandboxPaths},
         staging::StagingDir,
@@ -337,7 +337,8 @@ async fn claimed(of: Starting<'_>, standby: Standby) -> Result<(Live, Box<dyn Af
         disk_made,
         ..
     } = standby;
-    let setup = guest_setup(&of.entry.record);
+    let (network, of_guest) = network(of, machine.as_ref())?;
+    let setup = guest_setup(&of.entry.record, of_guest);
     start_workload(&mut agent, &setup, of.terminal, true, &mut clock).await?;
     let degraded = agent.take_notes();
     degraded.iter().for_each(|note| clock.lap_noted(note));
@@ -350,6 +351,7 @@ async fn claimed(of: Starting<'_>, standby: Standby) -> Result<(Live, Box<dyn Af
         machine_key,
         degraded,
         disk_made,
+        network,
         read_ahead: None,
     };
     let after = ForLaterStarts::new(of.entry, backend, ForTemplates::default(), Some(pool));

@@ -2,7 +2,7 @@
 
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::{IdentityCause, Request, StartMode};
-use cofferdam_types::{SandboxId, SandboxSpec, SnapshotId};
+use cofferdam_types::{NetworkSpec, SandboxId, SandboxSpec, SnapshotId};
 
 use super::{
     Snapshot, SnapshotKind, Snapshots, Watcher,
@@ -313,6 +313,11 @@ fn child(
         name,
         // Two machines of one name would be taken for each other.
         hostname: None,
+        // The parent has the ports of the host.
+        network: NetworkSpec {
+            publish: Vec::new(),
+            ..parent.spec.network.clone()
+        },
         ..parent.spec.clone()
     };
     Ok(SandboxRecord {

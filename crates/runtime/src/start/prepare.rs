@@ -14,6 +14,7 @@ use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::{HostMessage, IdentityCause, SESSION_STREAM};
 
 use super::{
+    network::network,
     origin::{Origin, StartMethods, WantedTemplate, machine_spec, read_ahead},
     setup::guest_setup,
 };
@@ -76,7 +77,8 @@ pub(crate) async fn start(of: Starting<'_>) -> Result<(Live, ForTemplates)> {
             Err(error) => methods.give_up(&origin, error, &mut clock)?,
         }
     };
-    let setup = guest_setup(record);
+    let (network, of_guest) = network(of, machine.as_ref())?;
+    let setup = guest_setup(record, of_guest);
     let spec_hook = record.spec.on_fork.as_deref();
     let handshake = async {
         match &origin {
@@ -125,6 +127,7 @@ pub(crate) async fn start(of: Starting<'_>) -> Result<(Live, ForTemplates)> {
         machine_key: machine_key(backend.as_ref(), &guest)?,
         degraded: methods.notes,
         disk_made,
+        network,
         read_ahead,
     };
     Ok((live, templates))

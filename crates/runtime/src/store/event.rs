@@ -84,6 +84,16 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ends_ns: Option<u64>,
     },
+    /// The policy of its network has refused something.
+    NetworkDenied {
+        /// Address, port and protocol, or the name that was asked for.
+        destination: String,
+        /// Why.
+        reason: String,
+        /// The rule that would allow it, without the word `allow`; none if no rule does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        allow: Option<String>,
+    },
     /// A snapshot was taken of it.
     Snapshot {
         /// The snapshot.
@@ -156,6 +166,7 @@ impl EventKind {
             Self::Died { .. } => "died",
             Self::Removed => "removed",
             Self::Missed => "missed",
+            Self::NetworkDenied { .. } => "network_denied",
             Self::Unknown => "unknown",
         }
     }

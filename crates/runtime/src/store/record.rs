@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use cofferdam_proto::{ProcessSpec, RemoteFailure};
 use cofferdam_types::{
-    Digest, ExitStatus, SandboxId, SandboxSpec, SandboxStatus, Signal, SnapshotId,
+    Digest, ExitStatus, PortMapping, SandboxId, SandboxSpec, SandboxStatus, Signal, SnapshotId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -126,6 +126,9 @@ pub struct SandboxState {
     /// How its lease stands, while it is live and has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<LeaseState>,
+    /// The ports that are published, while it is live, with those that the host's kernel chose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortMapping>,
 }
 
 #[allow(
@@ -234,6 +237,7 @@ impl SandboxState {
             machine_key: None,
             degraded: Vec::new(),
             lease: None,
+            ports: Vec::new(),
         }
     }
 }

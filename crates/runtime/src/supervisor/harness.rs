@@ -131,6 +131,7 @@ impl Sandbox {
                 machine_key: String::new(),
                 degraded: Vec::new(),
                 disk_made: None,
+                network: None,
                 read_ahead: None,
             };
             let after: Box<dyn AfterStart> = Box::new(NoFollowUp);

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use crate::{
     base::error::Result,
     link::AgentLink,
+    network::Network,
     store::{
         Entry, Store,
         layout::{Layout, SandboxPaths},
@@ -59,6 +60,8 @@ pub(crate) struct Live {
     /// The last change of the disk's file before its first guest could write to it; `None` where an
     /// earlier guest could. A file without a later change has nothing deleted in it.
     pub(crate) disk_made: Option<SystemTime>,
+    /// Serves the guest's network interface; `None` if it has none.
+    pub(crate) network: Option<Network>,
     /// Reads the machine's memory ahead; returns what went wrong.
     pub(crate) read_ahead: Option<JoinHandle<Vec<String>>>,
 }

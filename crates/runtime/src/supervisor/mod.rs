@@ -269,6 +269,7 @@ fn prepare(layout: &Layout, id: SandboxId, request: &ClientRequest) -> Result<Pr
     entry.state.oom_kills = 0;
     entry.state.disk_failure = None;
     entry.state.lease = None;
+    entry.state.ports = Vec::new();
     store.reserve_state(id);
     // Before the status changes: a client that sees the new one can connect.
     let paths = layout.sandbox(id);

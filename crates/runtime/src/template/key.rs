@@ -51,7 +51,7 @@ impl MachineShape {
                 UpperSpec::Disk(size) => size.bytes(),
                 UpperSpec::ReadOnly => 0,
             },
-            mtu: None,
+            mtu: crate::network::mtu(&spec.network),
         }
     }
 }

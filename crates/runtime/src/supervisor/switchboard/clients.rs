@@ -13,6 +13,7 @@ use super::{MAX_CLIENTS, MAX_SESSIONS, Role, Switchboard, sources::later};
 use crate::{
     base::error::{Error, ErrorKind, Result, to_remote},
     host::silence::{self, Part},
+    network::Network,
     store::EndedBy,
     supervisor::{
         client::Client,
@@ -246,6 +247,7 @@ impl Switchboard {
             cpu_time_ms: metrics.cpu_time_ms,
             memory_bytes: metrics.memory_bytes,
             sessions: u32::try_from(self.sessions.len() + 1).unwrap_or(u32::MAX),
+            network: self.network.as_ref().map(Network::counters),
         })
     }
 

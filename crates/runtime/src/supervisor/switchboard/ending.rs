@@ -95,6 +95,7 @@ impl Switchboard {
         state.machine_pid = None;
         state.ended_by = self.ended_by;
         state.lease = None;
+        state.ports = Vec::new();
         match end {
             End::Exited(status) => {
                 state.status = SandboxStatus::Stopped;

@@ -55,6 +55,7 @@ use super::{
 use crate::{
     base::error::{Error, ErrorKind},
     link::{FromAgent, Outgoing, OwnedFrame},
+    network::Network,
     store::{EndedBy, Entry, Store, event::EventKind, layout::SandboxPaths},
 };
 
@@ -103,6 +104,8 @@ pub(crate) struct Switchboard {
     disk_made: Option<SystemTime>,
     /// What is to be done for later starts.
     after: Box<dyn AfterStart>,
+    /// Serves the guest's network interface, as long as this lives.
+    network: Option<Network>,
     /// Reads the machine's memory ahead; returns what went wrong.
     read_ahead: Option<JoinHandle<Vec<String>>>,
     stop_stage: stop::StopStage,
@@ -167,6 +170,11 @@ impl Switchboard {
         entry.state.finished_ns = None;
         entry.state.machine_pid = Some(live.machine.pid());
         entry.state.backend = Some(live.backend.to_owned());
+        entry.state.ports = live
+            .network
+            .as_ref()
+            .map(|network| network.ports().to_vec())
+            .unwrap_or_default();
         entry.state.machine_key = Some(live.machine_key);
         entry.state.degraded = live.degraded;
         if !live.machine.discards() {
@@ -216,6 +224,7 @@ impl Switchboard {
             workload,
             disk_made: live.disk_made,
             after,
+            network: live.network,
             read_ahead: live.read_ahead,
             stop_stage: stop::StopStage::NotAsked,
             ended_by: None,

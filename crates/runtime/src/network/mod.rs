@@ -1,0 +1,255 @@
+//! The network of a sandbox: from its spec to the stack that serves its guest.
+//!
+//! The stack runs on a thread of its own in the supervisor, so that packets delay no session.
+//! Addresses come from the sandbox's id: they stay over its starts, and a fork has others. The
+//! link is private, so the same address in two sandboxes would be no fault.
+
+mod live;
+mod resolvers;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use cofferdam_net::{Addresses, Config, HOST_NAME, Policy, Profile, PublishSpec, Rule};
+use cofferdam_proto::GuestNetwork;
+use cofferdam_types::{NetworkMode, NetworkSpec, PortMapping, PortProtocol, SandboxId};
+
+pub(crate) use self::live::Network;
+use crate::base::error::{Error, ErrorKind, Result, lift};
+
+/// Largest packet of the link, in bytes. QEMU's channel carries no offloads, so that large packets
+/// do their work: one exit of the guest carries as much as 45 packets of 1500 bytes.
+pub(crate) const MTU: u16 = 65_520;
+
+/// The private link: 198.18.0.0/16 of RFC 2544, which no real network has, and a prefix of RFC
+/// 4193.
+const V4_PREFIX: u8 = 16;
+const V6_PREFIX: u8 = 64;
+const V6_NET: [u16; 4] = [0xfd63, 0x6f66, 0x6665, 0];
+
+const GATEWAY_MAC: [u8; 6] = [0x02, 0x63, 0x66, 0, 0, 1];
+
+/// Most ports, rules, names and resolvers of one sandbox.
+const MAX_ENTRIES: usize = 1024;
+
+/// What a sandbox's network is made of.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    config: Config,
+    policy: Policy,
+    publish: Vec<PortMapping>,
+    /// What the guest's agent sets up.
+    pub(crate) guest: GuestNetwork,
+}
+
+/// Largest packet of a sandbox's interface; `None` without one.
+pub(crate) fn mtu(spec: &NetworkSpec) -> Option<u16> {
+    (spec.mode != NetworkMode::None).then_some(MTU)
+}
+
+/// Refuses a network that cannot work.
+///
+/// # Errors
+/// [`ErrorKind::InvalidSpec`], with the part that is wrong.
+pub(crate) fn check(spec: &NetworkSpec) -> Result<()> {
+    policy(spec)?;
+    let counts = [
+        spec.rules.len(),
+        spec.publish.len(),
+        spec.dns.len(),
+        spec.hosts.len(),
+    ];
+    if counts.into_iter().any(|count| count > MAX_ENTRIES) {
+        let what = format!("A network has at most {MAX_ENTRIES} rules, ports or names");
+        return Err(Error::new(ErrorKind::InvalidSpec, what));
+    }
+    let is_word = |text: &&String| {
+        let is_plain = |c: char| c.is_ascii_graphic();
+        text.is_empty() || !text.chars().all(is_plain)
+    };
+    if let Some(bad) = spec
+        .dns_search
+        .iter()
+        .chain(&spec.dns_options)
+        .find(is_word)
+    {
+        let what = format!("`{}` cannot be in resolv.conf", bad.escape_debug());
+        return Err(Error::new(ErrorKind::InvalidSpec, what));
+    }
+    if spec.mode == NetworkMode::None && !spec.publish.is_empty() {
+        let what = "A port cannot be published without a network";
+        return Err(Error::new(ErrorKind::InvalidSpec, what)
+            .hint("Use the default network, or publish no port"));
+    }
+    Ok(())
+}
+
+/// The network of the sandbox `id`; `None` if it has none.
+///
+/// # Errors
+/// As for [`check`], and those of reading the host's addresses.
+pub(crate) fn plan(id: SandboxId, spec: &NetworkSpec) -> Result<Option<Plan>> {
+    if spec.mode == NetworkMode::None {
+        return Ok(None);
+    }
+    let mut policy = policy(spec)?;
+    policy.host_addresses = lift(cofferdam_net::host_addresses())?;
+    let config = config(id, spec);
+    Ok(Some(Plan {
+        guest: guest(&config, spec),
+        config,
+        policy,
+        publish: spec.publish.clone(),
+    }))
+}
+
+fn policy(spec: &NetworkSpec) -> Result<Policy> {
+    let profile = spec.profile.as_deref().map(str::parse::<Profile>);
+    let rules = spec.rules.iter().map(|rule| rule.parse::<Rule>());
+    let rules = rules.collect::<cofferdam_net::Result<_>>();
+    Ok(Policy::new(
+        lift(profile.transpose())?.unwrap_or_default(),
+        lift(rules)?,
+    ))
+}
+
+fn config(id: SandboxId, spec: &NetworkSpec) -> Config {
+    let bytes = id.bytes();
+    let mac = cofferdam_types::MacAddress::from_random([
+        bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5],
+    ]);
+    // From 1.1 to 254.254: neither the gateway, nor the host, nor a broadcast address.
+    let part = |byte: u8| byte % 254 + 1;
+    let v6 = |last: [u16; 4]| {
+        let [a, b, c, d] = V6_NET;
+        Ipv6Addr::new(a, b, c, d, last[0], last[1], last[2], last[3])
+    };
+    let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    Config {
+        mtu: MTU.into(),
+        gateway_mac: GATEWAY_MAC,
+        v4: Some(Addresses {
+            guest: Ipv4Addr::new(198, 18, part(bytes[6]), part(bytes[7])),
+            gateway: Ipv4Addr::new(198, 18, 0, 1),
+            host: Ipv4Addr::new(198, 18, 0, 2),
+        }),
+        v6: Some(Addresses {
+            // Not one of the small numbers.
+            guest: v6([word(8) | 0x200, word(10), word(12), word(14)]),
+            gateway: v6([0, 0, 0, 1]),
+            host: v6([0, 0, 0, 2]),
+        }),
+        resolvers: match spec.dns.as_slice() {
+            [] => resolvers::of_host(),
+            own => own.iter().map(|ip| SocketAddr::new(*ip, 53)).collect(),
+        },
+        ..Config::new(mac.bytes())
+    }
+}
+
+fn guest(config: &Config, spec: &NetworkSpec) -> GuestNetwork {
+    let v4 = config.v4.iter();
+    let v6 = config.v6.iter();
+    let addresses = v4.clone().map(|v4| (IpAddr::V4(v4.guest), V4_PREFIX));
+    let gateways = v4.clone().map(|v4| IpAddr::V4(v4.gateway));
+    let host = v4.clone().map(|v4| IpAddr::V4(v4.host)).next();
+    let names = spec.hosts.iter().filter_map(|entry| {
+        let address = entry.address.or(host)?;
+        Some((address, entry.name.clone()))
+    });
+    let own = host.map(|host| (host, HOST_NAME.to_owned()));
+    GuestNetwork {
+        mac: config.guest_mac,
+        mtu: MTU,
+        addresses: addresses
+            .chain(v6.clone().map(|v6| (IpAddr::V6(v6.guest), V6_PREFIX)))
+            .collect(),
+        gateways: gateways
+            .chain(v6.map(|v6| IpAddr::V6(v6.gateway)))
+            .collect(),
+        gateway_mac: config.gateway_mac,
+        dns_servers: v4.map(|v4| IpAddr::V4(v4.gateway)).collect(),
+        dns_search: spec.dns_search.clone(),
+        dns_options: spec.dns_options.clone(),
+        hosts: own.into_iter().chain(names).collect(),
+    }
+}
+
+/// A port as the stack takes it.
+fn asked(port: &PortMapping) -> PublishSpec {
+    PublishSpec {
+        protocol: match port.protocol {
+            PortProtocol::Tcp => cofferdam_net::Protocol::Tcp,
+            PortProtocol::Udp => cofferdam_net::Protocol::Udp,
+        },
+        host: port.host,
+        guest_port: port.guest,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> NetworkSpec {
+        NetworkSpec {
+            mode: NetworkMode::Default,
+            ..NetworkSpec::default()
+        }
+    }
+
+    fn id(byte: u8) -> SandboxId {
+        SandboxId::from_random([byte; 32])
+    }
+
+    #[test]
+    fn every_sandbox_has_valid_addresses_of_its_own() {
+        let mut seen = std::collections::BTreeSet::new();
+        for byte in 0..=255 {
+            let config = config(id(byte), &spec());
+            config.validate().unwrap();
+            seen.insert(config.guest_mac);
+        }
+        assert_eq!(seen.len(), 256);
+        let twice = [config(id(7), &spec()), config(id(7), &spec())];
+        assert_eq!(twice[0].v4, twice[1].v4);
+        assert_eq!(twice[0].v6, twice[1].v6);
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        check(&spec()).unwrap();
+        let bad = |change: &dyn Fn(&mut NetworkSpec)| {
+            let mut spec = spec();
+            change(&mut spec);
+            check(&spec).unwrap_err()
+        };
+        let errors = [
+            bad(&|spec| spec.profile = Some("private".to_owned())),
+            bad(&|spec| spec.rules = vec!["allow example.com:http".to_owned()]),
+            bad(&|spec| spec.dns_search = vec!["a b".to_owned()]),
+            bad(&|spec| spec.dns_options = vec!["ndots:1\nnameserver".to_owned()]),
+            bad(&|spec| {
+                spec.mode = NetworkMode::None;
+                spec.publish = PortMapping::parse_all("80").unwrap();
+            }),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{error}");
+        }
+    }
+
+    #[test]
+    fn the_guest_knows_its_gateway_and_the_name_of_the_host() {
+        let entry = "me:host-gateway".parse().unwrap();
+        let spec = NetworkSpec {
+            hosts: vec![entry],
+            ..spec()
+        };
+        let guest = guest(&config(id(1), &spec), &spec);
+        let host: IpAddr = "198.18.0.2".parse().unwrap();
+        let expected = [(host, HOST_NAME.to_owned()), (host, "me".to_owned())];
+        assert_eq!(guest.hosts, expected);
+        assert_eq!(guest.gateways.len(), 2);
+        assert_eq!(guest.dns_servers, [guest.gateways[0]]);
+    }
+}
