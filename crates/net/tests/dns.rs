@@ -315,6 +315,13 @@ fn many_queries_share_one_connection() {
 }
 
 #[test]
+fn many_queries_for_names_of_the_stack_share_one_connection() {
+    let mut guest = guest_with(&[], public(&[]));
+    let queries = vec![query("host.coffer.internal.", RecordType::A); 50];
+    assert_eq!(look_up_tcp(&mut guest, &queries).len(), 50);
+}
+
+#[test]
 fn queries_past_the_limit_fail_and_the_others_go_on() {
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut config = config();

@@ -51,6 +51,8 @@ pub(crate) struct Dns {
     exchanges: Slots<Exchange>,
     deadlines: Deadlines,
     connections: Slots<Connection>,
+    /// Connections that got an answer, and may go on with the queries that wait in them.
+    answered: Vec<Slot>,
     buffer: Vec<u8>,
 }
 
@@ -60,6 +62,7 @@ impl Dns {
             exchanges: Slots::default(),
             deadlines: Deadlines::default(),
             connections: Slots::default(),
+            answered: Vec::new(),
             buffer: vec![0; 65_536],
         }
     }
@@ -222,13 +225,16 @@ impl Dns {
         Some(exchange)
     }
 
-    /// Ends the tries whose time is over.
+    /// Ends the tries whose time is over, and lets connections go on.
     pub(crate) fn turn(&mut self, cx: &mut Context) {
         while let Some(slot) = self.deadlines.pop(cx.now) {
             if let Some(exchange) = self.exchanges.get_mut(slot) {
                 exchange.deadline = None;
                 self.next_try(cx, slot);
             }
+        }
+        while let Some(slot) = self.answered.pop() {
+            self.server_ready(cx, slot);
         }
     }
 
@@ -272,6 +278,8 @@ impl Dns {
                 };
                 if connection.answer(bytes) == Turn::Closed {
                     self.connections.remove(slot);
+                } else {
+                    self.answered.push(slot);
                 }
             }
         }

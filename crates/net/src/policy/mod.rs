@@ -8,6 +8,7 @@
 
 mod cidr;
 mod decide;
+mod file;
 mod host;
 mod ports;
 mod reserved;
