@@ -25,6 +25,7 @@ mod network;
 mod poll;
 mod port;
 mod process;
+mod process_list;
 mod serve;
 mod session;
 mod write_back;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cofferdam_runtime::{Channel, Error, ErrorKind, ExecOptions, ProcessSpec, Request, Result};
 use cofferdam_types::{ByteSize, ExitStatus, Privileges};
 
-use crate::{Sandbox, Session, SessionEvent, sandbox::terminal_size};
+use crate::{Sandbox, Session, SessionEvent, SessionId, sandbox::terminal_size};
 
 /// A command for a running sandbox.
 ///
@@ -31,6 +31,9 @@ pub struct ExecSpec {
     /// Whether it is killed, with its children, when its session is dropped or this process dies.
     /// [`crate::Sandbox::output`] always does that.
     pub kill_with_client: bool,
+    /// Whether its session stays when no client follows it: see [`Sandbox::attach_session`]. Always
+    /// so for [`Sandbox::exec_detached`].
+    pub keep: bool,
     /// The longest that it may run. Then it and its children get SIGTERM, and 2 s later SIGKILL;
     /// see [`crate::Session::timed_out`]. No limit when absent.
     pub timeout: Option<Duration>,
@@ -62,6 +65,7 @@ impl ExecSpec {
             stdin: false,
             wait_all: false,
             kill_with_client: false,
+            keep: false,
             timeout: None,
             privileged: false,
             output_limit: ByteSize::from_mib(16),
@@ -96,13 +100,14 @@ impl Sandbox {
         self.session(request).await
     }
 
-    /// Runs one more process in it and leaves it to itself.
+    /// Runs one more process in it and leaves it to itself; returns the id of its session, which is
+    /// kept.
     ///
     /// # Errors
     /// Like [`Self::exec`].
-    pub async fn exec_detached(&self, spec: ExecSpec) -> Result<()> {
+    pub async fn exec_detached(&self, spec: ExecSpec) -> Result<SessionId> {
         let request = self.exec_request(spec, true)?;
-        self.session(request).await.map(drop)
+        Ok(self.session(request).await?.id())
     }
 
     /// Runs a command without input to its end and keeps what it prints, up to
@@ -152,6 +157,7 @@ impl Sandbox {
             detach,
             wait_all: spec.wait_all,
             kill_with_client: spec.kill_with_client && !detach,
+            keep: spec.keep || detach,
             timeout_ms: spec.timeout.map(millis),
         };
         let process = self.process(spec)?;

@@ -2,7 +2,7 @@
 //!
 //! | dropped | what follows |
 //! |---|---|
-//! | [`Session`], or both of its halves | the process goes on; one with `kill_with_client` is killed |
+//! | [`Session`], or both of its halves | the process goes on; one with `kill_with_client` is killed. Nobody can attach again, unless it is kept |
 //! | [`SessionReader`] alone | the process goes on, and stops when a window of output is under way |
 //! | [`SessionWriter`], all clones | nothing: the input stays open until [`SessionWriter::close`] |
 //! | a future of theirs | nothing is lost; of a write, the start may have been sent |
@@ -21,7 +21,7 @@ use cofferdam_runtime::{
 use cofferdam_types::{ExitStatus, Signal};
 use futures_core::Stream;
 
-use crate::{Sandbox, polled::Polled};
+use crate::{Sandbox, SessionId, polled::Polled};
 
 /// Most warnings that are kept.
 const MAX_WARNINGS: usize = 8;
@@ -56,6 +56,7 @@ pub struct Session {
 pub struct SessionReader {
     incoming: Polled<Receiver, Result<Incoming>>,
     sandbox: Sandbox,
+    id: SessionId,
     timed_out: bool,
     is_over: bool,
     warnings: Vec<Error>,
@@ -69,10 +70,15 @@ impl Session {
     /// The session of a connection whose first answer was `first`.
     pub(crate) fn new(connection: Connection, sandbox: Sandbox, first: &SupervisorMessage) -> Self {
         let (incoming, outgoing) = connection.split();
+        let id = match first {
+            SupervisorMessage::Started { session, .. } => *session,
+            _ => 0,
+        };
         Self {
             reader: SessionReader {
                 incoming: Polled::new(incoming),
                 sandbox,
+                id: SessionId::new(id),
                 // A busy guest may start a process only after its time limit.
                 timed_out: *first == SupervisorMessage::TimedOut,
                 is_over: false,
@@ -80,6 +86,12 @@ impl Session {
             },
             writer: SessionWriter(outgoing),
         }
+    }
+
+    /// Its id; 0 for a command that was ended by its time limit before it started.
+    #[must_use]
+    pub const fn id(&self) -> SessionId {
+        self.reader.id
     }
 
     /// Its two halves.

@@ -38,6 +38,8 @@ fn of_a_sandbox(sandbox: &Sandbox, exec: &ExecSpec, options: AttachOptions) {
     is_send(sandbox.kill(Signal::KILL));
     is_send(sandbox.wait());
     is_send(sandbox.remove(false));
+    is_send(sandbox.sessions());
+    is_send(sandbox.processes());
     is_send(sandbox.stats());
     is_send(sandbox.stats_stream(std::time::Duration::from_secs(1)));
     is_send(sandbox.exec(exec.clone()));

@@ -8,7 +8,7 @@
 use cofferdam_types::{ExitStatus, SandboxId};
 use serde::{Deserialize, Serialize};
 
-use crate::{ProcessSpec, TerminalSize};
+use crate::{ProcessList, ProcessSpec, TerminalSize};
 
 /// Generation of these messages. A client may be newer than a running supervisor; then they part
 /// with an error that says so.
@@ -87,6 +87,18 @@ pub enum Request {
         /// Only make it later.
         extend: bool,
     },
+    /// Answer `Processes`.
+    ListProcesses,
+    /// Answer `Sessions`.
+    Sessions,
+    /// Follow a session that was started with [`ExecOptions::keep`] from now on. Answered as by an
+    /// exec; the exit of one that has ended follows at once.
+    AttachSession {
+        /// Its number.
+        session: u32,
+        /// Whether this client writes to its input too.
+        stdin: bool,
+    },
     /// Answer `Status` again and again until this client goes or the sandbox ends, which is
     /// answered by `Done`.
     WatchStatus {
@@ -131,6 +143,9 @@ pub struct ExecOptions {
     pub wait_all: bool,
     /// It is killed with its children when the client is gone.
     pub kill_with_client: bool,
+    /// Its session stays when the client is gone: others may attach to it, and its exit status is
+    /// kept for a while.
+    pub keep: bool,
     /// Milliseconds after which it is ended with its children.
     pub timeout_ms: Option<u64>,
 }
@@ -159,6 +174,8 @@ pub enum SupervisorMessage {
     Started {
         /// Process id in the workload's namespace.
         pid: u32,
+        /// Number of the session.
+        session: u32,
         /// How long each stage of a start took; empty for an exec.
         timeline: Vec<Stage>,
     },
@@ -175,6 +192,10 @@ pub enum SupervisorMessage {
     Done,
     /// The answer to `Status`.
     Status(LiveStatus),
+    /// The answer to `Sessions`: commands beside the workload that run, and kept ones that ended.
+    Sessions(Vec<SessionStatus>),
+    /// The answer to `ListProcesses`.
+    Processes(ProcessList),
     /// The files are whole.
     Captured {
         /// How long the sandbox stood still, in microseconds.
@@ -225,6 +246,27 @@ pub struct NetworkCounters {
     pub flows: u64,
     /// Packets, names and connections that the policy has refused.
     pub denied: u64,
+}
+
+/// A command beside the workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionStatus {
+    /// Number of its session.
+    pub session: u32,
+    /// Program and arguments; a long command is cut.
+    pub command: String,
+    /// When it was asked for, in nanoseconds since the Unix epoch.
+    pub started_ns: u64,
+    /// When it ended; none while it runs.
+    pub ended_ns: Option<u64>,
+    /// How it ended.
+    pub exit: Option<ExitStatus>,
+    /// Whether it was ended because its time limit was over.
+    pub timed_out: bool,
+    /// Whether it stays without a client.
+    pub kept: bool,
+    /// How many clients follow it.
+    pub clients: u32,
 }
 
 /// A failure as it travels.

@@ -5,6 +5,8 @@ use std::fmt;
 use cofferdam_types::ExitStatus;
 use serde::{Deserialize, Serialize};
 
+use crate::ProcessList;
+
 /// A message from the agent. Those about a session carry its number as the frame's stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AgentMessage {
@@ -74,6 +76,8 @@ pub enum AgentMessage {
     /// Something that is made ahead so that the workload starts faster could not be made. Comes
     /// before `Quiesced`; the start does without.
     NotPrepared(Failure),
+    /// The processes of the sandbox.
+    Processes(ProcessList),
 }
 
 /// What of a guest was settled when it booted, and stays so in everything that is restored from a

@@ -138,6 +138,8 @@ pub enum HostMessage {
         /// the place of one that is under way.
         commit: bool,
     },
+    /// Asks for the processes of the sandbox. Answered by `Processes`.
+    ListProcesses,
 }
 
 /// A part of a disk.

@@ -18,7 +18,8 @@ mod process;
 
 pub use client::{
     CLIENT_GENERATION, ClientMessage, ClientRequest, ExecOptions, LiveStatus, NetworkCounters,
-    RemoteFailure, Request, SESSION_STREAM, Stage, StartMode, SupervisorMessage, WhenGone,
+    RemoteFailure, Request, SESSION_STREAM, SessionStatus, Stage, StartMode, SupervisorMessage,
+    WhenGone,
 };
 pub use credit::{INITIAL_WINDOW_BYTES, Inbound, Window};
 pub use frame::{
@@ -31,11 +32,14 @@ pub use host::{
     UpperDevice,
 };
 pub use network::GuestNetwork;
-pub use process::{ProcessSpec, TerminalSize};
+pub use process::{
+    GuestProcess, MAX_LISTED_COMMAND_BYTES, MAX_LISTED_PROCESSES, ProcessList, ProcessSpec,
+    TerminalSize,
+};
 
 /// Generation of the host-guest messages. Host and agent are built together, so they must be
 /// equal; a template made by another generation is dropped by its key.
-pub const GENERATION: u32 = 7;
+pub const GENERATION: u32 = 8;
 
 /// Name of the virtio-console port that carries the stream; virtio 1.2 §5.3.6.2
 /// `VIRTIO_CONSOLE_PORT_NAME`, seen in the guest as `/sys/class/virtio-ports/*/name`.

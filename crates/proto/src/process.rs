@@ -37,3 +37,42 @@ pub struct TerminalSize {
     /// Columns.
     pub columns: u16,
 }
+
+/// Most processes in a [`ProcessList`].
+pub const MAX_LISTED_PROCESSES: usize = 2000;
+
+/// Longest command of a [`GuestProcess`], in bytes.
+pub const MAX_LISTED_COMMAND_BYTES: usize = 256;
+
+/// Processes of a sandbox. Comes from the guest: not to be trusted, not to be printed unescaped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessList {
+    /// The processes by number; at most [`MAX_LISTED_PROCESSES`] of them.
+    pub processes: Vec<GuestProcess>,
+    /// How many there are.
+    pub total: u32,
+}
+
+/// One process of a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestProcess {
+    /// Number in the workload's PID namespace.
+    pub pid: u32,
+    /// That of its parent; 0 for one outside of that namespace.
+    pub parent: u32,
+    /// User id.
+    pub uid: u32,
+    /// Linux's letter of its state, such as `S`; proc_pid_stat(5).
+    pub state: char,
+    /// How many threads it has.
+    pub threads: u32,
+    /// Processor time in milliseconds.
+    pub cpu_time_ms: u64,
+    /// Time since its start in milliseconds.
+    pub age_ms: u64,
+    /// Resident memory in bytes.
+    pub memory_bytes: u64,
+    /// Program and arguments, at most [`MAX_LISTED_COMMAND_BYTES`]; its name in brackets if it has
+    /// none.
+    pub command: String,
+}

@@ -30,8 +30,9 @@ pub use client::{
 pub use cofferdam_base::time::{rfc3339, system_time_ns, unix_time_ns};
 pub use cofferdam_image as image;
 pub use cofferdam_proto::{
-    Channel, ClientMessage, ExecOptions, LiveStatus, NetworkCounters, ProcessSpec, Request, Stage,
-    StartMode, SupervisorMessage, TerminalSize, WhenGone,
+    Channel, ClientMessage, ExecOptions, GuestProcess, LiveStatus, NetworkCounters, ProcessList,
+    ProcessSpec, Request, SessionStatus, Stage, StartMode, SupervisorMessage, TerminalSize,
+    WhenGone,
 };
 
 pub use base::error::{

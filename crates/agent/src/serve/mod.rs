@@ -33,6 +33,7 @@ use crate::{
     poll::Poll,
     port::Port,
     process::{Place, Spawner, Trimmer},
+    process_list,
     session::Sessions,
     write_back::WriteBack,
 };
@@ -247,6 +248,9 @@ impl Agent {
                 Ok(None)
             }
             HostMessage::Trim { parts, commit } => self.trim(&parts, commit),
+            HostMessage::ListProcesses => {
+                process_list::list().map(|list| Some(AgentMessage::Processes(list)))
+            }
             HostMessage::Examine { settled } => {
                 Ok(Some(AgentMessage::Condition(condition::examine(settled))))
             }

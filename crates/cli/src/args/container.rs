@@ -3,7 +3,7 @@
 use super::{
     AttachArgs, CreateArgs, ExecArgs, InspectArgs, KillArgs, LogsArgs, PauseArgs, PortArgs,
     PruneArgs, PsArgs, RestartArgs, RmArgs, RunArgs, StartArgs, StatsArgs, StopArgs, SystemVerb,
-    Verb, WaitArgs,
+    TopArgs, Verb, WaitArgs,
 };
 
 /// Verbs about sandboxes by Docker's longer names.
@@ -39,6 +39,8 @@ pub(crate) enum ContainerVerb {
     Logs(LogsArgs),
     /// Print what running sandboxes use, once a second
     Stats(StatsArgs),
+    /// List the processes of a running sandbox
+    Top(TopArgs),
     /// Print all about sandboxes as JSON
     Inspect(InspectArgs),
     /// Wait until sandboxes have stopped and print their exit codes
@@ -68,6 +70,7 @@ impl Verb {
                 ContainerVerb::Attach(args) => Self::Attach(args),
                 ContainerVerb::Logs(args) => Self::Logs(args),
                 ContainerVerb::Stats(args) => Self::Stats(args),
+                ContainerVerb::Top(args) => Self::Top(args),
                 ContainerVerb::Inspect(args) => Self::Inspect(args),
                 ContainerVerb::Wait(args) => Self::Wait(args),
                 ContainerVerb::Port(args) => Self::Port(args),

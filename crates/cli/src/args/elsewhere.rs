@@ -32,7 +32,6 @@ const VERBS: &[(&str, &str)] = &[
     ("service", "There is no cluster: start each sandbox with `coffer run -d`"),
     ("stack", "There is no cluster: start each sandbox with `coffer run -d`"),
     ("swarm", "There is no cluster: each host has its own sandboxes"),
-    ("top", "`coffer exec SANDBOX ps`"),
     ("trust", "`coffer pull` checks every byte against its digest; signatures are not checked"),
     ("update", "Limits are set when a sandbox is made: `coffer run`, or `coffer fork` with others"),
     ("volume", "Sandboxes have no volumes in this version: put files into the image, or send them to standard input"),

@@ -1,4 +1,4 @@
-//! `events` and `stats`.
+//! `events`, `stats`, `top` and `sessions`.
 
 /// Print what happens to sandboxes.
 #[derive(Debug, clap::Args)]
@@ -40,4 +40,30 @@ pub(crate) struct StatsArgs {
     pub(crate) json: bool,
     /// Sandboxes; all that run if none is named
     pub(crate) sandboxes: Vec<String>,
+}
+
+/// List the processes of a sandbox.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TopArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Sandbox
+    pub(crate) sandbox: String,
+}
+
+/// List the commands that run beside a sandbox's workload, and kept ones that ended.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  coffer exec -d web ./job\n  coffer sessions web\n  coffer attach --session 2 web"
+)]
+pub(crate) struct SessionsArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Only ids
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Sandbox
+    pub(crate) sandbox: String,
 }

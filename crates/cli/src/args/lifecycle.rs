@@ -1,7 +1,7 @@
 //! Verbs about sandboxes that exist.
 
 use clap::ValueEnum;
-use cofferdam::Signal;
+use cofferdam::{SessionId, Signal};
 
 use crate::detach_keys::DetachKeys;
 
@@ -122,6 +122,9 @@ pub(crate) struct AttachArgs {
     /// Do not send standard input
     #[arg(long)]
     pub(crate) no_stdin: bool,
+    /// Follow this command in place of the workload; see `coffer sessions`
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: Option<SessionId>,
     #[command(flatten)]
     pub(crate) proxy: ProxyArgs,
     #[command(flatten)]

@@ -25,7 +25,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 pub(crate) use self::config::ConfigVerb;
 pub(crate) use self::container::ContainerVerb;
 pub(crate) use self::elsewhere::{hint as hint_for_verb, is_noun};
-pub(crate) use self::events::{EventsArgs, StatsArgs};
+pub(crate) use self::events::{EventsArgs, SessionsArgs, StatsArgs, TopArgs};
 pub(crate) use self::fork::ForkArgs;
 pub(crate) use self::images::{
     HistoryArgs, ImageInspectArgs, ImageVerb, ImagesArgs, LoadArgs, PruneArgs, PullArgs, RmiArgs,
@@ -127,6 +127,10 @@ pub(crate) enum Verb {
     Events(EventsArgs),
     /// Print what running sandboxes use, once a second
     Stats(StatsArgs),
+    /// List the processes of a running sandbox
+    Top(TopArgs),
+    /// List the commands that run beside a sandbox's workload, and kept ones that ended
+    Sessions(SessionsArgs),
     /// Print all about sandboxes or images as JSON
     Inspect(InspectArgs),
     /// Wait until sandboxes have stopped and print their exit codes

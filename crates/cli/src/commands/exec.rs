@@ -36,7 +36,7 @@ pub(crate) async fn exec(coffer: &Coffer, args: &ExecArgs) -> ExitStatus {
         spec.privileged = args.privileged;
         let sandbox = coffer.sandbox(args.sandbox())?;
         if args.detach {
-            sandbox.exec_detached(spec).await?;
+            output::line(sandbox.exec_detached(spec).await?);
             return Ok(None);
         }
         let session = sandbox.exec(spec).await?;
@@ -67,6 +67,18 @@ pub(crate) async fn attach(coffer: &Coffer, args: &AttachArgs) -> ExitStatus {
     let follow = async || -> Result<_> {
         let keys = args.detaching.keys()?;
         let sandbox = coffer.sandbox(&args.sandbox)?;
+        if let Some(id) = args.session {
+            let stdin = !args.no_stdin;
+            let session = sandbox.attach_session(id, stdin).await?;
+            let join = Join {
+                stdin,
+                kind: Kind::Visit,
+                detach_keys: Some(keys),
+                proxy: args.proxy.sig_proxy,
+                ..Join::default()
+            };
+            return streams::join(session, join).await;
+        }
         let spec = sandbox.info()?.spec;
         let stdin = spec.stdin && !args.no_stdin;
         streams::check_terminal(stdin, spec.tty)?;

@@ -18,6 +18,7 @@ mod prune;
 mod ps;
 mod ps_filter;
 mod run;
+mod sessions;
 mod side_by_side;
 mod snapshots;
 mod spec;
@@ -84,6 +85,8 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
         Verb::Ps(args) => ps::ps(&coffer, &args),
         Verb::Logs(args) => logs::logs(&coffer, &args).await,
         Verb::Events(args) => events::events(&coffer, &args).await,
+        Verb::Top(args) => sessions::top(&coffer, &args).await.into(),
+        Verb::Sessions(args) => sessions::sessions(&coffer, &args).await.into(),
         Verb::Stats(args) => stats::stats(&coffer, &args).await,
         Verb::Inspect(args) => inspect::inspect(&coffer, &args),
         Verb::Images(args) => images::images(&coffer, &args),

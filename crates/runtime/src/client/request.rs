@@ -67,6 +67,7 @@ pub(crate) async fn try_request(
         request,
         Request::Wait
             | Request::Status
+            | Request::Sessions
             | Request::WatchStatus { .. }
             | Request::Stop { .. }
             | Request::Kill { .. }

@@ -12,7 +12,7 @@ use std::{
 use cofferdam_backend::fake::{GuestProgram, GuestState};
 use cofferdam_proto::{
     AgentMessage, CONTROL_STREAM, Channel, Condition, Decoder, FrameKind, GENERATION, HostMessage,
-    SESSION_STREAM, decode_control, encode_control, encode_data,
+    ProcessList, SESSION_STREAM, decode_control, encode_control, encode_data,
 };
 use cofferdam_types::ExitStatus;
 
@@ -137,6 +137,7 @@ impl FakeAgent {
                 AgentMessage::Quiesced
             }
             HostMessage::Examine { .. } => condition(),
+            HostMessage::ListProcesses => AgentMessage::Processes(ProcessList::default()),
             HostMessage::WriteBack { .. } | HostMessage::HoldBack { .. } => {
                 AgentMessage::Dirty { bytes: 0 }
             }

@@ -172,21 +172,7 @@ impl EventKind {
     }
 
     /// The start of a command.
-    pub(crate) fn exec_started(session: u32, argv: &[String]) -> Self {
-        let mut command = String::new();
-        let mut room = COMMAND_CHARS;
-        for word in argv {
-            if !command.is_empty() {
-                command.push(' ');
-                room = room.saturating_sub(1);
-            }
-            let part: String = word.chars().take(room).collect();
-            room -= part.chars().count();
-            command.push_str(&part);
-            if room == 0 {
-                break;
-            }
-        }
+    pub(crate) const fn exec_started(session: u32, command: String) -> Self {
         Self::ExecStarted { session, command }
     }
 
@@ -202,6 +188,25 @@ impl EventKind {
                 .map(|failure| failure.message.clone()),
         }
     }
+}
+
+/// A command as one text of bounded length.
+pub(crate) fn cut_command(argv: &[String]) -> String {
+    let mut command = String::new();
+    let mut room = COMMAND_CHARS;
+    for word in argv {
+        if !command.is_empty() {
+            command.push(' ');
+            room = room.saturating_sub(1);
+        }
+        let part: String = word.chars().take(room).collect();
+        room -= part.chars().count();
+        command.push_str(&part);
+        if room == 0 {
+            break;
+        }
+    }
+    command
 }
 
 #[cfg(test)]
@@ -220,7 +225,7 @@ mod tests {
             },
             EventKind::Restored { snapshot },
             EventKind::Started,
-            EventKind::exec_started(2, &["a".to_owned()]),
+            EventKind::exec_started(2, "a".to_owned()),
             EventKind::ExecEnded {
                 session: 2,
                 exit_code: 1,
@@ -254,15 +259,7 @@ mod tests {
     #[test]
     fn a_long_command_is_cut() {
         let argv = vec!["x".repeat(150), "y".repeat(10_000), "z".to_owned()];
-        let EventKind::ExecStarted { command, .. } = EventKind::exec_started(1, &argv) else {
-            panic!()
-        };
-        assert_eq!(command.chars().count(), COMMAND_CHARS);
-        let EventKind::ExecStarted { command, .. } =
-            EventKind::exec_started(1, &["ls".to_owned(), "-l".to_owned()])
-        else {
-            panic!()
-        };
-        assert_eq!(command, "ls -l");
+        assert_eq!(cut_command(&argv).chars().count(), COMMAND_CHARS);
+        assert_eq!(cut_command(&["ls".to_owned(), "-l".to_owned()]), "ls -l");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cofferdam_proto::{AgentMessage, Channel, ClientMessage, ClientRequest};
+use cofferdam_proto::{AgentMessage, Channel, ClientMessage, ClientRequest, ProcessList};
 use tokio::{net::UnixStream, sync::mpsc};
 
 use crate::{base::error::Result, link::FromAgent};
@@ -39,6 +39,8 @@ pub(crate) enum Event {
     ExecStartTimeout(u32),
     /// The sandbox's lease may be over.
     LeaseTime,
+    /// The guest has answered a client's question about its processes.
+    Processes(ClientId, Result<ProcessList>),
     /// A client that watches the status gets the next one.
     StatusTime(ClientId),
 }

@@ -15,6 +15,8 @@ mod harness;
 #[cfg(test)]
 mod hostile;
 mod input;
+#[cfg(test)]
+mod kept_tests;
 mod lease;
 #[cfg(test)]
 mod lease_tests;

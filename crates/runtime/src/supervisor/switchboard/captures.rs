@@ -37,6 +37,11 @@ impl Switchboard {
         };
         match request {
             _ if self.entry.state.status == SandboxStatus::Stopping => wrong("stopping"),
+            Request::ListProcesses if paused => wrong("paused"),
+            Request::ListProcesses => {
+                self.ask_processes(client);
+                Ok(())
+            }
             Request::Pause if paused => wrong("paused already"),
             Request::Pause => {
                 self.begin(Some(client), Purpose::Pause, steps::pause);
@@ -79,18 +84,23 @@ impl Switchboard {
         F: Future<Output = Result<Outcome>> + Send + 'static,
     {
         self.run_state.begin(purpose, client, self.wire.is_owed());
-        let task = task(Guest {
+        let task = task(self.guest());
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let _ = events.send(Event::Moment(task.await)).await;
+        });
+    }
+
+    /// What a task needs to talk to the guest.
+    pub(super) fn guest(&self) -> Guest {
+        Guest {
             sandbox: self.entry.record.name.clone(),
             machine: self.machine.clone(),
             wire: self.wire.clone(),
             outbox: self.agent.clone(),
             upper: self.upper(),
             disk_made: self.disk_made,
-        });
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            let _ = events.send(Event::Moment(task.await)).await;
-        });
+        }
     }
 
     /// What the agent answers to a step, also to one that was given up.

@@ -14,7 +14,7 @@ use crate::{
     base::error::{Error, ErrorKind, Result, to_remote},
     host::silence::{self, Part},
     network::Network,
-    store::EndedBy,
+    store::{EndedBy, event::cut_command},
     supervisor::{
         client::Client,
         event::{ClientEvent, ClientId, Event},
@@ -97,15 +97,17 @@ impl Switchboard {
                 self.set_role(id, Role::Attached);
                 let started = SupervisorMessage::Started {
                     pid: 1,
+                    session: SESSION_STREAM,
                     timeline: Vec::new(),
                 };
                 self.answer(id, &started);
                 Ok(())
             }
             Request::Exec { process, options } => self.exec(id, process, options),
-            Request::Pause | Request::Unpause | Request::Capture { .. } => {
-                self.moment(id, request.request)
-            }
+            Request::Pause
+            | Request::Unpause
+            | Request::Capture { .. }
+            | Request::ListProcesses => self.moment(id, request.request),
             Request::Kill { signal } => {
                 let signal = Signal::try_from(signal).map_err(|error| {
                     Error::new(ErrorKind::InvalidSpec, "No such signal").because(error)
@@ -139,6 +141,12 @@ impl Switchboard {
                 self.answer(id, &SupervisorMessage::Done);
                 Ok(())
             }
+            Request::Sessions => {
+                let sessions = self.list_sessions();
+                self.answer(id, &SupervisorMessage::Sessions(sessions));
+                Ok(())
+            }
+            Request::AttachSession { session, stdin } => self.attach_session(id, session, stdin),
             Request::WatchStatus { interval_ms } => {
                 let interval = Duration::from_millis(interval_ms).max(LEAST_STATUS_INTERVAL);
                 self.set_role(id, Role::StatusWatcher(interval));
@@ -179,7 +187,7 @@ impl Switchboard {
         let stream = self.next_session;
         let no_input = !process.stdin;
         let wait_all = options.wait_all;
-        let command = process.argv.clone();
+        let command = cut_command(&process.argv);
         self.send(stream, &HostMessage::Exec { process, wait_all })?;
         self.next_session += 1;
         later(
@@ -215,16 +223,14 @@ impl Switchboard {
             return;
         }
         // Whatever the guest says of it later is of no interest: its place is free for another.
-        let session = self.sessions.remove(&stream);
+        let name = &self.entry.record.name;
+        let error = silence::unanswered(name, self.machine.pid(), EXEC_START_TIMEOUT);
+        self.answer_session(stream, &SupervisorMessage::Failed(to_remote(&error)));
+        self.sessions.remove(&stream);
         let signal = Signal::KILL.number();
         // Messages this small always encode.
         let _ = self.send(stream, &HostMessage::Signal { signal });
         let _ = self.send(stream, &HostMessage::Detach);
-        if let Some(client) = session.and_then(|session| session.client) {
-            let name = &self.entry.record.name;
-            let error = silence::unanswered(name, self.machine.pid(), EXEC_START_TIMEOUT);
-            self.answer(client, &SupervisorMessage::Failed(to_remote(&error)));
-        }
     }
 
     /// A client that watches the status gets the next one.
@@ -313,11 +319,10 @@ impl Switchboard {
                 self.give_workload_credit();
             }
             Role::Session(stream) => {
-                if let Some(session) = self.sessions.get_mut(&stream)
-                    && let Ok(due @ 1..) = session.allow(channel, bytes)
-                {
-                    self.give_credit(stream, channel, due);
+                if let Some(session) = self.sessions.get_mut(&stream) {
+                    session.has_read(id, channel, bytes);
                 }
+                self.give_session_credit(stream);
             }
             _ => {}
         }
@@ -335,26 +340,43 @@ impl Switchboard {
                 self.pump_workload_input();
                 self.give_workload_credit();
             }
-            Role::Session(stream) => self.leave_session(stream),
+            Role::Session(stream) => self.leave_session(stream, id),
             _ => {}
         }
     }
 
-    /// A session goes on without its client, or ends with it.
-    pub(super) fn leave_session(&mut self, stream: u32) {
+    /// A session goes on without a client, or ends with it.
+    fn leave_session(&mut self, stream: u32, id: ClientId) {
         let Some(session) = self.sessions.get_mut(&stream) else {
             return;
         };
-        if session.client.take().is_some() {
-            if session.options.kill_with_client && !session.options.detach {
-                let signal = Signal::KILL.number();
-                let _ = self.send(stream, &HostMessage::SignalSession { signal });
-            }
+        if !session.detach(id) {
+            return;
+        }
+        let options = session.options;
+        if options.kill_with_client && !options.detach {
+            let signal = Signal::KILL.number();
+            let _ = self.send(stream, &HostMessage::SignalSession { signal });
+        }
+        if options.keep {
+            self.pump_session_input(stream);
+            self.give_session_credit(stream);
+        } else {
             let _ = self.send(stream, &HostMessage::Detach);
         }
     }
 
-    fn too_many_writers(&self) -> Error {
+    /// A session goes on without the clients that have only started it.
+    pub(super) fn leave_detached(&mut self, stream: u32) {
+        let session = self.sessions.get(&stream);
+        let clients: Option<Vec<ClientId>> = session.map(|session| session.clients().collect());
+        for id in clients.unwrap_or_default() {
+            self.set_role(id, Role::None);
+            self.leave_session(stream, id);
+        }
+    }
+
+    pub(super) fn too_many_writers(&self) -> Error {
         let name = &self.entry.record.name;
         let what = format!(
             "Sandbox `{name}` has {MAX_WRITERS} clients that write to it, or input that its \

@@ -4,6 +4,7 @@ use cofferdam_proto::{
     AgentMessage, CONTROL_STREAM, Channel, FrameError, FrameKind, HostMessage, SESSION_STREAM,
     SupervisorMessage, decode_control, encode_control,
 };
+use cofferdam_types::ExitStatus;
 
 use super::{End, Switchboard, wire::does_not_read};
 use crate::{
@@ -38,10 +39,13 @@ impl Switchboard {
             return Ok(());
         };
         session.received(frame.channel, frame.payload.len(), frame.eof)?;
-        if let Some((client, _)) = session.client.and_then(|id| self.clients.get_mut(&id)) {
-            // The guest's window is no larger than the client's, so it fits.
-            client.output(frame.channel, &frame.payload, frame.eof);
+        for id in session.clients() {
+            if let Some((client, _)) = self.clients.get_mut(&id) {
+                // The guest's window is no larger than the client's, so it fits.
+                client.output(frame.channel, &frame.payload, frame.eof);
+            }
         }
+        self.give_session_credit(frame.stream);
         Ok(())
     }
 
@@ -87,46 +91,48 @@ impl Switchboard {
         {
             return Some(broken(error));
         }
-        let (client, detach) = (session.client, session.options.detach);
-        let event = match &message {
-            AgentMessage::Started { .. } => {
-                Some(EventKind::exec_started(frame.stream, &session.command))
+        let detach = session.options.detach;
+        match message {
+            AgentMessage::Started { pid } => {
+                let event = EventKind::exec_started(frame.stream, session.command.clone());
+                self.store.note(&self.entry.record, event);
+                let started = SupervisorMessage::Started {
+                    pid,
+                    session: frame.stream,
+                    timeline: Vec::new(),
+                };
+                self.answer_session(frame.stream, &started);
             }
-            AgentMessage::Exited { status } => Some(EventKind::ExecEnded {
-                session: frame.stream,
-                exit_code: status.code(),
-            }),
-            _ => None,
-        };
-        if let Some(event) = event {
-            self.store.note(&self.entry.record, event);
-        }
-        let answer = match message {
-            AgentMessage::Started { pid } => Some(SupervisorMessage::Started {
-                pid,
-                timeline: Vec::new(),
-            }),
-            AgentMessage::Exited { status } => {
-                if let (Some(id), Some(session)) = (client, self.sessions.remove(&frame.stream)) {
-                    for warning in self.warnings(session.oom_kills_before, status) {
-                        self.answer(id, &warning);
-                    }
-                }
-                Some(SupervisorMessage::Exited { status })
-            }
+            AgentMessage::Exited { status } => self.session_exited(frame.stream, status),
             AgentMessage::Failed(failure) => {
+                let failed = SupervisorMessage::Failed(to_remote(&refused(&failure)));
+                self.answer_session(frame.stream, &failed);
                 self.sessions.remove(&frame.stream);
-                Some(SupervisorMessage::Failed(to_remote(&refused(&failure))))
             }
-            _ => None,
-        };
-        if let (Some(answer), Some(id)) = (answer, client) {
-            self.answer(id, &answer);
+            _ => {}
         }
         if detach {
-            self.leave_session(frame.stream);
+            self.leave_detached(frame.stream);
         }
         None
+    }
+
+    /// The process of a session has ended.
+    fn session_exited(&mut self, stream: u32, status: ExitStatus) {
+        let event = EventKind::ExecEnded {
+            session: stream,
+            exit_code: status.code(),
+        };
+        self.store.note(&self.entry.record, event);
+        let before = self.sessions.get(&stream);
+        let before = before.map_or(u64::MAX, |session| session.oom_kills_before);
+        for warning in self.warnings(before, status) {
+            self.answer_session(stream, &warning);
+        }
+        self.answer_session(stream, &SupervisorMessage::Exited { status });
+        if let Some(session) = self.sessions.remove(&stream) {
+            self.keep_ended(stream, &session, status);
+        }
     }
 
     pub(super) fn send(&mut self, stream: u32, message: &HostMessage) -> Result<()> {

@@ -10,7 +10,9 @@ mod dialog;
 mod ending;
 mod faster;
 mod guest;
+mod kept;
 mod lease;
+mod processes;
 mod run_state;
 mod sources;
 mod steps;
@@ -98,6 +100,7 @@ pub(crate) struct Switchboard {
     clients: HashMap<ClientId, (Client, Role)>,
     next_client: ClientId,
     sessions: HashMap<u32, Session>,
+    ended_sessions: kept::Ended,
     next_session: u32,
     workload: Workload,
     /// See [`Live::disk_made`].
@@ -191,6 +194,7 @@ impl Switchboard {
         let mut workload = Workload::new(paths.output(), terminal);
         client.answer(&SupervisorMessage::Started {
             pid: 1,
+            session: SESSION_STREAM,
             timeline: live.timeline,
         });
         let role = if mode.attach {
@@ -220,6 +224,7 @@ impl Switchboard {
             clients,
             next_client,
             sessions: HashMap::new(),
+            ended_sessions: kept::Ended::default(),
             next_session: SESSION_STREAM + 1,
             workload,
             disk_made: live.disk_made,
@@ -323,6 +328,7 @@ impl Switchboard {
             Event::Moment(result) => self.moment_over(result),
             Event::ExecStartTimeout(stream) => self.exec_start_timeout(stream),
             Event::LeaseTime => self.lease_time(),
+            Event::Processes(client, answer) => self.processes_answered(client, answer),
             Event::StatusTime(id) => self.status_time(id),
         }
         None

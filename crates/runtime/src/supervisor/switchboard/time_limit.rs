@@ -25,15 +25,14 @@ impl Switchboard {
         let Some(session) = self.sessions.get_mut(&stream) else {
             return;
         };
-        let client = session.client;
         let (next, signal, timeout) = match session.limit {
             Limit::Within => (Limit::Asked, TERM, TERM_TIMEOUT),
             Limit::Asked => (Limit::Killed, Signal::KILL.number(), KILL_TIMEOUT),
             Limit::Killed => {
-                self.sessions.remove(&stream);
                 let status = ExitStatus::Signal(Signal::KILL.number());
-                if let Some(id) = client {
-                    self.answer(id, &SupervisorMessage::Exited { status });
+                self.answer_session(stream, &SupervisorMessage::Exited { status });
+                if let Some(session) = self.sessions.remove(&stream) {
+                    self.keep_ended(stream, &session, status);
                 }
                 let _ = self.send(stream, &HostMessage::Detach);
                 return;
@@ -42,8 +41,8 @@ impl Switchboard {
         session.limit = next;
         // The message is small and always encodes.
         let _ = self.send(stream, &HostMessage::SignalSession { signal });
-        if let (Limit::Asked, Some(id)) = (next, client) {
-            self.answer(id, &SupervisorMessage::TimedOut);
+        if next == Limit::Asked {
+            self.answer_session(stream, &SupervisorMessage::TimedOut);
         }
         later(timeout, &self.events, Event::ExecTimeLimit(stream));
     }

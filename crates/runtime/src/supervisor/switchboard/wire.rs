@@ -67,6 +67,7 @@ impl Wire {
                 | AgentMessage::Thawed
                 | AgentMessage::Dirty { .. }
                 | AgentMessage::Trimming { .. }
+                | AgentMessage::Processes(_)
                 | AgentMessage::Failed(_)
         );
         if !is_answer {
