@@ -271,3 +271,31 @@ fn templates_and_pools_are_made_listed_and_removed() {
         assert!(!coffer.templates().list().unwrap().contains(&made));
     });
 }
+
+#[test]
+fn a_program_restarts_forks_by_name_and_prunes() {
+    with_program(async |coffer| {
+        let spec = SandboxSpec::builder(BUSYBOX)
+            .name("base")
+            .command(["sleep", "1000"])
+            .env("COLOUR", "red")
+            .build();
+        let sandbox = coffer.create(spec, &NoProgress).await.unwrap();
+        sandbox.start().await.unwrap();
+        let before = sandbox.info().unwrap().started_ns.unwrap();
+        sandbox
+            .restart(Some(std::time::Duration::ZERO))
+            .await
+            .unwrap();
+        assert!(sandbox.info().unwrap().started_ns.unwrap() > before);
+        let options = ForkOptions::default();
+        let forks = coffer.fork("base", &options, |_| {}).await.unwrap();
+        let fork = &forks.sandboxes[0];
+        assert_eq!(sh(fork, "echo $COLOUR").await, "red");
+        let missing = coffer.fork("nothing", &options, |_| {}).await;
+        assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
+        fork.kill(cofferdam::Signal::KILL).await.unwrap();
+        assert_eq!(coffer.prune_sandboxes().await.unwrap(), [fork.id()]);
+        sandbox.remove(true).await.unwrap();
+    });
+}

@@ -3,11 +3,11 @@
 use std::{path::Path, sync::Arc};
 
 use cofferdam_runtime::{Choices, Runtime, doctor::HostReport, image::Progress};
-use cofferdam_types::{Digest, SandboxSpec};
+use cofferdam_types::{Digest, SandboxId, SandboxSpec, SandboxStatus};
 
 use crate::{
-    CofferOptions, DiskUsage, Error, ErrorKind, Images, Pools, Result, Sandbox, SandboxInfo,
-    Settings, Snapshots, Templates,
+    CofferOptions, DiskUsage, Error, ErrorKind, ForkOptions, Forks, Images, Pools, Result, Sandbox,
+    SandboxInfo, Settings, Snapshots, Templates,
 };
 
 /// An open store of images and sandboxes. Cheap to clone.
@@ -86,6 +86,59 @@ impl Coffer {
                 self.runtime.remove_damaged(name)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Removes all sandboxes that have ended; one that was never started stays. Returns their ids.
+    ///
+    /// # Errors
+    /// Of the first that cannot be removed.
+    pub async fn prune_sandboxes(&self) -> Result<Vec<SandboxId>> {
+        let mut gone = Vec::new();
+        for info in self.sandboxes()? {
+            if matches!(info.status, SandboxStatus::Stopped | SandboxStatus::Failed) {
+                self.remove(&info.id.to_string(), false).await?;
+                gone.push(info.id);
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Forks the sandbox or the snapshot of a name or id; see [`Sandbox::fork`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::Ambiguous`] when a sandbox and a snapshot have the
+    /// name; those of the fork.
+    pub async fn fork(
+        &self,
+        source: &str,
+        options: &ForkOptions,
+        made: impl FnMut(&Sandbox) + Send,
+    ) -> Result<Forks> {
+        let is_missing = |error: &Error| error.kind() == ErrorKind::NotFound;
+        let sandbox = match self.sandbox(source) {
+            Err(error) if is_missing(&error) => None,
+            found => Some(found?),
+        };
+        let snapshot = match self.snapshots().get(source) {
+            Err(error) if is_missing(&error) || sandbox.is_some() => None,
+            found => Some(found?),
+        };
+        match (sandbox, snapshot) {
+            (Some(sandbox), None) => sandbox.fork(options, made).await,
+            (None, Some(snapshot)) => snapshot.fork(options, made).await,
+            (Some(sandbox), Some(snapshot)) => {
+                let what = format!("`{source}` is a sandbox and a snapshot");
+                Err(Error::new(ErrorKind::Ambiguous, what).hint(format!(
+                    "Name one by its id: the sandbox {}, the snapshot {}",
+                    sandbox.id().short(),
+                    snapshot.id().short()
+                )))
+            }
+            (None, None) => {
+                let what = format!("There is no sandbox and no snapshot `{source}`");
+                Err(Error::new(ErrorKind::NotFound, what))
+            }
         }
     }
 

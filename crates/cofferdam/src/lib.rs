@@ -10,11 +10,9 @@
 //!
 //! # async fn example() -> cofferdam::Result<()> {
 //! let coffer = Coffer::open()?;
-//! let spec = SandboxSpec {
-//!     image: "debian".to_owned(),
-//!     command: vec!["sleep".to_owned(), "infinity".to_owned()],
-//!     ..SandboxSpec::default()
-//! };
+//! let spec = SandboxSpec::builder("debian")
+//!     .command(["sleep", "infinity"])
+//!     .build();
 //! let sandbox = coffer.create(spec, &NoProgress).await?;
 //! sandbox.start().await?;
 //! let output = sandbox.output(ExecSpec::new(["uname", "-r"])).await?;
@@ -59,10 +57,10 @@ pub use cofferdam_runtime::{
 };
 pub use cofferdam_types::{
     Blame, ByteSize, Capability, CapabilitySet, CpuCount, Digest, ExitStatus, HostEntry, LeaseSpec,
-    NetworkMode, NetworkSpec, OnTimeout, ParseNetworkError, ParseSizeError, Platform,
-    PlatformCapabilities, PortMapping, PortProtocol, Privileges, PullPolicy, ResourceLimits,
-    Rlimit, SandboxId, SandboxSpec, SandboxStatus, Signal, SnapshotId, TmpfsMount, UpperSpec,
-    valid_name,
+    NetworkMode, NetworkSpec, OnTimeout, ParseNetworkError, ParseSizeError, ParseValueError,
+    Platform, PlatformCapabilities, PortMapping, PortProtocol, Privileges, PullPolicy,
+    ResourceLimits, Rlimit, SandboxId, SandboxSpec, SandboxSpecBuilder, SandboxStatus, Signal,
+    SnapshotId, TmpfsMount, UpperSpec, valid_name,
 };
 
 pub use coffer::Coffer;

@@ -1,8 +1,8 @@
 //! A sandbox's output as its supervisor kept it.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::SystemTime};
 
-use cofferdam_runtime::{LogFollower, LogRecord, Result};
+use cofferdam_runtime::{LogFollower, LogRecord, Result, system_time_ns};
 
 use crate::Sandbox;
 
@@ -13,10 +13,10 @@ pub struct LogOptions {
     pub follow: bool,
     /// Only this many of the last lines; all when absent.
     pub tail: Option<usize>,
-    /// Only what came at or after this time, in nanoseconds since the Unix epoch.
-    pub since_ns: Option<u64>,
-    /// Only what came before this time, in nanoseconds since the Unix epoch.
-    pub until_ns: Option<u64>,
+    /// Only what came at or after this time.
+    pub since: Option<SystemTime>,
+    /// Only what came before this time.
+    pub until: Option<SystemTime>,
 }
 
 /// An open log.
@@ -69,12 +69,12 @@ impl Logs {
         while let Some(record) = self.follower.next_now()? {
             let after = self
                 .options
-                .since_ns
-                .is_none_or(|since| record.time_ns >= since);
+                .since
+                .is_none_or(|since| record.time_ns >= system_time_ns(since));
             let before = self
                 .options
-                .until_ns
-                .is_none_or(|until| record.time_ns < until);
+                .until
+                .is_none_or(|until| record.time_ns < system_time_ns(until));
             if after && before {
                 return Ok(Some(record));
             }

@@ -137,6 +137,15 @@ impl Sandbox {
         self.coffer.runtime.stop(&self.now()?, timeout).await
     }
 
+    /// Stops it as [`Self::stop`] does, and starts it again.
+    ///
+    /// # Errors
+    /// Those of [`Self::stop`] and [`Self::start`].
+    pub async fn restart(&self, timeout: Option<Duration>) -> Result<Vec<Stage>> {
+        self.stop(timeout).await?;
+        self.start().await
+    }
+
     /// Sends a signal to its workload. SIGKILL is waited for.
     ///
     /// # Errors

@@ -12,6 +12,8 @@ fn is_send<T: Send>(_: T) {}
 fn of_a_coffer(coffer: &Coffer, spec: SandboxSpec, reference: &Reference, platform: &Platform) {
     is_send(coffer.create(spec.clone(), &NoProgress));
     is_send(coffer.remove("name", true));
+    is_send(coffer.prune_sandboxes());
+    is_send(coffer.fork("name", &ForkOptions::default(), |_| {}));
     is_send(coffer.images().pull(reference, platform, &NoProgress));
     let options = PoolOptions {
         name: None,
@@ -35,6 +37,7 @@ fn of_a_sandbox(sandbox: &Sandbox, exec: &ExecSpec, options: AttachOptions) {
     is_send(sandbox.wait_until_started());
     is_send(sandbox.attach(true));
     is_send(sandbox.stop(None));
+    is_send(sandbox.restart(None));
     is_send(sandbox.kill(Signal::KILL));
     is_send(sandbox.wait());
     is_send(sandbox.remove(false));

@@ -3,6 +3,7 @@
 //! Invariant: nothing here does I/O, reads a clock or the environment, or knows a backend.
 
 mod blame;
+mod builder;
 mod capabilities;
 mod digest;
 mod id;
@@ -15,8 +16,10 @@ mod sandbox;
 mod signal;
 mod size;
 mod status;
+mod values;
 
 pub use blame::Blame;
+pub use builder::SandboxSpecBuilder;
 pub use capabilities::{BridgeBackend, GuestChannel, HostFamily, PlatformCapabilities, VmBackend};
 pub use digest::{Digest, ParseDigestError};
 pub use id::{ParseIdError, SandboxId, SnapshotId, valid_name};
@@ -33,3 +36,4 @@ pub use sandbox::{
 pub use signal::{ParseSignalError, Signal};
 pub use size::{ByteSize, ParseSizeError};
 pub use status::SandboxStatus;
+pub use values::ParseValueError;

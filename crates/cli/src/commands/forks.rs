@@ -71,31 +71,11 @@ async fn forks(
             output::line(sandbox.id());
         }
     };
-    let missing = |kind| kind == ErrorKind::NotFound;
-    let sandbox = match coffer.sandbox(&args.source) {
-        Err(error) if missing(error.kind()) => None,
-        found => Some(found?),
-    };
-    let snapshot = match coffer.snapshots().get(&args.source) {
-        Err(error) if missing(error.kind()) || sandbox.is_some() => None,
-        found => Some(found?),
-    };
-    match (sandbox, snapshot) {
-        (Some(sandbox), None) => sandbox.fork(options, made).await,
-        (None, Some(snapshot)) => snapshot.fork(options, made).await,
-        (Some(sandbox), Some(snapshot)) => {
-            let what = format!("`{}` is a sandbox and a snapshot", args.source);
-            Err(Error::new(ErrorKind::Ambiguous, what).hint(format!(
-                "Name one by its id: the sandbox {}, the snapshot {}",
-                sandbox.id().short(),
-                snapshot.id().short()
-            )))
+    match coffer.fork(&args.source, options, made).await {
+        Err(error) if error.kind() == ErrorKind::NotFound && error.hint_text().is_none() => {
+            Err(error.hint("List them with `coffer ps -a` and `coffer snapshot list`"))
         }
-        (None, None) => {
-            let what = format!("There is no sandbox and no snapshot `{}`", args.source);
-            Err(Error::new(ErrorKind::NotFound, what)
-                .hint("List them with `coffer ps -a` and `coffer snapshot list`"))
-        }
+        forks => forks,
     }
 }
 

@@ -99,11 +99,8 @@ pub(crate) async fn stop(coffer: &Coffer, args: &StopArgs) -> ExitStatus {
 /// Stops and starts sandboxes.
 pub(crate) async fn restart(coffer: &Coffer, args: &RestartArgs) -> ExitStatus {
     side_by_side(&args.stop.sandboxes, async |name| {
-        let sandbox = coffer.sandbox(name)?;
-        sandbox
-            .stop(args.stop.time.map(Duration::from_secs))
-            .await?;
-        sandbox.start().await?;
+        let timeout = args.stop.time.map(Duration::from_secs);
+        coffer.sandbox(name)?.restart(timeout).await?;
         Ok(Some(name.to_owned()))
     })
     .await

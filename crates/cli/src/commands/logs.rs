@@ -1,6 +1,9 @@
 //! `logs`.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::{Duration, UNIX_EPOCH},
+};
 
 use cofferdam::{Channel, Coffer, Error, ErrorKind, LogOptions, LogRecord, Result};
 
@@ -30,7 +33,7 @@ async fn print(coffer: &Coffer, args: &LogsArgs) -> Result<()> {
     let now = cofferdam::unix_time_ns();
     let point = |text: &Option<String>| {
         text.as_deref()
-            .map(|text| time::parse(text, now))
+            .map(|text| Ok(UNIX_EPOCH + Duration::from_nanos(time::parse(text, now)?)))
             .transpose()
     };
     let tail = args.tail.as_deref().map_or(Ok(None), tail)?;
@@ -46,8 +49,8 @@ async fn print(coffer: &Coffer, args: &LogsArgs) -> Result<()> {
     let options = LogOptions {
         follow: args.follow,
         tail,
-        since_ns: point(&args.since)?,
-        until_ns: point(&args.until)?,
+        since: point(&args.since)?,
+        until: point(&args.until)?,
     };
     let mut logs = coffer.sandbox(&args.sandbox)?.logs(&options)?;
     // Each channel has lines of its own.

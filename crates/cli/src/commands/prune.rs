@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use cofferdam::{Coffer, Error, ErrorKind, Result, SandboxId, SandboxStatus, TemplateInfo};
+use cofferdam::{Coffer, Error, ErrorKind, Result, TemplateInfo};
 use serde_json::json;
 
 use crate::{args::PruneArgs, exit_status::ExitStatus, output};
@@ -23,7 +23,7 @@ pub(crate) async fn sandboxes(coffer: &Coffer, args: &PruneArgs) -> ExitStatus {
         if !args.force && !confirmed("all stopped sandboxes")? {
             return Ok(());
         }
-        let gone = remove_stopped(coffer).await?;
+        let gone = coffer.prune_sandboxes().await?;
         if args.json {
             output::json(&json!({ "sandboxes": gone }));
             return Ok(());
@@ -35,18 +35,6 @@ pub(crate) async fn sandboxes(coffer: &Coffer, args: &PruneArgs) -> ExitStatus {
         Ok(())
     };
     prune().await.into()
-}
-
-/// Removes those that have ended. One that was just created is about to be started.
-async fn remove_stopped(coffer: &Coffer) -> Result<Vec<SandboxId>> {
-    let mut gone = Vec::new();
-    for info in coffer.sandboxes()? {
-        if matches!(info.status, SandboxStatus::Stopped | SandboxStatus::Failed) {
-            coffer.remove(&info.id.to_string(), false).await?;
-            gone.push(info.id);
-        }
-    }
-    Ok(gone)
 }
 
 async fn prune(coffer: &Coffer, args: &PruneArgs, sandboxes: bool) -> Result<()> {
@@ -68,7 +56,7 @@ async fn prune(coffer: &Coffer, args: &PruneArgs, sandboxes: bool) -> Result<()>
         return Ok(());
     }
     let gone = match sandboxes {
-        true => remove_stopped(coffer).await?,
+        true => coffer.prune_sandboxes().await?,
         false => Vec::new(),
     };
     let before = coffer.templates().list()?;

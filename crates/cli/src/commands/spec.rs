@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use cofferdam::{
-    ByteSize, Error, ErrorKind, NetworkMode, NetworkSpec, PortMapping, ResourceLimits, Result,
-    Rlimit, SandboxSpec, TmpfsMount, UpperSpec,
+    ByteSize, Error, ErrorKind, NetworkMode, NetworkSpec, ParseValueError, PortMapping,
+    ResourceLimits, Result, SandboxSpec, UpperSpec,
 };
 
 use super::env;
@@ -26,7 +26,7 @@ pub(crate) fn spec(args: &SandboxArgs) -> Result<SandboxSpec> {
         "" => Vec::new(),
         program => vec![program.to_owned()],
     });
-    let tmpfs = args.tmpfs.iter().map(|text| tmpfs(text));
+    let tmpfs = args.tmpfs.iter().map(|text| value("--tmpfs", text));
     Ok(SandboxSpec {
         image: args.image().to_owned(),
         name: given(&args.name),
@@ -159,7 +159,7 @@ fn limits(args: &SandboxArgs) -> Result<ResourceLimits> {
             "`--cpu-shares {shares}` is not between {least} and {most}"
         )));
     }
-    let rlimits = args.ulimit.iter().map(|text| ulimit(text));
+    let rlimits = args.ulimit.iter().map(|text| value("--ulimit", text));
     Ok(ResourceLimits {
         pids,
         cpu_shares,
@@ -171,123 +171,15 @@ fn limits(args: &SandboxArgs) -> Result<ResourceLimits> {
     })
 }
 
-/// Names by number. Source: Linux include/uapi/asm-generic/resource.h.
-const RLIMITS: [&str; 16] = [
-    "cpu",
-    "fsize",
-    "data",
-    "stack",
-    "core",
-    "rss",
-    "nproc",
-    "nofile",
-    "memlock",
-    "as",
-    "locks",
-    "sigpending",
-    "msgqueue",
-    "nice",
-    "rtprio",
-    "rttime",
-];
-
-/// Number of `nofile`.
-const NOFILE: u8 = 7;
-
-/// The most descriptors that a process may be given: the default of `fs.nr_open`, which a guest
-/// begins with. Source: Linux fs/file.c, `sysctl_nr_open`.
-const MAX_OPEN_FILES: u64 = 1 << 20;
-
-/// No limit of open files is what the kernel allows; it has no other.
-fn open_files(asked: u64) -> u64 {
-    match asked {
-        u64::MAX => MAX_OPEN_FILES,
-        number => number,
-    }
-}
-
-/// Reads `NAME=SOFT[:HARD]`; -1 and `unlimited` are no limit, and HARD is SOFT when absent.
-fn ulimit(text: &str) -> Result<Rlimit> {
-    let error = || {
-        invalid(format!("`--ulimit {text}` is not `NAME=SOFT[:HARD]`")).hint(
-            "Names are those of getrlimit(2) without `RLIMIT_`, such as nofile; -1 is no limit",
-        )
-    };
-    let value = |text: &str| match text {
-        "-1" | "unlimited" => Some(u64::MAX),
-        number => number.parse().ok(),
-    };
-    let (name, values) = text.split_once('=').ok_or_else(error)?;
-    let (soft, hard) = values.split_once(':').unwrap_or((values, values));
-    let resource = (0..).zip(RLIMITS).find(|(_, known)| *known == name);
-    match (resource, value(soft), value(hard)) {
-        (Some((NOFILE, _)), Some(soft), Some(hard)) if soft <= hard => {
-            let (soft, hard) = (open_files(soft), open_files(hard));
-            if hard > MAX_OPEN_FILES {
-                let what = format!("`--ulimit {text}`: a guest's kernel allows {MAX_OPEN_FILES}");
-                return Err(invalid(what).hint("-1 is as many as it allows"));
-            }
-            Ok(Rlimit {
-                resource: NOFILE,
-                soft,
-                hard,
-            })
+/// Reads the value of a flag; the error names the flag.
+fn value<T: std::str::FromStr<Err = ParseValueError>>(flag: &str, text: &str) -> Result<T> {
+    text.parse().map_err(|error: ParseValueError| {
+        let refused = invalid(format!("`{flag} {text}`: {error}"));
+        match error.hint() {
+            Some(hint) => refused.hint(hint),
+            None => refused,
         }
-        (Some((resource, _)), Some(soft), Some(hard)) if soft <= hard => Ok(Rlimit {
-            resource,
-            soft,
-            hard,
-        }),
-        _ => Err(error()),
-    }
-}
-
-/// Reads `DIR[:size=1m,mode=755,uid=7,gid=7,ro,exec]`.
-fn tmpfs(text: &str) -> Result<TmpfsMount> {
-    let (target, options) = text.split_once(':').unwrap_or((text, ""));
-    let mut mount = TmpfsMount {
-        target: target.to_owned(),
-        size: None,
-        mode: 0o1777,
-        read_only: false,
-        exec: false,
-        uid: None,
-        gid: None,
-    };
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        match option.split_once('=').unwrap_or((option, "")) {
-            ("size", size) => {
-                let size: ByteSize = size
-                    .parse()
-                    .map_err(|error| invalid(format!("`--tmpfs`: {error}")))?;
-                mount.size = Some(size);
-            }
-            ("mode", mode) => {
-                mount.mode = u32::from_str_radix(mode, 8)
-                    .ok()
-                    .filter(|mode| *mode <= 0o7777)
-                    .ok_or_else(|| invalid(format!("`{mode}` is not an octal mode")))?;
-            }
-            ("uid", id) => mount.uid = Some(owner(id)?),
-            ("gid", id) => mount.gid = Some(owner(id)?),
-            ("ro", "") => mount.read_only = true,
-            ("rw", "") => mount.read_only = false,
-            // What a tmpfs in a sandbox has anyway.
-            ("nosuid" | "nodev", "") => {}
-            ("exec", "") => mount.exec = true,
-            ("noexec", "") => mount.exec = false,
-            _ => return Err(invalid(format!("`{option}` is not an option of `--tmpfs`"))),
-        }
-    }
-    Ok(mount)
-}
-
-/// A number of a user or group, at most 2^31 - 1 as for a process.
-fn owner(text: &str) -> Result<u32> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    let id = digits.then(|| text.parse::<i32>().ok()).flatten();
-    id.and_then(|id| u32::try_from(id).ok())
-        .ok_or_else(|| invalid(format!("`{text}` is not a number of a user or group")))
+    })
 }
 
 #[cfg(test)]
@@ -304,48 +196,6 @@ mod tests {
             panic!("{line:?}")
         };
         spec(&args.sandbox)
-    }
-
-    #[test]
-    fn tmpfs_options_are_dockers_and_the_last_one_counts() {
-        let mount = tmpfs("/run:size=8m,mode=700,exec,nosuid,ro,rw").unwrap();
-        assert_eq!((mount.target.as_str(), mount.mode), ("/run", 0o700));
-        assert_eq!((mount.exec, mount.read_only), (true, false));
-        assert_eq!(mount.size, Some(ByteSize::from_mib(8)));
-        let owned = tmpfs("/run:uid=1000,gid=7").unwrap();
-        assert_eq!((owned.uid, owned.gid), (Some(1000), Some(7)));
-        for bad in [
-            "/t:size=x",
-            "/t:mode=99",
-            "/t:uid=me",
-            "/t:gid=-1",
-            "/t:uid=2147483648",
-        ] {
-            assert!(tmpfs(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn ulimits_have_linuxs_numbers() {
-        let limit = |text: &str| ulimit(text).map(|l| (l.resource, l.soft, l.hard)).ok();
-        assert_eq!(limit("nofile=1024:4096"), Some((7, 1024, 4096)));
-        assert_eq!(limit("core=0"), Some((4, 0, 0)));
-        let most = 1_048_576;
-        assert_eq!(limit("nofile=-1"), Some((7, most, most)));
-        assert_eq!(limit("nofile=9:-1"), Some((7, 9, most)));
-        assert_eq!(limit("memlock=-1:-1"), Some((8, u64::MAX, u64::MAX)));
-        assert_eq!(limit("nproc=5:unlimited"), Some((6, 5, u64::MAX)));
-        for bad in [
-            "nofile",
-            "nofile=",
-            "nofile=2:1",
-            "nope=1",
-            "nofile=x",
-            "nofile=1:2:3",
-            "nofile=1:1048577",
-        ] {
-            assert_eq!(limit(bad), None, "{bad}");
-        }
     }
 
     #[test]
