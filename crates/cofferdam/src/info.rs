@@ -8,6 +8,7 @@ use serde::Serialize;
 
 /// What is known of a sandbox.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct SandboxInfo {
     /// Id.
     pub id: SandboxId,

@@ -26,6 +26,7 @@ pub struct Snapshot {
 
 /// What is known of a snapshot.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct SnapshotInfo {
     /// Id.
     pub id: SnapshotId,
@@ -55,6 +56,7 @@ pub struct SnapshotInfo {
 
 /// What became of a fork.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Forks {
     /// The new sandboxes; all of them can be used.
     pub sandboxes: Vec<Sandbox>,

@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ProcessList, ProcessSpec, TerminalSize};
 
-/// Generation of these messages. A client may be newer than a running supervisor; then they part
-/// with an error that says so.
-pub const CLIENT_GENERATION: u32 = 8;
+/// Generation of these messages. A client may be of another version than a running supervisor. Then
+/// only [`Request::is_for_every_generation`] is understood, and the rest is refused with an error
+/// that says so. So new variants of [`Request`] and [`SupervisorMessage`] go to the end, and those
+/// that such requests need never change.
+pub const CLIENT_GENERATION: u32 = 9;
 
 /// The stream of the one session of a connection.
 pub const SESSION_STREAM: u32 = 1;
@@ -107,6 +109,14 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Whether supervisors of all generations obey it: what ends a sandbox, or waits for its end.
+    #[must_use]
+    pub const fn is_for_every_generation(&self) -> bool {
+        matches!(self, Self::Kill { .. } | Self::Stop { .. } | Self::Wait)
+    }
+}
+
 /// How a sandbox depends on the client that starts it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartMode {
@@ -192,10 +202,6 @@ pub enum SupervisorMessage {
     Done,
     /// The answer to `Status`.
     Status(LiveStatus),
-    /// The answer to `Sessions`: commands beside the workload that run, and kept ones that ended.
-    Sessions(Vec<SessionStatus>),
-    /// The answer to `ListProcesses`.
-    Processes(ProcessList),
     /// The files are whole.
     Captured {
         /// How long the sandbox stood still, in microseconds.
@@ -203,6 +209,10 @@ pub enum SupervisorMessage {
     },
     /// It could not be done; the last message of a connection.
     Failed(RemoteFailure),
+    /// The answer to `Sessions`: commands beside the workload that run, and kept ones that ended.
+    Sessions(Vec<SessionStatus>),
+    /// The answer to `ListProcesses`.
+    Processes(ProcessList),
 }
 
 /// One stage of a start.
@@ -278,4 +288,51 @@ pub struct RemoteFailure {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CONTROL_STREAM, HEADER_BYTES, encode_control};
+
+    fn payload<T: Serialize>(message: &T) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode_control(CONTROL_STREAM, message, &mut bytes).unwrap();
+        bytes.split_off(HEADER_BYTES)
+    }
+
+    /// What other versions send and expect; a change of these bytes breaks them.
+    #[test]
+    fn the_bytes_that_every_generation_understands_stay() {
+        let request = |request| {
+            payload(&ClientRequest {
+                generation: 7,
+                request,
+            })
+        };
+        assert_eq!(request(Request::Kill { signal: 9 }), [7, 6, 9]);
+        let timeout_ms = Some(300);
+        assert_eq!(request(Request::Stop { timeout_ms }), [7, 7, 1, 0xac, 2]);
+        assert_eq!(request(Request::Stop { timeout_ms: None }), [7, 7, 0]);
+        assert_eq!(request(Request::Wait), [7, 8]);
+        assert_eq!(payload(&SupervisorMessage::Heard), [0]);
+        let exited = |status| payload(&SupervisorMessage::Exited { status });
+        assert_eq!(exited(ExitStatus::Code(3)), [4, 0, 3]);
+        assert_eq!(exited(ExitStatus::Signal(9)), [4, 1, 9]);
+        assert_eq!(payload(&SupervisorMessage::Done), [5]);
+        let failed = SupervisorMessage::Failed(RemoteFailure {
+            kind: "io".to_owned(),
+            message: "no".to_owned(),
+            hint: None,
+        });
+        assert_eq!(payload(&failed), [8, 2, b'i', b'o', 2, b'n', b'o', 0]);
+    }
+
+    #[test]
+    fn only_what_ends_a_sandbox_is_for_every_generation() {
+        assert!(Request::Wait.is_for_every_generation());
+        assert!(Request::Kill { signal: 15 }.is_for_every_generation());
+        assert!(!Request::Status.is_for_every_generation());
+        assert!(!Request::Start(StartMode::default()).is_for_every_generation());
+    }
 }

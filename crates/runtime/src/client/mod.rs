@@ -125,6 +125,14 @@ impl Connection {
     }
 
     pub(crate) async fn over(stream: UnixStream, request: Request) -> Result<Self> {
+        let request = ClientRequest {
+            generation: CLIENT_GENERATION,
+            request,
+        };
+        Self::asking(stream, &request).await
+    }
+
+    pub(crate) async fn asking(stream: UnixStream, request: &ClientRequest) -> Result<Self> {
         let (reader, writer) = stream.into_split();
         let writer = Arc::new(Mutex::new(Writer {
             stream: writer,
@@ -149,12 +157,8 @@ impl Connection {
                 sent: 0,
             },
         };
-        let request = ClientRequest {
-            generation: CLIENT_GENERATION,
-            request,
-        };
         let mut bytes = Vec::new();
-        encode_control(CONTROL_STREAM, &request, &mut bytes).map_err(|error| {
+        encode_control(CONTROL_STREAM, request, &mut bytes).map_err(|error| {
             Error::new(ErrorKind::InvalidSpec, "The request is too large").because(error)
         })?;
         connection.outgoing.write(&bytes).await?;

@@ -141,7 +141,10 @@ impl EarlyClients {
     fn on_client(&mut self, id: ClientId, event: ClientEvent) -> Option<EndedBy> {
         let waiting = self.clients.get_mut(&id)?;
         match event {
-            ClientEvent::Request(request) if request.generation != CLIENT_GENERATION => {
+            ClientEvent::Request(request)
+                if request.generation != CLIENT_GENERATION
+                    && !request.request.is_for_every_generation() =>
+            {
                 let refused = SupervisorMessage::Failed(to_remote(&other_generation()));
                 waiting.client.answer(&refused);
                 None

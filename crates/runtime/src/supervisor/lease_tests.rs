@@ -3,7 +3,8 @@
 use std::{path::Path, sync::mpsc::channel, time::Duration};
 
 use cofferdam_proto::{
-    AgentMessage, CONTROL_STREAM, ExecOptions, HostMessage, ProcessSpec, Request, SupervisorMessage,
+    AgentMessage, CONTROL_STREAM, ClientRequest, ExecOptions, HostMessage, ProcessSpec, Request,
+    SupervisorMessage,
 };
 use cofferdam_types::{ExitStatus, LeaseSpec, OnTimeout, SandboxSpec, SandboxStatus, Signal};
 
@@ -148,4 +149,38 @@ async fn a_client_sets_another_end() {
         .run(|stream| Guest::new(stream).die_by_kill(), client)
         .await;
     expect_ended(&sandbox, EndedBy::Timeout);
+}
+
+#[tokio::test]
+async fn a_client_of_another_version_can_end_the_sandbox_and_nothing_else() {
+    let sandbox = sandbox(LeaseSpec::default());
+    let client = async |socket: &Path| {
+        let ask = async |request| {
+            let stream = crate::base::socket::connect(socket).await.unwrap();
+            let generation = 99;
+            let request = ClientRequest {
+                generation,
+                request,
+            };
+            let mut connection = Connection::asking(stream, &request).await.unwrap();
+            loop {
+                match connection.answer().await {
+                    Ok(SupervisorMessage::Heard) => {}
+                    other => return other,
+                }
+            }
+        };
+        let refused = ask(Request::Status).await.unwrap_err();
+        assert_eq!(refused.kind(), crate::ErrorKind::Unsupported);
+        let wait = ask(Request::Wait);
+        let kill = ask(Request::Kill { signal: 9 });
+        let (exited, killed) = tokio::join!(wait, kill);
+        let status = ExitStatus::Signal(9);
+        assert_eq!(exited.unwrap(), SupervisorMessage::Exited { status });
+        assert_eq!(killed.unwrap(), SupervisorMessage::Done);
+    };
+    sandbox
+        .run(|stream| Guest::new(stream).die_by_kill(), client)
+        .await;
+    expect_ended(&sandbox, EndedBy::Kill);
 }

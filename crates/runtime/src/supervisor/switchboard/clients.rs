@@ -80,7 +80,7 @@ impl Switchboard {
     }
 
     fn request(&mut self, id: ClientId, request: ClientRequest) -> Result<()> {
-        if request.generation != CLIENT_GENERATION {
+        if request.generation != CLIENT_GENERATION && !request.request.is_for_every_generation() {
             return Err(other_generation());
         }
         match request.request {
