@@ -65,7 +65,7 @@ impl Capture {
 }
 
 impl Drop for Capture {
-    /// Waits until what was taken is in the file.
+    /// Waits until the frames that were taken are in the file.
     fn drop(&mut self) {
         self.sender = None;
         if let Some(thread) = self.thread.take() {
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_slow_disk_drops_frames() {
-        // A pipe that nobody reads is a disk that does not write.
+        // A pipe without a reader stands for a disk that does not write.
         let (_reader, writer) = std::io::pipe().unwrap();
         let fd: std::os::fd::OwnedFd = writer.into();
         let capture = Capture::start(File::from(fd)).unwrap();

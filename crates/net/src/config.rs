@@ -66,7 +66,7 @@ pub struct Limits {
     pub icmp_flows: usize,
     /// DNS queries that wait for a resolver.
     pub dns_pending: usize,
-    /// Bytes of all TCP buffers together. A flow gets an eighth of what is free, between 8 KiB
+    /// Bytes of all TCP buffers together. A flow gets an eighth of the free bytes, between 8 KiB
     /// and 1 MiB for each direction.
     pub tcp_buffer_bytes: usize,
 }

@@ -15,7 +15,7 @@ const MIN_BURST_BYTES: u64 = 128 << 10;
 pub(crate) struct Bucket {
     /// Bytes per second; absent: no limit.
     rate: Option<u64>,
-    /// Bytes that may pass now. Negative after a frame that was larger than what was there.
+    /// Bytes that may pass now. Negative after a frame that was larger than the level.
     level: i64,
     filled: Instant,
 }

@@ -1,7 +1,7 @@
 //! The one place where the stack's thread waits.
 //!
 //! Sockets are registered once, edge-triggered, for reading and writing: a flow remembers what it
-//! may do until the kernel refuses, so no system call changes what is waited for.
+//! may do until the kernel refuses, so no system call changes its registration.
 //! *Source:* epoll(7), eventfd(2).
 
 use std::{

@@ -160,7 +160,7 @@ fn datagrams_of_many_peers_are_kept_apart() {
         let (count, from) = guest.until(|_| peer.recv_from(&mut answer).ok());
         assert_eq!((&answer[..count], from), (&[number, number][..], port.host));
     }
-    // A port of the gateway that stands for nobody is closed.
+    // A port of the gateway that stands for no peer is closed.
     let gateway = SocketAddr::new(guest.config.v4.unwrap().gateway.into(), 9);
     guest.send_to(handle, gateway, b"x");
     assert_eq!(guest.icmp_error()[34..36], [3, 3]);

@@ -221,7 +221,7 @@ fn the_guests_syn_is_answered_only_when_the_host_is_connected() {
     let address = SocketAddr::try_from(address).unwrap();
     let _first = TcpStream::connect(address).unwrap();
     guest.begin_connect(address, 4096);
-    // The time-out is told by an ICMP error: host unreachable.
+    // The time-out is reported by an ICMP error: host unreachable.
     let frame = guest.icmp_error();
     assert_eq!(frame[34..36], [3, 1]);
     let stats = guest.handle.stats();

@@ -215,7 +215,7 @@ fn an_allowed_echo_is_answered_where_the_host_lets_this_user_ping() {
     let mut guest = Guest::new();
     match ping(&mut guest, std::net::Ipv4Addr::LOCALHOST) {
         Some(reply) => assert_eq!(&reply[4..], b"\0\x4d\0\x05payload"),
-        // The host refuses ping sockets, and the guest was told so.
+        // The host refuses ping sockets, and the guest got an ICMP error.
         None => assert_eq!(guest.handle.stats().connects_failed, 1),
     }
 }

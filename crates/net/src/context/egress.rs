@@ -137,7 +137,7 @@ impl Egress {
         }
     }
 
-    /// Writes what is queued. Returns whether all of it is written.
+    /// Writes the queued frames. Returns whether all of it is written.
     ///
     /// # Errors
     /// The channel's.

@@ -50,7 +50,7 @@ pub trait FrameIo: Send {
     /// fills the whole of it, and [`FrameIo::flush`] sends it.
     fn queue(&mut self, len: usize) -> Option<&mut [u8]>;
 
-    /// Writes what is queued. Returns whether the queue is empty now.
+    /// Writes the queued frames. Returns whether the queue is empty now.
     ///
     /// # Errors
     /// The channel's; it cannot be used any more.

@@ -64,7 +64,7 @@ impl FrameStream {
         Ok((Self::new(one)?, Self::new(other)?))
     }
 
-    /// Finds the whole frames in what was read.
+    /// Finds the whole frames in the bytes that were read.
     fn split(&mut self, input: &mut Input) {
         loop {
             let gone = self.discard.min(input.rest.len());

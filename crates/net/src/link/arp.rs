@@ -12,7 +12,7 @@ const ARP_BYTES: usize = 28;
 pub(crate) enum Arp {
     /// The answer to send.
     Answer([u8; ARP_BYTES]),
-    /// It is for nobody here.
+    /// It asks for another address, or is an answer.
     Ignored,
     /// It says that the guest has another address than its own.
     Spoofed,
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn gateway_and_host_are_answered_and_nobody_else() {
+    fn gateway_and_host_are_answered_and_no_other() {
         let config = Config::new(GUEST);
         for (target, answered) in [
             ([10, 0, 2, 1], true),

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn gateway_and_host_are_answered_and_nobody_else() {
+    fn gateway_and_host_are_answered_and_no_other() {
         for source in ["fe80::5", "fd00:c0ff::f", "::"] {
             for (target, answered) in [
                 ("fd00:c0ff::1", true),

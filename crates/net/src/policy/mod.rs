@@ -1,6 +1,6 @@
 //! What a guest may reach: ordered rules, then the profile. The first match wins.
 //!
-//! A pure module: it asks nobody and keeps no state but the rules. The names of an address come
+//! A pure module: it does no I/O and keeps no state but the rules. The names of an address come
 //! from the DNS answers that the stack has given, and the caller passes them in.
 //!
 //! A rule is `allow TARGET[:PORTS][/PROTOCOL]` or `deny …`. docs/network.md has the semantics, and

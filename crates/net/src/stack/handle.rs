@@ -78,7 +78,7 @@ impl Handle {
 
     /// Stops the stack. Host sockets are closed; the guest is not told.
     pub fn stop(&self) {
-        // A stack that has stopped already is what was wanted.
+        // A stack that has stopped already needs no command.
         let _ = self.send(Command::Stop);
     }
 

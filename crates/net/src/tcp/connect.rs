@@ -35,7 +35,7 @@ pub(super) fn result(fd: &OwnedFd) -> io::Result<Result<(), Errno>> {
     Ok(sockopt::socket_error(fd)?)
 }
 
-/// How a failed connect is told to the guest: by an ICMP error, or by a reset.
+/// The ICMP error that reports a failed connect to the guest; none where a reset does.
 pub(super) fn explain(error: Errno) -> Option<Unreachable> {
     match error {
         Errno::NETUNREACH | Errno::NETDOWN => Some(Unreachable::Network),

@@ -49,9 +49,9 @@ pub(super) enum State {
 pub(super) enum Half {
     /// Data may come.
     Open,
-    /// The sender has ended it, and the receiver still has to take what was sent before.
+    /// The sender has ended it, and the receiver still has to take the data before the end.
     Ending,
-    /// The sender has ended it, and the receiver has been told so.
+    /// The sender has ended it, and the receiver got the end.
     Ended,
 }
 

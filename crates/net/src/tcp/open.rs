@@ -160,7 +160,7 @@ impl Tcp {
         if let Some(flow) = self.flows.get_mut(slot) {
             self.buffered += link.buffer_bytes;
             flow.link = Some(link);
-            // The first read or write finds out what is true.
+            // The first read or write shows the real state.
             flow.ready = Ready {
                 read: true,
                 write: true,
@@ -198,7 +198,7 @@ impl Tcp {
         full
     }
 
-    /// A socket whose buffers have a sixteenth of what is free.
+    /// A socket whose buffers have a sixteenth of the free bytes each.
     fn new_link(&self, cx: &Context) -> Link {
         let free = cx
             .config

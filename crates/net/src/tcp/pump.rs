@@ -124,26 +124,16 @@ fn advance(cx: &mut Context, flow: &mut Flow) -> Outcome {
             Outcome::Keep
         };
     };
-    let socket = link.socket();
-    if matches!(flow.state, State::Opening) {
-        match socket.state() {
-            tcp::State::SynSent | tcp::State::SynReceived if !late => return Outcome::Keep,
-            tcp::State::SynSent
-            | tcp::State::SynReceived
-            | tcp::State::Listen
-            | tcp::State::Closed => return Outcome::Reset,
-            _ => {
-                flow.gives_up = None;
-                flow.state = State::Relaying {
-                    up: Half::Open,
-                    down: Half::Open,
-                };
-            }
-        }
+    if matches!(flow.state, State::Opening)
+        && let Some(outcome) = finish_opening(&mut flow.state, link.socket(), late)
+    {
+        return outcome;
     }
+    let socket = link.socket();
     let State::Relaying { up, down } = &mut flow.state else {
         return Outcome::Keep;
     };
+    flow.gives_up = None;
     flow.guest_ended |= relay::guest_ended(socket);
     if let Some(check) = flow.check_name {
         match gate::check(cx, socket, check, flow.key.remote, flow.guest_ended) {
@@ -182,7 +172,24 @@ fn advance(cx: &mut Context, flow: &mut Flow) -> Outcome {
     }
 }
 
-/// Whether the flow is over after what was sent.
+/// Begins to relay when the guest's handshake is done; before that, returns the outcome.
+fn finish_opening(state: &mut State, socket: &tcp::Socket<'_>, late: bool) -> Option<Outcome> {
+    match socket.state() {
+        tcp::State::SynSent | tcp::State::SynReceived if !late => Some(Outcome::Keep),
+        tcp::State::SynSent | tcp::State::SynReceived | tcp::State::Listen | tcp::State::Closed => {
+            Some(Outcome::Reset)
+        }
+        _ => {
+            *state = State::Relaying {
+                up: Half::Open,
+                down: Half::Open,
+            };
+            None
+        }
+    }
+}
+
+/// Whether the flow is over, after segments were sent.
 fn ended(flow: &mut Flow) -> Option<Outcome> {
     let socket = flow.link.as_mut()?.socket();
     let both_ended = matches!(

@@ -1,7 +1,7 @@
 //! UDP: for each pair of ends a connected socket of the host.
 //!
 //! A connected socket receives from its peer only, and the kernel reports ICMP errors on it, which
-//! the guest gets as its own. A flow ends by time: soon if nobody answers, later if both sides
+//! the guest gets as its own. A flow ends by time: soon if no answer comes, later if both sides
 //! have sent. Nothing is kept for a guest that does not read: datagrams are dropped, as on a wire.
 //!
 //! *Source:* RFC 4787 (REQ-5, REQ-8); udp(7).

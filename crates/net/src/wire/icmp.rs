@@ -16,7 +16,7 @@ pub(crate) enum Unreachable {
     Network,
     /// The destination did not answer.
     Host,
-    /// Nobody listens.
+    /// No program listens.
     Port,
     /// The policy forbids it.
     Prohibited,

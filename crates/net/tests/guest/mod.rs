@@ -354,7 +354,7 @@ impl Link {
                 0 => {}
                 1 if self.held.is_none() => self.held = Some(frame.clone()),
                 _ => {
-                    // What was held back comes next.
+                    // The frame that was held back comes next.
                     let held = self.held.take();
                     self.pending.extend(held);
                     return Some(frame.clone());
