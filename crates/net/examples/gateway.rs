@@ -52,7 +52,10 @@ fn main() {
     }
     let printer = thread::spawn(move || {
         for event in receiver {
-            println!("{event:?}");
+            match event.allow() {
+                Some(rule) => println!("{event} (allow {rule})"),
+                None => println!("{event}"),
+            }
         }
     });
     println!("{:?}", thread.join().unwrap());

@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     net::SocketAddr,
     sync::{
         Arc,
@@ -71,6 +72,68 @@ pub enum Event {
     },
     /// The frame channel has ended, and the stack with it.
     ChannelClosed,
+}
+
+impl Event {
+    /// The rule that would allow a denied destination or name, as a flag `--allow` takes it.
+    #[must_use]
+    pub fn allow(&self) -> Option<&str> {
+        match self {
+            Self::Denied { denial, .. } | Self::NameDenied { denial, .. } => Some(&denial.allow),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    /// A sentence without a full stop.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied {
+                protocol,
+                destination,
+                name,
+                denial,
+            } => {
+                write!(f, "Denied `{}/{protocol}`", Place(*protocol, *destination))?;
+                if let Some(name) = name {
+                    write!(f, " for `{name}`")?;
+                }
+                write!(f, ": {}", denial.reason)
+            }
+            Self::NameDenied { name, denial } => {
+                write!(f, "Denied a look-up of `{name}`: {}", denial.reason)
+            }
+            Self::RebindingRefused { name, address } => {
+                write!(
+                    f,
+                    "Left the private address `{address}` out of the answer for `{name}`"
+                )
+            }
+            Self::ResolversDown { name } => {
+                write!(f, "No resolver answered the query for `{name}`")
+            }
+            Self::FlowLimit { protocol, limit } => {
+                write!(
+                    f,
+                    "Refused a new {protocol} flow: there are {limit}, the limit"
+                )
+            }
+            Self::ChannelClosed => f.write_str("The machine closed its network channel"),
+        }
+    }
+}
+
+/// A destination as rules write it: without a port for ICMP.
+struct Place(Protocol, SocketAddr);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Protocol::Icmp => self.1.ip().fmt(f),
+            Protocol::Tcp | Protocol::Udp => self.1.fmt(f),
+        }
+    }
 }
 
 /// The sending end, owned by the stack.
@@ -178,6 +241,38 @@ impl Events {
 mod tests {
     use super::*;
     use crate::policy::Reason;
+
+    #[test]
+    fn an_event_is_a_sentence_and_has_the_rule_that_allows_it() {
+        let event = Event::Denied {
+            protocol: Protocol::Tcp,
+            destination: "10.0.0.1:80".parse().unwrap(),
+            name: Some("a.org".to_owned()),
+            denial: Denial {
+                reason: Reason::Profile,
+                allow: "a.org:80/tcp".to_owned(),
+            },
+        };
+        assert_eq!(
+            event.to_string(),
+            "Denied `10.0.0.1:80/tcp` for `a.org`: no rule allows it"
+        );
+        assert_eq!(event.allow(), Some("a.org:80/tcp"));
+        let ping = Event::Denied {
+            protocol: Protocol::Icmp,
+            destination: "[fd00::1]:0".parse().unwrap(),
+            name: None,
+            denial: Denial {
+                reason: Reason::Host,
+                allow: "host/icmp".to_owned(),
+            },
+        };
+        assert_eq!(
+            ping.to_string(),
+            "Denied `fd00::1/icmp`: it is the host itself"
+        );
+        assert_eq!(Event::ChannelClosed.allow(), None);
+    }
 
     #[test]
     fn a_denial_in_a_loop_is_counted_each_time_and_reported_once() {
