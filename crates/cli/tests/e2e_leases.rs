@@ -105,3 +105,31 @@ fn time_outs_that_cannot_be_are_refused() {
     let created = coffer.keep(coffer.ok(["create", BUSYBOX, "true"]));
     coffer.refused(&["timeout", &created.id, "5m"], &["is created"]);
 }
+
+#[test]
+fn the_time_of_a_claimed_standby_and_of_a_restored_sandbox_is_its_own() {
+    let coffer = Coffer::private();
+    coffer.ok(["pool", "create", "--name", "leases", "--size", "1", BUSYBOX]);
+    let args = ["--timeout", "2s", BUSYBOX, "sleep", "1h"];
+    let started = coffer.run([&["run", "-d", "--timings"][..], &args].concat());
+    assert!(
+        started
+            .stderr
+            .lines()
+            .any(|line| line.ends_with(" standby")),
+        "{started:?}"
+    );
+    let sandbox = coffer.keep(started.text());
+    until("the end", || sandbox.status() == "stopped");
+    assert_eq!(sandbox.inspect()["ended_by"], "timeout");
+    coffer.ok(["pool", "rm", "leases"]);
+
+    let source = coffer.detached(&["--timeout", "1h", BUSYBOX, "sleep", "1h"]);
+    let ends = || source.inspect()["lease"]["ends_ns"].as_u64();
+    let before = ends().unwrap();
+    let snapshot = coffer.ok(["snapshot", "create", &source.id]);
+    coffer.ok(["kill", &source.id]);
+    assert_eq!(ends(), None, "one that does not run has no time");
+    coffer.ok(["restore", &snapshot]);
+    assert!(ends().unwrap() > before);
+}
