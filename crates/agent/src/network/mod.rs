@@ -73,11 +73,14 @@ impl Network {
         };
         let failed = || "Could not set up the network";
         let mut steps = Steps::default();
-        if let Some(old) = self.current.take() {
-            steps.take_down(index, &old);
-        }
-        if let Some(wanted) = wanted {
-            steps.set_up(index, wanted);
+        match (self.current.take(), wanted) {
+            (Some(old), Some(wanted)) if differ_in_names_and_mac_alone(&old, wanted) => {
+                steps.rename(index, &old, wanted);
+            }
+            (old, wanted) => {
+                old.iter().for_each(|old| steps.take_down(index, old));
+                wanted.iter().for_each(|wanted| steps.set_up(index, wanted));
+            }
         }
         let socket = Socket::open(None).or_fail(FailureKind::Network, failed)?;
         let refused = socket
@@ -106,6 +109,14 @@ impl Network {
             log::error(&format!("Could not end connections: {error}"));
         }
     }
+}
+
+/// Whether the kernel's part of two networks is the same but for the MAC address.
+fn differ_in_names_and_mac_alone(old: &GuestNetwork, new: &GuestNetwork) -> bool {
+    old.mtu == new.mtu
+        && old.addresses == new.addresses
+        && old.gateways == new.gateways
+        && old.gateway_mac == new.gateway_mac
 }
 
 /// Requests to the kernel, each with the sentence for its failure.
@@ -150,6 +161,23 @@ impl Steps {
                 libc::RTM_NEWROUTE,
                 &default_route(*gateway),
                 &[(libc::RTA_OIF, &output), (libc::RTA_GATEWAY, &bytes)],
+            );
+        }
+    }
+
+    /// The interface stays up: this is all that most starts do.
+    fn rename(&mut self, index: u32, old: &GuestNetwork, new: &GuestNetwork) {
+        if old.mac != new.mac {
+            let unchanged: Vec<u8> = [0, index, 0, 0]
+                .iter()
+                .flat_map(|word: &u32| word.to_ne_bytes())
+                .collect();
+            let mac = [(libc::IFLA_ADDRESS, &new.mac[..])];
+            self.add(
+                "Could not set the MAC address",
+                libc::RTM_NEWLINK,
+                &unchanged,
+                &mac,
             );
         }
     }

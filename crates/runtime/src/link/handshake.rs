@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::{
-    AgentMessage, CONTROL_STREAM, HostMessage, Identity, IdentityCause, SESSION_STREAM,
-    TerminalSize,
+    AgentMessage, CONTROL_STREAM, GuestNetwork, HostMessage, Identity, IdentityCause,
+    SESSION_STREAM, TerminalSize,
 };
 
 use super::{AgentLink, Clock, GuestSetup, hook};
@@ -135,12 +135,16 @@ fn identity_of(setup: &GuestSetup, cause: IdentityCause) -> Result<Identity> {
         machine_id: setup.machine_id.clone(),
         network: setup.network.clone(),
         fork_index: setup.fork_index.filter(|_| cause == IdentityCause::Fork),
-        ..adopt(&setup.hostname, cause)?
+        ..adopt(&setup.hostname, cause, None)?
     })
 }
 
-/// A new identity with the host's clock of this moment.
-pub(crate) fn adopt(hostname: &str, cause: IdentityCause) -> Result<Identity> {
+/// A new identity with the host's clock of this moment, for a guest with this network.
+pub(crate) fn adopt(
+    hostname: &str,
+    cause: IdentityCause,
+    network: Option<GuestNetwork>,
+) -> Result<Identity> {
     Ok(Identity {
         entropy: random::bytes::<ENTROPY_BYTES>()?.to_vec(),
         machine_id: hex_id()?,
@@ -149,7 +153,7 @@ pub(crate) fn adopt(hostname: &str, cause: IdentityCause) -> Result<Identity> {
         cause,
         generation: hex_id()?,
         fork_index: None,
-        network: None,
+        network,
     })
 }
 

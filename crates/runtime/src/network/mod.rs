@@ -1,8 +1,11 @@
 //! The network of a sandbox: from its spec to the stack that serves its guest.
 //!
 //! The stack runs on a thread of its own in the supervisor, so that packets delay no session.
-//! Addresses come from the sandbox's id: they stay over its starts, and a fork has others. The
-//! link is private, so the same address in two sandboxes would be no fault.
+//!
+//! The link is private, so two sandboxes may have the same address. All of those that were made
+//! from an image have: their templates bring the interface up with it, and a start sets the MAC
+//! address alone. Under emulation that takes a few milliseconds, all of it took 50. Forks have
+//! addresses from their id.
 
 mod live;
 mod resolvers;
@@ -11,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use cofferdam_net::{Addresses, Config, HOST_NAME, Policy, Profile, PublishSpec, Rule};
 use cofferdam_proto::GuestNetwork;
-use cofferdam_types::{NetworkMode, NetworkSpec, PortMapping, PortProtocol, SandboxId};
+use cofferdam_types::{MacAddress, NetworkMode, NetworkSpec, PortMapping, PortProtocol, SandboxId};
 
 pub(crate) use self::live::Network;
 use crate::base::error::{Error, ErrorKind, Result, lift};
@@ -27,6 +30,10 @@ const V6_PREFIX: u8 = 64;
 const V6_NET: [u16; 4] = [0xfd63, 0x6f66, 0x6665, 0];
 
 const GATEWAY_MAC: [u8; 6] = [0x02, 0x63, 0x66, 0, 0, 1];
+
+/// Address of every interface until the agent sets the sandbox's own, which it does before any user
+/// process runs. A template's guest has this one, so a booted sandbox's has it too.
+pub(crate) const UNSET_MAC: MacAddress = MacAddress::from_random([0; 6]);
 
 /// Most ports, rules, names and resolvers of one sandbox.
 const MAX_ENTRIES: usize = 1024;
@@ -83,17 +90,18 @@ pub(crate) fn check(spec: &NetworkSpec) -> Result<()> {
     Ok(())
 }
 
-/// The network of the sandbox `id`; `None` if it has none.
+/// The network of the sandbox `id`; `None` if it has none. `is_fork`: it has connections of another
+/// sandbox, and so gets addresses that the other cannot have.
 ///
 /// # Errors
 /// As for [`check`], and those of reading the host's addresses.
-pub(crate) fn plan(id: SandboxId, spec: &NetworkSpec) -> Result<Option<Plan>> {
+pub(crate) fn plan(id: SandboxId, spec: &NetworkSpec, is_fork: bool) -> Result<Option<Plan>> {
     if spec.mode == NetworkMode::None {
         return Ok(None);
     }
     let mut policy = policy(spec)?;
     policy.host_addresses = lift(cofferdam_net::host_addresses())?;
-    let config = config(id, spec);
+    let config = config(id, spec, is_fork);
     Ok(Some(Plan {
         guest: guest(&config, spec),
         config,
@@ -112,31 +120,47 @@ fn policy(spec: &NetworkSpec) -> Result<Policy> {
     ))
 }
 
-fn config(id: SandboxId, spec: &NetworkSpec) -> Config {
+/// The network with which templates bring the interface up: that of a sandbox but for its MAC
+/// address and the names.
+pub(crate) fn of_template() -> GuestNetwork {
+    let spec = NetworkSpec::default();
+    let config = Config {
+        guest_mac: UNSET_MAC.bytes(),
+        ..config(SandboxId::from_random([0; 32]), &spec, false)
+    };
+    guest(&config, &spec)
+}
+
+fn config(id: SandboxId, spec: &NetworkSpec, is_fork: bool) -> Config {
     let bytes = id.bytes();
-    let mac = cofferdam_types::MacAddress::from_random([
-        bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5],
-    ]);
+    let mac = MacAddress::from_random([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]]);
     // From 1.1 to 254.254: neither the gateway, nor the host, nor a broadcast address.
     let part = |byte: u8| byte % 254 + 1;
-    let v6 = |last: [u16; 4]| {
+    let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    let (v4, v6) = match is_fork {
+        false => ([0, 3], [0, 0, 0, 3]),
+        true => (
+            [part(bytes[6]), part(bytes[7])],
+            // Not one of the small numbers.
+            [word(8) | 0x200, word(10), word(12), word(14)],
+        ),
+    };
+    let v6_of = |last: [u16; 4]| {
         let [a, b, c, d] = V6_NET;
         Ipv6Addr::new(a, b, c, d, last[0], last[1], last[2], last[3])
     };
-    let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
     Config {
         mtu: MTU.into(),
         gateway_mac: GATEWAY_MAC,
         v4: Some(Addresses {
-            guest: Ipv4Addr::new(198, 18, part(bytes[6]), part(bytes[7])),
+            guest: Ipv4Addr::new(198, 18, v4[0], v4[1]),
             gateway: Ipv4Addr::new(198, 18, 0, 1),
             host: Ipv4Addr::new(198, 18, 0, 2),
         }),
         v6: Some(Addresses {
-            // Not one of the small numbers.
-            guest: v6([word(8) | 0x200, word(10), word(12), word(14)]),
-            gateway: v6([0, 0, 0, 1]),
-            host: v6([0, 0, 0, 2]),
+            guest: v6_of(v6),
+            gateway: v6_of([0, 0, 0, 1]),
+            host: v6_of([0, 0, 0, 2]),
         }),
         resolvers: match spec.dns.as_slice() {
             [] => resolvers::of_host(),
@@ -202,17 +226,35 @@ mod tests {
     }
 
     #[test]
-    fn every_sandbox_has_valid_addresses_of_its_own() {
+    fn every_sandbox_has_valid_addresses_and_a_mac_address_of_its_own() {
         let mut seen = std::collections::BTreeSet::new();
         for byte in 0..=255 {
-            let config = config(id(byte), &spec());
-            config.validate().unwrap();
-            seen.insert(config.guest_mac);
+            for is_fork in [false, true] {
+                let config = config(id(byte), &spec(), is_fork);
+                config.validate().unwrap();
+                seen.insert(config.guest_mac);
+            }
         }
         assert_eq!(seen.len(), 256);
-        let twice = [config(id(7), &spec()), config(id(7), &spec())];
-        assert_eq!(twice[0].v4, twice[1].v4);
-        assert_eq!(twice[0].v6, twice[1].v6);
+    }
+
+    #[test]
+    fn a_start_changes_the_mac_address_of_its_template_alone() {
+        let of_template = of_template();
+        let own = guest(&config(id(9), &spec(), false), &spec());
+        assert_ne!(own.mac, of_template.mac);
+        let mac = of_template.mac;
+        assert_eq!(GuestNetwork { mac, ..own }, of_template);
+    }
+
+    #[test]
+    fn a_fork_has_other_addresses_than_any_sandbox_of_an_image() {
+        let parent = config(id(1), &spec(), false);
+        for byte in 0..=255 {
+            let fork = config(id(byte), &spec(), true);
+            assert_ne!(fork.v4.unwrap().guest, parent.v4.unwrap().guest);
+            assert_ne!(fork.v6.unwrap().guest, parent.v6.unwrap().guest);
+        }
     }
 
     #[test]
@@ -245,7 +287,7 @@ mod tests {
             hosts: vec![entry],
             ..spec()
         };
-        let guest = guest(&config(id(1), &spec), &spec);
+        let guest = guest(&config(id(1), &spec, false), &spec);
         let host: IpAddr = "198.18.0.2".parse().unwrap();
         let expected = [(host, HOST_NAME.to_owned()), (host, "me".to_owned())];
         assert_eq!(guest.hosts, expected);

@@ -242,7 +242,7 @@ async fn prepare(
     for note in found.notes() {
         agent.note(note);
     }
-    if let Err(error) = warm(&mut agent, auto_warm_ups).await {
+    if let Err(error) = warm(&mut agent, auto_warm_ups, plan.shape.mtu.is_some()).await {
         return Ok(Prepared::Lost(error));
     }
     let ready = Ready {
@@ -267,12 +267,16 @@ async fn prepare(
 
 /// Runs what makes a standby quicker than a fresh machine: under emulation code that has run
 /// once is translated. Fails only when the machine is lost.
-async fn warm(agent: &mut AgentLink, auto_warm_ups: Option<&AutoWarmUps>) -> Result<()> {
+async fn warm(
+    agent: &mut AgentLink,
+    auto_warm_ups: Option<&AutoWarmUps>,
+    has_network: bool,
+) -> Result<()> {
     let interpreters = auto_warm_ups.map(AutoWarmUps::interpreters);
     template::run_warm_ups(agent, &interpreters.unwrap_or_default()).await?;
     template::quiesce(agent).await?;
     let claims = auto_warm_ups.map(AutoWarmUps::claims).unwrap_or_default();
-    template::warm_up_claim(agent, &claims).await
+    template::warm_up_claim(agent, &claims, has_network).await
 }
 
 /// Waits for a client, or for the end: of the machine, of this process, or of the time for which

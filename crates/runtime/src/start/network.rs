@@ -21,7 +21,12 @@ pub(crate) fn network(
     machine: &dyn Machine,
 ) -> Result<(Option<Network>, Option<GuestNetwork>)> {
     let record = &of.entry.record;
-    let Some(plan) = network::plan(record.id, &record.spec.network)? else {
+    let Some(plan) = network::plan(
+        record.id,
+        &record.spec.network,
+        record.forked_from.is_some(),
+    )?
+    else {
         return Ok((None, None));
     };
     let channel = lift(machine.network_channel())?;

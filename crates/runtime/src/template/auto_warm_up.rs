@@ -59,10 +59,16 @@ pub(crate) async fn run_warm_ups(agent: &mut AgentLink, processes: &[ProcessSpec
 ///
 /// # Errors
 /// When the machine is lost or does not answer.
-pub(crate) async fn warm_up_claim(agent: &mut AgentLink, programs: &[ProcessSpec]) -> Result<()> {
+pub(crate) async fn warm_up_claim(
+    agent: &mut AgentLink,
+    programs: &[ProcessSpec],
+    has_network: bool,
+) -> Result<()> {
     for _ in 0..ROUNDS {
         agent.ready(BOOT_TIMEOUT).await?;
-        let identity = HostMessage::Adopt(adopt("standby", IdentityCause::Start)?);
+        let network = has_network.then(crate::network::of_template);
+        let identity = adopt("standby", IdentityCause::Start, network)?;
+        let identity = HostMessage::Adopt(identity);
         ask(agent, identity, &AgentMessage::Adopted).await?;
         for program in programs {
             // An image without these programs is none the slower.

@@ -24,6 +24,7 @@ use crate::{
     },
     host::guest::GuestFiles,
     link::{AgentLink, adopt},
+    network,
     store::layout::Layout,
 };
 
@@ -87,7 +88,9 @@ pub(super) async fn fill_image(
 }
 
 async fn mount(agent: &mut AgentLink, plan: &TemplatePlan) -> Result<()> {
-    let identity = adopt("template", IdentityCause::Start)?;
+    // With it a start has to set the MAC address alone.
+    let network = plan.shape.mtu.map(|_| network::of_template());
+    let identity = adopt("template", IdentityCause::Start, network)?;
     agent
         .send(&[
             (CONTROL_STREAM, HostMessage::Adopt(identity)),

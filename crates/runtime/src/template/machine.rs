@@ -4,14 +4,10 @@ use std::path::PathBuf;
 
 use cofferdam_backend::{BlockDevice, MachineSpec, MemoryBacking, NetworkInterface};
 use cofferdam_proto::{ROOT_DISK_SERIAL, UPPER_DISK_SERIAL};
-use cofferdam_types::{MacAddress, SandboxId};
+use cofferdam_types::SandboxId;
 
 use super::MachineShape;
-use crate::host::guest::GuestFiles;
-
-/// Address of every interface until the agent sets the sandbox's own, which it does before any user
-/// process runs. A template's guest has this one, so a booted sandbox's has it too.
-const UNSET_MAC: MacAddress = MacAddress::from_random([0; 6]);
+use crate::{host::guest::GuestFiles, network::UNSET_MAC};
 
 /// The machine that every sandbox and template has, less its own files.
 pub(crate) fn machine_spec(
