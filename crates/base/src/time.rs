@@ -16,6 +16,13 @@ pub fn system_time_ns(time: SystemTime) -> u64 {
     })
 }
 
+/// The time so many nanoseconds after the Unix epoch.
+#[must_use]
+pub fn system_time(unix_ns: u64) -> SystemTime {
+    // 584 years at most, which every clock holds.
+    UNIX_EPOCH + Duration::from_nanos(unix_ns)
+}
+
 /// A moment after which an operation gives up.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Instant);
@@ -82,6 +89,14 @@ mod tests {
             rfc3339(1_795_233_906_789_000_000),
             "2026-11-21T04:05:06.789Z"
         );
+    }
+
+    #[test]
+    fn a_time_survives_as_a_number() {
+        for ns in [0, 1, 1_795_233_906_789_000_001, u64::MAX] {
+            assert_eq!(system_time_ns(system_time(ns)), ns);
+        }
+        assert_eq!(system_time_ns(UNIX_EPOCH - Duration::from_secs(1)), 0);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! What is known of a sandbox.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
 
-use cofferdam_runtime::{EndedBy, Entry, Error, ErrorKind, ForkOrigin, Layout, LeaseState};
+use cofferdam_runtime::{
+    EndedBy, Entry, Error, ErrorKind, ForkOrigin, Layout, LeaseState, system_time,
+};
 use cofferdam_types::{Digest, ExitStatus, PortMapping, SandboxId, SandboxSpec, SandboxStatus};
 use serde::Serialize;
 
@@ -121,6 +123,24 @@ impl SandboxInfo {
             directory: layout.sandbox(record.id).dir,
             spec: record.spec,
         }
+    }
+
+    /// When it was made.
+    #[must_use]
+    pub fn created_at(&self) -> SystemTime {
+        system_time(self.created_ns)
+    }
+
+    /// When its workload last started.
+    #[must_use]
+    pub fn started_at(&self) -> Option<SystemTime> {
+        self.started_ns.map(system_time)
+    }
+
+    /// When its workload last ended.
+    #[must_use]
+    pub fn finished_at(&self) -> Option<SystemTime> {
+        self.finished_ns.map(system_time)
     }
 
     /// What went wrong around the sandbox since its last start and may have ended it: a time-out

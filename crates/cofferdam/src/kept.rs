@@ -3,11 +3,11 @@
 use std::{
     fmt,
     str::FromStr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use cofferdam_runtime::{
-    Error, ErrorKind, GuestProcess, Request, Result, SessionStatus, SupervisorMessage,
+    Error, ErrorKind, GuestProcess, Request, Result, SessionStatus, SupervisorMessage, system_time,
 };
 use cofferdam_types::ExitStatus;
 use serde::Serialize;
@@ -143,12 +143,11 @@ impl Sandbox {
 }
 
 fn info(status: SessionStatus) -> SessionInfo {
-    let time = |ns| UNIX_EPOCH + Duration::from_nanos(ns);
     SessionInfo {
         id: SessionId(status.session),
         command: status.command,
-        started: time(status.started_ns),
-        ended: status.ended_ns.map(time),
+        started: system_time(status.started_ns),
+        ended: status.ended_ns.map(system_time),
         exit: status.exit,
         timed_out: status.timed_out,
         kept: status.kept,

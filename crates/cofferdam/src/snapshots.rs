@@ -1,10 +1,13 @@
 //! Snapshots, restore and forks.
 
-use std::io::{Read, Write};
+use std::{
+    io::{Read, Write},
+    time::{Duration, SystemTime},
+};
 
 use cofferdam_runtime::{
     DamagedSnapshot, Entry, Error, ForkOptions, ForkSource, Result, SnapshotKind, SnapshotManifest,
-    SnapshotOptions, image::Progress, rfc3339,
+    SnapshotOptions, image::Progress, rfc3339, system_time,
 };
 use cofferdam_types::{Digest, SandboxId, SnapshotId};
 use serde::Serialize;
@@ -64,6 +67,28 @@ pub struct Forks {
     pub pause_us: Option<u64>,
     /// Why there are not as many as were asked for.
     pub failure: Option<Error>,
+}
+
+impl SnapshotInfo {
+    /// When it was taken.
+    #[must_use]
+    pub fn created_at(&self) -> SystemTime {
+        system_time(self.created_ns)
+    }
+
+    /// How long the sandbox stood still; none if it did not run.
+    #[must_use]
+    pub fn pause(&self) -> Option<Duration> {
+        self.pause_us.map(Duration::from_micros)
+    }
+}
+
+impl Forks {
+    /// How long the source stood still; none if it did not run.
+    #[must_use]
+    pub fn pause(&self) -> Option<Duration> {
+        self.pause_us.map(Duration::from_micros)
+    }
 }
 
 impl<'a> Snapshots<'a> {

@@ -27,7 +27,7 @@ mod usage;
 pub use client::{
     Connection, EventFollower, Incoming, LogFollower, LogOptions, Outgoing, Receiver, console_lines,
 };
-pub use cofferdam_base::time::{rfc3339, system_time_ns, unix_time_ns};
+pub use cofferdam_base::time::{rfc3339, system_time, system_time_ns, unix_time_ns};
 pub use cofferdam_image as image;
 pub use cofferdam_proto::{
     Channel, ClientMessage, ExecOptions, GuestProcess, LiveStatus, NetworkCounters, ProcessList,

@@ -1,6 +1,8 @@
 //! What happens to sandboxes, as the journal keeps it.
 
-use cofferdam_base::time::unix_time_ns;
+use std::time::SystemTime;
+
+use cofferdam_base::time::{system_time, unix_time_ns};
 use cofferdam_types::{ExitStatus, SandboxId, SnapshotId};
 use serde::{Deserialize, Serialize};
 
@@ -124,6 +126,12 @@ pub enum EventKind {
 }
 
 impl Event {
+    /// When it happened.
+    #[must_use]
+    pub fn time(&self) -> SystemTime {
+        system_time(self.time_ns)
+    }
+
     /// Something that has just happened to a sandbox.
     pub(crate) fn now(record: &SandboxRecord, kind: EventKind) -> Self {
         Self {

@@ -11,8 +11,10 @@ use std::{
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
+use cofferdam_base::time::system_time;
 use cofferdam_proto::Channel;
 
 /// The channel of marks.
@@ -38,6 +40,14 @@ pub struct LogRecord {
     pub channel: Channel,
     /// The bytes.
     pub bytes: Vec<u8>,
+}
+
+impl LogRecord {
+    /// When the supervisor received it.
+    #[must_use]
+    pub fn time(&self) -> SystemTime {
+        system_time(self.time_ns)
+    }
 }
 
 /// Where a record was written.

@@ -1,7 +1,8 @@
 //! What the store knows of a sandbox: its record, which never changes, and its state.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::SystemTime};
 
+use cofferdam_base::time::system_time;
 use cofferdam_proto::{ProcessSpec, RemoteFailure};
 use cofferdam_types::{
     Digest, ExitStatus, PortMapping, SandboxId, SandboxSpec, SandboxStatus, Signal, SnapshotId,
@@ -180,6 +181,14 @@ pub struct LeaseState {
     /// The time-out that is over and for which it is being, or was, ended or paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over: Option<EndedBy>,
+}
+
+impl LeaseState {
+    /// When its time is over; none without a time-out.
+    #[must_use]
+    pub fn ends(&self) -> Option<SystemTime> {
+        self.ends_ns.map(system_time)
+    }
 }
 
 /// A failure as a state file keeps it.
