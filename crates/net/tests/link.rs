@@ -234,3 +234,33 @@ fn a_flood_of_syns_is_answered_within_the_limit() {
         "{stats:?}"
     );
 }
+
+#[test]
+fn a_guest_that_may_reach_nothing_opens_no_socket_of_the_host() {
+    let policy = cofferdam_net::Policy::new(cofferdam_net::Profile::None, Vec::new());
+    let mut config = config();
+    let resolver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    resolver.set_nonblocking(true).unwrap();
+    config.resolvers = vec![resolver.local_addr().unwrap()];
+    let mut guest = Guest::with_policy(config, policy);
+    let mut random = Random(99);
+    for _ in 0..30_000 {
+        let frame = seed_frame(&mut random);
+        guest.send_frame(&frame);
+        while guest.link.next_frame().is_some() {}
+    }
+    guest.link.io_flush();
+    guest.until_stats(|stats| stats.rx_frames >= 30_000);
+    let stats = guest.handle.stats();
+    assert!(stats.denied > 3000, "{stats:?}");
+    let opened = [stats.udp_opened, stats.connects_failed, stats.icmp_flows];
+    assert_eq!(opened, [0; 3], "{stats:?}");
+    // Only the gateway's own DNS has connections, and these are not of the host.
+    let gateway = std::net::SocketAddr::from(([10, 0, 2, 1], 53));
+    let flows = guest.handle.flows().unwrap();
+    assert!(flows.iter().all(|flow| flow.remote == gateway), "{flows:?}");
+    assert!(
+        resolver.recv(&mut [0; 8]).is_err(),
+        "a query left the stack"
+    );
+}
