@@ -5,6 +5,7 @@ use std::{net::SocketAddr, os::unix::net::UnixStream, thread};
 use cofferdam_net::{Event, Events, FrameStream, Handle, Stack};
 use cofferdam_proto::NetworkCounters;
 use cofferdam_types::{PortMapping, PortProtocol};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{Plan, asked};
 use crate::base::error::{Error, ErrorKind, Result, io, lift};
@@ -38,6 +39,7 @@ impl Network {
         plan: &Plan,
         denied: impl Fn(Denial) + Send + 'static,
     ) -> Result<Self> {
+        allow_all_descriptors();
         let frames = FrameStream::new(channel)
             .map_err(|error| io("Could not use the network channel", error))?;
         let (events, receiver) = Events::channel();
@@ -87,6 +89,13 @@ impl Drop for Network {
     fn drop(&mut self) {
         self.handle.stop();
     }
+}
+
+/// Each flow has a descriptor. Where the limit cannot be raised, flows past it are refused.
+fn allow_all_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current, ..limit });
 }
 
 fn explain(port: &PortMapping, error: Error) -> Error {

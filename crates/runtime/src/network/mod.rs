@@ -8,7 +8,6 @@
 //! addresses from their id.
 
 mod live;
-mod resolvers;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -163,7 +162,7 @@ fn config(id: SandboxId, spec: &NetworkSpec, is_fork: bool) -> Config {
             host: v6_of([0, 0, 0, 2]),
         }),
         resolvers: match spec.dns.as_slice() {
-            [] => resolvers::of_host(),
+            [] => cofferdam_net::host_resolvers(),
             own => own.iter().map(|ip| SocketAddr::new(*ip, 53)).collect(),
         },
         ..Config::new(mac.bytes())
