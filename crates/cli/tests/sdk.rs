@@ -292,6 +292,25 @@ fn a_program_restarts_forks_by_name_and_prunes() {
         let forks = coffer.fork("base", &options, |_| {}).await.unwrap();
         let fork = &forks.sandboxes[0];
         assert_eq!(sh(fork, "echo $COLOUR").await, "red");
+        let mut more = coffer.fork_stream(
+            "base",
+            ForkOptions {
+                count: 2,
+                ..options.clone()
+            },
+        );
+        let mut ids = Vec::new();
+        while let Some(fork) = more.next().await {
+            let fork = fork.unwrap();
+            assert_eq!(sh(&fork, "echo $COLOUR").await, "red");
+            ids.push(fork.id());
+            fork.remove(true).await.unwrap();
+        }
+        assert_eq!(ids.len(), 2);
+        let mut none = coffer.fork_stream("nothing", options.clone());
+        let error = none.next().await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(none.next().await.is_none());
         let missing = coffer.fork("nothing", &options, |_| {}).await;
         assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
         fork.kill(cofferdam::Signal::KILL).await.unwrap();

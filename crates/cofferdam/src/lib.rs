@@ -28,6 +28,7 @@
 mod coffer;
 mod events;
 mod exec;
+mod fork_stream;
 mod images;
 mod info;
 mod kept;
@@ -66,6 +67,7 @@ pub use cofferdam_types::{
 pub use coffer::Coffer;
 pub use events::{EventOptions, Events};
 pub use exec::{ExecSpec, Output};
+pub use fork_stream::ForkStream;
 pub use images::{Images, parse_reference};
 pub use info::SandboxInfo;
 pub use kept::{ProcessInfo, Processes, SessionId, SessionInfo};

@@ -12,6 +12,7 @@ fn is_send<T: Send>(_: T) {}
 fn of_a_coffer(coffer: &Coffer, spec: SandboxSpec, reference: &Reference, platform: &Platform) {
     is_send(coffer.create(spec.clone(), &NoProgress));
     is_send(coffer.remove("name", true));
+    is_send(coffer.fork_stream("name", ForkOptions::default()));
     is_send(coffer.prune_sandboxes());
     is_send(coffer.fork("name", &ForkOptions::default(), |_| {}));
     is_send(coffer.images().pull(reference, platform, &NoProgress));
