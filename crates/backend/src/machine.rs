@@ -45,6 +45,12 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// version, accelerator, machine type, CPU model. Part of every template's key.
     fn compatibility_key(&self) -> Result<String>;
 
+    /// Whether its guests read a counter of the host's processor as it is, so that a restored
+    /// guest keeps its time only on a processor with the same rate.
+    fn guests_read_host_counter(&self) -> bool {
+        false
+    }
+
     /// Starts a machine; returns when its program runs, not when the guest is ready.
     fn start<'a>(&'a self, spec: &'a MachineSpec) -> BoxFuture<'a, Result<Box<dyn Machine>>>;
 

@@ -145,6 +145,17 @@ fn a_full_snapshot_goes_on_with_the_same_qemu_elsewhere_and_its_disk_with_any() 
     elsewhere.ok(&["start", "src"]);
     assert_eq!(elsewhere.ok(&["exec", "src", "cat", "/kept"]), "kept");
 
+    // The same QEMU on a processor whose counter has another rate.
+    let taken = here.ok(&["snapshot", "inspect", "full"]);
+    if taken.contains("\"counter_khz\"") {
+        let slower = Host::new(qemu::program(), None);
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let kept = format!("cache/counter-{}.json", boot.trim());
+        fs::write(slower.coffer.home().join(kept), "1000000").unwrap();
+        let refusal = slower.refusal(&["snapshot", "import"], &full);
+        assert!(refusal.contains("here it runs at 1000000 kHz"), "{refusal}");
+    }
+
     // Where the whole is, its disk can be taken out too.
     there.ok(&["fork", "--disk-only", "-n", "disk", "full"]);
     there.ok(&["start", "disk"]);

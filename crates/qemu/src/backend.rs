@@ -280,6 +280,11 @@ impl Backend for QemuBackend {
         }
     }
 
+    /// An emulated time-stamp counter is the host's (QEMU `target/i386/tcg`, `helper_rdtsc`).
+    fn guests_read_host_counter(&self) -> bool {
+        self.accel == Accel::Tcg
+    }
+
     fn start<'a>(&'a self, spec: &'a MachineSpec) -> BoxFuture<'a, Result<Box<dyn Machine>>> {
         Box::pin(self.start_machine(spec))
     }

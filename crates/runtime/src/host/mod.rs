@@ -5,6 +5,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod compatibility;
+pub(crate) mod counter;
 pub(crate) mod diagnosis;
 pub(crate) mod guest;
 pub(crate) mod needs;

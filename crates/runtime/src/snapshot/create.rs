@@ -65,6 +65,7 @@ impl Snapshots<'_> {
             sandbox: entry.record.clone(),
             backend: entry.state.backend.clone(),
             compatibility: self.compatibility(captured.kind, entry)?,
+            counter_khz: self.counter_khz(captured.kind, entry)?,
             pause_us: captured.pause_us,
             files,
         };
@@ -85,6 +86,15 @@ impl Snapshots<'_> {
         let layout = self.store.layout();
         let backend = crate::host::backend(layout, entry.state.backend.as_deref())?;
         lift(backend.compatibility_key()).map(Some)
+    }
+
+    fn counter_khz(&self, kind: SnapshotKind, entry: &Entry) -> Result<Option<u32>> {
+        if kind == SnapshotKind::Disk {
+            return Ok(None);
+        }
+        let layout = self.store.layout();
+        let backend = crate::host::backend(layout, entry.state.backend.as_deref())?;
+        Ok(crate::host::counter::rate_khz(layout, backend.as_ref()))
     }
 
     /// A directory for a capture.

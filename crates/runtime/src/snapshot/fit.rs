@@ -5,7 +5,7 @@
 use super::{Snapshots, bad};
 use crate::{
     base::error::{Result, lift},
-    host::{compatibility::machine_key, guest},
+    host::{compatibility::machine_key, counter, guest},
     store::snapshot::SnapshotManifest,
 };
 
@@ -32,6 +32,16 @@ impl Snapshots<'_> {
             true => theirs == ours,
             false => theirs.starts_with(&ours),
         };
+        let counter = counter::rate_khz(layout, backend.as_ref());
+        if fits && !counter::fits(manifest.counter_khz, counter) {
+            let of = |rate: Option<u32>| rate.map_or_else(String::new, |khz| format!("{khz} kHz"));
+            let what = format!(
+                "was taken on a processor whose counter runs at {}, and here it runs at {}",
+                of(manifest.counter_khz),
+                of(counter)
+            );
+            return Err(bad(&label, &what).hint(hint));
+        }
         if fits {
             return Ok(());
         }

@@ -57,6 +57,9 @@ pub struct SnapshotManifest {
     /// was captured; full snapshots only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compatibility: Option<String>,
+    /// Rate in kHz of the counter of the host's processor, where the machine reads it as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counter_khz: Option<u32>,
     /// How long the sandbox stood still, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause_us: Option<u64>,
