@@ -102,7 +102,8 @@ impl Events {
     fn is_wanted(&self, event: &Event) -> bool {
         let since = self.options.since.map_or(0, system_time_ns);
         let until = self.options.until.map_or(u64::MAX, system_time_ns);
-        (since..until).contains(&event.time_ns)
+        // A gap concerns every reader; its time is that of the reading.
+        event.kind == crate::EventKind::Missed || (since..until).contains(&event.time_ns)
     }
 }
 

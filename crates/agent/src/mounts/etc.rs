@@ -21,9 +21,6 @@ use crate::{
 
 const SOURCE: &str = "/etc";
 
-/// Longest file that is compared with what the agent wrote; a user's may be anything.
-const COMPARED_BYTES: usize = 4096;
-
 /// The machine's files.
 #[derive(Debug)]
 pub(crate) struct Etc {
@@ -87,7 +84,8 @@ impl Etc {
             }
             let failed = || format!("Could not write `/etc/{name}`");
             let ours = untouched
-                || get(&old.file).or_fail(FailureKind::Identity, failed)? == old.written.as_bytes();
+                || get(&old.file, old.written.len()).or_fail(FailureKind::Identity, failed)?
+                    == old.written.as_bytes();
             if ours {
                 put(&old.file, &new).or_fail(FailureKind::Identity, failed)?;
                 if new.len() < old.written.len() {
@@ -172,8 +170,10 @@ pub(super) fn cut(file: &OwnedFd, content: &str) -> rustix::io::Result<()> {
     ftruncate(file, u64::try_from(content.len()).unwrap_or_default())
 }
 
-fn get(file: &OwnedFd) -> rustix::io::Result<Vec<u8>> {
-    let mut content = vec![0; COMPARED_BYTES];
+/// The content, as far as it takes to tell whether it is one of `length` bytes; a user's may be
+/// anything.
+fn get(file: &OwnedFd, length: usize) -> rustix::io::Result<Vec<u8>> {
+    let mut content = vec![0; length + 1];
     let read = pread(file, content.as_mut_slice(), 0)?;
     content.truncate(read);
     Ok(content)

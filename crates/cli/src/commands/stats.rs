@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, io::IsTerminal as _, time::Duration};
 
 use cofferdam::{
-    Coffer, ErrorKind, EventKind, EventOptions, Events, Result, Sandbox, SandboxId, SandboxStats,
-    StatsStream,
+    Coffer, ErrorKind, Event, EventKind, EventOptions, Events, Result, Sandbox, SandboxId,
+    SandboxStats, StatsStream,
 };
 use futures_util::{
     StreamExt as _,
@@ -48,7 +48,8 @@ async fn print(coffer: &Coffer, args: &StatsArgs) -> Result<()> {
                     return Ok(());
                 }
             }
-            changed = watched.change() => changed?,
+            // Taken up here: what comes must not be lost when the tick comes first.
+            change = watched.change() => watched.take_up(change).await?,
         }
     }
 }
@@ -62,6 +63,14 @@ struct Watch {
 
 /// A sample, or none at the end of a sandbox.
 type Sample = (SandboxId, Option<Result<SandboxStats>>);
+
+/// What has come of the sandboxes that are watched.
+enum Change {
+    /// A sample, or the end of its sandbox.
+    Sample(SandboxId, Option<Result<SandboxStats>>),
+    /// Something that happened to any sandbox.
+    Event(Result<Event>),
+}
 
 /// The sandboxes that are watched.
 struct Watched<'a> {
@@ -127,7 +136,10 @@ impl<'a> Watched<'a> {
     }
 
     /// Waits until something changes.
-    async fn change(&mut self) -> Result<()> {
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    async fn change(&mut self) -> Change {
         let starts = async {
             match &mut self.starts {
                 Some(starts) => starts.next().await,
@@ -135,16 +147,23 @@ impl<'a> Watched<'a> {
             }
         };
         tokio::select! {
-            Some((id, sample)) = self.streams.next() => self.take(id, sample),
-            Some(event) = starts => {
+            Some((id, sample)) = self.streams.next() => Change::Sample(id, sample),
+            Some(event) = starts => Change::Event(event),
+            // All that were named have ended.
+            else => std::future::pending().await,
+        }
+    }
+
+    async fn take_up(&mut self, change: Change) -> Result<()> {
+        match change {
+            Change::Sample(id, sample) => self.take(id, sample),
+            Change::Event(event) => {
                 let event = event?;
                 match (event.kind, event.sandbox) {
                     (EventKind::Started, Some(id)) => self.add_started(id).await,
                     _ => Ok(()),
                 }
             }
-            // All that were named have ended.
-            else => std::future::pending().await,
         }
     }
 

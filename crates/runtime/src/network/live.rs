@@ -1,60 +1,85 @@
 //! A network that runs.
 
-use std::{net::SocketAddr, os::unix::net::UnixStream, thread};
+use std::{
+    net::SocketAddr,
+    os::unix::net::UnixStream,
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::Duration,
+};
 
-use cofferdam_net::{Event, Events, FrameStream, Handle, Stack};
+use cofferdam_net::{Events, FrameStream, Handle, Stack};
 use cofferdam_proto::NetworkCounters;
 use cofferdam_types::{PortMapping, PortProtocol};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::{Plan, asked};
+use super::{
+    Plan, asked,
+    report::{Budget, Report},
+};
 use crate::base::error::{Error, ErrorKind, Result, io, lift};
 
+/// How long the end of a stack is waited for, so that its ports are free. It takes one turn of its
+/// loop.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The network of a live sandbox. It ends when this is dropped.
+///
+/// # Blocking
+/// The drop waits for the stack's end, a second at most.
 #[derive(Debug)]
 pub(crate) struct Network {
     handle: Handle,
     ports: Vec<PortMapping>,
-}
-
-/// Something that the user may want to see, as a sentence with what would change it.
-#[derive(Debug)]
-pub(crate) struct Denial {
-    /// Where the guest wanted to, or the name that it asked for.
-    pub(crate) destination: String,
-    /// Why it was refused.
-    pub(crate) reason: String,
-    /// The rule that would allow it.
-    pub(crate) allow: Option<String>,
+    /// Closed when the stack has ended.
+    ended: Receiver<()>,
 }
 
 impl Network {
     /// Starts the stack for the guest at the other end of `channel` and publishes the ports of
-    /// `plan`. `denied` is called, on a thread of the network's, for what the policy refuses.
+    /// `plan`. `report` is called, on a thread of the network's, for what the user may want to see.
+    ///
+    /// # Blocking
+    /// For each port until the stack has bound it.
     ///
     /// # Errors
     /// Those of the ports; [`ErrorKind::Io`] when the host gives no thread or descriptor.
     pub(crate) fn start(
-        channel: UnixStream,
+        channel_to_guest: UnixStream,
         plan: &Plan,
-        denied: impl Fn(Denial) + Send + 'static,
+        report: impl Fn(Report) + Send + 'static,
     ) -> Result<Self> {
         allow_all_descriptors();
-        let frames = FrameStream::new(channel)
+        let frames = FrameStream::new(channel_to_guest)
             .map_err(|error| io("Could not use the network channel", error))?;
         let (events, receiver) = Events::channel();
         let (config, policy) = (plan.config.clone(), plan.policy.clone());
         let stack = lift(Stack::new(config, Box::new(frames), policy, events))?;
         let handle = stack.handle();
-        lift(stack.spawn())?;
+        let running = lift(stack.spawn())?;
+        let (sender, ended) = channel();
         // From here on a failure stops the stack.
         let mut network = Self {
             handle,
             ports: Vec::new(),
+            ended,
+        };
+        let follow = move || {
+            let mut budget = Budget::default();
+            for event in receiver {
+                budget.take(&event).into_iter().for_each(&report);
+            }
+            // The stack has dropped its end of the queue.
+            match running.join() {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => report(Report::stopped(&error.chain())),
+                Err(_) => report(Report::stopped("its thread has panicked")),
+            }
+            drop(sender);
         };
         thread::Builder::new()
             .name("net-events".to_owned())
-            .spawn(move || receiver.iter().filter_map(sentence).for_each(denied))
+            .spawn(follow)
             .map_err(|error| io("Could not start a thread of the network", error))?;
         for port in &plan.publish {
             let published = network.handle.publish(asked(port));
@@ -88,6 +113,8 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         self.handle.stop();
+        // Nothing is ever sent: the sender goes with the stack.
+        let _ = self.ended.recv_timeout(END_TIMEOUT);
     }
 }
 
@@ -99,43 +126,16 @@ fn allow_all_descriptors() {
 }
 
 fn explain(port: &PortMapping, error: Error) -> Error {
-    let taken = error.kind() == ErrorKind::PortTaken;
+    let hint = match (error.kind(), port.protocol) {
+        (ErrorKind::PortTaken, PortProtocol::Tcp | PortProtocol::Udp) => {
+            Some("Choose another port of the host, or let the system choose one".to_owned())
+        }
+        _ => error.hint_text().map(str::to_owned),
+    };
     let what = format!("Could not publish `{}`", port.host);
     let explained = Error::new(error.kind(), what).because(error);
-    match (taken, port.protocol) {
-        (true, PortProtocol::Tcp | PortProtocol::Udp) => {
-            explained.hint("Choose another port of the host, or let the system choose one")
-        }
-        (false, _) => explained,
-    }
-}
-
-/// What is worth an event of the sandbox.
-fn sentence(event: Event) -> Option<Denial> {
-    match event {
-        Event::Denied {
-            protocol,
-            destination,
-            name,
-            denial,
-        } => {
-            let name = name.map_or_else(String::new, |name| format!(" ({name})"));
-            Some(Denial {
-                destination: format!("{destination}/{protocol}{name}"),
-                reason: denial.reason.to_string(),
-                allow: Some(denial.allow),
-            })
-        }
-        Event::NameDenied { name, denial } => Some(Denial {
-            destination: name,
-            reason: denial.reason.to_string(),
-            allow: Some(denial.allow),
-        }),
-        Event::RebindingRefused { name, address } => Some(Denial {
-            destination: name,
-            reason: format!("its address {address} is private"),
-            allow: None,
-        }),
-        _ => None,
+    match hint {
+        Some(hint) => explained.hint(hint),
+        None => explained,
     }
 }

@@ -8,6 +8,7 @@
 //! addresses from their id.
 
 mod live;
+mod report;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -15,7 +16,7 @@ use cofferdam_net::{Addresses, Config, HOST_NAME, Policy, Profile, PublishSpec, 
 use cofferdam_proto::GuestNetwork;
 use cofferdam_types::{MacAddress, NetworkMode, NetworkSpec, PortMapping, PortProtocol, SandboxId};
 
-pub(crate) use self::live::Network;
+pub(crate) use self::{live::Network, report::Report};
 use crate::base::error::{Error, ErrorKind, Result, lift};
 
 /// Largest packet of the link, in bytes. QEMU's channel carries no offloads, so that large packets

@@ -2,7 +2,7 @@
 
 use cofferdam_base::fs;
 use cofferdam_proto::{IdentityCause, StartMode};
-use cofferdam_types::SandboxStatus;
+use cofferdam_types::{NetworkSpec, SandboxStatus};
 
 use super::{Snapshot, SnapshotFileName, SnapshotKind, Snapshots, bad, captured::CapturedState};
 use crate::{
@@ -137,6 +137,11 @@ fn is_same(ours: &SandboxRecord, theirs: &SandboxRecord) -> bool {
         // A snapshot's are never believed.
         record.image.auto_warm_ups = None;
         record.spec.kernel = None;
+        // An import takes the policy off.
+        record.spec.network = NetworkSpec {
+            mode: record.spec.network.mode,
+            ..NetworkSpec::default()
+        };
         // One that was gone may have come back under another name.
         record.name.clear();
         record.spec.name = None;

@@ -18,7 +18,7 @@ use std::{
 
 use cofferdam_disk::{BundleLimits, BundleReader, BundleWriter};
 use cofferdam_image::{Phase, Progress, ProgressEvent};
-use cofferdam_types::SnapshotId;
+use cofferdam_types::{NetworkSpec, SnapshotId};
 use serde::Deserialize;
 
 use super::{
@@ -167,6 +167,12 @@ impl Snapshots<'_> {
         }
         // A path of another host's kernel means nothing here.
         manifest.sandbox.spec.kernel = None;
+        // Nor does a stranger decide what may be reached from here. The interface itself is part of
+        // the machine.
+        manifest.sandbox.spec.network = NetworkSpec {
+            mode: manifest.sandbox.spec.network.mode,
+            ..NetworkSpec::default()
+        };
         manifest.sandbox.image = self.repin(&manifest.sandbox)?.image;
         if manifest.kind == SnapshotKind::Full {
             self.expect_same_machine(manifest)?;

@@ -5,7 +5,7 @@ use cofferdam_proto::GuestNetwork;
 
 use crate::{
     base::error::{Result, lift},
-    network::{self, Network},
+    network::{self, Network, Report},
     store::event::{Event, EventKind},
     supervisor::Starting,
 };
@@ -31,11 +31,18 @@ pub(crate) fn network(
     };
     let channel = lift(machine.network_channel())?;
     let (journal, about) = (of.store.journal(), record.clone());
-    let network = Network::start(channel, &plan, move |denial| {
-        let kind = EventKind::NetworkDenied {
-            destination: denial.destination,
-            reason: denial.reason,
-            allow: denial.allow,
+    let network = Network::start(channel, &plan, move |report| {
+        let kind = match report {
+            Report::Denied {
+                destination,
+                reason,
+                allow,
+            } => EventKind::NetworkDenied {
+                destination,
+                reason,
+                allow,
+            },
+            Report::Notice(message) => EventKind::Network { message },
         };
         // An event that cannot be written must not stop what it is about.
         let _ = journal.append(&Event::now(&about, kind));

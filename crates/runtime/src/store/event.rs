@@ -96,6 +96,12 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         allow: Option<String>,
     },
+    /// Its network has something to tell: resolvers that do not answer, a limit that is reached, or
+    /// its own end.
+    Network {
+        /// A sentence without a full stop.
+        message: String,
+    },
     /// A snapshot was taken of it.
     Snapshot {
         /// The snapshot.
@@ -175,6 +181,7 @@ impl EventKind {
             Self::Removed => "removed",
             Self::Missed => "missed",
             Self::NetworkDenied { .. } => "network_denied",
+            Self::Network { .. } => "network",
             Self::Unknown => "unknown",
         }
     }
@@ -242,6 +249,14 @@ mod tests {
             EventKind::Paused { by: None },
             EventKind::Unpaused,
             EventKind::TimeoutChanged { ends_ns: None },
+            EventKind::NetworkDenied {
+                destination: "10.0.0.1:80/tcp".to_owned(),
+                reason: "it is private".to_owned(),
+                allow: None,
+            },
+            EventKind::Network {
+                message: "No resolver answered".to_owned(),
+            },
             EventKind::Snapshot { snapshot },
             EventKind::died(&SandboxState::created()),
             EventKind::Removed,

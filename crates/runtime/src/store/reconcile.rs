@@ -56,6 +56,7 @@ pub(super) fn check(store: &Store, entry: Entry) -> Result<Option<Entry>> {
     state.supervisor_pid = None;
     state.machine_pid = None;
     state.ports = Vec::new();
+    state.lease = None;
     state.finished_ns = Some(cofferdam_base::time::unix_time_ns());
     state.failure = Some(Failure {
         kind: ErrorKind::SupervisorLost.name(),

@@ -25,8 +25,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(3600);
 
 impl Switchboard {
-    /// Tells every client how it ended.
+    /// Tells every client how it ended. The ports of the host are free before that: a client may use
+    /// them again at once.
     pub(in crate::supervisor) fn tell_all(&mut self, end: &End) {
+        self.network = None;
         let answer = match end {
             End::Exited(status) => SupervisorMessage::Exited { status: *status },
             End::Failed(error) => SupervisorMessage::Failed(to_remote(error)),
