@@ -97,7 +97,7 @@ impl<T> Slots<T> {
     }
 }
 
-/// When entries of a table want to be looked at. Each has at most one time.
+/// When entries of a table have something to do. Each has at most one time.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     times: BTreeSet<(Instant, Slot)>,

@@ -199,6 +199,62 @@ fn a_capture_has_every_frame_of_both_ways() {
     }
 }
 
+/// Whether the kernel's timer of the connection at this local address is the one of keep-alive.
+/// *Source:* Linux, Documentation/networking/proc_net_tcp.rst.
+fn has_keepalive(local: SocketAddr) -> bool {
+    let port = format!(":{:04X}", local.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let established = fields[1].ends_with(&port) && fields[3] == "01";
+        established && fields[5].starts_with("02:")
+    })
+}
+
+#[test]
+fn the_sockets_of_a_flow_notice_a_peer_that_vanishes() {
+    let mut guest = Guest::new();
+    let server = guest.tcp_socket(4096);
+    guest.tcp(server).listen(80).unwrap();
+    let port = publish(&guest, Protocol::Tcp, "127.0.0.1:0", 80);
+    let _peer = TcpStream::connect(port.host).unwrap();
+    guest.until(|guest| guest.tcp(server).is_active().then_some(()));
+    guest.until(|_| has_keepalive(port.host).then_some(()));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    guest.connect(listener.local_addr().unwrap());
+    let (_stream, ours) = listener.accept().unwrap();
+    guest.until(|_| has_keepalive(ours).then_some(()));
+}
+
+#[test]
+fn a_capture_that_ends_on_a_slow_disk_does_not_hold_the_stack_up() {
+    let mut guest = Guest::with(config(), &[]);
+    // A pipe without a reader stands for a disk that does not write.
+    let (reader, writer) = std::io::pipe().unwrap();
+    let file = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
+    guest.handle.capture(Some(file)).unwrap();
+    let frame = [0xff; 1500];
+    guest.until(|guest| {
+        guest.send_frame(&frame);
+        let dropped = guest.handle.stats().capture_dropped;
+        (dropped > 0).then_some(())
+    });
+    let handle = guest.handle.clone();
+    let ends = thread::spawn(move || handle.capture(None));
+    // The stack takes a frame and has no capture for it any more.
+    guest.until(|guest| {
+        let before = guest.handle.stats();
+        guest.send_frame(&frame);
+        guest.link.io_flush();
+        guest.until_stats(|stats| stats.rx_frames > before.rx_frames);
+        let after = guest.handle.stats();
+        (after.capture_dropped == before.capture_dropped).then_some(())
+    });
+    assert!(!ends.is_finished(), "the disk has written");
+    drop(reader);
+    ends.join().unwrap().unwrap();
+}
+
 /// Seconds for `bytes` from the host to the guest, or from the guest to the host.
 fn seconds(rate: Rate, up: bool, bytes: usize) -> f64 {
     let mut config = config();

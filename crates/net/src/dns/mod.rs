@@ -238,7 +238,7 @@ impl Dns {
         }
     }
 
-    /// When [`Dns::turn`] wants to be called next.
+    /// When [`Dns::turn`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadlines.first()
     }

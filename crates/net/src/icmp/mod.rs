@@ -176,7 +176,7 @@ impl Icmp {
         cx.counters.icmp_flows.set(self.flows.len());
     }
 
-    /// When [`Icmp::turn`] wants to be called next.
+    /// When [`Icmp::turn`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadlines.first()
     }

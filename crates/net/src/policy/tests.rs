@@ -64,7 +64,8 @@ fn public_denies_each_line_of_the_table_from_its_first_to_its_last_address() {
 fn the_document_has_each_line_of_the_table() {
     let document = include_str!("../../../../docs/network.md");
     for line in RESERVED {
-        let row = format!("| `{}` | {} |", line.network, line.name);
+        let under_all = if line.always { "denied" } else { "allowed" };
+        let row = format!("| `{}` | {} | {under_all} |", line.network, line.name);
         assert!(document.contains(&row), "{row}");
     }
 }

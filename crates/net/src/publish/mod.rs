@@ -203,7 +203,7 @@ impl Published {
         }
     }
 
-    /// When [`Published::turn`] wants to be called next.
+    /// When [`Published::turn`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let resting = self.resting.iter().map(|(until, _)| *until);
         resting.chain(self.peers.deadline()).min()

@@ -10,6 +10,7 @@ use std::{
 };
 
 use crate::{
+    capture::Capture,
     config::{Config, Rate},
     error::{Error, ErrorKind, Result},
     policy::{Profile, Rule},
@@ -34,7 +35,8 @@ pub(super) enum Command {
     Publish(PublishSpec, SyncSender<Result<PublishedPort>>),
     Unpublish(PublishId, SyncSender<Result<()>>),
     Published(SyncSender<Result<Vec<PublishedPort>>>),
-    Capture(Option<File>, SyncSender<Result<()>>),
+    /// Gives back the capture that was.
+    Capture(Option<Capture>, SyncSender<Result<Option<Capture>>>),
 }
 
 /// Changes, reads and stops a running stack. Clones are handles of the same stack.
@@ -76,7 +78,7 @@ impl Handle {
         self.counters.read()
     }
 
-    /// Stops the stack. Host sockets are closed; the guest is not told.
+    /// Stops the stack. Host sockets are closed, and the guest gets no resets.
     pub fn stop(&self) {
         // A stack that has stopped already needs no command.
         let _ = self.send(Command::Stop);
@@ -176,12 +178,17 @@ impl Handle {
     /// is complete when this returns.
     ///
     /// # Blocking
-    /// Waits for the stack's thread.
+    /// Waits for the stack's thread, and then until the frames of the capture before are in its
+    /// file. The stack goes on meanwhile, however slow that file is.
     ///
     /// # Errors
     /// `Io` when the file cannot be written, `Stopped`.
     pub fn capture(&self, file: Option<File>) -> Result<()> {
-        self.ask(|sender| Command::Capture(file, sender))
+        let next = file.map(Capture::start).transpose()?;
+        let previous = self.ask(|sender| Command::Capture(next, sender))?;
+        // This waits for the disk, which the stack's thread must not do.
+        drop(previous);
+        Ok(())
     }
 }
 

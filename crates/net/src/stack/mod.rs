@@ -8,7 +8,6 @@ mod handle;
 mod turn;
 
 use std::{
-    fs::File,
     sync::{
         Arc,
         mpsc::{Receiver, channel},
@@ -22,7 +21,6 @@ pub use turn::End;
 
 use self::handle::Command;
 use crate::{
-    capture::Capture,
     config::Config,
     context::{Context, Egress, Names},
     dns::Dns,
@@ -148,12 +146,6 @@ impl Stack {
         self.up = Bucket::new(config.rate.up, now);
         self.tcp = Tcp::new(&mut cx.egress, config.mtu, now, seed);
         cx.config = config;
-        Ok(())
-    }
-
-    /// Writes every frame to `file` from now on.
-    fn capture(&mut self, file: Option<File>) -> Result<()> {
-        self.cx.egress.capture = file.map(Capture::start).transpose()?;
         Ok(())
     }
 }

@@ -208,8 +208,9 @@ impl Stack {
                 Command::Published(sender) => {
                     let _ = sender.send(Ok(self.publish.list()));
                 }
-                Command::Capture(file, sender) => {
-                    let _ = sender.send(self.capture(file));
+                Command::Capture(next, sender) => {
+                    let previous = std::mem::replace(&mut self.cx.egress.capture, next);
+                    let _ = sender.send(Ok(previous));
                 }
             }
         }

@@ -106,7 +106,7 @@ pub(super) struct Flow {
     pub(super) link: Option<Link>,
     /// When a connect or handshake has taken too long.
     pub(super) gives_up: Option<Instant>,
-    /// When this flow wants to be looked at.
+    /// When this flow has something to do without a reason from outside.
     pub(super) deadline: Option<Instant>,
     /// Whether it is in the list of flows to be looked at now.
     pub(super) queued: bool,

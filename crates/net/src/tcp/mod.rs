@@ -29,10 +29,10 @@
 //!
 //! Bounds: the number of flows, and the bytes of buffers, see [`Limits`](crate::config::Limits).
 
+mod check;
 mod connect;
 mod device;
 mod flow;
-mod gate;
 mod hello;
 mod open;
 mod pump;
@@ -183,7 +183,7 @@ impl Tcp {
         cx.counters.tcp_flows.set(self.flows.len());
     }
 
-    /// When [`Tcp::turn`] wants to be called next; `now` if at once.
+    /// When [`Tcp::turn`] has something to do; `now` if at once.
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
         if self.due.is_empty() {
             self.deadlines.first()

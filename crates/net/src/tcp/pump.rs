@@ -7,9 +7,9 @@ use smoltcp::{iface::PollResult, socket::tcp, time::Instant as SmolInstant};
 
 use super::{
     Tcp,
+    check::{self, Check},
     device::Port,
     flow::{Flow, Half, State, reset_host},
-    gate::{self, Gate},
     relay::{self, Moved},
 };
 use crate::{context::Context, slots::Slot, stats::bytes};
@@ -135,11 +135,11 @@ fn advance(cx: &mut Context, flow: &mut Flow) -> Outcome {
     };
     flow.gives_up = None;
     flow.guest_ended |= relay::guest_ended(socket);
-    if let Some(check) = flow.check_name {
-        match gate::check(cx, socket, check, flow.key.remote, flow.guest_ended) {
-            Gate::Open => flow.check_name = None,
-            Gate::Waiting => {}
-            Gate::Denied => {
+    if let Some(name_check) = flow.check_name {
+        match check::check(cx, socket, name_check, flow.key.remote, flow.guest_ended) {
+            Check::Passed => flow.check_name = None,
+            Check::Waiting => {}
+            Check::Denied => {
                 socket.abort();
                 reset_host(&flow.fd);
                 flow.state = State::Resetting;

@@ -194,7 +194,7 @@ impl Udp {
         cx.counters.udp_flows.set(self.flows.len());
     }
 
-    /// When [`Udp::turn`] wants to be called next.
+    /// When [`Udp::turn`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadlines.first()
     }

@@ -8,56 +8,76 @@ const MAX_METHOD_BYTES: usize = 16;
 /// The start of HTTP/2 without TLS, whose headers are compressed. *Source:* RFC 9113, section 3.4.
 const HTTP2: &[u8] = b"PRI * HTTP/2.0";
 
-/// Reads a request.
+/// Reads a request. Servers ignore empty lines before it, and some of them take any letters as a
+/// method and any white space as the space after it.
 pub(super) fn read(bytes: &[u8]) -> Hello {
+    let empty = bytes.iter().take_while(|byte| b"\r\n".contains(byte));
+    let bytes = &bytes[empty.count()..];
     let method = bytes
         .iter()
         .take(MAX_METHOD_BYTES)
-        .take_while(|byte| byte.is_ascii_uppercase() || **byte == b'-')
+        .take_while(|byte| byte.is_ascii_alphabetic() || **byte == b'-')
         .count();
     if method == bytes.len() && method < MAX_METHOD_BYTES {
         return Hello::More;
     }
-    if method == 0 || bytes.get(method) != Some(&b' ') {
+    if method == 0 || !bytes.get(method).is_some_and(is_space) {
         return Hello::Other;
     }
     let Some(line_end) = find(bytes, b"\n") else {
         return Hello::More;
     };
     let line = &bytes[..line_end];
-    if find(line, b" HTTP/").is_none() {
+    if !line.split(is_space).any(|word| word.starts_with(b"HTTP/")) {
         return Hello::Other;
     }
     if line.starts_with(HTTP2) {
         return Hello::Hidden;
     }
-    let target = line[method + 1..].split(|byte| *byte == b' ').next();
-    if let Some(authority) = target.and_then(|target| authority(&bytes[..method], target)) {
-        return name(authority);
+    let target = line[method + 1..].split(is_space).next();
+    let authority = target.and_then(|target| authority(&bytes[..method], target));
+    let host = match host(&bytes[line_end + 1..]) {
+        Ok(host) => host,
+        Err(hello) => return hello,
+    };
+    match (authority.map(name), host.map(name)) {
+        (None, None) => Hello::Hidden,
+        (Some(name), None) | (None, Some(name)) => name,
+        // A server may take either, so they have to be the same.
+        (Some(Hello::Name(first)), Some(Hello::Name(second)))
+            if first.eq_ignore_ascii_case(&second) =>
+        {
+            Hello::Name(second)
+        }
+        (Some(_), Some(_)) => Hello::Hidden,
     }
-    host(&bytes[line_end + 1..])
 }
 
-/// The Host of the header lines in `bytes`. Two of them are no name.
-fn host(bytes: &[u8]) -> Hello {
+/// White space within a request's line. *Source:* RFC 9112, section 3.
+fn is_space(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t' | 0x0b | 0x0c | b'\r')
+}
+
+/// The Host of the header lines in `bytes`, if there is one. Two of them are no name.
+fn host(bytes: &[u8]) -> Result<Option<&[u8]>, Hello> {
     let mut found = None;
     let mut rest = bytes;
     while let Some(end) = find(rest, b"\n") {
         let line = rest[..end].trim_ascii();
         rest = &rest[end + 1..];
         if line.is_empty() {
-            return found.map_or(Hello::Hidden, name);
+            return Ok(found);
         }
         let Some(colon) = find(line, b":") else {
             continue;
         };
-        if line[..colon].eq_ignore_ascii_case(b"host")
+        if line[..colon].trim_ascii().eq_ignore_ascii_case(b"host")
             && found.replace(line[colon + 1..].trim_ascii()).is_some()
         {
-            return Hello::Hidden;
+            return Err(Hello::Hidden);
         }
     }
-    Hello::More
+    Err(Hello::More)
 }
 
 /// The authority in a target that has one: with `CONNECT`, and in absolute form.
@@ -118,8 +138,22 @@ mod tests {
                 named("::1"),
             ),
             (
-                "GET http://u@b.org:80/x?y HTTP/1.1\r\nHost: a.org\r\n\r\n",
+                "GET http://u@B.org:80/x?y HTTP/1.1\r\nHost: b.org\r\n\r\n",
                 named("b.org"),
+            ),
+            ("GET http://b.org/ HTTP/1.0\r\n\r\n", named("b.org")),
+            (
+                "GET http://b.org/ HTTP/1.1\r\nHost: a.org\r\n\r\n",
+                Hello::Hidden,
+            ),
+            (
+                "CONNECT b.org:443 HTTP/1.1\r\nHost: a.org\r\n\r\n",
+                Hello::Hidden,
+            ),
+            ("get\t/\tHTTP/1.1\r\nHost: a.org\r\n\r\n", named("a.org")),
+            (
+                "GET / HTTP/1.1\r\nHost: a.org\r\nHost : b.org\r\n\r\n",
+                Hello::Hidden,
             ),
             (
                 "GET /?u=http://b.org HTTP/1.1\r\nHost: a.org\r\n\r\n",

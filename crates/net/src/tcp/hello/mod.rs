@@ -26,7 +26,7 @@ pub(super) enum Hello {
 pub(super) fn read(bytes: &[u8]) -> Hello {
     let hello = match bytes {
         [] => Hello::More,
-        [tls::HANDSHAKE, ..] => tls::read(bytes),
+        [first, ..] if tls::RECORDS.contains(first) => tls::read(bytes),
         _ => http::read(bytes),
     };
     if hello == Hello::More && bytes.len() >= MAX_BYTES {
@@ -46,6 +46,22 @@ mod tests {
         assert_eq!(read(b"\0\0\0\x08\x04\xd2\x16\x2f"), Hello::Other);
         assert_eq!(read(b"*1\r\n$4\r\nPING\r\n"), Hello::Other);
         assert_eq!(read(b"EHLO x.org\r\n"), Hello::Other);
+    }
+
+    #[test]
+    fn no_record_or_empty_line_in_front_makes_it_another_protocol() {
+        for first in [20, 21, 23, 24] {
+            assert_eq!(read(&[first]), Hello::More);
+            assert_eq!(read(&[first, 3, 3, 0, 1, 1]), Hello::Hidden, "{first}");
+            assert_eq!(read(&[first, 2, 3]), Hello::Other, "{first}");
+        }
+        let name = Hello::Name("a.org".to_owned());
+        for front in ["\r\n", "\n", "\r\n\r\n"] {
+            let request = format!("{front}GET / HTTP/1.1\r\nHost: a.org\r\n\r\n");
+            assert_eq!(read(request.as_bytes()), name, "{front:?}");
+            assert_eq!(read(front.as_bytes()), Hello::More);
+        }
+        assert_eq!(read(&[b'\n'; MAX_BYTES]), Hello::Hidden);
     }
 
     #[test]

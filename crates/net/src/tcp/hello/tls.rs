@@ -1,10 +1,17 @@
 //! The server name of a TLS ClientHello. *Source:* RFC 8446, sections 4.1.2 and 5.1; RFC 6066,
 //! section 3.
 
+use std::ops::RangeInclusive;
+
 use super::Hello;
 
+/// The types of all records. A server may ignore records before the hello, so that a connection
+/// which begins with another one than a handshake hides its name. *Source:* RFC 8446, section 5.1;
+/// RFC 6520, section 3 (24).
+pub(super) const RECORDS: RangeInclusive<u8> = 20..=24;
+
 /// The record type of handshake messages.
-pub(super) const HANDSHAKE: u8 = 22;
+const HANDSHAKE: u8 = 22;
 
 /// The handshake message of a client's first words.
 const CLIENT_HELLO: u8 = 1;
@@ -20,12 +27,11 @@ pub(super) fn read(bytes: &[u8]) -> Hello {
         let (Some(kind), Some(major)) = (rest.first(), rest.get(1)) else {
             return Hello::More;
         };
+        if *major != 3 && message.is_empty() {
+            return Hello::Other;
+        }
         if *kind != HANDSHAKE || *major != 3 {
-            return if message.is_empty() {
-                Hello::Other
-            } else {
-                Hello::Hidden
-            };
+            return Hello::Hidden;
         }
         let Some(header) = rest.first_chunk::<5>() else {
             return Hello::More;

@@ -12,9 +12,9 @@ use crate::context::Context;
 
 /// Whether data of the guest may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Gate {
+pub(super) enum Check {
     /// It may.
-    Open,
+    Passed,
     /// Not yet: more of it has to come.
     Waiting,
     /// It may not, and the flow is reset.
@@ -25,16 +25,16 @@ pub(super) enum Gate {
 pub(super) fn check(
     cx: &mut Context,
     socket: &mut tcp::Socket<'_>,
-    check: NameCheck,
+    name_check: NameCheck,
     remote: SocketAddr,
     guest_ended: bool,
-) -> Gate {
+) -> Check {
     if !socket.can_recv() {
         // A guest that ends without a word has said no wrong name.
         return if guest_ended {
-            Gate::Open
+            Check::Passed
         } else {
-            Gate::Waiting
+            Check::Waiting
         };
     }
     // No more than this fits, however long it waits.
@@ -42,20 +42,24 @@ pub(super) fn check(
     let hello = match socket.peek(hello::MAX_BYTES) {
         Ok(bytes) => hello::read(bytes),
         // `can_recv` excludes it.
-        Err(_) => return Gate::Waiting,
+        Err(_) => return Check::Waiting,
     };
     let allowed = match hello {
-        Hello::More if !full && !guest_ended => return Gate::Waiting,
+        Hello::More if !full && !guest_ended => return Check::Waiting,
         Hello::Other => true,
         Hello::Name(name) => match name.parse() {
-            Ok(name) => cx.admit_name(&name, remote, check.by_name),
-            Err(_) => !check.by_name,
+            Ok(name) => cx.admit_name(&name, remote, name_check.by_name),
+            Err(_) => !name_check.by_name,
         },
-        Hello::More | Hello::Hidden if check.by_name => {
+        Hello::More | Hello::Hidden if name_check.by_name => {
             cx.deny_hidden_name(remote);
             false
         }
         Hello::More | Hello::Hidden => true,
     };
-    if allowed { Gate::Open } else { Gate::Denied }
+    if allowed {
+        Check::Passed
+    } else {
+        Check::Denied
+    }
 }
