@@ -295,7 +295,7 @@ fn timings_are_a_time_line_of_the_start() {
 #[test]
 fn what_is_not_there_yet_is_refused_by_name() {
     for flag in [
-        ["-p", "80:80"],
+        ["--device", "/dev/null"],
         ["--volume", "/a:/b"],
         ["-v", "/a:/b"],
         ["--network", "host"],

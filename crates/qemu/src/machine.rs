@@ -181,9 +181,12 @@ impl Machine for QemuMachine {
     }
 
     fn status(&self) -> MachineStatus {
+        // Its control channel may end a moment later.
+        if self.process.exit().is_some() {
+            return MachineStatus::Exited;
+        }
         match &self.owned {
             Some(owned) => owned.controlled.status(),
-            None if self.process.exit().is_some() => MachineStatus::Exited,
             // Of another process's machine no more is known.
             None => MachineStatus::Running,
         }

@@ -62,6 +62,13 @@ pub(super) async fn a_moved_machine_is_found_in_its_new_directory_only(
     )?;
     backend.reap(&after)?;
     bounded(harness, "the end of a reaped machine", attached.wait()).await?;
+    // Each handle learns of it by itself.
+    bounded(
+        harness,
+        "the end of a reaped machine",
+        running.machine.wait(),
+    )
+    .await?;
     let status = running.machine.status();
     ensure(status == MachineStatus::Exited, || {
         format!("a reaped machine is {status:?}")
