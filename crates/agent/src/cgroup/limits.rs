@@ -61,16 +61,11 @@ pub(super) fn is_crowded(count: u32) -> bool {
     limit > 0 && count.saturating_add(RESERVE_PIDS) > limit
 }
 
-/// Processes and threads that the kernel allowed at boot, or 0 if it did not say. Read once: at a
-/// start it would cost two walks through `/proc`.
-static MOST_THREADS: AtomicU32 = AtomicU32::new(0);
-
 /// Sets what holds without any wish of the user. At boot: later it would cost each start. A
 /// kernel of the user's that lacks a controller runs without its limits.
 pub(super) fn set_defaults() {
     let mut settings = Vec::new();
     if let Some(threads) = max_threads() {
-        MOST_THREADS.store(threads, Relaxed);
         let pids = default_pids(threads);
         OWN_LIMIT.store(pids, Relaxed);
         settings.push((WORKLOAD, "pids.max", pids.to_string()));
@@ -106,8 +101,11 @@ pub(super) fn limit_aside(group: &str) {
 
 /// Sets the limits that the user asks for.
 pub(crate) fn limit(limits: &ResourceLimits) -> Result<()> {
-    let threads = MOST_THREADS.load(Relaxed);
-    let most = most_pids(if threads == 0 { u32::MAX } else { threads });
+    let most = match limits.pids {
+        // Most starts: two walks through `/proc` less.
+        None => u32::MAX,
+        Some(_) => most_pids(max_threads().unwrap_or(u32::MAX)),
+    };
     match limits.pids {
         None => {}
         Some(0) => OWN_LIMIT.store(most, Relaxed),

@@ -87,7 +87,7 @@ fn a_copy_has_addresses_of_its_own_and_no_inherited_connection() {
     let workload = host.start(shell("while :; do sleep 1000; done"));
     // A server and a client within the guest, and two clients of the gateway.
     let script = "mkfifo /dev/shm/silence; exec 3<>/dev/shm/silence; \
-        nc -l -p 7 -e cat & (nc 127.0.0.1 7 <&3; echo inner >> /tmp/ended) & \
+        nc -l -p 7 -e cat & until netstat -tln | grep -q ':7 '; do usleep 10000; done; (nc 127.0.0.1 7 <&3; echo inner >> /tmp/ended) & \
         for gateway in 198.18.0.1 fd00::1; do \
         (nc $gateway 80 <&3; echo $gateway >> /tmp/ended) & done; \
         until [ $(netstat -tn | grep -c ESTABLISHED) = 4 ]; do usleep 10000; done";
