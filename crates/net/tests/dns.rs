@@ -12,7 +12,11 @@ use std::{
 };
 
 use cofferdam_net::{Event, Policy, Profile};
-use guest::{Guest, config, rules};
+use guest::{
+    Guest, config,
+    outside::{OUTSIDE, Outside},
+    rules,
+};
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query, ResponseCode},
     rr::{
@@ -128,22 +132,22 @@ fn an_answer_of_the_resolver_reaches_the_guest() {
 
 #[test]
 fn a_rule_on_a_name_opens_the_address_behind_its_alias_and_no_other() {
-    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let Some(outside) =
+        Outside::of_test("a_rule_on_a_name_opens_the_address_behind_its_alias_and_no_other")
+    else {
+        return;
+    };
+    let server = outside.listen();
     let port = server.local_addr().unwrap().port();
     let resolver = resolver(|query, _| {
         let mut reply = reply(query);
         let alias = RData::CNAME(CNAME("cdn.net.".parse().unwrap()));
         reply.add_answer(Record::from_rdata("good.org.".parse().unwrap(), 0, alias));
-        reply.add_answer(a("cdn.net.", [127, 0, 0, 1]));
+        reply.add_answer(a("cdn.net.", OUTSIDE.octets()));
         reply.to_vec().ok()
     });
-    // The network rule lets the private answer pass; it is about another port.
-    let allowed = [
-        format!("allow good.org:{port}"),
-        "allow 127.0.0.1:1".to_owned(),
-    ];
-    let allowed: Vec<&str> = allowed.iter().map(String::as_str).collect();
-    let mut guest = guest_with(&[resolver], Policy::new(Profile::None, rules(&allowed)));
+    let allowed = format!("allow good.org:{port}");
+    let mut guest = guest_with(&[resolver], Policy::new(Profile::None, rules(&[&allowed])));
     let early = guest.begin_connect(server.local_addr().unwrap(), 4096);
     assert!(
         !guest.connected(early),
@@ -151,7 +155,7 @@ fn a_rule_on_a_name_opens_the_address_behind_its_alias_and_no_other() {
     );
     let handle = guest.udp_socket(5000);
     let message = look_up(&mut guest, handle, "good.org.");
-    assert_eq!(addresses(&message), [IpAddr::from([127, 0, 0, 1])]);
+    assert_eq!(addresses(&message), [IpAddr::from(OUTSIDE)]);
     guest.connect(server.local_addr().unwrap());
     let denied = look_up(&mut guest, handle, "evil.org.");
     assert_eq!(denied.metadata.response_code, ResponseCode::Refused);
@@ -163,6 +167,20 @@ fn a_rule_on_a_name_opens_the_address_behind_its_alias_and_no_other() {
         (name.as_str(), denial.allow.as_str()),
         ("evil.org", "evil.org")
     );
+}
+
+#[test]
+fn a_denial_of_everything_leaves_no_look_up_open() {
+    let resolver = resolver(|query, _| reply(query).to_vec().ok());
+    let mut guest = guest_with(&[resolver], public(&["allow host:5432", "deny *"]));
+    let handle = guest.udp_socket(5000);
+    // The second is a name that no rule can be about.
+    for name in ["data.attacker.org.", "*.attacker.org."] {
+        let message = look_up(&mut guest, handle, name);
+        assert_eq!(message.metadata.response_code, ResponseCode::Refused);
+    }
+    let message = look_up(&mut guest, handle, "host.coffer.internal.");
+    assert_eq!(addresses(&message).len(), 1);
 }
 
 #[test]

@@ -6,20 +6,24 @@ mod guest;
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
 };
 
 use cofferdam_net::{Event, Policy, Profile, Reason};
-use guest::{Guest, config, rules};
+use guest::{
+    Guest, config,
+    outside::{OUTSIDE, Outside},
+    rules,
+};
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query},
     rr::{RData, Record, RecordType, rdata::A},
 };
 use smoltcp::{iface::SocketHandle, socket::tcp};
 
-/// A guest that has looked up `good.org`, which is 127.0.0.1, and a listener there.
-fn guest(profile: Profile, allowed: &[&str]) -> (Guest, TcpListener, SocketAddr) {
+/// A guest that has looked up `good.org`, which is `address`.
+fn guest(profile: Profile, allowed: &[&str], address: Ipv4Addr) -> Guest {
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut config = config();
     config.resolvers = vec![udp.local_addr().unwrap()];
@@ -29,7 +33,7 @@ fn guest(profile: Profile, allowed: &[&str]) -> (Guest, TcpListener, SocketAddr)
         let query = Message::from_vec(&buffer[..count]).unwrap();
         let mut reply = Message::response(query.metadata.id, OpCode::Query);
         reply.add_query(query.queries[0].clone());
-        let data = RData::A(A([127, 0, 0, 1].into()));
+        let data = RData::A(A(address));
         reply.add_answer(Record::from_rdata("good.org.".parse().unwrap(), 60, data));
         udp.send_to(&reply.to_vec().unwrap(), peer).unwrap();
     });
@@ -40,9 +44,7 @@ fn guest(profile: Profile, allowed: &[&str]) -> (Guest, TcpListener, SocketAddr)
     query.add_query(Query::query("good.org.".parse().unwrap(), RecordType::A));
     guest.send_to(handle, gateway, &query.to_vec().unwrap());
     guest.receive_from(handle);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    (guest, listener, address)
+    guest
 }
 
 fn open(guest: &mut Guest, listener: &TcpListener) -> (SocketHandle, TcpStream) {
@@ -89,11 +91,17 @@ fn http(host: &str) -> Vec<u8> {
     format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
 }
 
-const ALLOWED: &[&str] = &["allow good.org", "allow 127.0.0.1:1"];
+const ALLOWED: &[&str] = &["allow good.org"];
 
 #[test]
 fn an_allowed_name_passes_and_another_at_the_same_address_does_not() {
-    let (mut guest, listener, address) = guest(Profile::None, ALLOWED);
+    let Some(outside) =
+        Outside::of_test("an_allowed_name_passes_and_another_at_the_same_address_does_not")
+    else {
+        return;
+    };
+    let mut guest = guest(Profile::None, ALLOWED, OUTSIDE);
+    let listener = outside.listen();
     assert!(passes(&mut guest, &listener, &tls("good.org")));
     assert!(passes(&mut guest, &listener, &http("good.org")));
     assert!(!passes(&mut guest, &listener, &tls("evil.org")));
@@ -107,6 +115,8 @@ fn an_allowed_name_passes_and_another_at_the_same_address_does_not() {
     else {
         panic!("another event");
     };
+    let address = listener.local_addr().unwrap();
+    assert_eq!(address.ip(), IpAddr::from(OUTSIDE));
     assert_eq!((destination, name.as_deref()), (address, Some("evil.org")));
     assert_eq!(denial.allow, format!("evil.org:{}/tcp", address.port()));
     assert!(!passes(&mut guest, &listener, &http("evil.org")));
@@ -115,13 +125,25 @@ fn an_allowed_name_passes_and_another_at_the_same_address_does_not() {
 
 #[test]
 fn an_address_that_a_name_opened_takes_no_other_public_name() {
-    let (mut guest, listener, _) = guest(Profile::Public, ALLOWED);
+    let Some(outside) =
+        Outside::of_test("an_address_that_a_name_opened_takes_no_other_public_name")
+    else {
+        return;
+    };
+    let mut guest = guest(Profile::Public, ALLOWED, OUTSIDE);
+    let listener = outside.listen();
     assert!(!passes(&mut guest, &listener, &tls("public.org")));
 }
 
 #[test]
 fn a_hidden_name_is_denied_and_a_protocol_without_names_passes() {
-    let (mut guest, listener, _) = guest(Profile::None, ALLOWED);
+    let Some(outside) =
+        Outside::of_test("a_hidden_name_is_denied_and_a_protocol_without_names_passes")
+    else {
+        return;
+    };
+    let mut guest = guest(Profile::None, ALLOWED, OUTSIDE);
+    let listener = outside.listen();
     assert!(!passes(&mut guest, &listener, b"GET / HTTP/1.0\r\n\r\n"));
     guest.event(|event| {
         matches!(event, Event::Denied { denial, .. } if denial.reason == Reason::HiddenName)
@@ -131,7 +153,11 @@ fn a_hidden_name_is_denied_and_a_protocol_without_names_passes() {
 
 #[test]
 fn a_server_may_speak_first() {
-    let (mut guest, listener, _) = guest(Profile::None, ALLOWED);
+    let Some(outside) = Outside::of_test("a_server_may_speak_first") else {
+        return;
+    };
+    let mut guest = guest(Profile::None, ALLOWED, OUTSIDE);
+    let listener = outside.listen();
     let (handle, mut stream) = open(&mut guest, &listener);
     stream.write_all(b"220 welcome\r\n").unwrap();
     guest.until(|guest| guest.tcp(handle).can_recv().then_some(()));
@@ -145,7 +171,8 @@ fn a_server_may_speak_first() {
 #[test]
 fn a_denied_name_is_reset_on_any_address() {
     let denied = &["deny bad.org", "allow 127.0.0.1"];
-    let (mut guest, listener, _) = guest(Profile::Public, denied);
+    let mut guest = guest(Profile::Public, denied, Ipv4Addr::LOCALHOST);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     assert!(!passes(&mut guest, &listener, &tls("bad.org")));
     assert!(!passes(&mut guest, &listener, &http("BAD.org:80")));
     assert!(passes(&mut guest, &listener, &tls("fine.org")));

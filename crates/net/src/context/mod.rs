@@ -2,6 +2,7 @@
 
 mod egress;
 mod names;
+mod own;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -11,6 +12,7 @@ use std::{
 
 pub(crate) use egress::Egress;
 pub(crate) use names::Names;
+pub(crate) use own::Own;
 
 use crate::{
     config::Config,
@@ -30,6 +32,7 @@ pub(crate) struct Context {
     pub(crate) egress: Egress,
     pub(crate) policy: Policy,
     pub(crate) names: Names,
+    pub(crate) own: Own,
     pub(crate) counters: Arc<Counters>,
     pub(crate) events: Events,
 }
@@ -60,13 +63,22 @@ impl Context {
     ) -> Option<Destination> {
         let is_host = self.config.is_host(destination.ip());
         let names = self.names.of(destination.ip(), self.now);
-        let decision = self.policy.decide(&Query {
+        let mut query = Query {
             protocol,
             address: destination.ip(),
             port: destination.port(),
             is_host,
+            is_own: false,
             names: &names,
-        });
+        };
+        let mut decision = self.policy.decide(&query);
+        // Asked for what would pass only, so that a flood of denied packets costs no calls.
+        if matches!(decision, Decision::Allow { .. }) && !is_host {
+            query.is_own = self.own.has(destination.ip());
+            if query.is_own {
+                decision = self.policy.decide(&query);
+            }
+        }
         match decision {
             Decision::Allow { by_name } => Some(Destination {
                 address: if is_host {

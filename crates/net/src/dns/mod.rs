@@ -32,7 +32,7 @@ use self::{
 use crate::{
     context::Context,
     event::Event,
-    policy::{Decision, Denial, Profile, Reason},
+    policy::{Decision, Denial},
     poller::{Owner, Ready},
     slots::{Deadlines, Slot, Slots},
     udp,
@@ -295,17 +295,11 @@ impl Dns {
 
 /// Why the name may not be looked up.
 fn denial(cx: &Context, question: &Question) -> Option<Denial> {
-    let decision = match &question.name {
-        Some(name) => cx.policy.decide_name(name, None),
-        // No rule can have this name, so the profile decides.
-        None if cx.policy.profile == Profile::None => Decision::Deny(Denial {
-            reason: Reason::Profile,
+    match cx.policy.decide_lookup(question.name.as_ref()) {
+        Decision::Deny(denial) => Some(Denial {
             allow: question.name_text(),
+            ..denial
         }),
-        None => return None,
-    };
-    match decision {
-        Decision::Deny(denial) => Some(denial),
         Decision::Allow { .. } => None,
     }
 }

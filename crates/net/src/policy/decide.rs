@@ -20,6 +20,8 @@ pub struct Query<'a> {
     pub port: u16,
     /// Whether `address` stands for the host's loopback.
     pub is_host: bool,
+    /// Whether the host has this address now; [`Policy::host_addresses`] may be older.
+    pub is_own: bool,
     /// The names for which DNS answers gave this address to the guest.
     pub names: &'a [Name],
 }
@@ -74,7 +76,9 @@ impl fmt::Display for Reason {
 }
 
 impl Policy {
-    /// Decides about an address.
+    /// Decides about an address. A rule that allows a name opens neither the host nor an address
+    /// that the profile keeps closed: who serves the name chooses its addresses, so only a rule on
+    /// an address or on `host` opens such a place.
     #[must_use]
     pub fn decide(&self, query: &Query<'_>) -> Decision {
         for rule in &self.rules {
@@ -82,29 +86,61 @@ impl Policy {
                 continue;
             }
             let matches = match &rule.target {
-                Target::Any => !query.is_host && !self.is_never(query.address),
+                Target::Any => !query.is_host && !query.is_own && !self.is_never(query.address),
                 Target::Public => self.is_public(query),
                 Target::Host => query.is_host,
                 Target::Network(cidr) => !query.is_host && cidr.contains(query.address),
-                target => query.names.iter().any(|name| target.matches_name(name)),
+                Target::Name(_) | Target::Suffix(_) => {
+                    let may = rule.action == Action::Deny || !self.is_closed_to_names(query);
+                    may && query
+                        .names
+                        .iter()
+                        .any(|name| rule.target.matches_name(name))
+                }
             };
             if matches {
                 return match rule.action {
                     Action::Allow => Decision::Allow {
                         by_name: rule.target.is_name(),
                     },
-                    Action::Deny => deny(query, Reason::Rule(rule.to_string())),
+                    Action::Deny => self.deny(query, Reason::Rule(rule.to_string())),
                 };
             }
         }
         match self.by_profile(query) {
             None => Decision::Allow { by_name: false },
-            Some(reason) => deny(query, reason),
+            Some(reason) => self.deny(query, reason),
         }
     }
 
-    /// Decides about a name: whether the guest may look it up, or say it in TLS and HTTP on
-    /// `port`. Without a port every rule about the name counts.
+    /// Decides whether the guest may look a name up; absent: one that no rule can be about. Every
+    /// rule about the name counts, whatever its ports. And `deny *` denies each name that no
+    /// earlier rule allows, for a look-up itself carries data to the servers of the name.
+    #[must_use]
+    pub fn decide_lookup(&self, name: Option<&Name>) -> Decision {
+        let allows = |target: &Target| match target {
+            // The addresses behind every name are open, so the names have to be.
+            Target::Any | Target::Public => true,
+            target => name.is_some_and(|name| target.matches_name(name)),
+        };
+        let first = self.rules.iter().find(|rule| match rule.action {
+            Action::Allow => allows(&rule.target),
+            Action::Deny => rule.target == Target::Any && rule.is_whole(),
+        });
+        let reason = match (first, name) {
+            (Some(rule), _) if rule.action == Action::Deny => Reason::Rule(rule.to_string()),
+            (_, Some(name)) => return self.decide_name(name, None),
+            (_, None) if self.profile == Profile::None => Reason::Profile,
+            (_, None) => return Decision::Allow { by_name: false },
+        };
+        Decision::Deny(Denial {
+            reason,
+            allow: name.map(Name::to_string).unwrap_or_default(),
+        })
+    }
+
+    /// Decides about a name: whether the guest may say it in TLS and HTTP on `port`, or get the
+    /// addresses behind it. Without a port every rule about the name counts.
     #[must_use]
     pub fn decide_name(&self, name: &Name, port: Option<u16>) -> Decision {
         for rule in &self.rules {
@@ -141,17 +177,29 @@ impl Policy {
     /// the guest into a private network (DNS rebinding).
     #[must_use]
     pub fn is_private_answer(&self, address: IpAddr) -> bool {
-        let allowed = self.rules.iter().any(|rule| match &rule.target {
-            Target::Network(cidr) => rule.action == Action::Allow && cidr.contains(address),
+        let first = self.rules.iter().find(|rule| match &rule.target {
+            Target::Network(cidr) => {
+                cidr.contains(address) && (rule.action == Action::Allow || rule.is_whole())
+            }
             _ => false,
         });
-        !allowed
-            && match self.profile {
-                Profile::All => self.is_never(address),
-                Profile::Public | Profile::None => {
-                    reserved::find(address).is_some() || self.host_addresses.contains(&address)
-                }
+        let allowed = first.is_some_and(|rule| rule.action == Action::Allow);
+        !allowed && self.is_closed(address)
+    }
+
+    /// Whether the profile keeps an address closed.
+    fn is_closed(&self, address: IpAddr) -> bool {
+        match self.profile {
+            Profile::All => self.is_never(address),
+            Profile::Public | Profile::None => {
+                reserved::find(address).is_some() || self.host_addresses.contains(&address)
             }
+        }
+    }
+
+    /// Whether no rule that allows a name opens the destination.
+    fn is_closed_to_names(&self, query: &Query<'_>) -> bool {
+        query.is_host || query.is_own || self.is_closed(query.address)
     }
 
     /// Whether a rule for every address leaves it out.
@@ -162,12 +210,13 @@ impl Policy {
 
     fn is_public(&self, query: &Query<'_>) -> bool {
         !query.is_host
+            && !query.is_own
             && !self.host_addresses.contains(&query.address)
             && reserved::find(query.address).is_none()
     }
 
     fn by_profile(&self, query: &Query<'_>) -> Option<Reason> {
-        if query.is_host || self.host_addresses.contains(&query.address) {
+        if query.is_host || query.is_own || self.host_addresses.contains(&query.address) {
             return Some(Reason::Host);
         }
         let line = reserved::find(query.address);
@@ -177,23 +226,24 @@ impl Policy {
             Profile::All => line.filter(|line| line.always).map(Reason::Reserved),
         }
     }
-}
 
-fn deny(query: &Query<'_>, reason: Reason) -> Decision {
-    let port = query.port;
-    let protocol = query.protocol;
-    let target = if query.is_host {
-        "host".to_owned()
-    } else if let Some(name) = query.names.first() {
-        name.to_string()
-    } else if query.address.is_ipv6() && protocol != Protocol::Icmp {
-        format!("[{}]", query.address)
-    } else {
-        query.address.to_string()
-    };
-    let allow = match protocol {
-        Protocol::Icmp => format!("{target}/icmp"),
-        Protocol::Tcp | Protocol::Udp => format!("{target}:{port}/{protocol}"),
-    };
-    Decision::Deny(Denial { reason, allow })
+    fn deny(&self, query: &Query<'_>, reason: Reason) -> Decision {
+        let port = query.port;
+        let protocol = query.protocol;
+        let name = query.names.first();
+        let target = if query.is_host {
+            "host".to_owned()
+        } else if let Some(name) = name.filter(|_| !self.is_closed_to_names(query)) {
+            name.to_string()
+        } else if query.address.is_ipv6() && protocol != Protocol::Icmp {
+            format!("[{}]", query.address)
+        } else {
+            query.address.to_string()
+        };
+        let allow = match protocol {
+            Protocol::Icmp => format!("{target}/icmp"),
+            Protocol::Tcp | Protocol::Udp => format!("{target}:{port}/{protocol}"),
+        };
+        Decision::Deny(Denial { reason, allow })
+    }
 }

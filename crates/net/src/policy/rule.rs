@@ -102,6 +102,13 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// Whether it is about every port and every protocol.
+    pub(super) fn is_whole(&self) -> bool {
+        self.ports.is_all() && self.protocol.is_none()
+    }
+}
+
 fn invalid(text: &str, why: &str) -> Error {
     Error::new(
         ErrorKind::InvalidRule,

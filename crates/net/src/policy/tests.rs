@@ -18,6 +18,7 @@ fn decide(policy: &Policy, address: &str, port: u16, names: &[&str]) -> Decision
         address: address.parse().unwrap(),
         port,
         is_host: false,
+        is_own: false,
         names: &names,
     })
 }
@@ -167,6 +168,7 @@ fn a_rule_for_every_address_opens_neither_loopback_nor_the_host() {
         address: "10.0.2.2".parse().unwrap(),
         port: 80,
         is_host: true,
+        is_own: false,
         names: &[],
     };
     let Decision::Deny(denial) = policy.decide(&host) else {
@@ -192,6 +194,7 @@ fn the_host_is_open_on_the_ports_of_its_rule_only() {
             address: "10.0.2.2".parse().unwrap(),
             port,
             is_host: true,
+            is_own: false,
             names: &[],
         };
         let decision = policy.decide(&query);
@@ -218,7 +221,7 @@ fn names_are_looked_up_only_where_a_rule_or_the_profile_allows_it() {
     let name = |text: &str| text.parse::<Name>().unwrap();
     let allowed = |policy: &Policy, text: &str| {
         matches!(
-            policy.decide_name(&name(text), None),
+            policy.decide_lookup(Some(&name(text))),
             Decision::Allow { .. }
         )
     };
@@ -254,9 +257,127 @@ fn private_answers_are_refused_unless_a_network_rule_allows_them() {
             "{address}"
         );
     }
+    let ordered = policy(Profile::Public, &["deny 10.1.2.0/24", "allow 10.1.0.0/16"]);
+    assert!(ordered.is_private_answer("10.1.2.1".parse().unwrap()));
+    assert!(!ordered.is_private_answer("10.1.3.1".parse().unwrap()));
     let all = policy(Profile::All, &[]);
     assert!(!all.is_private_answer("10.0.0.1".parse().unwrap()));
     assert!(all.is_private_answer("127.0.0.1".parse().unwrap()));
+}
+
+/// A decision about the host's loopback, which the guest knows by `names`.
+fn decide_host(policy: &Policy, names: &[&str]) -> Decision {
+    let names: Vec<Name> = names.iter().map(|name| name.parse().unwrap()).collect();
+    policy.decide(&Query {
+        protocol: Protocol::Tcp,
+        address: "203.0.114.2".parse().unwrap(),
+        port: 5432,
+        is_host: true,
+        is_own: false,
+        names: &names,
+    })
+}
+
+#[test]
+fn a_rule_that_allows_a_name_does_not_open_the_host_and_one_that_denies_it_closes_it() {
+    let name = crate::config::HOST_NAME;
+    for rule in ["allow *.internal", "allow *.coffer.internal:5432"] {
+        let policy = policy(Profile::All, &[rule]);
+        let Decision::Deny(denial) = decide_host(&policy, &[name]) else {
+            panic!("`{rule}` opens the host");
+        };
+        assert_eq!(denial.reason, Reason::Host);
+        assert_eq!(denial.allow, "host:5432/tcp");
+    }
+    let open = policy(Profile::Public, &["allow host:5432"]);
+    assert!(matches!(
+        decide_host(&open, &[name]),
+        Decision::Allow { .. }
+    ));
+    let closed = policy(Profile::Public, &["deny *.internal", "allow host:5432"]);
+    assert!(matches!(decide_host(&closed, &[name]), Decision::Deny(_)));
+}
+
+#[test]
+fn a_rule_that_allows_a_name_opens_no_private_address() {
+    let rules = [
+        "allow *.example.com",
+        "deny 10.1.2.0/24",
+        "allow 10.1.0.0/16:5432",
+    ];
+    for profile in [Profile::None, Profile::Public] {
+        let policy = policy(profile, &rules);
+        let decide = |address, port| decide(&policy, address, port, &["db.example.com"]);
+        assert_eq!(decide("10.1.0.9", 5432), Decision::Allow { by_name: false });
+        let Decision::Deny(denial) = decide("10.1.0.9", 22) else {
+            panic!("the name opens another port");
+        };
+        // Not the name: a rule on it would change nothing.
+        assert_eq!(denial.allow, "10.1.0.9:22/tcp");
+        assert!(matches!(decide("10.1.2.9", 5432), Decision::Deny(_)));
+        assert!(matches!(decide("8.8.4.4", 443), Decision::Deny(_)));
+        assert_eq!(decide("1.2.3.4", 22), Decision::Allow { by_name: true });
+    }
+    let all = policy(Profile::All, &rules);
+    let allowed = decide(&all, "192.168.1.1", 22, &["db.example.com"]);
+    assert_eq!(allowed, Decision::Allow { by_name: true });
+    assert!(matches!(
+        decide(&all, "127.0.0.1", 22, &["db.example.com"]),
+        Decision::Deny(_)
+    ));
+}
+
+#[test]
+fn an_address_that_the_host_has_by_now_is_the_host() {
+    for (rule, open) in [
+        ("allow *", false),
+        ("allow public", false),
+        ("allow a.org", false),
+        ("allow 1.2.3.0/24", true),
+    ] {
+        let policy = policy(Profile::All, &[rule]);
+        let decision = policy.decide(&Query {
+            protocol: Protocol::Tcp,
+            address: "1.2.3.4".parse().unwrap(),
+            port: 80,
+            is_host: false,
+            is_own: true,
+            names: &["a.org".parse().unwrap()],
+        });
+        match decision {
+            Decision::Allow { .. } => assert!(open, "{rule}"),
+            Decision::Deny(denial) => {
+                assert_eq!((denial.reason, open), (Reason::Host, false), "{rule}");
+                assert_eq!(denial.allow, "1.2.3.4:80/tcp");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_denial_of_everything_denies_the_names_that_no_earlier_rule_allows() {
+    for (rules, looked_up, other) in [
+        (&["allow host:5432", "deny *"][..], false, false),
+        (&["allow good.org:443", "deny *"], true, false),
+        (&["deny *", "allow good.org"], false, false),
+        (&["allow *:443", "deny *"], true, true),
+        (&["allow public:443", "deny *"], true, true),
+        (&["deny *:25"], true, true),
+        (&["deny */udp"], true, true),
+        (&["deny good.org", "allow *.org", "deny *"], false, false),
+    ] {
+        let policy = policy(Profile::Public, rules);
+        let good = "good.org".parse().unwrap();
+        let allowed = |name| matches!(policy.decide_lookup(name), Decision::Allow { .. });
+        assert_eq!(allowed(Some(&good)), looked_up, "{rules:?}");
+        assert_eq!(allowed(None), other, "{rules:?}");
+    }
+    let none = policy(Profile::None, &[]);
+    assert!(matches!(none.decide_lookup(None), Decision::Deny(_)));
+    // An alias of a name that is allowed needs no rule of its own.
+    let policy = policy(Profile::Public, &["allow good.org", "deny *"]);
+    let alias = policy.decide_name(&"cdn.net".parse().unwrap(), None);
+    assert!(matches!(alias, Decision::Allow { .. }));
 }
 
 #[test]

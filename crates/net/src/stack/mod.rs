@@ -22,7 +22,7 @@ pub use turn::End;
 use self::handle::Command;
 use crate::{
     config::Config,
-    context::{Context, Egress, Names},
+    context::{Context, Egress, Names, Own},
     dns::Dns,
     error::{Error, ErrorKind, Result, io},
     event::Events,
@@ -89,6 +89,7 @@ impl Stack {
                 egress,
                 policy,
                 names: Names::default(),
+                own: Own::new()?,
                 counters,
                 events,
             },

@@ -1,6 +1,8 @@
 //! A guest without a machine: smoltcp at the other end of a frame channel, or raw frames.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod outside;
+
 use std::{
     collections::VecDeque,
     net::{IpAddr, SocketAddr},
