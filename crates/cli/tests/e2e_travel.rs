@@ -106,7 +106,7 @@ fn a_full_snapshot_goes_on_with_the_same_qemu_elsewhere_and_its_disk_with_any() 
         "-c",
         "echo kept >/kept; sync; sleep 1000000",
     ]);
-    here.ok(&["exec", "src", "sh", "-c", "until test -e /kept; do :; done"]);
+    here.ok(&["exec", "src", "sh", "-c", "until test -s /kept; do :; done"]);
     here.ok(&["snapshot", "create", "-n", "full", "src"]);
     let (full, disk) = (dir.path().join("full"), dir.path().join("disk"));
     here.ok(&["snapshot", "export", "-o", full.to_str().unwrap(), "full"]);

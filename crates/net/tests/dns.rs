@@ -316,6 +316,26 @@ fn an_answer_that_is_too_large_for_a_datagram_comes_over_tcp() {
 }
 
 #[test]
+fn a_resolver_that_cuts_its_answers_over_tcp_too_is_not_asked_without_end() {
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = std::sync::Arc::clone(&asked);
+    let liar = resolver(move |query, over_tcp| {
+        if over_tcp {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        let mut cut = reply(query);
+        cut.metadata.truncation = true;
+        Some(cut.to_vec().unwrap())
+    });
+    let mut guest = guest_with(&[liar], public(&[]));
+    let handle = guest.udp_socket(5000);
+    let answer = look_up(&mut guest, handle, "cut.example.");
+    assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+    // Once in each round.
+    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 2);
+}
+
+#[test]
 fn many_queries_share_one_connection() {
     let resolver = resolver(|query, _| {
         let mut reply = reply(query);

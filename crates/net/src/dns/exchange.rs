@@ -94,13 +94,17 @@ impl Exchange {
         false
     }
 
-    /// Asks the same resolver again over TCP, because its answer was cut.
+    /// Asks the same resolver again over TCP, because its answer was cut. An answer over TCP that
+    /// says so is a lie, so it is not asked a second time in one try.
     pub(super) fn over_tcp(
         &mut self,
         poller: &Poller,
         resolvers: &[SocketAddr],
         slot: Slot,
     ) -> bool {
+        if matches!(self.transport, Transport::Tcp { .. }) {
+            return false;
+        }
         let resolver = resolvers[(self.tries - 1) % resolvers.len()];
         self.ask_tcp(poller, resolver, slot).is_ok()
     }

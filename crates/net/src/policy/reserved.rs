@@ -3,7 +3,7 @@
 //! *Source:* IANA IPv4 and IPv6 Special-Purpose Address Registries; RFC 6890. docs/network.md
 //! repeats the table.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use super::cidr::Cidr;
 
@@ -56,8 +56,12 @@ pub const RESERVED: &[Reserved] = &[
     always("::1/128", "loopback"),
     always("::ffff:0:0/96", "IPv4-mapped"),
     always("::/96", "IPv4-compatible"),
-    line("64:ff9b::/96", "NAT64"),
-    line("64:ff9b:1::/48", "local NAT64"),
+    // These wrap IPv4 addresses, also of the host itself, and a relay or translator may undo it.
+    always("::ffff:0:0:0/96", "IPv4-translated"),
+    always("64:ff9b::/96", "NAT64"),
+    always("64:ff9b:1::/48", "local NAT64"),
+    always("2001::/32", "Teredo"),
+    always("2002::/16", "6to4"),
     line("100::/64", "discard"),
     line("2001:2::/48", "benchmarks"),
     line("2001:10::/28", "ORCHID"),
@@ -70,37 +74,14 @@ pub const RESERVED: &[Reserved] = &[
     always("ff00::/8", "multicast"),
 ];
 
-/// The line of [`RESERVED`] that `address` falls under. An IPv6 address that only wraps an IPv4
-/// one (6to4, Teredo) falls under the line of that one.
+/// The line of [`RESERVED`] that `address` falls under.
 pub(super) fn find(address: IpAddr) -> Option<&'static Reserved> {
-    let own = RESERVED.iter().find(|line| {
+    RESERVED.iter().find(|line| {
         // The table has fixed texts, and a test parses each.
         line.network
             .parse::<Cidr>()
             .is_ok_and(|cidr| cidr.contains(address))
-    });
-    own.or_else(|| {
-        embedded(address)
-            .into_iter()
-            .find_map(|address| find(address.into()))
     })
-}
-
-/// The IPv4 addresses that an IPv6 address wraps. *Source:* RFC 3056, section 2 (6to4); RFC 4380,
-/// section 4 (Teredo: server, then the client with all bits turned).
-fn embedded(address: IpAddr) -> Vec<Ipv4Addr> {
-    let IpAddr::V6(address) = address else {
-        return Vec::new();
-    };
-    let bits = Ipv6Addr::to_bits(address);
-    let part = |shift: u32| u32::try_from((bits >> shift) & 0xffff_ffff).unwrap_or(0);
-    if address.segments()[0] == 0x2002 {
-        vec![Ipv4Addr::from_bits(part(80))]
-    } else if address.segments()[..2] == [0x2001, 0] {
-        vec![Ipv4Addr::from_bits(part(64)), Ipv4Addr::from_bits(!part(0))]
-    } else {
-        Vec::new()
-    }
 }
 
 #[cfg(test)]
@@ -120,18 +101,17 @@ mod tests {
     }
 
     #[test]
-    fn wrapped_ipv4_addresses_fall_under_the_line_of_ipv4() {
+    fn addresses_that_wrap_an_ipv4_address_are_denied_whatever_it_is() {
         for (address, expected) in [
-            ("2002:7f00:1::1", Some("127.0.0.0/8")),
-            ("2002:a9fe:a9fe::", Some("169.254.0.0/16")),
-            ("2002:808:808::1", None),
-            ("2001:0:a00:1:0:0:f7f7:f7f7", Some("10.0.0.0/8")),
-            ("2001:0:808:808:0:0:5601:5601", Some("169.254.0.0/16")),
-            ("2001:0:808:808:0:0:f7f7:f7f7", None),
+            ("2002:7f00:1::1", Some("2002::/16")),
+            ("2002:808:808::1", Some("2002::/16")),
+            ("2001:0:808:808:0:0:f7f7:f7f7", Some("2001::/32")),
+            ("::ffff:0:7f00:1", Some("::ffff:0:0:0/96")),
             ("::ffff:8.8.8.8", Some("::ffff:0:0/96")),
             ("::8.8.8.8", Some("::/96")),
             ("64:ff9b::8.8.8.8", Some("64:ff9b::/96")),
             ("2606:4700::1111", None),
+            ("2001:4860::8888", None),
             ("8.8.8.8", None),
         ] {
             let found = find(address.parse().unwrap()).map(|line| line.network);

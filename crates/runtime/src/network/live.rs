@@ -49,11 +49,13 @@ impl Network {
         plan: &Plan,
         report: impl Fn(Report) + Send + 'static,
     ) -> Result<Self> {
-        allow_all_descriptors();
+        let flows = flows_within(raise_descriptor_limit());
         let frames = FrameStream::new(channel_to_guest)
             .map_err(|error| io("Could not use the network channel", error))?;
         let (events, receiver) = Events::channel();
-        let (config, policy) = (plan.config.clone(), plan.policy.clone());
+        let (mut config, policy) = (plan.config.clone(), plan.policy.clone());
+        config.limits.tcp_flows = config.limits.tcp_flows.min(flows);
+        config.limits.udp_flows = config.limits.udp_flows.min(flows / 4);
         let stack = lift(Stack::new(config, Box::new(frames), policy, events))?;
         let handle = stack.handle();
         let running = lift(stack.spawn())?;
@@ -118,11 +120,23 @@ impl Drop for Network {
     }
 }
 
-/// Each flow has a descriptor. Where the limit cannot be raised, flows past it are refused.
-fn allow_all_descriptors() {
+/// Descriptors that clients, logs and the machine have for themselves: a guest that opens all the
+/// flows that it may must not lock its owner out.
+const RESERVED_DESCRIPTORS: u64 = 384;
+
+/// Most TCP flows in a process that may have this many descriptors. A flow has one, a quarter as
+/// many are for UDP, and some for ICMP and DNS.
+fn flows_within(descriptors: u64) -> usize {
+    let free = descriptors.saturating_sub(RESERVED_DESCRIPTORS);
+    usize::try_from(free / 3 * 2).unwrap_or(usize::MAX)
+}
+
+/// Raises this process's limit as far as the host allows; returns it.
+fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let current = limit.maximum;
     let _ = setrlimit(Resource::Nofile, Rlimit { current, ..limit });
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 fn explain(port: &PortMapping, error: Error) -> Error {
@@ -137,5 +151,21 @@ fn explain(port: &PortMapping, error: Error) -> Error {
     match hint {
         Some(hint) => explained.hint(hint),
         None => explained,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_opens_all_its_flows_leaves_descriptors_for_its_owner() {
+        for descriptors in [0, 256, 1024, 4096, 1 << 20] {
+            let flows = flows_within(descriptors) as u64;
+            // With a quarter for UDP, and 64 ICMP flows and 256 queries where there is room.
+            let all = flows + flows / 4;
+            assert!(all + RESERVED_DESCRIPTORS <= descriptors.max(RESERVED_DESCRIPTORS));
+        }
+        assert!(flows_within(1024) > 400);
     }
 }
