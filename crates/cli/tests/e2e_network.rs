@@ -302,7 +302,7 @@ fn an_imported_snapshot_brings_an_interface_and_no_policy() {
     let network = |coffer: &Coffer, snapshot: &str| {
         let all = coffer.json(["snapshot", "inspect", snapshot]);
         let one = if all.is_array() { all[0].clone() } else { all };
-        one["sandbox"]["spec"]["network"].clone()
+        one["manifest"]["sandbox"]["spec"]["network"].clone()
     };
     assert_eq!(network(&coffer, &snapshot)["rules"][0], "allow host:1");
     let dir = tempfile::tempdir().unwrap();
