@@ -16,6 +16,9 @@ use crate::{
     template::{self, DEFAULT_TIMEOUT, MachineShape, RootShape, TemplatePlan},
 };
 
+/// How often the directory of a pool that has ended is removed while another process writes in it.
+const REMOVAL_TRIES: u32 = 8;
+
 /// How automatic pools' names begin.
 const PREFIX: &str = "auto.";
 
@@ -134,8 +137,10 @@ impl Pool {
     /// Removes an automatic pool whose standby has ended.
     pub(super) fn remove_empty(&self, layout: &Layout) {
         if self.is_automatic() && self.standbys(layout).is_empty() {
-            // A leftover is removed by the next automatic pool.
-            let _ = fs::remove_dir_if_present(&self.dir);
+            // The process that fills it may write its log at this moment, and then the directory is
+            // not empty. A leftover is removed by the next automatic pool.
+            let removed = |_| fs::remove_dir_if_present(&self.dir).is_ok();
+            let _ = (0..REMOVAL_TRIES).any(removed);
         }
     }
 }
