@@ -146,7 +146,7 @@ const fn sentences(kind: DiagnosisKind) -> (&'static str, Option<&'static str>) 
         ),
         DiagnosisKind::KvmUnavailable => (
             "The host's hardware virtualisation could not be used",
-            Some("Run `coffer doctor` for the reason and the command that mends it"),
+            Some("Run `coffer doctor` for the reason and the command that fixes it"),
         ),
         DiagnosisKind::JailViolation => (
             "The machine was stopped because it did what its jail forbids",

@@ -19,7 +19,7 @@ pub(crate) enum Need {
     LiveDisk,
     /// Memory, devices and disk of a machine that runs.
     LiveMemory,
-    /// A machine whose processors stand still for a while.
+    /// A machine whose processors can be stopped and continued.
     Pause,
 }
 

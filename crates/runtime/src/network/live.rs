@@ -10,7 +10,7 @@ use std::{
 
 use cofferdam_net::{Events, FrameStream, Handle, Stack};
 use cofferdam_proto::NetworkCounters;
-use cofferdam_types::{PortMapping, PortProtocol};
+use cofferdam_types::PortMapping;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
@@ -140,8 +140,8 @@ fn raise_descriptor_limit() -> u64 {
 }
 
 fn explain(port: &PortMapping, error: Error) -> Error {
-    let hint = match (error.kind(), port.protocol) {
-        (ErrorKind::PortTaken, PortProtocol::Tcp | PortProtocol::Udp) => {
+    let hint = match error.kind() {
+        ErrorKind::PortTaken => {
             Some("Choose another port of the host, or let the system choose one".to_owned())
         }
         _ => error.hint_text().map(str::to_owned),

@@ -20,8 +20,8 @@ pub(super) const CLAIM_TIMEOUT: Duration = Duration::from_millis(50);
 const TAKEN: &str = "taken.json";
 const GIVEN_UP: &str = "given-up.json";
 
-/// How long after one lost standby the next is left to whoever wants one: what killed the one, as
-/// a host without memory, may kill all that follow.
+/// A lost standby is replaced at most once in this time: its cause, such as a host without memory,
+/// may end each replacement too. After that the next `run` makes one.
 const REPLACEMENT_PAUSE: Duration = Duration::from_secs(60);
 
 /// The number of a standby's process, in its directory.

@@ -230,14 +230,14 @@ impl Store {
     /// The file system's.
     pub fn remove(&self, id: SandboxId) -> Result<()> {
         let paths = self.layout.sandbox(id);
-        let name = reconcile::name_of(&self.layout, id);
-        let doomed = fs::staging_path(&paths.dir);
+        let removed = fs::staging_path(&paths.dir);
         // The event has its name. A damaged sandbox has none.
-        let record = fs::read_json(&paths.record(), MAX_RECORD_BYTES);
-        match std_fs::rename(&paths.dir, &doomed) {
+        let record: std::io::Result<SandboxRecord> =
+            fs::read_json(&paths.record(), MAX_RECORD_BYTES);
+        match std_fs::rename(&paths.dir, &removed) {
             Ok(()) => {
-                if let Ok(record) = record {
-                    self.note(&record, EventKind::Removed);
+                if let Ok(record) = &record {
+                    self.note(record, EventKind::Removed);
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -248,10 +248,11 @@ impl Store {
                 ));
             }
         }
+        let name = record.as_ref().ok().map(|record| record.name.as_str());
         // The next process that wants the name takes it over if it stays.
-        let _ = self.names.release_of(id, name.as_deref());
+        let _ = self.names.release_of(id, name);
         // From here on the sandbox is gone; what is left are files that any later call sweeps.
-        let _ = fs::remove_dir_if_present(&doomed);
+        let _ = fs::remove_dir_if_present(&removed);
         self.layout.remove_sockets(&paths);
         Ok(())
     }

@@ -94,7 +94,7 @@ impl Lease {
                 let idle = after(idle_since, self.spec.idle_timeout);
                 self.ends.into_iter().chain(idle).min()
             }
-            // A sandbox that stands still already has nothing to be paused.
+            // A paused sandbox cannot be paused again.
             Phase::Paused if self.spec.on_timeout == OnTimeout::Pause => None,
             Phase::Paused => self.ends,
             Phase::Over(_) => None,

@@ -118,7 +118,7 @@ impl Session {
         self.readers.iter().map(|reader| reader.client)
     }
 
-    /// What is told of it to clients that ask.
+    /// The answer to clients that ask about it.
     pub(crate) fn status(&self, session: u32) -> SessionStatus {
         SessionStatus {
             session,

@@ -154,7 +154,7 @@ impl Switchboard {
         self.leased.lease.over()
     }
 
-    /// What the clients of a sandbox that its lease has ended are told.
+    /// The error that clients of the sandbox get when its lease has ended it.
     pub(super) fn lease_warning(&self) -> Option<RemoteFailure> {
         let error = self.ended_by?.lease_error()?;
         Some(to_remote(&error))
