@@ -1,10 +1,12 @@
 //! Templates of images, and pools.
 
 use cofferdam_backend::Backend;
+use cofferdam_proto::Request;
 use cofferdam_types::SandboxStatus;
 
 use super::{Home, soon};
 use crate::{
+    client::Connection,
     host::guest,
     pool::{self, Pool},
     template::{self, DEFAULT_TIMEOUT, MachineShape, RootShape, TemplatePlan},
@@ -83,4 +85,24 @@ async fn a_standby_that_is_lost_is_no_obstacle_to_a_start() {
     assert!(!stages.contains(&"standby".to_owned()), "{stages:?}");
     assert_eq!(home.status("web"), SandboxStatus::Running);
     home.kill("web").await;
+}
+
+#[tokio::test]
+async fn a_standby_that_is_asked_to_end_takes_what_is_left_of_its_pool_along() {
+    let home = Home::new();
+    let pool = filled(&home).await;
+    let standby = pool.standbys(&home.layout)[0];
+    let socket = home.layout.sandbox(standby).run.join("standby.sock");
+    // The pool of another image has taken its place.
+    std::fs::remove_file(pool.dir().join("pool.json")).unwrap();
+    let mut client = soon(Connection::open(&socket, Request::Retire))
+        .await
+        .unwrap();
+    soon(client.answer()).await.unwrap();
+    let gone = async {
+        while pool.dir().exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(gone).await;
 }

@@ -134,6 +134,14 @@ impl Pool {
         self.remove_empty(layout);
     }
 
+    /// Removes what is left of an automatic pool that has ended. Its last standby does this: it has
+    /// files there until its process ends, which is after it has answered the one that ends it.
+    pub(super) fn remove_ended(&self, layout: &Layout) {
+        if !self.dir.join("pool.json").exists() {
+            self.remove_empty(layout);
+        }
+    }
+
     /// Removes an automatic pool whose standby has ended.
     pub(super) fn remove_empty(&self, layout: &Layout) {
         if self.is_automatic() && self.standbys(layout).is_empty() {

@@ -60,6 +60,9 @@ pub(super) fn note_process(dir: &std::path::Path) -> std::io::Result<()> {
 
 /// Whether a lost standby may be replaced at once; notes that it was.
 pub(super) fn may_replace(pool: &Pool) -> bool {
+    if !pool.dir.join("pool.json").exists() {
+        return false;
+    }
     let note = pool.dir.join("replaced");
     let last = std::fs::metadata(&note).and_then(|meta| meta.modified());
     // A clock that was set back is as good as a minute.

@@ -120,6 +120,11 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
+    #[cfg(test)]
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Reads the pool of a name.
     pub(crate) fn load(layout: &Layout, name: &str) -> Result<Self> {
         let dir = layout.pools().join(name);

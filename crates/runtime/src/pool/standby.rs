@@ -158,6 +158,7 @@ pub(crate) async fn stand_by_for(
     };
     // Whatever a claim has not taken along.
     place.remove(&layout);
+    pool.remove_ended(&layout);
     result
 }
 
