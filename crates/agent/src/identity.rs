@@ -5,7 +5,9 @@
 
 use std::{
     fs::File,
+    net::IpAddr,
     os::fd::{AsRawFd, OwnedFd},
+    rc::Rc,
 };
 
 use cofferdam_proto::{FailureKind, GuestNetwork, Identity};
@@ -36,7 +38,38 @@ pub(crate) struct Names {
     /// 32 lower-case hex digits.
     pub(crate) machine_id: String,
     /// Servers and names of the network.
-    pub(crate) network: Option<GuestNetwork>,
+    pub(crate) network: Option<Rc<NetworkNames>>,
+}
+
+/// What the files of `/etc` say about the network.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NetworkNames {
+    /// The address that the host name stands for.
+    pub(crate) own_address: Option<String>,
+    /// Further lines of `/etc/hosts`.
+    pub(crate) hosts: String,
+    /// All of `/etc/resolv.conf`; resolv.conf(5).
+    pub(crate) resolvers: String,
+}
+
+impl NetworkNames {
+    pub(crate) fn of(network: &GuestNetwork) -> Self {
+        let own = network.addresses.first();
+        let line = |(address, name): &(IpAddr, String)| format!("{address}\t{name}\n");
+        let servers = network.dns_servers.iter();
+        let servers = servers.map(|server| format!("nameserver {server}\n"));
+        let lists = [
+            ("search", &network.dns_search),
+            ("options", &network.dns_options),
+        ];
+        let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
+        let lists = lists.map(|(word, list)| format!("{word} {}\n", list.join(" ")));
+        Self {
+            own_address: own.map(|(address, _)| address.to_string()),
+            hosts: network.hosts.iter().map(line).collect(),
+            resolvers: servers.chain(lists).collect(),
+        }
+    }
 }
 
 impl Default for Names {
@@ -51,8 +84,8 @@ impl Default for Names {
 }
 
 impl Names {
-    /// The names in `identity`, checked.
-    pub(crate) fn of(identity: &Identity) -> Result<Self> {
+    /// The names in `identity`, checked, and those of its network.
+    pub(crate) fn of(identity: &Identity, network: Option<Rc<NetworkNames>>) -> Result<Self> {
         let Identity {
             hostname,
             machine_id,
@@ -74,7 +107,7 @@ impl Names {
         Ok(Self {
             hostname: hostname.clone(),
             machine_id: machine_id.clone(),
-            network: identity.network.clone(),
+            network,
         })
     }
 }
@@ -160,11 +193,16 @@ mod tests {
     fn names_that_would_break_the_files_of_etc_are_refused() {
         let id = "0123456789abcdef0123456789abcdef";
         assert_eq!(
-            Names::of(&identity("web-1.example", id)).unwrap().hostname,
+            Names::of(&identity("web-1.example", id), None)
+                .unwrap()
+                .hostname,
             "web-1.example"
         );
         for hostname in ["", "a b", "a\n127.0.0.1 evil", &"x".repeat(65)] {
-            assert!(Names::of(&identity(hostname, id)).is_err(), "{hostname}");
+            assert!(
+                Names::of(&identity(hostname, id), None).is_err(),
+                "{hostname}"
+            );
         }
         for id in [
             "",
@@ -172,7 +210,7 @@ mod tests {
             &id.to_uppercase(),
             "0123456789abcdef0123456789abcde\n",
         ] {
-            assert!(Names::of(&identity("web", id)).is_err(), "{id}");
+            assert!(Names::of(&identity("web", id), None).is_err(), "{id}");
         }
     }
 }

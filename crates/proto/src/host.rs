@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GuestNetwork, ProcessSpec, TerminalSize};
+use crate::{NetworkIdentity, ProcessSpec, TerminalSize};
 use cofferdam_types::ResourceLimits;
 
 /// A message to the agent. Those about a session carry its number as the frame's stream.
@@ -170,7 +170,7 @@ pub struct Identity {
     /// The number of this fork among those that were made together, from 1.
     pub fork_index: Option<u32>,
     /// The network interface; `None`: the guest has its loopback only.
-    pub network: Option<GuestNetwork>,
+    pub network: Option<NetworkIdentity>,
 }
 
 /// Where the workload finds which copy of a machine it runs in. The directory is mounted

@@ -31,7 +31,7 @@ pub use host::{
     DiskPart, GENERATION_FILE, HostMessage, Identity, IdentityCause, RootSpec, TmpfsSpec,
     UpperDevice,
 };
-pub use network::GuestNetwork;
+pub use network::{GuestNetwork, NetworkIdentity};
 pub use process::{
     GuestProcess, MAX_LISTED_COMMAND_BYTES, MAX_LISTED_PROCESSES, ProcessList, ProcessSpec,
     TerminalSize,
@@ -39,7 +39,7 @@ pub use process::{
 
 /// Generation of the host-guest messages. Host and agent are built together, so they must be
 /// equal; a template made by another generation is dropped by its key.
-pub const GENERATION: u32 = 8;
+pub const GENERATION: u32 = 9;
 
 /// Name of the virtio-console port that carries the stream; virtio 1.2 §5.3.6.2
 /// `VIRTIO_CONSOLE_PORT_NAME`, seen in the guest as `/sys/class/virtio-ports/*/name`.

@@ -5,7 +5,7 @@
 
 use std::{fs, os::fd::OwnedFd};
 
-use cofferdam_proto::{FailureKind, GuestNetwork};
+use cofferdam_proto::FailureKind;
 use rustix::{
     fs::{Mode, OFlags, ftruncate, open},
     io::{pread, pwrite},
@@ -101,13 +101,13 @@ impl Etc {
 }
 
 fn contents(names: &Names) -> [(&'static str, String); 4] {
+    let network = names.network.as_ref();
+    let resolvers = network.map(|network| network.resolvers.clone());
     [
         ("hostname", format!("{}\n", names.hostname)),
         ("hosts", hosts(names)),
-        (
-            "resolv.conf",
-            names.network.as_ref().map(resolvers).unwrap_or_default(),
-        ),
+        // Empty without a network, as there is no server to name.
+        ("resolv.conf", resolvers.unwrap_or_default()),
         ("machine-id", format!("{}\n", names.machine_id)),
     ]
 }
@@ -116,41 +116,19 @@ fn contents(names: &Names) -> [(&'static str, String); 4] {
 /// program finds there. Source: hosts(5).
 fn hosts(names: &Names) -> String {
     let network = names.network.as_ref();
-    let own = network.and_then(|network| network.addresses.first());
-    let own = own.map_or_else(
-        || "127.0.1.1".to_owned(),
-        |(address, _)| address.to_string(),
-    );
-    let mut text = format!(
-        "127.0.0.1\tlocalhost\n\
-         {own}\t{}\n\
+    let own = network.and_then(|network| network.own_address.as_deref());
+    [
+        "127.0.0.1\tlocalhost\n",
+        own.unwrap_or("127.0.1.1"),
+        "\t",
+        &names.hostname,
+        "\n\
          ::1\tlocalhost ip6-localhost ip6-loopback\n\
          ff02::1\tip6-allnodes\n\
          ff02::2\tip6-allrouters\n",
-        names.hostname
-    );
-    for (address, name) in network.into_iter().flat_map(|network| &network.hosts) {
-        text.push_str(&format!("{address}\t{name}\n"));
-    }
-    text
-}
-
-/// `/etc/resolv.conf`; empty without a network, as there is no server to name. Source:
-/// resolv.conf(5).
-fn resolvers(network: &GuestNetwork) -> String {
-    let mut text = String::new();
-    for server in &network.dns_servers {
-        text.push_str(&format!("nameserver {server}\n"));
-    }
-    for (word, list) in [
-        ("search", &network.dns_search),
-        ("options", &network.dns_options),
-    ] {
-        if !list.is_empty() {
-            text.push_str(&format!("{word} {}\n", list.join(" ")));
-        }
-    }
-    text
+        network.map_or("", |network| &network.hosts),
+    ]
+    .concat()
 }
 
 /// In place, and never empty for a reader.

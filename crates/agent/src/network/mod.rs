@@ -7,17 +7,19 @@
 //!
 //! *Source:* rtnetlink(7); linux/if_addr.h, linux/neighbour.h.
 
+mod address;
 mod connections;
 mod message;
 mod socket;
 
-use std::{fs, net::IpAddr};
+use std::{fs, net::IpAddr, rc::Rc};
 
-use cofferdam_proto::{FailureKind, GuestNetwork};
+use cofferdam_proto::{FailureKind, GuestNetwork, NetworkIdentity};
 
-use self::{message::Requests, socket::Socket};
+use self::{address::Control, message::Requests, socket::Socket};
 use crate::{
     failure::{OrFail, Result, failure},
+    identity::NetworkNames,
     log,
 };
 
@@ -26,7 +28,13 @@ const INTERFACE: &str = "/sys/class/net/eth0";
 
 /// No address is tested for a double or made up by the kernel: the link is private, and a start
 /// would wait for the test. Source: Documentation/networking/ip-sysctl.rst.
-const SETTINGS: [(&str, &str); 4] = [
+///
+/// Memberships in multicast groups are told once, and no router is looked for: nobody is there to
+/// hear it, and a copy of a machine would send what its template had left to send.
+const SETTINGS: [(&str, &str); 7] = [
+    ("ipv4/igmp_qrv", "1"),
+    ("ipv6/mld_qrv", "1"),
+    ("ipv6/conf/eth0/router_solicitations", "0"),
     ("ipv6/conf/eth0/accept_dad", "0"),
     ("ipv6/conf/eth0/accept_ra", "0"),
     ("ipv6/conf/eth0/autoconf", "0"),
@@ -36,9 +44,66 @@ const SETTINGS: [(&str, &str); 4] = [
 /// The interface and what it was told.
 #[derive(Debug)]
 pub(crate) struct Network {
-    /// Number of the interface; `None`: the machine has none.
-    index: Option<u32>,
-    current: Option<GuestNetwork>,
+    /// `None`: the machine has none.
+    interface: Option<Interface>,
+    current: Option<Current>,
+}
+
+/// What the interface has.
+#[derive(Debug)]
+struct Current {
+    identity: NetworkIdentity,
+    network: GuestNetwork,
+    names: Rc<NetworkNames>,
+}
+
+#[derive(Debug)]
+struct Interface {
+    /// Its number.
+    index: u32,
+    control: Control,
+}
+
+impl Interface {
+    fn set_mac(&self, old: [u8; 6], new: [u8; 6]) -> Result<()> {
+        if old == new {
+            return Ok(());
+        }
+        let failed = || "Could not set the MAC address";
+        let set = self.control.set_mac(new);
+        set.or_fail(FailureKind::Network, failed)
+    }
+
+    /// Sets up a network in place of another one. Where the kernel's part of the two is the same,
+    /// the interface stays up.
+    fn change(&self, old: Option<&Current>, wanted: &NetworkIdentity) -> Result<Current> {
+        let Some(network) = wanted.decode() else {
+            let message = "The network's settings cannot be read";
+            return Err(failure(FailureKind::Network, message));
+        };
+        match old.map(|old| &old.network) {
+            Some(old) if differ_in_names_and_mac_alone(old, &network) => {
+                self.set_mac(old.mac, network.mac)?;
+            }
+            old => {
+                let mut steps = Steps::default();
+                old.iter().for_each(|old| steps.take_down(self.index, old));
+                steps.set_up(self.index, &network);
+                steps.take()?;
+            }
+        }
+        Ok(Current {
+            identity: wanted.clone(),
+            names: Rc::new(NetworkNames::of(&network)),
+            network,
+        })
+    }
+
+    fn take_down(&self, old: &Current) -> Result<()> {
+        let mut steps = Steps::default();
+        steps.take_down(self.index, &old.network);
+        steps.take()
+    }
 }
 
 impl Network {
@@ -46,7 +111,14 @@ impl Network {
     pub(crate) fn find() -> Self {
         let index = fs::read_to_string(format!("{INTERFACE}/ifindex"));
         let index = index.ok().and_then(|text| text.trim().parse().ok());
-        if index.is_some() {
+        let interface = index.and_then(|index| match Control::open() {
+            Ok(control) => Some(Interface { index, control }),
+            Err(error) => {
+                log::error(&format!("Could not use the network interface: {error}"));
+                None
+            }
+        });
+        if interface.is_some() {
             for (name, value) in SETTINGS {
                 if let Err(error) = fs::write(format!("/proc/sys/net/{name}"), value) {
                     log::error(&format!("Could not set `{name}`: {error}"));
@@ -54,7 +126,7 @@ impl Network {
             }
         }
         Self {
-            index,
+            interface,
             current: None,
         }
     }
@@ -63,46 +135,47 @@ impl Network {
     ///
     /// # Errors
     /// [`FailureKind::Network`] when there is no interface, or the kernel refuses a setting.
-    pub(crate) fn adopt(&mut self, wanted: Option<&GuestNetwork>) -> Result<()> {
-        if self.current.as_ref() == wanted {
+    pub(crate) fn adopt(&mut self, wanted: Option<&NetworkIdentity>) -> Result<()> {
+        if self.current.is_none() && wanted.is_none() {
             return Ok(());
         }
-        let Some(index) = self.index else {
+        let Some(interface) = &self.interface else {
             let message = "The machine has no network interface";
             return Err(failure(FailureKind::Network, message));
         };
-        let failed = || "Could not set up the network";
-        let mut steps = Steps::default();
-        match (self.current.take(), wanted) {
-            (Some(old), Some(wanted)) if differ_in_names_and_mac_alone(&old, wanted) => {
-                steps.rename(index, &old, wanted);
+        match (&mut self.current, wanted) {
+            (Some(current), Some(wanted)) if current.identity.has_settings_of(wanted) => {
+                interface.set_mac(current.identity.mac, wanted.mac)?;
+                current.identity.mac = wanted.mac;
             }
-            (old, wanted) => {
-                old.iter().for_each(|old| steps.take_down(index, old));
-                wanted.iter().for_each(|wanted| steps.set_up(index, wanted));
+            (current, wanted) => {
+                let old = current.take();
+                *current = wanted
+                    .map(|wanted| interface.change(old.as_ref(), wanted))
+                    .transpose()?;
+                if let (Some(old), None) = (old, wanted) {
+                    interface.take_down(&old)?;
+                }
             }
         }
-        let socket = Socket::open(None).or_fail(FailureKind::Network, failed)?;
-        let refused = socket
-            .call(&steps.requests)
-            .or_fail(FailureKind::Network, failed)?;
-        if let Some(first) = refused.first() {
-            let step = usize::try_from(first.request).ok();
-            let step = step.and_then(|step| steps.names.get(step));
-            let what = step.map_or("Could not set up the network", String::as_str);
-            return Err(&first.reason).or_fail(FailureKind::Network, || what);
-        }
-        self.current = wanted.cloned();
         Ok(())
+    }
+
+    /// The names that go with the network.
+    pub(crate) fn names(&self) -> Option<Rc<NetworkNames>> {
+        self.current
+            .as_ref()
+            .map(|current| Rc::clone(&current.names))
     }
 
     /// Ends the TCP connections that go through the interface. For a machine that was copied: the
     /// connections are the other machine's.
     pub(crate) fn end_connections(&self) {
-        if self.index.is_none() {
+        if self.interface.is_none() {
             return;
         }
-        let own = self.current.iter().flat_map(|network| &network.addresses);
+        let own = self.current.iter();
+        let own = own.flat_map(|current| &current.network.addresses);
         let own: Vec<IpAddr> = own.map(|(address, _)| *address).collect();
         if let Err(error) = connections::end_all(&own) {
             // They end when they are used next: the host's stack does not know them.
@@ -165,23 +238,6 @@ impl Steps {
         }
     }
 
-    /// The interface stays up: this is all that most starts do.
-    fn rename(&mut self, index: u32, old: &GuestNetwork, new: &GuestNetwork) {
-        if old.mac != new.mac {
-            let unchanged: Vec<u8> = [0, index, 0, 0]
-                .iter()
-                .flat_map(|word: &u32| word.to_ne_bytes())
-                .collect();
-            let mac = [(libc::IFLA_ADDRESS, &new.mac[..])];
-            self.add(
-                "Could not set the MAC address",
-                libc::RTM_NEWLINK,
-                &unchanged,
-                &mac,
-            );
-        }
-    }
-
     /// Taking the interface down removes its routes, and its IPv6 addresses.
     fn take_down(&mut self, index: u32, network: &GuestNetwork) {
         self.add(
@@ -222,6 +278,21 @@ impl Steps {
         self.requests
             .push(kind, libc::NLM_F_ACK | create, fixed, attributes);
         self.names.push(name.to_owned());
+    }
+
+    /// Hands the requests to the kernel.
+    fn take(&self) -> Result<()> {
+        let failed = || "Could not set up the network";
+        let socket = Socket::open(None).or_fail(FailureKind::Network, failed)?;
+        let refused = socket.call(&self.requests);
+        let refused = refused.or_fail(FailureKind::Network, failed)?;
+        let Some(first) = refused.first() else {
+            return Ok(());
+        };
+        let step = usize::try_from(first.request).ok();
+        let step = step.and_then(|step| self.names.get(step));
+        let what = step.map_or("Could not set up the network", String::as_str);
+        Err(&first.reason).or_fail(FailureKind::Network, || what)
     }
 }
 

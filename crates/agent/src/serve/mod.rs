@@ -317,9 +317,9 @@ impl Agent {
             // It can be done without, so nothing about it is a reason to fail.
             self.sessions.take_process(process_warmer);
         }
-        let names = Names::of(identity)?;
         identity::adopt(identity, &self.entropy)?;
         self.network.adopt(identity.network.as_ref())?;
+        let names = Names::of(identity, self.network.names())?;
         if self.workload != Workload::NotStarted {
             self.network.end_connections();
         }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cofferdam_proto::{FailureKind, GuestNetwork, HostMessage, Identity};
+use cofferdam_proto::{FailureKind, GuestNetwork, HostMessage, Identity, NetworkIdentity};
 
 use crate::guest::{Guest, Host, process, shell};
 
@@ -27,7 +27,7 @@ fn network(number: u8) -> GuestNetwork {
 
 fn with_network(identity: Identity, number: u8) -> Identity {
     Identity {
-        network: Some(network(number)),
+        network: Some(NetworkIdentity::new(&network(number))),
         ..identity
     }
 }
@@ -144,8 +144,12 @@ fn an_identity_without_a_network_takes_the_interface_down() {
     let said = text(host, "ip -o addr show eth0; ip route; cat /etc/resolv.conf");
     assert_eq!(said, "");
     // Nothing can be reached by a setting that the kernel refuses.
-    let mut identity = with_network(Host::identity("box"), 2);
-    identity.network.as_mut().unwrap().addresses[0].1 = 33;
+    let mut bad = network(2);
+    bad.addresses[0].1 = 33;
+    let identity = Identity {
+        network: Some(NetworkIdentity::new(&bad)),
+        ..Host::identity("box")
+    };
     let refused = host.ask_in_vain(&HostMessage::Adopt(identity));
     assert_eq!(refused.kind, FailureKind::Network);
     assert!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::{
     AgentMessage, CONTROL_STREAM, GuestNetwork, HostMessage, Identity, IdentityCause,
-    SESSION_STREAM, TerminalSize,
+    NetworkIdentity, SESSION_STREAM, TerminalSize,
 };
 
 use super::{AgentLink, Clock, GuestSetup, hook};
@@ -133,7 +133,7 @@ async fn within_start(steps: impl Future<Output = Result<()>>) -> Result<()> {
 fn identity_of(setup: &GuestSetup, cause: IdentityCause) -> Result<Identity> {
     Ok(Identity {
         machine_id: setup.machine_id.clone(),
-        network: setup.network.clone(),
+        network: setup.network.as_ref().map(NetworkIdentity::new),
         fork_index: setup.fork_index.filter(|_| cause == IdentityCause::Fork),
         ..adopt(&setup.hostname, cause, None)?
     })
@@ -143,7 +143,7 @@ fn identity_of(setup: &GuestSetup, cause: IdentityCause) -> Result<Identity> {
 pub(crate) fn adopt(
     hostname: &str,
     cause: IdentityCause,
-    network: Option<GuestNetwork>,
+    network: Option<&GuestNetwork>,
 ) -> Result<Identity> {
     Ok(Identity {
         entropy: random::bytes::<ENTROPY_BYTES>()?.to_vec(),
@@ -153,7 +153,7 @@ pub(crate) fn adopt(
         cause,
         generation: hex_id()?,
         fork_index: None,
-        network,
+        network: network.map(NetworkIdentity::new),
     })
 }
 

@@ -67,7 +67,7 @@ pub(crate) async fn warm_up_claim(
     for _ in 0..ROUNDS {
         agent.ready(BOOT_TIMEOUT).await?;
         let network = has_network.then(crate::network::of_template);
-        let identity = adopt("standby", IdentityCause::Start, network)?;
+        let identity = adopt("standby", IdentityCause::Start, network.as_ref())?;
         let identity = HostMessage::Adopt(identity);
         ask(agent, identity, &AgentMessage::Adopted).await?;
         for program in programs {

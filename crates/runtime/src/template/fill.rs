@@ -90,7 +90,7 @@ pub(super) async fn fill_image(
 async fn mount(agent: &mut AgentLink, plan: &TemplatePlan) -> Result<()> {
     // With it a start has to set the MAC address alone.
     let network = plan.shape.mtu.map(|_| network::of_template());
-    let identity = adopt("template", IdentityCause::Start, network)?;
+    let identity = adopt("template", IdentityCause::Start, network.as_ref())?;
     agent
         .send(&[
             (CONTROL_STREAM, HostMessage::Adopt(identity)),
