@@ -97,7 +97,8 @@ pub struct GuestNetwork {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Default gateways, at most one of each family.
     pub gateways: Vec<IpAddr>,
-    /// MAC address of the gateways. It is entered as permanent, so that no start waits for ARP.
+    /// MAC address of the gateways. It is entered as permanent. The kernel drops the entry when the
+    /// guest's own address changes, and asks by ARP when it sends the first packet.
     pub gateway_mac: [u8; 6],
     /// Servers in `/etc/resolv.conf`.
     pub dns_servers: Vec<IpAddr>,

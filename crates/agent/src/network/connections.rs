@@ -29,10 +29,14 @@ const CONNECTED: u32 = 0x1ffe & !(1 << 6 | 1 << 7 | 1 << 10);
 /// Most connections that are ended with one call; more take more calls.
 const BATCH: u32 = 256;
 
+/// A socket for questions about sockets.
+pub(super) fn socket() -> io::Result<Socket> {
+    Socket::open(Some(netlink::SOCK_DIAG))
+}
+
 /// Ends each TCP connection whose other end is neither on the loopback nor one of the guest's
 /// `own` addresses. Its owner gets `ECONNABORTED`.
-pub(super) fn end_all(own: &[IpAddr]) -> io::Result<()> {
-    let socket = Socket::open(Some(netlink::SOCK_DIAG))?;
+pub(super) fn end_all(socket: &Socket, own: &[IpAddr]) -> io::Result<()> {
     for family in [libc::AF_INET, libc::AF_INET6] {
         let family = u8::try_from(family).unwrap_or_default();
         let mut found: Vec<Vec<u8>> = Vec::new();
@@ -47,7 +51,7 @@ pub(super) fn end_all(own: &[IpAddr]) -> io::Result<()> {
                 found.push(id.to_vec());
             }
         })?;
-        destroy(&socket, family, &found)?;
+        destroy(socket, family, &found)?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! The other end of a machine's network interface: a gateway that answers pings and accepts TCP
-//! connections, on which it then says nothing.
+//! The other end of a machine's network interface: a gateway that answers ARP and pings and accepts
+//! TCP connections, on which it then says nothing.
 //!
-//! Source: RFC 791 and 792 (IPv4, ICMP), RFC 8200 and 4443 (IPv6, ICMPv6), RFC 9293 (TCP); QEMU
+//! Source: RFC 826 (ARP), RFC 791 and 792 (IPv4, ICMP), RFC 8200 and 4443 (IPv6, ICMPv6), RFC 9293 (TCP); QEMU
 //! puts the length of each frame before it, 4 bytes, big-endian (net/stream.c).
 
 use std::{
@@ -15,6 +15,7 @@ use std::{
 use super::{PATIENCE, connect};
 
 const ETHERNET_BYTES: usize = 14;
+const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const ICMPV6: u8 = 58;
@@ -83,9 +84,22 @@ fn answer(frame: &[u8], accepted: &mpsc::Sender<()>) -> Option<Vec<u8>> {
             let pseudo = [&packet[8..40], &[0, protocol]].concat();
             transport(protocol, &mut packet[40..], &pseudo, accepted)?;
         }
+        [0x08, 0x06] => return resolution(frame),
         _ => return None,
     }
     Some(answer)
+}
+
+/// Answers a question of ARP for any address but the machine's own; RFC 826.
+fn resolution(frame: &[u8]) -> Option<Vec<u8>> {
+    let message = &frame[ETHERNET_BYTES..];
+    let (sender, target) = (&message[8..18], &message[18..28]);
+    if message[7] != 1 || sender[6..] == target[6..] {
+        return None;
+    }
+    let ours = [&OWN_MAC, &target[6..]].concat();
+    let ethernet = [&frame[6..12], &OWN_MAC, &frame[12..14]].concat();
+    Some([&ethernet, &message[..7], &[2], &ours, sender].concat())
 }
 
 /// Makes an answer of a segment; `pseudo` is the pseudo-header without the length.
