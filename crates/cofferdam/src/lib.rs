@@ -35,6 +35,7 @@ mod kept;
 mod logs;
 mod options;
 mod pipes;
+mod policy;
 mod polled;
 mod pools;
 mod sandbox;
@@ -58,10 +59,10 @@ pub use cofferdam_runtime::{
 };
 pub use cofferdam_types::{
     Blame, ByteSize, Capability, CapabilitySet, CpuCount, Digest, ExitStatus, HostEntry, LeaseSpec,
-    NetworkMode, NetworkSpec, OnTimeout, ParseNetworkError, ParseSizeError, ParseValueError,
-    Platform, PlatformCapabilities, PortMapping, PortProtocol, Privileges, PullPolicy,
-    ResourceLimits, Rlimit, SandboxId, SandboxSpec, SandboxSpecBuilder, SandboxStatus, Signal,
-    SnapshotId, TmpfsMount, UpperSpec, valid_name,
+    MacAddress, NetworkMode, NetworkSpec, OnTimeout, ParseNetworkError, ParseSizeError,
+    ParseValueError, Platform, PlatformCapabilities, PortMapping, PortProtocol, Privileges,
+    PullPolicy, ResourceLimits, Rlimit, SandboxId, SandboxSpec, SandboxSpecBuilder, SandboxStatus,
+    Signal, SnapshotId, TmpfsMount, UpperSpec, valid_name,
 };
 
 pub use coffer::Coffer;
@@ -74,6 +75,7 @@ pub use kept::{ProcessInfo, Processes, SessionId, SessionInfo};
 pub use logs::{LogOptions, Logs};
 pub use options::CofferOptions;
 pub use pipes::{SessionExit, SessionOutput, SessionPipes, SessionStdin};
+pub use policy::PolicyText;
 pub use pools::Pools;
 pub use sandbox::{AttachOptions, Sandbox};
 pub use session::{Session, SessionEvent, SessionReader, SessionWriter};

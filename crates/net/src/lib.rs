@@ -47,9 +47,9 @@ pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, Events};
 pub use frame::{Fill, FrameIo, FrameStream, Input, MAX_FRAME_BYTES, PacketSocket};
 pub use policy::{
-    Action, Cidr, Decision, Denial, Name, Policy, Ports, Profile, Protocol, Query, RESERVED,
-    Reason, Reserved, Rule, Target, host_addresses,
+    Action, Cidr, Decision, Denial, Name, Policy, PolicyText, Ports, Profile, Protocol, Query,
+    RESERVED, Reason, Reserved, Rule, Target, host_addresses,
 };
-pub use publish::{PublishId, PublishSpec, PublishedPort};
+pub use publish::{BoundPort, PublishId, PublishSpec, PublishedPort};
 pub use stack::{End, Handle, Stack};
 pub use stats::{FlowInfo, Stats};

@@ -3,10 +3,13 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     str::FromStr,
 };
 
 use serde::{Deserialize, Serialize};
+
+use crate::{ByteSize, MacAddress};
 
 /// The network of a sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +27,23 @@ pub struct NetworkSpec {
     /// Ports of the host that lead to ports of the guest.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<PortMapping>,
+    /// Publish each port that the image exposes and `publish` leaves out, on a port of 127.0.0.1
+    /// that the kernel chooses.
+    #[serde(skip_serializing_if = "is_false")]
+    pub publish_all: bool,
+    /// Address of the interface; one from the sandbox's id when absent. A fork has its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddress>,
+    /// Most bytes per second of frames from the guest; no limit when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_up: Option<ByteSize>,
+    /// Most bytes per second of frames to the guest; no limit when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_down: Option<ByteSize>,
+    /// File of the host into which each start writes all frames, in pcap format; an absolute path.
+    /// A fork writes none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capture: Option<PathBuf>,
     /// Resolvers that the gateway asks; the host's when empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dns: Vec<IpAddr>,
@@ -44,6 +64,14 @@ impl NetworkSpec {
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Whether a sandbox has a network.

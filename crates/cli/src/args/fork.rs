@@ -43,6 +43,9 @@ pub(crate) struct ForkArgs {
     pub(crate) rm: Option<bool>,
     #[command(flatten)]
     pub(crate) lease: LeaseArgs,
+    /// Publish a port of the fork; those of the source stay the source's
+    #[arg(short, long, value_name = "[[IP:]HOST:]PORT[/udp]")]
+    pub(crate) publish: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -74,7 +77,6 @@ const FIXED: &[(&str, Option<char>, bool)] = &[
     ("pids-limit", None, true),
     ("platform", None, true),
     ("privileged", None, false),
-    ("publish", Some('p'), true),
     ("pull", None, true),
     ("read-only", None, false),
     ("security-opt", None, true),

@@ -1,9 +1,9 @@
 //! Flags about a sandbox's network. Names are Docker's where the thing is the same.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use cofferdam::{HostEntry, NetworkMode};
+use cofferdam::{ByteSize, HostEntry, MacAddress, NetworkMode};
 
 /// The network of a sandbox.
 #[derive(Debug, Default, Args)]
@@ -19,11 +19,25 @@ pub(crate) struct NetworkArgs {
         help_heading = "Network"
     )]
     pub(crate) publish: Vec<String>,
+    /// Publish the ports that the image exposes, on free ports of 127.0.0.1
+    #[arg(short = 'P', long, help_heading = "Network")]
+    pub(crate) publish_all: bool,
     #[command(flatten)]
     pub(crate) rules: RuleArgs,
+    /// File with a profile and rules, which come after those of --allow and --deny
+    #[arg(long, value_name = "FILE", help_heading = "Network")]
+    pub(crate) policy: Option<PathBuf>,
     /// What may be reached where no rule matches: `public`, `none` or `all`
     #[arg(long, value_name = "PROFILE", help_heading = "Network")]
     pub(crate) network_profile: Option<String>,
+    #[command(flatten)]
+    pub(crate) rate: RateArgs,
+    /// Write all frames into a file, in pcap format
+    #[arg(long, value_name = "FILE", help_heading = "Network")]
+    pub(crate) net_capture: Option<PathBuf>,
+    /// MAC address of the interface, such as 02:00:5e:10:00:01
+    #[arg(long, value_name = "MAC", help_heading = "Network")]
+    pub(crate) mac_address: Option<MacAddress>,
     /// Resolver that the sandbox's gateway asks; the host's by default
     #[arg(long, value_name = "IP", help_heading = "Network")]
     pub(crate) dns: Vec<IpAddr>,
@@ -41,6 +55,17 @@ pub(crate) struct NetworkArgs {
     /// Name in the sandbox's /etc/hosts; the IP `host-gateway` is the host
     #[arg(long, value_name = "NAME:IP", help_heading = "Network")]
     pub(crate) add_host: Vec<HostEntry>,
+}
+
+/// Rate limits.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct RateArgs {
+    /// Most bytes per second from the sandbox, such as 10m; 0 for no limit
+    #[arg(long, value_name = "SIZE", help_heading = "Network")]
+    pub(crate) rate_up: Option<ByteSize>,
+    /// Most bytes per second to the sandbox, such as 10m; 0 for no limit
+    #[arg(long, value_name = "SIZE", help_heading = "Network")]
+    pub(crate) rate_down: Option<ByteSize>,
 }
 
 /// `port`.

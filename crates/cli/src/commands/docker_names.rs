@@ -119,8 +119,7 @@ pub(super) fn sandbox(info: &SandboxInfo) -> Value {
 
 /// The published ports, as `docker ps` shows them.
 pub(super) fn ports(info: &SandboxInfo) -> String {
-    let ports = info.ports.iter().map(ToString::to_string);
-    ports.collect::<Vec<_>>().join(", ")
+    super::network::folded(&info.ports)
 }
 
 /// Docker's default network is called `bridge` there.

@@ -130,6 +130,28 @@ const fn docker_verb(kind: &EventKind) -> &'static str {
     }
 }
 
+/// The name of a type of events, ours or Docker's.
+fn event_type(name: &str) -> Result<String> {
+    if EventKind::NAMES.contains(&name) || DOCKER_VERBS.contains(&name) {
+        return Ok(name.to_owned());
+    }
+    let what = format!("`{name}` is no type of events");
+    let hint = format!("Use one of: {}", EventKind::NAMES.join(", "));
+    Err(Error::new(ErrorKind::InvalidSpec, what).hint(hint))
+}
+
+/// What [`docker_verb`] returns for kinds that have another name here.
+const DOCKER_VERBS: [&str; 8] = [
+    "create",
+    "start",
+    "exec_start",
+    "exec_die",
+    "pause",
+    "unpause",
+    "die",
+    "destroy",
+];
+
 /// What an event must be: one of each kind of filter that is there.
 #[derive(Debug, Default)]
 struct Filters {
@@ -149,7 +171,7 @@ impl Filters {
             match key {
                 // Docker's events are of many things, ours of sandboxes alone.
                 "type" if matches!(value, "container" | "sandbox") => {}
-                "type" | "event" => filters.types.push(value.to_owned()),
+                "type" | "event" => filters.types.push(event_type(value)?),
                 "sandbox" | "container" => {
                     filters.sandboxes.push(value.to_owned());
                     // A name may pass to another sandbox; an id does not.
@@ -216,6 +238,16 @@ mod tests {
         assert_eq!(value["Actor"]["Attributes"]["exitCode"], "137");
         assert_eq!(value["Actor"]["Attributes"]["name"], "web");
         assert_eq!(value["time"], 1);
+    }
+
+    #[test]
+    fn a_type_that_there_is_not_is_refused_with_those_that_there_are() {
+        for name in ["died", "die", "network_changed"] {
+            assert_eq!(event_type(name).unwrap(), name);
+        }
+        let error = event_type("unknown").unwrap_err();
+        assert!(error.hint_text().unwrap().contains("network_denied"));
+        assert!(DOCKER_VERBS.contains(&docker_verb(&died().kind)));
     }
 
     #[test]

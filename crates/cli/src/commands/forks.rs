@@ -8,7 +8,7 @@ use cofferdam::{
 use serde_json::json;
 
 use super::{
-    env,
+    env, network,
     snapshots::note_pause,
     spec::{given, labels},
 };
@@ -105,6 +105,7 @@ fn fork_options(args: &ForkArgs) -> Result<ForkOptions> {
             workdir: given(&args.workdir),
             auto_remove: args.rm,
             lease: args.lease.given(),
+            publish: network::ports(&args.publish)?,
         },
     })
 }

@@ -12,6 +12,7 @@ mod images;
 mod inspect;
 mod lifecycle;
 mod logs;
+mod network;
 mod pools;
 mod port;
 mod prune;

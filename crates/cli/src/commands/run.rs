@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cofferdam::{AttachOptions, Coffer, Result, Sandbox, SandboxSpec, Stage};
+use cofferdam::{AttachOptions, Coffer, Result, Sandbox, SandboxSpec, SandboxStatus, Stage};
 
 use super::{cidfile::CidFile, spec::spec};
 use crate::{
@@ -35,7 +35,8 @@ pub(crate) async fn run(coffer: &Coffer, args: &RunArgs, detail: Detail) -> Exit
         let sandbox = make(coffer, &args.sandbox, &args.lease, detail.verbose).await?;
         cidfile.write(sandbox.id())?;
         if args.detach {
-            print_stages(detail.timings, &sandbox.start().await?);
+            let started = or_remove(&sandbox, sandbox.start().await).await?;
+            print_stages(detail.timings, &started);
             output::line(sandbox.id());
             return Ok(ExitStatus::Success);
         }
@@ -47,7 +48,8 @@ pub(crate) async fn run(coffer: &Coffer, args: &RunArgs, detail: Detail) -> Exit
             terminal: process.tty.then(terminal::size).flatten(),
             survives: !args.kill_with_client,
         };
-        let (session, stages) = sandbox.start_attached_with(options).await?;
+        let started = sandbox.start_attached_with(options).await;
+        let (session, stages) = or_remove(&sandbox, started).await?;
         print_stages(detail.timings, &stages);
         if show == [false; 2] {
             // Nothing of it is shown: it gets our input to its end and goes on by itself.
@@ -100,6 +102,20 @@ async fn make(
     let sandbox = coffer.create(spec, &bars).await?;
     bars.finish();
     Ok(sandbox)
+}
+
+/// Removes a sandbox that `run` has made and that was not started at all, as when a port is taken:
+/// its name is free for the next try.
+async fn or_remove<T>(sandbox: &Sandbox, started: Result<T>) -> Result<T> {
+    if started.is_err()
+        && sandbox
+            .info()
+            .is_ok_and(|info| info.status == SandboxStatus::Created)
+    {
+        // The first error is the one to report.
+        let _ = sandbox.remove(false).await;
+    }
+    started
 }
 
 /// Prints where the time of a start went, if that was asked for.

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use cofferdam::{
-    ByteSize, Error, ErrorKind, NetworkMode, NetworkSpec, ParseValueError, PortMapping,
-    ResourceLimits, Result, SandboxSpec, UpperSpec,
+    ByteSize, Error, ErrorKind, ParseValueError, ResourceLimits, Result, SandboxSpec, UpperSpec,
 };
 
-use super::env;
-use crate::args::{Cpus, Memory, NetworkArgs, SandboxArgs};
+use super::{env, network};
+use crate::args::{Cpus, Memory, SandboxArgs};
 
 /// What the flags ask for; fails at the first that asks for what is not there.
 pub(crate) fn spec(args: &SandboxArgs) -> Result<SandboxSpec> {
@@ -65,36 +64,8 @@ pub(crate) fn spec(args: &SandboxArgs) -> Result<SandboxSpec> {
         privileges: args.privileges.privileges()?,
         init: args.privileges.init,
         lease: default.lease,
-        network: network(&args.network)?,
+        network: network::spec(&args.network)?,
     })
-}
-
-/// The network. A flag about it asks for one.
-fn network(args: &NetworkArgs) -> Result<NetworkSpec> {
-    let ports = args.publish.iter().map(|text| PortMapping::parse_all(text));
-    let ports: Vec<_> = ports
-        .collect::<std::result::Result<_, _>>()
-        .map_err(|error| invalid(error.to_string()).hint("Write `-p [[IP:]HOST:]PORT[/udp]`"))?;
-    let spec = NetworkSpec {
-        mode: NetworkMode::None,
-        profile: args.network_profile.clone(),
-        rules: args.rules.0.clone(),
-        publish: ports.concat(),
-        dns: args.dns.clone(),
-        dns_search: args.dns_search.clone(),
-        dns_options: args.dns_option.clone(),
-        hosts: args.add_host.clone(),
-    };
-    let asks = !spec.is_default();
-    let mode = args.network.unwrap_or(match asks {
-        true => NetworkMode::Default,
-        false => NetworkMode::None,
-    });
-    if mode == NetworkMode::None && asks {
-        let what = "There is no network for the flags about it";
-        return Err(invalid(what.to_owned()).hint("Leave them out, or use `--network default`"));
-    }
-    Ok(NetworkSpec { mode, ..spec })
 }
 
 /// As in Docker, an empty text is as if the flag was not given.
@@ -185,6 +156,8 @@ fn value<T: std::str::FromStr<Err = ParseValueError>>(flag: &str, text: &str) ->
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
+
+    use cofferdam::NetworkMode;
 
     use super::*;
     use crate::args::{Cli, Verb};
@@ -280,7 +253,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_refused_by_name() {
         for (line, name) in [
-            ("coffer run -P x", "`--publish-all`"),
+            ("coffer run --device /dev/null x", "`--device`"),
             ("coffer run -v /a:/b x", "`--volume`"),
         ] {
             let error = parsed(line).unwrap_err();
@@ -288,6 +261,21 @@ mod tests {
             assert!(error.to_string().contains(name), "{error}");
             assert!(error.hint_text().is_some());
         }
+    }
+
+    #[test]
+    fn flags_about_the_network_ask_for_one() {
+        let network = |line: &str| parsed(line).unwrap().network;
+        assert_eq!(network("coffer run x").mode, NetworkMode::None);
+        let all = network("coffer run -P --mac-address 02:00:00:00:00:09 x");
+        assert_eq!(all.mode, NetworkMode::Default);
+        assert!(all.publish_all && all.mac.is_some());
+        let rates = network("coffer run --rate-up 10k --rate-down 0 x");
+        assert_eq!(rates.rate_up, Some(ByteSize::from_bytes(10 << 10)));
+        assert_eq!(rates.rate_down, None);
+        let capture = network("coffer run --net-capture f x").capture.unwrap();
+        assert!(capture.is_absolute() && capture.ends_with("f"));
+        assert!(parsed("coffer run --network none -P x").is_err());
     }
 
     #[test]

@@ -15,33 +15,51 @@ use crate::error::{Error, ErrorKind};
 /// Rules that one policy may have.
 const MAX_RULES: usize = 4096;
 
-impl FromStr for Policy {
+/// What the text of a policy says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyText {
+    /// The profile; absent without a line about it.
+    pub profile: Option<Profile>,
+    /// The rules in their order.
+    pub rules: Vec<Rule>,
+}
+
+impl FromStr for PolicyText {
     type Err = Error;
 
-    /// Reads a policy. Without a line `profile`, the profile is `public`. The host's addresses are
-    /// the caller's to fill in.
     fn from_str(text: &str) -> Result<Self, Error> {
-        let mut profile = None;
-        let mut rules = Vec::new();
+        let mut read = Self::default();
         for (number, line) in (1..).zip(text.lines()) {
             let line = line.split('#').next().unwrap_or_default().trim();
             if line.is_empty() {
                 continue;
             }
             if let Some(name) = line.strip_prefix("profile ") {
-                let read: Profile = name.trim().parse().map_err(|error| at(number, error))?;
-                if profile.replace(read).is_some() {
+                let profile: Profile = name.trim().parse().map_err(|error| at(number, error))?;
+                if read.profile.replace(profile).is_some() {
                     let twice = Error::new(ErrorKind::InvalidRule, "A policy has one profile");
                     return Err(at(number, twice));
                 }
             } else {
-                rules.push(line.parse::<Rule>().map_err(|error| at(number, error))?);
+                let rule = line.parse().map_err(|error| at(number, error))?;
+                read.rules.push(rule);
             }
-            if rules.len() > MAX_RULES {
+            if read.rules.len() > MAX_RULES {
                 let many = format!("A policy has at most {MAX_RULES} rules");
                 return Err(at(number, Error::new(ErrorKind::InvalidRule, many)));
             }
         }
+        Ok(read)
+    }
+}
+
+impl FromStr for Policy {
+    type Err = Error;
+
+    /// Reads a policy. Without a line `profile`, the profile is `public`. The host's addresses are
+    /// the caller's to fill in.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let PolicyText { profile, rules } = text.parse()?;
         Ok(Self::new(profile.unwrap_or_default(), rules))
     }
 }

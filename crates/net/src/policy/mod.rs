@@ -19,6 +19,7 @@ mod tests;
 
 pub use cidr::Cidr;
 pub use decide::{Decision, Denial, Query, Reason};
+pub use file::PolicyText;
 pub use host::host_addresses;
 pub use ports::Ports;
 pub use reserved::{RESERVED, Reserved};

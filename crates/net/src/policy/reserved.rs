@@ -72,6 +72,10 @@ pub const RESERVED: &[Reserved] = &[
     line("fe80::/10", "link-local"),
     line("fec0::/10", "site-local"),
     always("ff00::/8", "multicast"),
+    // All but 2000::/3: IANA gives global unicast addresses out of that alone (RFC 4291, 2.4).
+    line("::/3", "not global unicast"),
+    line("4000::/2", "not global unicast"),
+    line("8000::/1", "not global unicast"),
 ];
 
 /// The line of [`RESERVED`] that `address` falls under.
@@ -95,8 +99,9 @@ mod tests {
             let first = line.network.split('/').next().unwrap();
             let found = find(first.parse().unwrap()).unwrap();
             let earlier = cidr.contains(first.parse().unwrap()) && found.network == line.network;
-            // `::/96` begins with the unspecified address.
-            assert!(earlier || line.network == "::/96", "{}", line.network);
+            // These begin with the unspecified address.
+            let wide = ["::/96", "::/3"].contains(&line.network);
+            assert!(earlier || wide, "{}", line.network);
         }
     }
 
@@ -110,6 +115,10 @@ mod tests {
             ("::ffff:8.8.8.8", Some("::ffff:0:0/96")),
             ("::8.8.8.8", Some("::/96")),
             ("64:ff9b::8.8.8.8", Some("64:ff9b::/96")),
+            ("1fff::1", Some("::/3")),
+            ("4000::1", Some("4000::/2")),
+            ("f000::1", Some("8000::/1")),
+            ("2000::1", None),
             ("2606:4700::1111", None),
             ("2001:4860::8888", None),
             ("8.8.8.8", None),

@@ -48,16 +48,38 @@ pub struct PublishedPort {
     pub guest_port: u16,
 }
 
+/// A port that listens and that no stack serves yet. [`Handle::publish_bound`] gives it to one.
+///
+/// [`Handle::publish_bound`]: crate::Handle::publish_bound
+#[derive(Debug)]
+pub struct BoundPort(pub(crate) Listener);
+
+impl BoundPort {
+    /// Listens as `asked`. Connections wait until a stack serves the port.
+    ///
+    /// # Errors
+    /// `PortTaken`, `PortForbidden`, `InvalidConfig`, `Io`.
+    pub fn bind(asked: &PublishSpec) -> Result<Self> {
+        Listener::open(asked).map(Self)
+    }
+
+    /// Where the host listens, with the port that the kernel chose.
+    #[must_use]
+    pub fn host(&self) -> SocketAddr {
+        self.0.port.host
+    }
+}
+
 /// A listening socket.
 #[derive(Debug)]
-pub(super) struct Listener {
+pub(crate) struct Listener {
     pub(super) fd: OwnedFd,
     pub(super) port: PublishedPort,
 }
 
 impl Listener {
     /// Listens as `asked`.
-    pub(super) fn open(asked: &PublishSpec) -> Result<Self> {
+    fn open(asked: &PublishSpec) -> Result<Self> {
         if asked.guest_port == 0 || asked.protocol == Protocol::Icmp {
             return Err(Error::new(
                 ErrorKind::InvalidConfig,

@@ -14,7 +14,7 @@ use rustix::{
     net::{RecvFlags, SocketFlags, accept_with, recvfrom},
 };
 
-pub use listener::{PublishId, PublishSpec, PublishedPort};
+pub use listener::{BoundPort, PublishId, PublishSpec, PublishedPort};
 
 use self::{listener::Listener, peers::Peers};
 use crate::{
@@ -54,9 +54,12 @@ impl Published {
         }
     }
 
-    /// Listens on a port of the host.
-    pub(crate) fn add(&mut self, cx: &Context, asked: &PublishSpec) -> Result<PublishedPort> {
-        let listener = Listener::open(asked)?;
+    /// Serves a port of the host that listens.
+    pub(crate) fn add(
+        &mut self,
+        cx: &Context,
+        BoundPort(listener): BoundPort,
+    ) -> Result<PublishedPort> {
         let port = listener.port;
         let slot = self.listeners.insert_with(|slot| {
             let added = cx.poller.add_level(&listener.fd, Owner::Publish, slot);

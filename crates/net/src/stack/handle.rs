@@ -15,7 +15,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     policy::{Profile, Rule},
     poller::Waker,
-    publish::{PublishId, PublishSpec, PublishedPort},
+    publish::{BoundPort, PublishId, PublishSpec, PublishedPort},
     stats::{Counters, FlowInfo, Stats},
 };
 
@@ -32,7 +32,7 @@ pub(super) enum Command {
     ResetFlows,
     Configure(Box<Config>, SyncSender<Result<()>>),
     Flows(SyncSender<Result<Vec<FlowInfo>>>),
-    Publish(PublishSpec, SyncSender<Result<PublishedPort>>),
+    Publish(BoundPort, SyncSender<Result<PublishedPort>>),
     Unpublish(PublishId, SyncSender<Result<()>>),
     Published(SyncSender<Result<Vec<PublishedPort>>>),
     /// Gives back the capture that was.
@@ -149,7 +149,18 @@ impl Handle {
     /// # Errors
     /// `PortTaken`, `PortForbidden`, `InvalidConfig`, `Io`, `Stopped`.
     pub fn publish(&self, asked: PublishSpec) -> Result<PublishedPort> {
-        self.ask(|sender| Command::Publish(asked, sender))
+        self.publish_bound(BoundPort::bind(&asked)?)
+    }
+
+    /// Serves a port that listens already.
+    ///
+    /// # Blocking
+    /// Waits for the stack's thread.
+    ///
+    /// # Errors
+    /// `Io`, `Stopped`; then it does not listen any more.
+    pub fn publish_bound(&self, port: BoundPort) -> Result<PublishedPort> {
+        self.ask(|sender| Command::Publish(port, sender))
     }
 
     /// Stops listening. Connections that exist go on.

@@ -199,8 +199,8 @@ impl Stack {
                     flows.extend(self.udp.list());
                     let _ = sender.send(Ok(flows));
                 }
-                Command::Publish(asked, sender) => {
-                    let _ = sender.send(self.publish.add(&self.cx, &asked));
+                Command::Publish(port, sender) => {
+                    let _ = sender.send(self.publish.add(&self.cx, port));
                 }
                 Command::Unpublish(id, sender) => {
                     let _ = sender.send(self.publish.remove(id));

@@ -1,7 +1,6 @@
 //! A network that runs.
 
 use std::{
-    net::SocketAddr,
     os::unix::net::UnixStream,
     sync::mpsc::{Receiver, channel},
     thread,
@@ -14,10 +13,11 @@ use cofferdam_types::PortMapping;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
-    Plan, asked,
+    Plan,
+    publish::Endpoints,
     report::{Budget, Report},
 };
-use crate::base::error::{Error, ErrorKind, Result, io, lift};
+use crate::base::error::{Result, io, lift};
 
 /// How long the end of a stack is waited for, so that its ports are free. It takes one turn of its
 /// loop.
@@ -36,17 +36,17 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Starts the stack for the guest at the other end of `channel` and publishes the ports of
-    /// `plan`. `report` is called, on a thread of the network's, for what the user may want to see.
+    /// Starts the stack for the guest at the other end of `channel` and serves its ports. `report` is called, on a thread of the network's, for what the user may want to see.
     ///
     /// # Blocking
-    /// For each port until the stack has bound it.
+    /// For each port until the stack has taken it over.
     ///
     /// # Errors
-    /// Those of the ports; [`ErrorKind::Io`] when the host gives no thread or descriptor.
+    /// [`crate::ErrorKind::Io`] when the host gives no thread or descriptor.
     pub(crate) fn start(
         channel_to_guest: UnixStream,
         plan: &Plan,
+        endpoints: &Endpoints,
         report: impl Fn(Report) + Send + 'static,
     ) -> Result<Self> {
         let flows = flows_within(raise_descriptor_limit());
@@ -83,11 +83,13 @@ impl Network {
             .name("net-events".to_owned())
             .spawn(follow)
             .map_err(|error| io("Could not start a thread of the network", error))?;
-        for port in &plan.publish {
-            let published = network.handle.publish(asked(port));
-            let published = lift(published).map_err(|error| explain(port, error))?;
-            let host: SocketAddr = published.host;
-            network.ports.push(PortMapping { host, ..*port });
+        let taken = endpoints.hand_over();
+        if taken.capture.is_some() {
+            lift(network.handle.capture(taken.capture))?;
+        }
+        for (asked, bound) in taken.ports {
+            let host = lift(network.handle.publish_bound(bound))?.host;
+            network.ports.push(PortMapping { host, ..asked });
         }
         Ok(network)
     }
@@ -137,21 +139,6 @@ fn raise_descriptor_limit() -> u64 {
     let current = limit.maximum;
     let _ = setrlimit(Resource::Nofile, Rlimit { current, ..limit });
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
-}
-
-fn explain(port: &PortMapping, error: Error) -> Error {
-    let hint = match error.kind() {
-        ErrorKind::PortTaken => {
-            Some("Choose another port of the host, or let the system choose one".to_owned())
-        }
-        _ => error.hint_text().map(str::to_owned),
-    };
-    let what = format!("Could not publish `{}`", port.host);
-    let explained = Error::new(error.kind(), what).because(error);
-    match hint {
-        Some(hint) => explained.hint(hint),
-        None => explained,
-    }
 }
 
 #[cfg(test)]

@@ -8,15 +8,20 @@
 //! of the interface took 52 (2 cores, busybox, QEMU 7.2). Forks have addresses from their id.
 
 mod live;
+mod publish;
 mod report;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use cofferdam_net::{Addresses, Config, HOST_NAME, Policy, Profile, PublishSpec, Rule};
+use cofferdam_net::{Addresses, Config, HOST_NAME, Policy, PolicyText, Profile, Rate, Rule};
 use cofferdam_proto::GuestNetwork;
-use cofferdam_types::{MacAddress, NetworkMode, NetworkSpec, PortMapping, PortProtocol, SandboxId};
+use cofferdam_types::{ByteSize, MacAddress, NetworkMode, NetworkSpec, SandboxId};
 
-pub(crate) use self::{live::Network, report::Report};
+pub(crate) use self::{
+    live::Network,
+    publish::{Endpoints, expect_free, publish_exposed},
+    report::Report,
+};
 use crate::base::error::{Error, ErrorKind, Result, lift};
 
 /// Largest packet of the link, in bytes. QEMU's channel carries no offloads, so that large packets
@@ -43,7 +48,6 @@ const MAX_ENTRIES: usize = 1024;
 pub(crate) struct Plan {
     config: Config,
     policy: Policy,
-    publish: Vec<PortMapping>,
     /// What the guest's agent sets up.
     pub(crate) guest: GuestNetwork,
 }
@@ -82,7 +86,19 @@ pub(crate) fn check(spec: &NetworkSpec) -> Result<()> {
         let what = format!("`{}` cannot be in resolv.conf", bad.escape_debug());
         return Err(Error::new(ErrorKind::InvalidSpec, what));
     }
-    if spec.mode == NetworkMode::None && !spec.publish.is_empty() {
+    if spec.mac.is_some_and(|mac| mac.bytes() == GATEWAY_MAC) {
+        let what = "The gateway has this MAC address";
+        return Err(Error::new(ErrorKind::InvalidSpec, what).hint("Choose another"));
+    }
+    if spec
+        .capture
+        .as_ref()
+        .is_some_and(|file| !file.is_absolute())
+    {
+        let what = "The file of a capture is no absolute path";
+        return Err(Error::new(ErrorKind::InvalidSpec, what));
+    }
+    if spec.mode == NetworkMode::None && (!spec.publish.is_empty() || spec.publish_all) {
         let what = "A port cannot be published without a network";
         return Err(Error::new(ErrorKind::InvalidSpec, what)
             .hint("Use the default network, or publish no port"));
@@ -106,7 +122,6 @@ pub(crate) fn plan(id: SandboxId, spec: &NetworkSpec, is_fork: bool) -> Result<O
         guest: guest(&config, spec),
         config,
         policy,
-        publish: spec.publish.clone(),
     }))
 }
 
@@ -118,6 +133,16 @@ fn policy(spec: &NetworkSpec) -> Result<Policy> {
         lift(profile.transpose())?.unwrap_or_default(),
         lift(rules)?,
     ))
+}
+
+/// Reads the text of a policy file: its profile, if it names one, and its rules.
+///
+/// # Errors
+/// [`ErrorKind::InvalidSpec`] with the line and what is wrong there.
+pub fn read_policy(text: &str) -> Result<(Option<String>, Vec<String>)> {
+    let PolicyText { profile, rules } = lift(text.parse())?;
+    let rules = rules.iter().map(ToString::to_string);
+    Ok((profile.map(|profile| profile.to_string()), rules.collect()))
 }
 
 /// The network with which templates bring the interface up: that of a sandbox but for its MAC
@@ -133,7 +158,8 @@ pub(crate) fn of_template() -> GuestNetwork {
 
 fn config(id: SandboxId, spec: &NetworkSpec, is_fork: bool) -> Config {
     let bytes = id.bytes();
-    let mac = MacAddress::from_random([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]]);
+    let own = [bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]];
+    let mac = spec.mac.unwrap_or_else(|| MacAddress::from_random(own));
     // From 1.1 to 254.254: neither the gateway, nor the host, nor a broadcast address.
     let part = |byte: u8| byte % 254 + 1;
     let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
@@ -166,7 +192,16 @@ fn config(id: SandboxId, spec: &NetworkSpec, is_fork: bool) -> Config {
             [] => cofferdam_net::host_resolvers(),
             own => own.iter().map(|ip| SocketAddr::new(*ip, 53)).collect(),
         },
+        rate: rate(spec),
         ..Config::new(mac.bytes())
+    }
+}
+
+/// The rate limits of `spec`.
+fn rate(spec: &NetworkSpec) -> Rate {
+    Rate {
+        up: spec.rate_up.map(ByteSize::bytes),
+        down: spec.rate_down.map(ByteSize::bytes),
     }
 }
 
@@ -198,20 +233,10 @@ fn guest(config: &Config, spec: &NetworkSpec) -> GuestNetwork {
     }
 }
 
-/// A port as the stack takes it.
-fn asked(port: &PortMapping) -> PublishSpec {
-    PublishSpec {
-        protocol: match port.protocol {
-            PortProtocol::Tcp => cofferdam_net::Protocol::Tcp,
-            PortProtocol::Udp => cofferdam_net::Protocol::Udp,
-        },
-        host: port.host,
-        guest_port: port.guest,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use cofferdam_types::PortMapping;
+
     use super::*;
 
     fn spec() -> NetworkSpec {

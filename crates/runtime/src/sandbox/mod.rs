@@ -20,6 +20,7 @@ use crate::{
         admission,
         needs::{self, Need},
     },
+    network,
     pool::{self, Claim},
     spec::{interpreters::AutoWarmUps, process},
     store::{
@@ -65,6 +66,8 @@ impl Sandboxes<'_> {
         let image = images::find_image(self.store.layout(), self.images, &spec, progress).await?;
         let rootfs = lift(self.images.rootfs(&image, progress))?;
         let id = SandboxId::from_random(random::bytes()?);
+        network::publish_exposed(&mut spec.network, &image.config.exposed_ports);
+        network::check(&spec.network)?;
         let process = process::merge(&spec, &image.config, id)?;
         let (stop_signal, warning) = process::stop_signal(&spec, &image.config);
         if let Some(text) = warning {
@@ -104,6 +107,15 @@ impl Sandboxes<'_> {
         mode: StartMode,
     ) -> Result<(Connection, SupervisorMessage)> {
         entry.expect_can_become(SandboxStatus::Starting)?;
+        // Before a standby is asked, which would be lost with a start that fails.
+        if let Err(error) = network::expect_free(&entry.record.spec.network) {
+            if entry.record.spec.auto_remove && entry.state.starts == 0 {
+                let _ = self
+                    .store
+                    .remove_unused(entry.record.id, &entry.record.name);
+            }
+            return Err(error);
+        }
         let begin = Instant::now();
         let silent = match pool::claim(self.store, entry, mode).await {
             Claim::Taken(taken) => return *taken,

@@ -6,10 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use cofferdam_types::{ByteSize, CpuCount, LeaseSpec, SandboxSpec};
+use cofferdam_types::{
+    ByteSize, CpuCount, LeaseSpec, NetworkMode, NetworkSpec, PortMapping, SandboxSpec,
+};
 
 use crate::{
     base::error::{Error, ErrorKind, Result},
+    network,
     spec::process,
     store::SandboxRecord,
 };
@@ -36,6 +39,8 @@ pub struct ForkChanges {
     pub auto_remove: Option<bool>,
     /// The fork's time-outs, in place of those of the source. Either way they begin anew.
     pub lease: Option<LeaseSpec>,
+    /// Ports that the fork publishes. Those of the source stay its own.
+    pub publish: Vec<PortMapping>,
 }
 
 impl ForkChanges {
@@ -49,10 +54,39 @@ impl ForkChanges {
         }
         // The same rules as for a new sandbox.
         let mut changed = source.clone();
+        changed.network.publish.clear();
         self.change_spec(&mut changed, is_live);
         changed.hostname.clone_from(&self.hostname);
         changed.memory = self.memory.unwrap_or(changed.memory);
         crate::host::admission::spec(&changed)
+    }
+
+    /// Refuses ports that several forks cannot have.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidSpec`].
+    pub(super) fn check_ports(&self, count: u32) -> Result<()> {
+        let fixed = self.publish.iter().find(|port| port.host.port() != 0);
+        match fixed {
+            Some(port) if count > 1 => {
+                let what = format!("`{}` is one port, and there are {count} forks", port.host);
+                let hint = "Leave the host's port out, and the system chooses one for each";
+                Err(Error::new(ErrorKind::InvalidSpec, what).hint(hint))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Fails if the host cannot give the ports, before the source stands still for a capture.
+    ///
+    /// # Errors
+    /// [`ErrorKind::PortTaken`] and others with the port.
+    pub(super) fn expect_free_ports(&self) -> Result<()> {
+        network::expect_free(&NetworkSpec {
+            mode: NetworkMode::Default,
+            publish: self.publish.clone(),
+            ..NetworkSpec::default()
+        })
     }
 
     /// A machine that goes on has the processors and the memory that its guest knows.
@@ -97,6 +131,7 @@ impl ForkChanges {
     fn change_spec(&self, spec: &mut SandboxSpec, is_live: bool) {
         spec.env.extend(self.env.iter().cloned());
         spec.labels.extend(self.labels.clone());
+        spec.network.publish.extend(&self.publish);
         if let Some(workdir) = &self.workdir {
             spec.workdir = Some(workdir.clone());
         }
@@ -204,6 +239,21 @@ mod tests {
             let error = changes.check(&source(), true).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{changes:?}");
         }
+    }
+
+    #[test]
+    fn several_forks_cannot_have_one_port_of_the_host() {
+        let ports = |text: &str| ForkChanges {
+            publish: PortMapping::parse_all(text).unwrap(),
+            ..ForkChanges::default()
+        };
+        let error = ports("8080:80").check_ports(2).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidSpec);
+        assert!(error.hint_text().is_some());
+        ports("8080:80").check_ports(1).unwrap();
+        ports("80").check_ports(2).unwrap();
+        // A fork has no port without a network.
+        assert!(ports("80").check(&source(), true).is_err());
     }
 
     #[test]

@@ -86,6 +86,7 @@ impl Snapshots<'_> {
         made: &mut (dyn FnMut(&Entry) + Send),
     ) -> Result<Forked> {
         check_options(options)?;
+        options.changes.expect_free_ports()?;
         let of = match source {
             ForkSource::Sandbox(entry) => entry.record.id,
             ForkSource::Snapshot(snapshot) => snapshot.manifest.sandbox.id,
@@ -294,6 +295,7 @@ fn check_options(options: &ForkOptions) -> Result<()> {
         };
         cofferdam_types::valid_name(name) && name.len() + digits <= 63
     };
+    options.changes.check_ports(options.count)?;
     match (&options.name, &options.changes.hostname) {
         (Some(name), _) if !valid(name) => invalid(format!("`{name}` is not a sandbox name")),
         (_, Some(name)) if !valid(name) => invalid(format!("`{name}` is not a host name")),
@@ -313,9 +315,12 @@ fn child(
         name,
         // Two machines of one name would be taken for each other.
         hostname: None,
-        // The parent has the ports of the host.
+        // The parent has the ports of the host, and writes the capture.
         network: NetworkSpec {
             publish: Vec::new(),
+            publish_all: false,
+            mac: None,
+            capture: None,
             ..parent.spec.network.clone()
         },
         ..parent.spec.clone()

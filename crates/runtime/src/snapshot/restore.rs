@@ -7,7 +7,7 @@ use cofferdam_types::{NetworkSpec, SandboxStatus};
 use super::{Snapshot, SnapshotFileName, SnapshotKind, Snapshots, bad, captured::CapturedState};
 use crate::{
     base::error::{Error, ErrorKind, Result, io},
-    client,
+    client, network,
     store::{Entry, EventKind, SandboxRecord, log_mark, resume::Resume},
 };
 
@@ -32,12 +32,18 @@ impl Snapshots<'_> {
             snapshot.verify_state()?;
             self.expect_same_machine(&snapshot.manifest)?;
         }
+        let id = record.id;
+        if snapshot.manifest.kind == SnapshotKind::Full {
+            // What the sandbox has now is the network that it starts with.
+            let there = self.store.load(id)?;
+            let network = there.as_ref().map_or(&record, |there| &there.record);
+            network::expect_free(&network.spec.network)?;
+        }
         let moment = CapturedState {
             dir: snapshot.dir().to_owned(),
             machine: snapshot.machine_files(),
             cause: IdentityCause::Restore,
         };
-        let id = record.id;
         match self.store.load(id)? {
             Some(entry) if !is_same(&entry.record, &record) => {
                 let what = "is of another sandbox than the one that has its id here";

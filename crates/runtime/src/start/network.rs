@@ -31,7 +31,7 @@ pub(crate) fn network(
     };
     let channel = lift(machine.network_channel())?;
     let (journal, about) = (of.store.journal(), record.clone());
-    let network = Network::start(channel, &plan, move |report| {
+    let network = Network::start(channel, &plan, of.endpoints, move |report| {
         let kind = match report {
             Report::Denied {
                 destination,

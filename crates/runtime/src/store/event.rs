@@ -102,6 +102,11 @@ pub enum EventKind {
         /// A sentence without a full stop.
         message: String,
     },
+    /// A client has changed its network while it ran.
+    NetworkChanged {
+        /// What is different now, such as `allow example.com:443 is new`.
+        changes: Vec<String>,
+    },
     /// A snapshot was taken of it.
     Snapshot {
         /// The snapshot.
@@ -162,6 +167,27 @@ impl Event {
 }
 
 impl EventKind {
+    /// The names of all types that this version writes.
+    pub const NAMES: [&str; 17] = [
+        "created",
+        "forked",
+        "restored",
+        "started",
+        "exec_started",
+        "exec_ended",
+        "oom",
+        "paused",
+        "unpaused",
+        "timeout_changed",
+        "network_denied",
+        "network",
+        "network_changed",
+        "snapshot",
+        "died",
+        "removed",
+        "missed",
+    ];
+
     /// The name of its type, such as `exec_started`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -182,6 +208,7 @@ impl EventKind {
             Self::Missed => "missed",
             Self::NetworkDenied { .. } => "network_denied",
             Self::Network { .. } => "network",
+            Self::NetworkChanged { .. } => "network_changed",
             Self::Unknown => "unknown",
         }
     }
@@ -232,7 +259,7 @@ mod tests {
     fn each_type_has_the_name_that_stands_in_the_file() {
         let id = SandboxId::from_random([1; 32]);
         let snapshot = SnapshotId::from_random([2; 32]);
-        for kind in [
+        let all = [
             EventKind::Created,
             EventKind::Forked {
                 source: id,
@@ -257,11 +284,17 @@ mod tests {
             EventKind::Network {
                 message: "No resolver answered".to_owned(),
             },
+            EventKind::NetworkChanged {
+                changes: vec!["profile none".to_owned()],
+            },
             EventKind::Snapshot { snapshot },
             EventKind::died(&SandboxState::created()),
             EventKind::Removed,
             EventKind::Missed,
-        ] {
+        ];
+        let names: Vec<_> = all.iter().map(EventKind::name).collect();
+        assert_eq!(names, EventKind::NAMES);
+        for kind in all {
             let event = Event {
                 kind,
                 ..Event::missed()

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::{
     base::error::Result,
     link::AgentLink,
-    network::Network,
+    network::{Endpoints, Network},
     store::{
         Entry, Store,
         layout::{Layout, SandboxPaths},
@@ -30,6 +30,8 @@ pub(crate) struct Starting<'a> {
     pub(crate) terminal: Option<TerminalSize>,
     /// Whether that client tried a standby before, in vain.
     pub(crate) standby_was_silent: bool,
+    /// What its network has of the host.
+    pub(crate) endpoints: &'a Endpoints,
 }
 
 impl Starting<'_> {

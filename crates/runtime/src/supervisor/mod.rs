@@ -57,6 +57,7 @@ use crate::{
         task::log_line,
     },
     host::silence,
+    network::Endpoints,
     store::{
         Entry, Store,
         event::EventKind,
@@ -97,7 +98,7 @@ where
 {
     let (layout, id) = (&duty.layout, duty.id);
     let prepared = prepare(layout, id, &duty.request);
-    let (store, entry, lock, mode, listener) = match prepared {
+    let (store, entry, lock, mode, listener, endpoints) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return not_started(client, EarlyClients::new(), "", error.into()).await,
     };
@@ -111,6 +112,7 @@ where
         paths: &paths,
         terminal: mode.terminal,
         standby_was_silent: mode.standby_was_silent,
+        endpoints: &endpoints,
     });
     let (live, after) = match early::bring_up(started, &events, &mut queue, mode, &mut early).await
     {
@@ -242,7 +244,7 @@ async fn look_at_short_life(board: &mut Switchboard) -> JoinHandle<()> {
     })
 }
 
-type Prepared = (Store, Entry, LockFile, StartMode, UnixListener);
+type Prepared = (Store, Entry, LockFile, StartMode, UnixListener, Endpoints);
 
 /// Takes the sandbox and says that it is starting.
 fn prepare(layout: &Layout, id: SandboxId, request: &ClientRequest) -> Result<Prepared> {
@@ -260,6 +262,13 @@ fn prepare(layout: &Layout, id: SandboxId, request: &ClientRequest) -> Result<Pr
     // With the lock held the state cannot change under us.
     let mut entry = store.load(id)?.ok_or_else(gone)?;
     entry.expect_can_become(SandboxStatus::Starting)?;
+    // The first thing that can fail, before anything is changed: the sandbox is then as before.
+    let endpoints = Endpoints::take(&entry.record.spec.network).inspect_err(|_| {
+        if entry.record.spec.auto_remove && entry.state.starts == 0 {
+            // It is nobody's, and the first error is the one to report.
+            let _ = store.remove(id);
+        }
+    })?;
     entry.state.status = SandboxStatus::Starting;
     entry.state.starts += 1;
     entry.state.supervisor_pid = Some(std::process::id());
@@ -281,7 +290,7 @@ fn prepare(layout: &Layout, id: SandboxId, request: &ClientRequest) -> Result<Pr
         not.error
     })?;
     store.set_state(id, &entry.state)?;
-    Ok((store, entry, lock, mode, listener))
+    Ok((store, entry, lock, mode, listener, endpoints))
 }
 
 /// What the first client wants besides the start.
