@@ -15,14 +15,19 @@ use crate::policy::{Decision, Denial, Name, Policy, Reason};
 /// Names of a chain of aliases that are followed.
 const MAX_CHAIN: usize = 16;
 
-/// Records of one answer that are looked at.
-const MAX_RECORDS: usize = 256;
+/// Records of one answer that are looked at: as many addresses as fit an answer over TCP.
+const MAX_RECORDS: usize = 4096;
+
+/// Largest time to live. A larger one means 0. *Source:* RFC 2181, section 8.
+const MAX_TTL: u32 = i32::MAX as u32;
 
 /// An answer that may be given to the guest.
 #[derive(Debug)]
 pub(super) struct Answer {
     /// With the guest's number.
     pub(super) message: Message,
+    /// The message as it is sent; absent: it is too large for its form.
+    pub(super) bytes: Option<Vec<u8>>,
     /// Addresses that the guest learns for the name it asked for.
     pub(super) pins: Vec<(IpAddr, Duration)>,
     /// The first address that was left out because it is private.
@@ -68,12 +73,38 @@ pub(super) fn read(
         return Err(Unusable::Failed);
     }
     message.metadata.id = question.id;
-    Ok(filter(message, question, policy))
+    let received = message.clone();
+    let mut answer = filter(message, question, policy);
+    let original = (answer.message == received).then_some(bytes);
+    answer.bytes = encode(&answer.message, original);
+    Ok(answer)
+}
+
+/// The bytes of a message. `original`: those that were received, if it is still the same but for
+/// its number. They are used where ours do not fit: the encoder compresses the first names only.
+fn encode(message: &Message, original: Option<&[u8]>) -> Option<Vec<u8>> {
+    let is_cut = |bytes: &[u8]| bytes.get(2).is_none_or(|flags| flags & 2 != 0);
+    let ours = message.to_vec().ok().filter(|bytes| !is_cut(bytes));
+    ours.or_else(|| {
+        let mut bytes = original?.to_vec();
+        let id = bytes.first_chunk_mut::<2>()?;
+        *id = message.metadata.id.to_be_bytes();
+        Some(bytes)
+    })
 }
 
 /// Leaves out private addresses and addresses of names that were not asked for.
 fn filter(mut message: Message, question: &Question, policy: &Policy) -> Answer {
     let chain = chain(&message, &question.query.name);
+    for section in [
+        &mut message.answers,
+        &mut message.authorities,
+        &mut message.additionals,
+    ] {
+        for record in section.iter_mut().filter(|record| record.ttl > MAX_TTL) {
+            record.ttl = 0;
+        }
+    }
     let mut private = None;
     let mut keep = |record: &Record| match address(&record.data) {
         Some(address) if policy.is_private_answer(address) => {
@@ -102,6 +133,7 @@ fn filter(mut message: Message, question: &Question, policy: &Policy) -> Answer 
     } {
         return Answer {
             message: question.answer(code),
+            bytes: None,
             pins: Vec::new(),
             private,
             denied,
@@ -109,6 +141,7 @@ fn filter(mut message: Message, question: &Question, policy: &Policy) -> Answer 
     }
     Answer {
         message,
+        bytes: None,
         pins,
         private,
         denied,
@@ -253,6 +286,35 @@ mod tests {
         let answer = read_with(&policy, &records);
         assert_eq!(answer.denied.unwrap().0, "x.bad.org");
         assert_eq!(answer.message.metadata.response_code, ResponseCode::Refused);
+    }
+
+    #[test]
+    fn an_answer_that_fills_a_message_is_read_whole() {
+        let question = question("a.org.");
+        let mut bytes = reply(&question, &[]);
+        bytes[6..8].copy_from_slice(&4000_u16.to_be_bytes());
+        for number in 0..4000_u16 {
+            // The name is a pointer to the question's.
+            bytes.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 1, 2]);
+            bytes.extend(number.to_be_bytes());
+        }
+        let answer = read(&bytes, &question, 5, &public()).unwrap();
+        assert_eq!(answer.pins.len(), 4000);
+        bytes[..2].copy_from_slice(&77_u16.to_be_bytes());
+        assert_eq!(answer.bytes, Some(bytes.clone()));
+        // One of them is left out, and the others have no form that fits.
+        let last = bytes.len() - 4;
+        bytes[last] = 10;
+        assert_eq!(read(&bytes, &question, 77, &public()).unwrap().bytes, None);
+    }
+
+    #[test]
+    fn a_time_to_live_with_its_top_bit_is_zero() {
+        let mut record = a("a.org.", [1, 2, 3, 4]);
+        record.ttl = 0x8000_0005;
+        let answer = read_with(&public(), &[record]);
+        assert_eq!(answer.message.answers[0].ttl, 0);
+        assert_eq!(answer.pins[0].1, Duration::ZERO);
     }
 
     #[test]

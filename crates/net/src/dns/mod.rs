@@ -16,10 +16,7 @@ mod server;
 
 use std::{net::SocketAddr, os::fd::OwnedFd, time::Duration, time::Instant};
 
-use hickory_proto::{
-    op::{Message, ResponseCode},
-    rr::RecordType,
-};
+use hickory_proto::{op::ResponseCode, rr::RecordType};
 
 pub use resolvers::host_resolvers;
 
@@ -128,7 +125,7 @@ impl Dns {
                     cx.names.pin(name, address, ttl, cx.now);
                 }
             }
-            self.give_message(cx, client, &question, &message);
+            self.give_message(cx, client, &question, message.to_vec().ok());
         } else if let Some(denial) = denial(cx, &question) {
             cx.counters.denied.one();
             let name = question.name_text();
@@ -194,7 +191,7 @@ impl Dns {
             let event = Event::NameDenied { name, denial };
             cx.events.name(cx.now, event, &cx.counters);
         }
-        self.give_message(cx, exchange.client, &question, &answer.message);
+        self.give_message(cx, exchange.client, &question, answer.bytes.clone());
     }
 
     /// Asks the next resolver; if there is none left, the query has failed.
@@ -254,12 +251,12 @@ impl Dns {
         cx: &mut Context,
         client: Client,
         question: &Question,
-        message: &Message,
+        bytes: Option<Vec<u8>>,
     ) {
-        let bytes = message.to_vec();
-        let bytes = bytes.unwrap_or_else(|_| question.error(ResponseCode::ServFail));
+        let bytes = bytes.unwrap_or_else(|| question.error(ResponseCode::ServFail));
         if matches!(client, Client::Udp { .. }) && bytes.len() > question.udp_bytes() {
-            let mut cut = question.answer(message.metadata.response_code);
+            let code = ResponseCode::from(0, bytes[3] & 15);
+            let mut cut = question.answer(code);
             cut.metadata.truncation = true;
             let cut = cut.to_vec();
             let cut = cut.unwrap_or_else(|_| question.error(ResponseCode::ServFail));

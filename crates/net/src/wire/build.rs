@@ -29,6 +29,12 @@ impl IpHeader {
         }
     }
 
+    /// Largest payload of a packet to `destination`. The length of IPv4 counts the header, that of
+    /// IPv6 does not.
+    pub(crate) fn max_payload_bytes(destination: IpAddr) -> usize {
+        usize::from(u16::MAX) - if destination.is_ipv4() { 20 } else { 0 }
+    }
+
     /// Bytes of the header.
     pub(crate) fn bytes(&self) -> usize {
         if self.destination.is_ipv4() { 20 } else { 40 }

@@ -20,9 +20,6 @@ const MAX_PACKETS: usize = 16;
 /// Fragments of one packet: a packet of 64 KiB in fragments of the smallest MTU has 53.
 const MAX_FRAGMENTS: usize = 64;
 
-/// Largest payload. With a header in front it fits the 16-bit length of IPv4.
-const MAX_PAYLOAD_BYTES: usize = 65_535 - 40;
-
 /// How long a packet waits for its last fragment.
 const WAIT: Duration = Duration::from_secs(15);
 
@@ -90,7 +87,7 @@ impl Reassembly {
             deadline: now + WAIT,
             spoiled: false,
         });
-        if partial.spoiled || !partial.add(packet.payload, fragment) {
+        if partial.spoiled || !partial.add(packet, fragment) {
             partial.spoil();
             return Reassembled::Dropped;
         }
@@ -122,12 +119,13 @@ impl Reassembly {
 
 impl Partial {
     /// Whether the fragment fits with the others.
-    fn add(&mut self, data: &[u8], fragment: Fragment) -> bool {
+    fn add(&mut self, packet: &Packet<'_>, fragment: Fragment) -> bool {
+        let data = packet.payload;
         let (start, end) = (fragment.offset, fragment.offset + data.len());
         let aligned = !fragment.more || data.len().is_multiple_of(8);
         if data.is_empty()
             || !aligned
-            || end > MAX_PAYLOAD_BYTES
+            || end > IpHeader::max_payload_bytes(packet.destination)
             || self.parts.len() >= MAX_FRAGMENTS
             || self
                 .parts
@@ -221,6 +219,26 @@ mod tests {
                 assert_eq!(Datagram::parse(&read).unwrap().data.len(), 40_000);
                 assert!(reassembly.partial.is_empty());
             }
+        }
+    }
+
+    #[test]
+    fn the_largest_datagram_is_put_together() {
+        let now = Instant::now();
+        let ends = [
+            ("10.0.0.1:5", "10.0.0.2:6", 65_507),
+            ("[fd00::1]:5", "[fd00::2]:6", 65_527),
+        ];
+        for (source, destination, bytes) in ends {
+            let packet = datagram(source, destination, bytes);
+            let mut reassembly = Reassembly::default();
+            let parts = fragments(&packet, 7);
+            let last = parts.iter().map(|part| add(&mut reassembly, part, now));
+            let Some(Reassembled::Whole(whole)) = last.last() else {
+                panic!("{bytes} bytes are not put together");
+            };
+            let read = parse(&whole);
+            assert_eq!(Datagram::parse(&read).unwrap().data.len(), bytes);
         }
     }
 
