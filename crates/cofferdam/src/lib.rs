@@ -59,10 +59,10 @@ pub use cofferdam_runtime::{
 };
 pub use cofferdam_types::{
     Blame, ByteSize, Capability, CapabilitySet, CpuCount, Digest, ExitStatus, HostEntry, LeaseSpec,
-    MacAddress, NetworkMode, NetworkSpec, OnTimeout, ParseNetworkError, ParseSizeError,
-    ParseValueError, Platform, PlatformCapabilities, PortMapping, PortProtocol, Privileges,
-    PullPolicy, ResourceLimits, Rlimit, SandboxId, SandboxSpec, SandboxSpecBuilder, SandboxStatus,
-    Signal, SnapshotId, TmpfsMount, UpperSpec, valid_name,
+    MacAddress, NetworkAttachment, NetworkMode, NetworkSpec, OnTimeout, ParseNetworkError,
+    ParseSizeError, ParseValueError, Platform, PlatformCapabilities, PortMapping, PortProtocol,
+    Privileges, PullPolicy, ResourceLimits, Rlimit, SandboxId, SandboxSpec, SandboxSpecBuilder,
+    SandboxStatus, Signal, SnapshotId, TmpfsMount, UpperSpec, valid_name,
 };
 
 pub use coffer::Coffer;

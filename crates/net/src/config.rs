@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    named::NamedNetwork,
+};
 
 /// The smallest MTU: IPv6 asks for it (RFC 8200, section 5).
 pub const MIN_MTU: usize = 1280;
@@ -47,6 +50,8 @@ pub struct Config {
     pub resolvers: Vec<SocketAddr>,
     /// Names that the stack answers itself, besides [`HOST_NAME`]; without a final dot.
     pub names: Vec<(String, Vec<IpAddr>)>,
+    /// The named networks of which the guest is a member.
+    pub networks: Vec<NamedNetwork>,
     /// Bounds on what the guest can make this process keep.
     pub limits: Limits,
     /// How long things wait.
@@ -139,6 +144,7 @@ impl Config {
             }),
             resolvers: Vec::new(),
             names: Vec::new(),
+            networks: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             rate: Rate::default(),
@@ -195,10 +201,27 @@ impl Config {
         }
     }
 
-    /// Whether `address` is the guest's own.
+    /// Whether `address` is the guest's own, on the link or on a named network.
     #[must_use]
     pub fn is_guest(&self, address: IpAddr) -> bool {
         self.guest_like(address) == Some(address)
+            || self.networks.iter().any(|network| network.is_own(address))
+    }
+
+    /// Whether the guest reaches the members of its networks alone.
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        !self.networks.is_empty() && self.networks.iter().all(|network| network.internal)
+    }
+
+    /// Whether the gateway answers for `address` on the link: its own, the host's, and those of
+    /// other members of the guest's networks.
+    #[must_use]
+    pub fn answers_for(&self, address: IpAddr) -> bool {
+        let member = |network: &NamedNetwork| {
+            network.number_of(address).is_some() && !network.is_own(address)
+        };
+        self.is_gateway(address) || self.is_host(address) || self.networks.iter().any(member)
     }
 
     /// Whether `address` is the gateway's.

@@ -16,7 +16,7 @@ use std::{
 };
 
 use crate::{
-    policy::{Denial, Protocol},
+    policy::{Denial, Protocol, Reason},
     stats::Counters,
 };
 
@@ -75,11 +75,14 @@ pub enum Event {
 }
 
 impl Event {
-    /// The rule that would allow a denied destination or name, as a flag `--allow` takes it.
+    /// The rule that would allow a denied destination or name, as a flag `--allow` takes it; none
+    /// where no rule would.
     #[must_use]
     pub fn allow(&self) -> Option<&str> {
         match self {
-            Self::Denied { denial, .. } | Self::NameDenied { denial, .. } => Some(&denial.allow),
+            Self::Denied { denial, .. } | Self::NameDenied { denial, .. } => {
+                Some(denial.allow.as_str()).filter(|_| denial.reason != Reason::Internal)
+            }
             _ => None,
         }
     }

@@ -31,12 +31,15 @@ mod frame;
 mod icmp;
 mod limit;
 mod link;
+mod named;
+mod peers;
 mod policy;
 mod poller;
 mod publish;
 mod slots;
 mod stack;
 mod stats;
+mod switch;
 mod tcp;
 mod udp;
 mod wire;
@@ -46,6 +49,7 @@ pub use dns::host_resolvers;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, Events};
 pub use frame::{Fill, FrameIo, FrameStream, Input, MAX_FRAME_BYTES, PacketSocket};
+pub use named::{Directory, Member, NamedNetwork};
 pub use policy::{
     Action, Cidr, Decision, Denial, Name, Policy, PolicyText, Ports, Profile, Protocol, Query,
     RESERVED, Reason, Reserved, Rule, Target, host_addresses,

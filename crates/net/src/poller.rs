@@ -37,9 +37,15 @@ pub(crate) enum Owner {
     DnsServer,
     /// A published port.
     Publish,
+    /// The socket at which members of a named network reach this stack.
+    SwitchListener,
+    /// A member's connection to this stack.
+    SwitchInput,
+    /// This stack's connection to a member.
+    SwitchOutput,
 }
 
-const OWNERS: [Owner; 8] = [
+const OWNERS: [Owner; 11] = [
     Owner::Frames,
     Owner::Waker,
     Owner::Tcp,
@@ -48,6 +54,9 @@ const OWNERS: [Owner; 8] = [
     Owner::Dns,
     Owner::DnsServer,
     Owner::Publish,
+    Owner::SwitchListener,
+    Owner::SwitchInput,
+    Owner::SwitchOutput,
 ];
 
 /// What a descriptor may do now.

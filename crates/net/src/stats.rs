@@ -66,6 +66,8 @@ counters! {
     connects_failed,
     /// Packets, names and connections that the policy refused.
     denied,
+    /// Packets between members of a named network that were dropped because the other does not read.
+    peers_dropped,
     /// DNS queries from the guest.
     dns_queries,
     /// DNS queries that failed because no resolver answered.

@@ -26,7 +26,8 @@ pub use id::{ParseIdError, SandboxId, SnapshotId, valid_name};
 pub use lease::{LeaseSpec, OnTimeout};
 pub use mac::{MacAddress, ParseMacError};
 pub use network::{
-    HostEntry, NetworkMode, NetworkSpec, ParseNetworkError, PortMapping, PortProtocol,
+    HostEntry, NetworkAttachment, NetworkMode, NetworkSpec, ParseNetworkError, PortMapping,
+    PortProtocol,
 };
 pub use platform::{ParsePlatformError, Platform};
 pub use privileges::{Capability, CapabilitySet, ParseCapabilityError, Privileges};

@@ -17,6 +17,9 @@ use crate::{ByteSize, MacAddress};
 pub struct NetworkSpec {
     /// Whether there is one.
     pub mode: NetworkMode,
+    /// The named networks of which it is a member, besides its own link.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkAttachment>,
     /// What may be reached when no rule matches: `public`, `none` or `all`; `public` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
@@ -72,6 +75,32 @@ impl NetworkSpec {
 )]
 const fn is_false(value: &bool) -> bool {
     !*value
+}
+
+/// A sandbox's place on a named network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkAttachment {
+    /// The network.
+    pub network: String,
+    /// Names by which its members find the sandbox, besides the sandbox's own name and id.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// The IPv4 address on the network; the lowest that is free when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
+}
+
+impl NetworkAttachment {
+    /// A place on `network` without an alias, at any address.
+    #[must_use]
+    pub fn new(network: impl Into<String>) -> Self {
+        Self {
+            network: network.into(),
+            aliases: Vec::new(),
+            address: None,
+        }
+    }
 }
 
 /// Whether a sandbox has a network.

@@ -27,6 +27,7 @@ pub(super) fn spec(args: &NetworkArgs) -> Result<NetworkSpec> {
     }
     let spec = NetworkSpec {
         mode: NetworkMode::None,
+        networks: Vec::new(),
         profile,
         rules,
         publish: ports(&args.publish)?,

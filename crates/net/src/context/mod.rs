@@ -20,6 +20,7 @@ use crate::{
     policy::{Decision, Denial, Name, Policy, Protocol, Query, Reason},
     poller::Poller,
     stats::Counters,
+    switch::Switch,
 };
 
 /// Shared by all parts, and owned by the stack's thread.
@@ -33,6 +34,7 @@ pub(crate) struct Context {
     pub(crate) policy: Policy,
     pub(crate) names: Names,
     pub(crate) own: Own,
+    pub(crate) switch: Switch,
     pub(crate) counters: Arc<Counters>,
     pub(crate) events: Events,
 }
@@ -78,6 +80,12 @@ impl Context {
             if query.is_own {
                 decision = self.policy.decide(&query);
             }
+        }
+        if self.config.is_internal() {
+            decision = Decision::Deny(Denial {
+                reason: Reason::Internal,
+                allow: String::new(),
+            });
         }
         match decision {
             Decision::Allow { by_name } => Some(Destination {

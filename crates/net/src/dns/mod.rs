@@ -10,6 +10,7 @@
 mod answer;
 mod exchange;
 mod local;
+mod members;
 mod question;
 mod resolvers;
 mod server;
@@ -29,7 +30,7 @@ use self::{
 use crate::{
     context::Context,
     event::Event,
-    policy::{Decision, Denial},
+    policy::{Decision, Denial, Reason},
     poller::{Owner, Ready},
     slots::{Deadlines, Slot, Slots},
     udp,
@@ -125,6 +126,8 @@ impl Dns {
                     cx.names.pin(name, address, ttl, cx.now);
                 }
             }
+            self.give_message(cx, client, &question, message.to_vec().ok());
+        } else if let Some(message) = members::answer(&question, cx) {
             self.give_message(cx, client, &question, message.to_vec().ok());
         } else if let Some(denial) = denial(cx, &question) {
             cx.counters.denied.one();
@@ -292,6 +295,12 @@ impl Dns {
 
 /// Why the name may not be looked up.
 fn denial(cx: &Context, question: &Question) -> Option<Denial> {
+    if cx.config.is_internal() {
+        return Some(Denial {
+            reason: Reason::Internal,
+            allow: String::new(),
+        });
+    }
     match cx.policy.decide_lookup(question.name.as_ref()) {
         Decision::Deny(denial) => Some(Denial {
             allow: question.name_text(),

@@ -1,4 +1,4 @@
-//! ARP for the addresses of the gateway and the host. *Source:* RFC 826; RFC 5227.
+//! ARP for the addresses of the gateway, the host and the members of named networks. *Source:* RFC 826; RFC 5227.
 
 use std::net::Ipv4Addr;
 
@@ -26,9 +26,9 @@ pub(crate) fn answer(message: &[u8], config: &Config) -> Arp {
     let Some(message) = message.first_chunk::<ARP_BYTES>() else {
         return Arp::Malformed;
     };
-    let Some(v4) = config.v4 else {
+    if config.v4.is_none() {
         return Arp::Ignored;
-    };
+    }
     if message[..6] != [0, 1, 8, 0, 6, 4] {
         return Arp::Malformed;
     }
@@ -42,11 +42,11 @@ pub(crate) fn answer(message: &[u8], config: &Config) -> Arp {
     };
     let (sender, target) = (address(14), address(24));
     // An address of zeros asks whether another machine has the guest's address (RFC 5227).
-    let known = sender == v4.guest || sender.is_unspecified();
+    let known = config.is_guest(sender.into()) || sender.is_unspecified();
     if message[8..14] != config.guest_mac || !known {
         return Arp::Spoofed;
     }
-    if message[6..8] != [0, 1] || (target != v4.gateway && target != v4.host) {
+    if message[6..8] != [0, 1] || !config.answers_for(target.into()) {
         return Arp::Ignored;
     }
     let mut answer = *message;

@@ -1,4 +1,4 @@
-//! Neighbour discovery for the addresses of the gateway and the host.
+//! Neighbour discovery for the addresses of the gateway, the host and the members of named networks.
 //!
 //! *Source:* RFC 4861, sections 4.3, 4.4 and 7.1.1.
 
@@ -23,7 +23,7 @@ pub(crate) fn is_link_local(address: IpAddr) -> bool {
 /// The IP packet that answers the neighbour solicitation in `packet`; none if it is another
 /// message, or asks for another address.
 pub(crate) fn answer(packet: &Packet<'_>, config: &Config) -> Option<Vec<u8>> {
-    let v6 = config.v6?;
+    config.v6?;
     let message = packet.payload;
     // A hop limit of 255 proves that the message comes from this link.
     if message.len() < MESSAGE_BYTES
@@ -34,7 +34,7 @@ pub(crate) fn answer(packet: &Packet<'_>, config: &Config) -> Option<Vec<u8>> {
     }
     let sum = pseudo_sum(packet.source, packet.destination, protocol::ICMPV6, message);
     let target = Ipv6Addr::from(*message.get(8..)?.first_chunk::<16>()?);
-    if sum != 0xffff || (target != v6.gateway && target != v6.host) {
+    if sum != 0xffff || !config.answers_for(target.into()) {
         return None;
     }
     // Without a source the guest asks whether the address is free: all nodes get the answer.

@@ -59,6 +59,8 @@ pub enum Reason {
     Reserved(&'static Reserved),
     /// An address of the host itself, or its loopback.
     Host,
+    /// Each network of the guest is internal; no rule opens anything but their members.
+    Internal,
     /// A rule on a name has opened the address, and the name in TLS or HTTP cannot be read.
     HiddenName,
 }
@@ -70,6 +72,7 @@ impl fmt::Display for Reason {
             Self::Profile => f.write_str("no rule allows it"),
             Self::Reserved(line) => write!(f, "{} is {}", line.network, line.name),
             Self::Host => f.write_str("it is the host itself"),
+            Self::Internal => f.write_str("its network is internal"),
             Self::HiddenName => f.write_str("it hides the name that a rule is about"),
         }
     }
@@ -110,6 +113,29 @@ impl Policy {
         match self.by_profile(query) {
             None => Decision::Allow { by_name: false },
             Some(reason) => self.deny(query, reason),
+        }
+    }
+
+    /// Decides about a member of one of the guest's named networks: only rules count, and no rule
+    /// that matches leaves it open.
+    #[must_use]
+    pub fn decide_member(&self, query: &Query<'_>) -> Decision {
+        let matches = |target: &Target| match target {
+            Target::Any => true,
+            Target::Public | Target::Host => false,
+            Target::Network(cidr) => cidr.contains(query.address),
+            Target::Name(_) | Target::Suffix(_) => {
+                query.names.iter().any(|name| target.matches_name(name))
+            }
+        };
+        let mut rules = self.rules.iter();
+        let first =
+            rules.find(|rule| rule.covers(query.protocol, query.port) && matches(&rule.target));
+        match first {
+            Some(rule) if rule.action == Action::Deny => {
+                self.deny(query, Reason::Rule(rule.to_string()))
+            }
+            _ => Decision::Allow { by_name: false },
         }
     }
 

@@ -111,6 +111,9 @@ impl Stack {
     }
 
     fn handle_packet(&mut self, packet: &Packet<'_>) {
+        if self.peers.packet(&mut self.cx, packet) {
+            return;
+        }
         let counters = &self.cx.counters;
         match packet.protocol {
             protocol::TCP => match Segment::parse(packet) {

@@ -13,6 +13,7 @@ use crate::{
     capture::Capture,
     config::{Config, Rate},
     error::{Error, ErrorKind, Result},
+    named::NamedNetwork,
     policy::{Profile, Rule},
     poller::Waker,
     publish::{BoundPort, PublishId, PublishSpec, PublishedPort},
@@ -31,6 +32,8 @@ pub(super) enum Command {
     SetRate(Rate),
     ResetFlows,
     Configure(Box<Config>, SyncSender<Result<()>>),
+    Join(Box<NamedNetwork>, SyncSender<Result<()>>),
+    Leave(String, SyncSender<Result<()>>),
     Flows(SyncSender<Result<Vec<FlowInfo>>>),
     Publish(BoundPort, SyncSender<Result<PublishedPort>>),
     Unpublish(PublishId, SyncSender<Result<()>>),
@@ -127,6 +130,28 @@ impl Handle {
     /// `InvalidConfig`, and then nothing has changed; `Io`, `Stopped`.
     pub fn configure(&self, config: Config) -> Result<()> {
         self.ask(|sender| Command::Configure(Box::new(config), sender))
+    }
+
+    /// Makes the guest a member of a named network. Flows that exist go on.
+    ///
+    /// # Blocking
+    /// Waits for the stack's thread.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for one network too many or one that it is in already, `Io`, `Stopped`.
+    pub fn join(&self, network: NamedNetwork) -> Result<()> {
+        self.ask(|sender| Command::Join(Box::new(network), sender))
+    }
+
+    /// Ends the guest's membership of the network `name`, if it has one.
+    ///
+    /// # Blocking
+    /// Waits for the stack's thread.
+    ///
+    /// # Errors
+    /// `Stopped`.
+    pub fn leave(&self, name: &str) -> Result<()> {
+        self.ask(|sender| Command::Leave(name.to_owned(), sender))
     }
 
     /// The TCP and UDP flows that the guest or a published port has begun.

@@ -29,10 +29,13 @@ use crate::{
     frame::{FrameIo, Input},
     icmp::Icmp,
     limit::Bucket,
+    named::NamedNetwork,
+    peers::Peers,
     policy::Policy,
     poller::Poller,
     publish::Published,
     stats::Counters,
+    switch::{MAX_NETWORKS, Switch},
     tcp::Tcp,
     udp::Udp,
     wire::Reassembly,
@@ -47,6 +50,7 @@ pub struct Stack {
     icmp: Icmp,
     dns: Dns,
     publish: Published,
+    peers: Peers,
     reassembly: Reassembly,
     /// The rate limit of frames from the guest.
     up: Bucket,
@@ -78,6 +82,7 @@ impl Stack {
         let mut egress = Egress::new(frame_io, &config, Arc::clone(&counters), now);
         let seed = random()?;
         let tcp = Tcp::new(&mut egress, config.mtu, now, seed);
+        let switch = joined(&poller, &config.networks)?;
         let (sender, commands) = channel();
         let handle = Handle::new(sender, poller.waker(), Arc::clone(&counters));
         Ok(Self {
@@ -90,6 +95,7 @@ impl Stack {
                 policy,
                 names: Names::default(),
                 own: Own::new()?,
+                switch,
                 counters,
                 events,
             },
@@ -98,6 +104,7 @@ impl Stack {
             icmp: Icmp::new(),
             dns: Dns::new(),
             publish: Published::new(),
+            peers: Peers::default(),
             reassembly: Reassembly::default(),
             skipped: 0,
             input: Some(Box::default()),
@@ -131,6 +138,7 @@ impl Stack {
         self.icmp = Icmp::new();
         self.dns.reset_all();
         self.publish.reset_flows();
+        self.peers.reset();
     }
 
     /// Replaces the configuration.
@@ -142,6 +150,9 @@ impl Stack {
         self.reassembly = Reassembly::default();
         let now = self.cx.now;
         let cx = &mut self.cx;
+        // The old sockets' names go before others may take them.
+        cx.switch = Switch::default();
+        cx.switch = joined(&cx.poller, &config.networks)?;
         cx.egress.configure(&config, now);
         cx.names = Names::default();
         self.up = Bucket::new(config.rate.up, now);
@@ -149,6 +160,47 @@ impl Stack {
         cx.config = config;
         Ok(())
     }
+}
+
+/// Named networks.
+impl Stack {
+    /// Adds a network.
+    fn join(&mut self, network: NamedNetwork) -> Result<()> {
+        let all = &mut self.cx.config.networks;
+        let is_in = all.iter().any(|other| other.name == network.name);
+        if is_in || all.len() >= MAX_NETWORKS {
+            let what = match is_in {
+                true => format!("The sandbox is in the network `{}` already", network.name),
+                false => format!("A sandbox has at most {MAX_NETWORKS} named networks"),
+            };
+            return Err(Error::new(ErrorKind::InvalidConfig, what));
+        }
+        self.cx.switch.join(&self.cx.poller, network.clone())?;
+        all.push(network);
+        Ok(())
+    }
+
+    /// Takes a network away.
+    fn leave(&mut self, name: &str) {
+        self.cx
+            .config
+            .networks
+            .retain(|network| network.name != name);
+        self.cx.switch.leave(name);
+    }
+}
+
+/// A switch that listens on `networks`.
+fn joined(poller: &Poller, networks: &[NamedNetwork]) -> Result<Switch> {
+    if networks.len() > MAX_NETWORKS {
+        let what = format!("A sandbox has at most {MAX_NETWORKS} named networks");
+        return Err(Error::new(ErrorKind::InvalidConfig, what));
+    }
+    let mut switch = Switch::default();
+    for network in networks {
+        switch.join(poller, network.clone())?;
+    }
+    Ok(switch)
 }
 
 fn random() -> Result<u64> {

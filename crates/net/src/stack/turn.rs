@@ -8,6 +8,7 @@ use crate::{
     event::Event,
     frame::Fill,
     limit::Bucket,
+    peers::Peers,
     policy::Policy,
     poller::{Owner, Wake},
     stats::bytes,
@@ -95,6 +96,10 @@ impl Stack {
                 Owner::Icmp => self.icmp.ready(&mut self.cx, wake.slot),
                 Owner::Dns => self.dns.ready(&mut self.cx, wake.slot, wake.ready),
                 Owner::DnsServer => self.dns.server_ready(&mut self.cx, wake.slot),
+                owner @ (Owner::SwitchListener | Owner::SwitchInput | Owner::SwitchOutput) => {
+                    let cx = &mut self.cx;
+                    cx.switch.ready(&cx.poller, owner, wake.slot, wake.ready);
+                }
                 Owner::Publish => {
                     let (cx, tcp) = (&mut self.cx, &mut self.tcp);
                     self.publish.ready(cx, tcp, wake.slot);
@@ -106,6 +111,7 @@ impl Stack {
         self.icmp.turn(&mut self.cx);
         self.dns.turn(&mut self.cx);
         self.publish.turn(&mut self.cx);
+        self.peers.turn(&mut self.cx);
         Ok(())
     }
 
@@ -146,11 +152,12 @@ impl Stack {
 
     /// When the loop has to turn without a reason from outside.
     fn deadline(&mut self) -> Option<Instant> {
-        let stalled = self.tcp.is_stalled() || !self.up.is_open(self.cx.now);
+        let waiting = self.tcp.is_stalled() || Peers::is_stalled(&self.cx);
+        let stalled = waiting || !self.up.is_open(self.cx.now);
         let limits = [self.up.opens_at(), self.cx.egress.rate.opens_at()];
         let limits = limits.into_iter().flatten().filter(|_| stalled);
         // The queue was written since flows began to wait for room in it.
-        let room = self.tcp.is_stalled() && self.cx.egress.has_room(self.cx.now);
+        let room = waiting && self.cx.egress.has_room(self.cx.now);
         let at_once = room.then_some(self.cx.now);
         [
             self.tcp.deadline(self.cx.now),
@@ -193,6 +200,13 @@ impl Stack {
                 }
                 Command::Configure(config, sender) => {
                     let _ = sender.send(self.configure(*config));
+                }
+                Command::Join(network, sender) => {
+                    let _ = sender.send(self.join(*network));
+                }
+                Command::Leave(name, sender) => {
+                    self.leave(&name);
+                    let _ = sender.send(Ok(()));
                 }
                 Command::Flows(sender) => {
                     let mut flows = self.tcp.list();

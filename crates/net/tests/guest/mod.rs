@@ -96,8 +96,15 @@ impl Guest {
         let (v4, v6) = (config.v4.unwrap(), config.v6.unwrap());
         interface.update_ip_addrs(|addresses| {
             let cidr = |address, bits| IpCidr::new(IpAddr::into(address), bits);
-            addresses.push(cidr(v4.guest.into(), 24)).unwrap();
-            addresses.push(cidr(v6.guest.into(), 64)).unwrap();
+            // smoltcp has room for two, so a member has its addresses of the network alone.
+            let (v4, v6) = match config.networks.first() {
+                None => (v4.guest, v6.guest),
+                Some(own) => (own.v4_of(own.number), own.v6_of(own.number)),
+            };
+            // The gateway of a member's link and its network are both below 198.18.0.0/15.
+            let bits = if config.networks.is_empty() { 24 } else { 15 };
+            addresses.push(cidr(v4.into(), bits)).unwrap();
+            addresses.push(cidr(v6.into(), 64)).unwrap();
         });
         let routes = interface.routes_mut();
         routes.add_default_ipv4_route(v4.gateway).unwrap();
@@ -191,7 +198,11 @@ impl Guest {
         let handle = self.tcp_socket(bytes);
         self.next_port = self.next_port.checked_add(1).unwrap_or(40_000);
         let port = self.next_port;
-        let local = self.config.guest_like(remote.ip()).unwrap();
+        let member = self.config.networks.first();
+        let local = match member {
+            Some(member) => member.own_like(remote.ip()),
+            None => self.config.guest_like(remote.ip()).unwrap(),
+        };
         let local = IpEndpoint::new(local.into(), port);
         let remote = IpEndpoint::new(remote.ip().into(), remote.port());
         let socket: &mut tcp::Socket<'_> = self.sockets.get_mut(handle);
