@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use crate::policy::Protocol;
@@ -80,20 +81,32 @@ counters! {
     tcp_up_bytes,
     /// Bytes of TCP data from host sockets that were given to the guest's connection.
     tcp_down_bytes,
+    /// Connections and UDP peers of published ports that exist now.
+    published_flows,
+    /// Milliseconds from the start of the stack to the last beginning or end of one of these; 0
+    /// before the first.
+    published_changed_ms,
     /// Times that the stack's thread woke up.
     wake_ups,
 }
 
 /// One flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FlowInfo {
     /// TCP or UDP.
     pub protocol: Protocol,
     /// The guest's end.
     pub guest: SocketAddr,
-    /// The other end, as the guest sees it.
+    /// The other end, as the guest sees it; of a connection to a published port its real peer.
     pub remote: SocketAddr,
+    /// The name of the other end: the one that the guest has said in TLS or HTTP, if that was
+    /// checked, or one that DNS has given it the address for.
+    pub name: Option<String>,
+    /// Whether it came to a published port.
+    pub is_inbound: bool,
+    /// How long it has existed.
+    pub age: Duration,
     /// Whether both ends are connected; for UDP, whether the other end has answered.
     pub established: bool,
     /// Bytes of data from the guest.
@@ -114,6 +127,11 @@ impl Counter {
 
     pub(crate) fn one(&self) {
         self.add(1);
+    }
+
+    pub(crate) fn less_one(&self) {
+        self.0
+            .store(self.get().saturating_sub(1), Ordering::Relaxed);
     }
 
     pub(crate) fn set(&self, count: usize) {

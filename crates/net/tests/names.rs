@@ -178,3 +178,38 @@ fn a_denied_name_is_reset_on_any_address() {
     assert!(passes(&mut guest, &listener, &tls("fine.org")));
     assert!(passes(&mut guest, &listener, b"GET / HTTP/1.0\r\n\r\n"));
 }
+
+#[test]
+fn a_flow_is_judged_again_by_the_name_that_it_said() {
+    let Some(outside) = Outside::of_test("a_flow_is_judged_again_by_the_name_that_it_said") else {
+        return;
+    };
+    let mut guest = guest(Profile::None, ALLOWED, OUTSIDE);
+    let listener = outside.listen();
+    let (handle, mut stream) = open(&mut guest, &listener);
+    let hello = tls("good.org");
+    guest.tcp(handle).send_slice(&hello).unwrap();
+    let reads = thread::spawn(move || {
+        stream.read_exact(&mut vec![0; hello.len()]).unwrap();
+        stream
+    });
+    guest.until(|_| reads.is_finished().then_some(()));
+    let mut stream = reads.join().unwrap();
+    let control = guest.handle.clone();
+    assert_eq!(
+        control.flows().unwrap()[0].name.as_deref(),
+        Some("good.org")
+    );
+    let with = |texts: &[&str]| {
+        control
+            .set_policy(Profile::None, rules(texts), Vec::new())
+            .unwrap();
+        control.reset_denied().unwrap()
+    };
+    assert_eq!(with(ALLOWED), 0);
+    let address = format!("allow {OUTSIDE}");
+    assert_eq!(with(&[&address]), 0);
+    assert_eq!(with(&["deny good.org", &address]), 1);
+    guest.until(|guest| (guest.tcp(handle).state() == tcp::State::Closed).then_some(()));
+    assert!(stream.read(&mut [0]).is_err(), "no reset");
+}

@@ -29,6 +29,8 @@ pub(crate) struct Context {
     pub(crate) config: Config,
     /// The time of this turn of the loop.
     pub(crate) now: Instant,
+    /// When the stack was made.
+    pub(crate) start: Instant,
     pub(crate) poller: Poller,
     pub(crate) egress: Egress,
     pub(crate) policy: Policy,
@@ -46,7 +48,12 @@ pub(crate) struct Destination {
     pub(crate) address: SocketAddr,
     /// How the name that the guest says in TLS or HTTP is checked; absent: not.
     pub(crate) check_name: Option<NameCheck>,
+    /// Names by which the guest may have come to it, the first [`MAX_FLOW_NAMES`] of them.
+    pub(crate) names: Vec<Name>,
 }
+
+/// Names that a flow keeps: a hostile server of names could give one address thousands.
+const MAX_FLOW_NAMES: usize = 4;
 
 /// How a name that a guest says is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,14 +64,58 @@ pub(crate) struct NameCheck {
 }
 
 impl Context {
+    /// Counts a connection or peer of a published port.
+    pub(crate) fn published_began(&self) {
+        self.counters.published_flows.one();
+        self.published_changed();
+    }
+
+    /// Counts the end of one.
+    pub(crate) fn published_ended(&self) {
+        self.counters.published_flows.less_one();
+        self.published_changed();
+    }
+
+    fn published_changed(&self) {
+        let since = self.now.saturating_duration_since(self.start).as_millis();
+        let since = usize::try_from(since).unwrap_or(usize::MAX);
+        self.counters.published_changed_ms.set(since.max(1));
+    }
+
     /// Asks the policy about a new flow to `destination`. A denial is counted and reported.
     pub(crate) fn admit(
         &mut self,
         protocol: Protocol,
         destination: SocketAddr,
     ) -> Option<Destination> {
-        let is_host = self.config.is_host(destination.ip());
         let names = self.names.of(destination.ip(), self.now);
+        self.admit_named(protocol, destination, names)
+    }
+
+    /// The same about a flow that exists and to which the guest came by `names`: they hold as long
+    /// as the flow does.
+    pub(crate) fn admit_again(
+        &mut self,
+        protocol: Protocol,
+        destination: SocketAddr,
+        names: &[Name],
+    ) -> Option<Destination> {
+        let mut all = self.names.of(destination.ip(), self.now);
+        for name in names {
+            if !all.contains(name) {
+                all.push(name.clone());
+            }
+        }
+        self.admit_named(protocol, destination, all)
+    }
+
+    fn admit_named(
+        &mut self,
+        protocol: Protocol,
+        destination: SocketAddr,
+        mut names: Vec<Name>,
+    ) -> Option<Destination> {
+        let is_host = self.config.is_host(destination.ip());
         let mut query = Query {
             protocol,
             address: destination.ip(),
@@ -89,6 +140,10 @@ impl Context {
         }
         match decision {
             Decision::Allow { by_name } => Some(Destination {
+                names: {
+                    names.truncate(MAX_FLOW_NAMES);
+                    names
+                },
                 address: if is_host {
                     SocketAddr::new(loopback_like(destination.ip()), destination.port())
                 } else {

@@ -23,6 +23,7 @@ use crate::{
     policy::Protocol,
     poller::Owner,
     slots::{Slot, Slots},
+    stats::FlowInfo,
     tcp::Tcp,
     udp,
     wire::{Datagram, Packet, Unreachable, unreachable},
@@ -75,8 +76,8 @@ impl Published {
     }
 
     /// Stops listening. TCP connections go on.
-    pub(crate) fn remove(&mut self, PublishId(slot): PublishId) -> Result<()> {
-        self.peers.remove_listener(slot);
+    pub(crate) fn remove(&mut self, cx: &Context, PublishId(slot): PublishId) -> Result<()> {
+        self.peers.remove_listener(cx, slot);
         match self.listeners.remove(slot) {
             Some(_) => Ok(()),
             None => Err(Error::new(
@@ -213,8 +214,29 @@ impl Published {
     }
 
     /// Forgets every UDP peer.
-    pub(crate) fn reset_flows(&mut self) {
-        self.peers = Peers::default();
+    pub(crate) fn reset_flows(&mut self, cx: &Context) {
+        self.peers.clear(cx);
+    }
+
+    /// Every UDP peer as a flow.
+    pub(crate) fn flows(&mut self, cx: &Context) -> Vec<FlowInfo> {
+        let peers = self.peers.list(cx.now);
+        let flows = peers.into_iter().filter_map(|(listener, remote, age)| {
+            let port = self.listeners.get_mut(listener)?.port.guest_port;
+            let (guest, _) = service(cx, port)?;
+            Some(FlowInfo {
+                protocol: Protocol::Udp,
+                guest,
+                remote,
+                name: None,
+                is_inbound: true,
+                age,
+                established: true,
+                up_bytes: 0,
+                down_bytes: 0,
+            })
+        });
+        flows.collect()
     }
 }
 

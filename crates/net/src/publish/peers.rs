@@ -1,6 +1,10 @@
 //! Peers of published UDP ports, each seen by the guest as a port of the gateway.
 
-use std::{collections::HashMap, net::SocketAddr, time::Instant};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use crate::{
     context::Context,
@@ -17,6 +21,7 @@ struct Peer {
     listener: Slot,
     address: SocketAddr,
     port: u16,
+    opened: Instant,
     used: Instant,
 }
 
@@ -68,6 +73,7 @@ impl Peers {
             listener,
             address,
             port,
+            opened: cx.now,
             used: cx.now,
         };
         let slot = self.peers.insert_with(|_| Ok::<_, ()>(peer)).ok()?;
@@ -76,6 +82,7 @@ impl Peers {
         let ends = cx.now + cx.config.timeouts.udp_idle;
         self.deadlines.set(slot, None, Some(ends));
         cx.counters.udp_opened.one();
+        cx.published_began();
         Some(port)
     }
 
@@ -101,22 +108,41 @@ impl Peers {
         None
     }
 
+    /// Every peer: its listener, its address and its age.
+    pub(super) fn list(&mut self, now: Instant) -> Vec<(Slot, SocketAddr, Duration)> {
+        let slots = self.peers.slots();
+        let peers = slots.into_iter().filter_map(|slot| {
+            let peer = self.peers.get_mut(slot)?;
+            let age = now.saturating_duration_since(peer.opened);
+            Some((peer.listener, peer.address, age))
+        });
+        peers.collect()
+    }
+
+    /// Forgets every peer.
+    pub(super) fn clear(&mut self, cx: &Context) {
+        for slot in self.peers.slots() {
+            self.forget(cx, slot);
+        }
+    }
+
     /// Forgets the peers of a listener.
-    pub(super) fn remove_listener(&mut self, listener: Slot) {
+    pub(super) fn remove_listener(&mut self, cx: &Context, listener: Slot) {
         for slot in self.peers.slots() {
             if self
                 .peers
                 .get_mut(slot)
                 .is_some_and(|peer| peer.listener == listener)
             {
-                self.forget(slot);
+                self.forget(cx, slot);
             }
         }
     }
 
     /// Forgets a peer; its time fires once more and finds nothing.
-    fn forget(&mut self, slot: Slot) {
+    fn forget(&mut self, cx: &Context, slot: Slot) {
         if let Some(peer) = self.peers.remove(slot) {
+            cx.published_ended();
             self.by_address.remove(&(peer.listener, peer.address));
             self.by_port.remove(&peer.port);
         }
@@ -132,7 +158,7 @@ impl Peers {
             if ends > cx.now {
                 self.deadlines.set(slot, None, Some(ends));
             } else {
-                self.forget(slot);
+                self.forget(cx, slot);
             }
         }
     }

@@ -7,6 +7,7 @@ use std::{
         Arc,
         mpsc::{Sender, SyncSender, sync_channel},
     },
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -31,6 +32,7 @@ pub(super) enum Command {
     },
     SetRate(Rate),
     ResetFlows,
+    ResetDenied(SyncSender<Result<usize>>),
     Configure(Box<Config>, SyncSender<Result<()>>),
     Join(Box<NamedNetwork>, SyncSender<Result<()>>),
     Leave(String, SyncSender<Result<()>>),
@@ -48,14 +50,22 @@ pub struct Handle {
     sender: Sender<Command>,
     waker: Waker,
     counters: Arc<Counters>,
+    /// When the stack was made.
+    start: Instant,
 }
 
 impl Handle {
-    pub(super) fn new(sender: Sender<Command>, waker: Waker, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(
+        sender: Sender<Command>,
+        waker: Waker,
+        counters: Arc<Counters>,
+        start: Instant,
+    ) -> Self {
         Self {
             sender,
             waker,
             counters,
+            start,
         }
     }
 
@@ -118,6 +128,32 @@ impl Handle {
     /// `Stopped`.
     pub fn reset_flows(&self) -> Result<()> {
         self.send(Command::ResetFlows)
+    }
+
+    /// Resets the flows of the guest that the policy does not allow any more, on both sides; they
+    /// are denials like others. Returns how many TCP and UDP flows there were. Connections to
+    /// published ports go on. A name by which the guest came to an address holds for the life of
+    /// its flow, whatever the name's time to live is.
+    ///
+    /// # Blocking
+    /// Waits for the stack's thread.
+    ///
+    /// # Errors
+    /// `Stopped`.
+    pub fn reset_denied(&self) -> Result<usize> {
+        self.ask(Command::ResetDenied)
+    }
+
+    /// When a published port was last used: now while it has a connection or UDP peer; absent
+    /// before the first.
+    #[must_use]
+    pub fn last_published_use(&self) -> Option<Instant> {
+        let stats = self.counters.read();
+        match (stats.published_flows, stats.published_changed_ms) {
+            (0, 0) => None,
+            (0, since) => Some(self.start + Duration::from_millis(since)),
+            _ => Some(Instant::now()),
+        }
     }
 
     /// Gives the guest a new identity: addresses, MAC, resolvers, names, limits. Every flow is

@@ -84,12 +84,13 @@ impl Stack {
         let tcp = Tcp::new(&mut egress, config.mtu, now, seed);
         let switch = joined(&poller, &config.networks)?;
         let (sender, commands) = channel();
-        let handle = Handle::new(sender, poller.waker(), Arc::clone(&counters));
+        let handle = Handle::new(sender, poller.waker(), Arc::clone(&counters), now);
         Ok(Self {
             up: Bucket::new(config.rate.up, now),
             cx: Context {
                 config,
                 now,
+                start: now,
                 poller,
                 egress,
                 policy,
@@ -137,8 +138,16 @@ impl Stack {
         self.udp.reset_all(&mut self.cx);
         self.icmp = Icmp::new();
         self.dns.reset_all();
-        self.publish.reset_flows();
+        self.publish.reset_flows(&self.cx);
         self.peers.reset();
+    }
+
+    /// Ends the guest's flows that the policy does not allow any more.
+    fn reset_denied(&mut self) -> usize {
+        let tcp = self.tcp.reset_denied(&mut self.cx);
+        // An echo flow begins anew with the next request, which the policy decides about.
+        self.icmp = Icmp::new();
+        tcp + self.udp.reset_denied(&mut self.cx)
     }
 
     /// Replaces the configuration.
@@ -158,6 +167,8 @@ impl Stack {
         self.up = Bucket::new(config.rate.up, now);
         self.tcp = Tcp::new(&mut cx.egress, config.mtu, now, seed);
         cx.config = config;
+        // Those that were still to be reset are gone with the old table.
+        cx.counters.published_flows.set(0);
         Ok(())
     }
 }

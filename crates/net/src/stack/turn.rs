@@ -198,6 +198,9 @@ impl Stack {
                 Command::ResetFlows => {
                     self.reset_flows();
                 }
+                Command::ResetDenied(sender) => {
+                    let _ = sender.send(Ok(self.reset_denied()));
+                }
                 Command::Configure(config, sender) => {
                     let _ = sender.send(self.configure(*config));
                 }
@@ -209,15 +212,16 @@ impl Stack {
                     let _ = sender.send(Ok(()));
                 }
                 Command::Flows(sender) => {
-                    let mut flows = self.tcp.list();
-                    flows.extend(self.udp.list());
+                    let mut flows = self.tcp.list(self.cx.now);
+                    flows.extend(self.udp.list(self.cx.now));
+                    flows.extend(self.publish.flows(&self.cx));
                     let _ = sender.send(Ok(flows));
                 }
                 Command::Publish(port, sender) => {
                     let _ = sender.send(self.publish.add(&self.cx, port));
                 }
                 Command::Unpublish(id, sender) => {
-                    let _ = sender.send(self.publish.remove(id));
+                    let _ = sender.send(self.publish.remove(&self.cx, id));
                 }
                 Command::Published(sender) => {
                     let _ = sender.send(Ok(self.publish.list()));

@@ -8,13 +8,13 @@ use super::{
     flow::NameCheck,
     hello::{self, Hello},
 };
-use crate::context::Context;
+use crate::{context::Context, policy::Name};
 
 /// Whether data of the guest may pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Check {
-    /// It may.
-    Passed,
+    /// It may; with the name that the guest has said, if it has.
+    Passed(Option<Name>),
     /// Not yet: more of it has to come.
     Waiting,
     /// It may not, and the flow is reset.
@@ -32,7 +32,7 @@ pub(super) fn check(
     if !socket.can_recv() {
         // A guest that ends without a word has said no wrong name.
         return if guest_ended {
-            Check::Passed
+            Check::Passed(None)
         } else {
             Check::Waiting
         };
@@ -44,11 +44,16 @@ pub(super) fn check(
         // `can_recv` excludes it.
         Err(_) => return Check::Waiting,
     };
+    let mut said = None;
     let allowed = match hello {
         Hello::More if !full && !guest_ended => return Check::Waiting,
         Hello::Other => true,
         Hello::Name(name) => match name.parse() {
-            Ok(name) => cx.admit_name(&name, remote, name_check.by_name),
+            Ok(name) => {
+                let allowed = cx.admit_name(&name, remote, name_check.by_name);
+                said = Some(name);
+                allowed
+            }
             Err(_) => !name_check.by_name,
         },
         Hello::More | Hello::Hidden if name_check.by_name => {
@@ -58,7 +63,7 @@ pub(super) fn check(
         Hello::More | Hello::Hidden => true,
     };
     if allowed {
-        Check::Passed
+        Check::Passed(said)
     } else {
         Check::Denied
     }

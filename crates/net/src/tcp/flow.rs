@@ -6,14 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::net::sockopt;
+use rustix::net::{getpeername, sockopt};
 use smoltcp::{
     iface::{SocketHandle, SocketSet, SocketStorage},
     socket::tcp,
 };
 
 pub(super) use crate::context::NameCheck;
-use crate::poller::Ready;
+use crate::{policy::Name, poller::Ready};
 
 /// The two ends that name a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -121,10 +121,23 @@ pub(super) struct Flow {
     pub(super) moved: (u64, u64),
     /// How the name that the guest says is checked before its data may pass; absent: not.
     pub(super) check_name: Option<NameCheck>,
+    /// When it began.
+    pub(super) opened: Instant,
+    /// Whether it came to a published port.
+    pub(super) is_inbound: bool,
+    /// Names by which the guest came to the address.
+    pub(super) names: Vec<Name>,
+    /// The name that the guest has said, if that was checked.
+    pub(super) said: Option<Name>,
 }
 
 impl Flow {
-    pub(super) fn new(key: Key, state: State, fd: OwnedFd, gives_up: Instant) -> Self {
+    pub(super) fn new(
+        key: Key,
+        state: State,
+        fd: OwnedFd,
+        (now, gives_up): (Instant, Instant),
+    ) -> Self {
         Self {
             key,
             state,
@@ -139,7 +152,24 @@ impl Flow {
             quiet: false,
             moved: (0, 0),
             check_name: None,
+            opened: now,
+            is_inbound: false,
+            names: Vec::new(),
+            said: None,
         }
+    }
+
+    /// The other end: of a connection to a published port its peer.
+    pub(super) fn remote(&self) -> SocketAddr {
+        let peer = || SocketAddr::try_from(getpeername(&self.fd).ok()??).ok();
+        let peer = self.is_inbound.then(peer).flatten();
+        peer.unwrap_or(self.key.remote)
+    }
+
+    /// The name of the other end: the one that was said, or else the first that led to it.
+    pub(super) fn name(&self) -> Option<String> {
+        let name = self.said.as_ref().or_else(|| self.names.first());
+        name.map(Name::to_string)
     }
 }
 

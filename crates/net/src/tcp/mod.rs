@@ -37,6 +37,7 @@ mod hello;
 mod open;
 mod pump;
 mod relay;
+mod review;
 
 use std::{collections::HashMap, net::SocketAddr, time::Instant};
 
@@ -48,7 +49,7 @@ use smoltcp::{
 
 use self::{
     device::Port,
-    flow::{Flow, Key, State, reset_host},
+    flow::{Flow, Key, State},
 };
 use crate::{
     context::{Context, Egress},
@@ -200,30 +201,23 @@ impl Tcp {
     /// Resets every flow on both sides.
     pub(crate) fn reset_all(&mut self, cx: &mut Context) {
         for slot in self.flows.slots() {
-            let Some(flow) = self.flows.get_mut(slot) else {
-                continue;
-            };
-            reset_host(&flow.fd);
-            if let Some(link) = &mut flow.link {
-                link.socket().abort();
-                flow.state = State::Resetting;
-                self.pump(cx, slot);
-            } else {
-                self.remove(cx, slot);
-            }
+            self.reset(cx, slot);
         }
         cx.counters.tcp_flows.set(self.flows.len());
     }
 
     /// Every flow.
-    pub(crate) fn list(&mut self) -> Vec<FlowInfo> {
+    pub(crate) fn list(&mut self, now: Instant) -> Vec<FlowInfo> {
         let slots = self.flows.slots();
         let flows = slots.into_iter().filter_map(|slot| {
             let flow = self.flows.get_mut(slot)?;
             Some(FlowInfo {
                 protocol: Protocol::Tcp,
                 guest: flow.key.guest,
-                remote: flow.key.remote,
+                remote: flow.remote(),
+                name: flow.name(),
+                is_inbound: flow.is_inbound,
+                age: now.saturating_duration_since(flow.opened),
                 established: matches!(flow.state, State::Relaying { .. }),
                 up_bytes: flow.moved.0,
                 down_bytes: flow.moved.1,
@@ -248,6 +242,9 @@ impl Tcp {
             self.deadlines.set(slot, flow.deadline, None);
             self.by_key.remove(&flow.key);
             self.buffered -= flow.link.map_or(0, |link| link.buffer_bytes);
+            if flow.is_inbound {
+                cx.published_ended();
+            }
             cx.counters.tcp_flows.set(self.flows.len());
         }
     }

@@ -54,6 +54,7 @@ impl Tcp {
         let slot = self.insert(cx, key_of(segment), state, fd);
         if let Some(flow) = slot.and_then(|slot| self.flows.get_mut(slot)) {
             flow.check_name = destination.check_name;
+            flow.names = destination.names;
         } else {
             refuse(cx, segment);
         }
@@ -102,6 +103,10 @@ impl Tcp {
         let Some(slot) = self.insert(cx, key, State::Opening, fd) else {
             return;
         };
+        if let Some(flow) = self.flows.get_mut(slot) {
+            flow.is_inbound = true;
+            cx.published_began();
+        }
         let mut link = self.new_link(cx);
         let socket = link.socket();
         let (local, remote) = (endpoint(key.remote), endpoint(key.guest));
@@ -178,7 +183,7 @@ impl Tcp {
         let poller = &cx.poller;
         let slot = self.flows.insert_with(|slot| {
             poller.add(&fd, Owner::Tcp, slot)?;
-            Ok::<_, std::io::Error>(Flow::new(key, state, fd, gives_up))
+            Ok::<_, std::io::Error>(Flow::new(key, state, fd, (cx.now, gives_up)))
         });
         let slot = slot.ok()?;
         self.by_key.insert(key, slot);

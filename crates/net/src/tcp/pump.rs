@@ -137,7 +137,10 @@ fn advance(cx: &mut Context, flow: &mut Flow) -> Outcome {
     flow.guest_ended |= relay::guest_ended(socket);
     if let Some(name_check) = flow.check_name {
         match check::check(cx, socket, name_check, flow.key.remote, flow.guest_ended) {
-            Check::Passed => flow.check_name = None,
+            Check::Passed(said) => {
+                flow.check_name = None;
+                flow.said = said;
+            }
             Check::Waiting => {}
             Check::Denied => {
                 socket.abort();

@@ -8,7 +8,10 @@ use rustix::{
 };
 
 use super::Key;
-use crate::wire::{Packet, Unreachable};
+use crate::{
+    policy::Name,
+    wire::{Packet, Unreachable},
+};
 
 /// Bytes of a packet that an ICMP error quotes at least: IP header and eight bytes. RFC 792.
 const QUOTE_BYTES: usize = 48;
@@ -24,18 +27,24 @@ pub(super) struct Flow {
     pub(super) moved: (u64, u64),
     /// Whether the other side has sent something.
     pub(super) answered: bool,
+    /// When it began.
+    pub(super) opened: Instant,
+    /// Names by which the guest came to the address.
+    pub(super) names: Vec<Name>,
     quote: [u8; QUOTE_BYTES],
     quote_bytes: usize,
 }
 
 impl Flow {
-    pub(super) fn new(key: Key, fd: OwnedFd, now: Instant) -> Self {
+    pub(super) fn new(key: Key, fd: OwnedFd, names: Vec<Name>, now: Instant) -> Self {
         Self {
             key,
             fd,
             used: now,
             moved: (0, 0),
             answered: false,
+            opened: now,
+            names,
             quote: [0; QUOTE_BYTES],
             quote_bytes: 0,
         }

@@ -121,7 +121,7 @@ impl Udp {
         let now = cx.now;
         let slot = self.flows.insert_with(|slot| {
             poller.add_level(&fd, Owner::Udp, slot)?;
-            Ok::<_, std::io::Error>(Flow::new(key, fd, now))
+            Ok::<_, std::io::Error>(Flow::new(key, fd, destination.names, now))
         });
         let slot = slot.ok()?;
         self.by_key.insert(key, slot);
@@ -157,7 +157,7 @@ impl Udp {
     }
 
     /// Every flow.
-    pub(crate) fn list(&mut self) -> Vec<FlowInfo> {
+    pub(crate) fn list(&mut self, now: Instant) -> Vec<FlowInfo> {
         let slots = self.flows.slots();
         let flows = slots.into_iter().filter_map(|slot| {
             let flow = self.flows.get_mut(slot)?;
@@ -165,6 +165,9 @@ impl Udp {
                 protocol: Protocol::Udp,
                 guest: flow.key.0,
                 remote: flow.key.1,
+                name: flow.names.first().map(ToString::to_string),
+                is_inbound: false,
+                age: now.saturating_duration_since(flow.opened),
                 established: flow.answered,
                 up_bytes: flow.moved.0,
                 down_bytes: flow.moved.1,
@@ -197,6 +200,24 @@ impl Udp {
     /// When [`Udp::turn`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadlines.first()
+    }
+
+    /// Forgets the flows that the policy does not allow any more; returns how many.
+    pub(crate) fn reset_denied(&mut self, cx: &mut Context) -> usize {
+        let mut count = 0;
+        for slot in self.flows.slots() {
+            let Some(flow) = self.flows.get_mut(slot) else {
+                continue;
+            };
+            let key = flow.key;
+            if cx.admit_again(Protocol::Udp, key.1, &flow.names).is_none() {
+                self.flows.remove(slot);
+                self.by_key.remove(&key);
+                count += 1;
+            }
+        }
+        cx.counters.udp_flows.set(self.flows.len());
+        count
     }
 
     /// Forgets every flow.
