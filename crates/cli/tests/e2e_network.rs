@@ -90,15 +90,10 @@ fn denials(coffer: &Coffer, sandbox: &str) -> Vec<Value> {
 #[test]
 fn without_a_network_there_is_no_interface() {
     let coffer = Coffer::shared();
-    for flags in [&[][..], &["--network", "none"]] {
-        let args: Vec<&str> = flags
-            .iter()
-            .chain(&[BUSYBOX, "sh", "-c", IDLE])
-            .copied()
-            .collect();
-        let sandbox = coffer.detached(&args);
-        assert_eq!(sandbox.sh("ls /sys/class/net"), "lo");
-    }
+    let sandbox = coffer.detached(&["--network", "none", BUSYBOX, "sh", "-c", IDLE]);
+    assert_eq!(sandbox.sh("ls /sys/class/net"), "lo");
+    let sandbox = coffer.detached(&[BUSYBOX, "sh", "-c", IDLE]);
+    assert_eq!(sandbox.sh("ls /sys/class/net"), "eth0\nlo");
     let args = ["--network", "none", "-p", "80", BUSYBOX, "true"];
     run_refused(&coffer, &args, "no network");
 }

@@ -15,7 +15,8 @@ use crate::{ByteSize, MacAddress};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NetworkSpec {
-    /// Whether there is one.
+    /// Whether there is one. What was written down without it has none.
+    #[serde(default = "NetworkMode::none")]
     pub mode: NetworkMode,
     /// The named networks of which it is a member, besides its own link.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -62,10 +63,19 @@ pub struct NetworkSpec {
 }
 
 impl NetworkSpec {
-    /// Whether it is that of a sandbox about whose network nothing was said.
+    /// No network at all.
     #[must_use]
-    pub fn is_default(&self) -> bool {
-        *self == Self::default()
+    pub fn none() -> Self {
+        Self {
+            mode: NetworkMode::None,
+            ..Self::default()
+        }
+    }
+
+    /// Whether it is [`NetworkSpec::none`].
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::none()
     }
 }
 
@@ -109,10 +119,17 @@ impl NetworkAttachment {
 #[non_exhaustive]
 pub enum NetworkMode {
     /// The machine has no network interface.
-    #[default]
     None,
     /// One interface, on a private link to a gateway that keeps the policy.
+    #[default]
     Default,
+}
+
+impl NetworkMode {
+    /// For serde.
+    const fn none() -> Self {
+        Self::None
+    }
 }
 
 /// Text that names no network.
@@ -294,6 +311,26 @@ mod tests {
             "", "x", "0:0", "1:2:3:4", "80/sctp", "1-2:3", "70000:1", "2-1:2-1", "a:1:1",
         ] {
             assert!(PortMapping::parse_all(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn there_is_a_network_by_default_and_none_in_what_says_nothing_about_it() {
+        assert_eq!(NetworkSpec::default().mode, NetworkMode::Default);
+        let old: crate::SandboxSpec = serde_json::from_str("{}").unwrap();
+        assert!(old.network.is_none());
+        let old: NetworkSpec = serde_json::from_str(r#"{"rules":["deny *"]}"#).unwrap();
+        assert_eq!(old.mode, NetworkMode::None);
+        for spec in [NetworkSpec::default(), NetworkSpec::none()] {
+            let spec = crate::SandboxSpec {
+                network: spec,
+                ..crate::SandboxSpec::default()
+            };
+            let text = serde_json::to_string(&spec).unwrap();
+            assert_eq!(
+                serde_json::from_str::<crate::SandboxSpec>(&text).unwrap(),
+                spec
+            );
         }
     }
 

@@ -76,8 +76,11 @@ pub struct SandboxSpec {
     /// How long it may run.
     #[serde(skip_serializing_if = "LeaseSpec::is_default")]
     pub lease: LeaseSpec,
-    /// Its network.
-    #[serde(skip_serializing_if = "NetworkSpec::is_default")]
+    /// Its network. What was written down without one has none.
+    #[serde(
+        default = "NetworkSpec::none",
+        skip_serializing_if = "NetworkSpec::is_none"
+    )]
     pub network: NetworkSpec,
 }
 
@@ -368,6 +371,7 @@ mod tests {
             spec,
             SandboxSpec {
                 image: "x".to_owned(),
+                network: NetworkSpec::none(),
                 ..SandboxSpec::default()
             }
         );

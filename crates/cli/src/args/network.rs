@@ -8,7 +8,7 @@ use cofferdam::{ByteSize, HostEntry, MacAddress, NetworkMode};
 /// The network of a sandbox.
 #[derive(Debug, Default, Args)]
 pub(crate) struct NetworkArgs {
-    /// Network: `default` reaches public addresses alone, `none` has no interface
+    /// `default` (if not given) reaches public addresses; `none` has no interface
     #[arg(long, visible_alias = "net", value_name = "NAME")]
     pub(crate) network: Option<NetworkMode>,
     /// Publish a port of the sandbox on 127.0.0.1, or on the address that is given

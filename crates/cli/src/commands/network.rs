@@ -16,7 +16,7 @@ use crate::args::NetworkArgs;
 /// Largest policy file, in bytes: a thousand rules take some 30 KiB.
 const MAX_POLICY_BYTES: u64 = 1 << 20;
 
-/// What the flags ask for. A flag about the network asks for one.
+/// What the flags ask for. A flag about the network needs one.
 pub(super) fn spec(args: &NetworkArgs) -> Result<NetworkSpec> {
     let mut rules = args.rules.0.clone();
     let mut profile = args.network_profile.clone();
@@ -41,12 +41,8 @@ pub(super) fn spec(args: &NetworkArgs) -> Result<NetworkSpec> {
         dns_options: args.dns_option.clone(),
         hosts: args.add_host.clone(),
     };
-    let asks = !spec.is_default();
-    let mode = args.network.unwrap_or(match asks {
-        true => NetworkMode::Default,
-        false => NetworkMode::None,
-    });
-    if mode == NetworkMode::None && asks {
+    let mode = args.network.unwrap_or_default();
+    if mode == NetworkMode::None && !spec.is_none() {
         let what = "There is no network for the flags about it";
         return Err(invalid(what).hint("Leave them out, or use `--network default`"));
     }

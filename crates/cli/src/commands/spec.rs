@@ -157,7 +157,7 @@ fn value<T: std::str::FromStr<Err = ParseValueError>>(flag: &str, text: &str) ->
 mod tests {
     use std::ffi::OsString;
 
-    use cofferdam::NetworkMode;
+    use cofferdam::{NetworkMode, NetworkSpec};
 
     use super::*;
     use crate::args::{Cli, Verb};
@@ -264,9 +264,10 @@ mod tests {
     }
 
     #[test]
-    fn flags_about_the_network_ask_for_one() {
+    fn there_is_a_network_unless_it_is_refused() {
         let network = |line: &str| parsed(line).unwrap().network;
-        assert_eq!(network("coffer run x").mode, NetworkMode::None);
+        assert_eq!(network("coffer run x"), NetworkSpec::default());
+        assert!(network("coffer run --network none x").is_none());
         let all = network("coffer run -P --mac-address 02:00:00:00:00:09 x");
         assert_eq!(all.mode, NetworkMode::Default);
         assert!(all.publish_all && all.mac.is_some());
