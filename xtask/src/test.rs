@@ -26,6 +26,7 @@ const PACKAGES: &[&str] = &[
     "docker-registry",
     "e2fsprogs",
     "erofs-utils",
+    "iproute2",
     "mmdebstrap",
     "python3-minimal",
     "runsc",

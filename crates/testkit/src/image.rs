@@ -156,6 +156,13 @@ impl ImageBuilder {
         self
     }
 
+    /// Adds a whole layer, a tar file.
+    #[must_use]
+    pub fn tar_layer(mut self, tar: Vec<u8>) -> Self {
+        self.layers.push(tar);
+        self
+    }
+
     /// The image as a docker archive.
     ///
     /// # Panics
