@@ -6,8 +6,8 @@ use cofferdam_runtime::{Choices, Runtime, doctor::HostReport, image::Progress};
 use cofferdam_types::{Digest, SandboxId, SandboxSpec, SandboxStatus};
 
 use crate::{
-    CofferOptions, DiskUsage, Error, ErrorKind, ForkOptions, Forks, Images, Pools, Result, Sandbox,
-    SandboxInfo, Settings, Snapshots, Templates,
+    CofferOptions, DiskUsage, Error, ErrorKind, ForkOptions, Forks, Images, Networks, Pools,
+    Result, Sandbox, SandboxInfo, Settings, Snapshots, Templates,
 };
 
 /// An open store of images and sandboxes. Cheap to clone.
@@ -178,6 +178,12 @@ impl Coffer {
     #[must_use]
     pub const fn pools(&self) -> Pools<'_> {
         Pools::new(self)
+    }
+
+    /// The named networks of the store.
+    #[must_use]
+    pub const fn networks(&self) -> Networks<'_> {
+        Networks::new(self)
     }
 
     /// The settings of the store.

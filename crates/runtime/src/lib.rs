@@ -50,6 +50,7 @@ pub use spec::interpreters::AutoWarmUps;
 pub use store::config::{Config, Setting};
 
 pub use store::layout::{Layout, SandboxPaths};
+pub use store::networks::{MemberRecord, NetworkOptions, NetworkRecord, Networks, Subnet};
 pub use store::output_log::LogRecord;
 pub use store::snapshot::{SnapshotFile, SnapshotFileName, SnapshotKind, SnapshotManifest};
 pub use store::{

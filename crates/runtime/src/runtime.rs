@@ -19,7 +19,7 @@ use crate::{
     snapshot::{
         DamagedSnapshot, ForkOptions, ForkSource, Forked, Snapshot, SnapshotOptions, Snapshots,
     },
-    store::{Choices, Entry, Store, layout::Layout},
+    store::{Choices, Entry, Store, layout::Layout, networks::Networks},
     template::{self, TemplateInfo, Templates, WarmUp},
     usage::{DiskUsage, Usage},
 };
@@ -353,6 +353,15 @@ impl Runtime {
     /// `NotFound`.
     pub async fn remove_pool(&self, name: &str) -> Result<()> {
         self.pools_of().remove(name).await
+    }
+}
+
+/// Named networks.
+impl Runtime {
+    /// The named networks.
+    #[must_use]
+    pub const fn networks(&self) -> Networks<'_> {
+        self.store.networks()
     }
 }
 

@@ -22,7 +22,6 @@ const VERBS: &[(&str, &str)] = &[
     ("login", "Log in with docker, podman or skopeo: `coffer pull` reads their credentials"),
     ("logout", "Log out with docker, podman or skopeo: `coffer pull` reads their credentials"),
     ("manifest", "Inspect what a registry has with skopeo; `coffer inspect IMAGE` shows a local image"),
-    ("network", "A sandbox has one network, which `coffer run --network` names; see docs/network.md"),
     ("node", "There is no cluster: each host has its own sandboxes"),
     ("plugin", "There are no plugins"),
     ("push", "`coffer save -o ARCHIVE IMAGE`, then `skopeo copy docker-archive:ARCHIVE docker://NAME`"),

@@ -10,6 +10,7 @@ mod images;
 mod lease;
 mod lifecycle;
 mod network;
+mod networks;
 mod pools;
 mod privileges;
 mod run;
@@ -37,6 +38,10 @@ pub(crate) use self::lifecycle::{
     StartArgs, StopArgs, WaitArgs,
 };
 pub(crate) use self::network::{NetworkArgs, PortArgs};
+pub(crate) use self::networks::{
+    NetworkConnectArgs, NetworkCreateArgs, NetworkDisconnectArgs, NetworkInspectArgs,
+    NetworkListArgs, NetworkPruneArgs, NetworkRmArgs, NetworkVerb,
+};
 pub(crate) use self::pools::{PoolCreateArgs, PoolListArgs, PoolRmArgs, PoolVerb};
 pub(crate) use self::run::{
     Cpus, CreateArgs, EnvArgs, ExecArgs, Memory, RunArgs, SandboxArgs, Stream,
@@ -148,6 +153,9 @@ pub(crate) enum Verb {
     /// Keep standby machines that `run` claims
     #[command(subcommand)]
     Pool(PoolVerb),
+    /// Make, list, change and remove networks of sandboxes
+    #[command(subcommand)]
+    Network(NetworkVerb),
     /// Read and change the settings of the store
     #[command(subcommand)]
     Config(ConfigVerb),

@@ -1,16 +1,30 @@
 //! Flags about a sandbox's network. Names are Docker's where the thing is the same.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use cofferdam::{ByteSize, HostEntry, MacAddress, NetworkMode};
+use cofferdam::{ByteSize, HostEntry, MacAddress};
 
 /// The network of a sandbox.
 #[derive(Debug, Default, Args)]
 pub(crate) struct NetworkArgs {
-    /// `default` (if not given) reaches public addresses; `none` has no interface
+    /// `default` (if not given) reaches public addresses; `none`; or a named network
     #[arg(long, visible_alias = "net", value_name = "NAME")]
-    pub(crate) network: Option<NetworkMode>,
+    pub(crate) network: Vec<String>,
+    /// Another name of the sandbox on its named networks
+    #[arg(
+        long,
+        visible_alias = "net-alias",
+        value_name = "NAME",
+        help_heading = "Network"
+    )]
+    pub(crate) network_alias: Vec<String>,
+    /// IPv4 address on the named network; the lowest that is free by default
+    #[arg(long, value_name = "IP", help_heading = "Network")]
+    pub(crate) ip: Option<Ipv4Addr>,
     /// Publish a port of the sandbox on 127.0.0.1, or on the address that is given
     #[arg(
         short,

@@ -1,6 +1,6 @@
 //! Data by the names that Docker gives them, for templates that were written for it.
 
-use cofferdam::{SandboxInfo, SandboxStatus};
+use cofferdam::{SandboxInfo, SandboxNetwork, SandboxStatus};
 use serde_json::{Value, json};
 
 use crate::{format::Row, output, time};
@@ -124,7 +124,24 @@ pub(super) fn ports(info: &SandboxInfo) -> String {
 
 /// Docker's default network is called `bridge` there.
 fn network_mode(info: &SandboxInfo) -> String {
-    info.spec.network.mode.to_string()
+    match info.spec.network.networks.first() {
+        Some(named) => named.network.clone(),
+        None => info.spec.network.mode.to_string(),
+    }
+}
+
+/// Adds a sandbox's places on named networks.
+pub(super) fn add_networks(sandbox: &mut Value, networks: &[SandboxNetwork]) {
+    let place = |each: &SandboxNetwork| {
+        let fields = json!({
+            "IPAddress": each.member.address.to_string(),
+            "GlobalIPv6Address": each.member.address_v6.to_string(),
+            "Aliases": each.member.aliases,
+        });
+        (each.network.clone(), fields)
+    };
+    let places: serde_json::Map<_, _> = networks.iter().map(place).collect();
+    sandbox["NetworkSettings"]["Networks"] = Value::Object(places);
 }
 
 /// The published ports as `docker inspect` has them.

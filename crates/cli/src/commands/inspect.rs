@@ -1,6 +1,6 @@
 //! `inspect`, of sandboxes and images.
 
-use cofferdam::{Coffer, ErrorKind, ImageDetails, Result, SandboxInfo};
+use cofferdam::{Coffer, ErrorKind, ImageDetails, Result, SandboxInfo, SandboxNetwork};
 use serde_json::Value;
 
 use super::docker_names;
@@ -48,10 +48,14 @@ struct Found {
 
 impl Found {
     /// Docker's `State` is in both: scripts read it from the JSON too.
-    fn sandbox(info: &SandboxInfo) -> Self {
-        let dockers = docker_names::sandbox(info);
+    fn sandbox(info: &SandboxInfo, networks: &[SandboxNetwork]) -> Self {
+        let mut dockers = docker_names::sandbox(info);
+        docker_names::add_networks(&mut dockers, networks);
         let mut ours = to_value(info);
         ours["State"] = dockers["State"].clone();
+        if !networks.is_empty() {
+            ours["networks"] = serde_json::json!(networks);
+        }
         Self { ours, dockers }
     }
 
@@ -122,7 +126,11 @@ fn one(coffer: &Coffer, name: &str, kind: Option<InspectKind>) -> Result<Found> 
             .map(|image| Found::image(&image));
     }
     let not_found = match coffer.sandbox(name).and_then(|sandbox| sandbox.info()) {
-        Ok(info) => return Ok(Found::sandbox(&info)),
+        Ok(info) => {
+            // A sandbox can be inspected also where a file of its networks cannot be read.
+            let networks = coffer.networks().of_sandbox(info.id).unwrap_or_default();
+            return Ok(Found::sandbox(&info, &networks));
+        }
         Err(error) if error.kind() == ErrorKind::NotFound && kind.is_none() => error,
         Err(error) => return Err(error),
     };

@@ -13,6 +13,8 @@ mod inspect;
 mod lifecycle;
 mod logs;
 mod network;
+mod network_filter;
+mod networks;
 mod pools;
 mod port;
 mod prune;
@@ -78,6 +80,7 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
         Verb::Snapshot(verb) => snapshots::snapshot(&coffer, &verb, cli.verbose).await,
         Verb::Template(verb) => templates::template(&coffer, &verb, cli.verbose).await,
         Verb::Pool(verb) => pools::pool(&coffer, &verb, cli.verbose).await,
+        Verb::Network(verb) => networks::network(&coffer, &verb).await,
         Verb::Config(verb) => config::config(&coffer, &verb),
         Verb::Restore(args) => snapshots::restore(&coffer, &args).await,
         Verb::Rm(args) => lifecycle::rm(&coffer, &args).await,

@@ -8,7 +8,8 @@ use std::{
 };
 
 use cofferdam::{
-    ByteSize, Error, ErrorKind, NetworkMode, NetworkSpec, PolicyText, PortMapping, Result,
+    ByteSize, Error, ErrorKind, NetworkAttachment, NetworkMode, NetworkSpec, PolicyText,
+    PortMapping, Result,
 };
 
 use crate::args::NetworkArgs;
@@ -25,9 +26,16 @@ pub(super) fn spec(args: &NetworkArgs) -> Result<NetworkSpec> {
         rules.extend(policy.rules);
         profile = profile.or(policy.profile);
     }
+    let is_mode = |name: &&String| name.parse::<NetworkMode>().is_ok();
+    let (modes, named): (Vec<&String>, Vec<&String>) = args.network.iter().partition(is_mode);
+    let modes = modes.iter().filter_map(|mode| mode.parse().ok());
+    let asked = modes.reduce(|one: NetworkMode, other| match one {
+        NetworkMode::None => one,
+        _ => other,
+    });
     let spec = NetworkSpec {
         mode: NetworkMode::None,
-        networks: Vec::new(),
+        networks: attachments(&named, &args.network_alias, args.ip)?,
         profile,
         rules,
         publish: ports(&args.publish)?,
@@ -41,12 +49,51 @@ pub(super) fn spec(args: &NetworkArgs) -> Result<NetworkSpec> {
         dns_options: args.dns_option.clone(),
         hosts: args.add_host.clone(),
     };
-    let mode = args.network.unwrap_or_default();
+    let mode = asked.unwrap_or_default();
     if mode == NetworkMode::None && !spec.is_none() {
         let what = "There is no network for the flags about it";
         return Err(invalid(what).hint("Leave them out, or use `--network default`"));
     }
     Ok(NetworkSpec { mode, ..spec })
+}
+
+/// The places that flags ask for: the names that are no mode, each with the aliases.
+///
+/// # Errors
+/// [`ErrorKind::InvalidSpec`] where an address or an alias has no network, or one address several.
+fn attachments(
+    names: &[&String],
+    aliases: &[String],
+    address: Option<std::net::Ipv4Addr>,
+) -> Result<Vec<NetworkAttachment>> {
+    let invalid = |what: &str, hint: &str| Err(Error::new(ErrorKind::InvalidSpec, what).hint(hint));
+    match (names.len(), address) {
+        (0, Some(_)) => {
+            return invalid(
+                "`--ip` is an address on a named network",
+                "Name one with `--network NAME`; make it with `coffer network create NAME`",
+            );
+        }
+        (2.., Some(_)) => {
+            return invalid(
+                "`--ip` is an address on one network, and there are more",
+                "Connect the others with `coffer network connect` before the start",
+            );
+        }
+        (0, None) if !aliases.is_empty() => {
+            return invalid(
+                "`--network-alias` is a name on a named network",
+                "Name one with `--network NAME`; make it with `coffer network create NAME`",
+            );
+        }
+        _ => {}
+    }
+    let attachment = |name: &&String| NetworkAttachment {
+        network: (*name).clone(),
+        aliases: aliases.to_vec(),
+        address,
+    };
+    Ok(names.iter().map(attachment).collect())
 }
 
 /// The ports of flags `-p`.

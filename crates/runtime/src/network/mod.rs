@@ -13,7 +13,9 @@ mod report;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use cofferdam_net::{Addresses, Config, HOST_NAME, Policy, PolicyText, Profile, Rate, Rule};
+use cofferdam_net::{
+    Addresses, Config, HOST_NAME, NamedNetwork, Policy, PolicyText, Profile, Rate, Rule,
+};
 use cofferdam_proto::GuestNetwork;
 use cofferdam_types::{ByteSize, MacAddress, NetworkMode, NetworkSpec, SandboxId};
 
@@ -98,6 +100,11 @@ pub(crate) fn check(spec: &NetworkSpec) -> Result<()> {
         let what = "The file of a capture is no absolute path";
         return Err(Error::new(ErrorKind::InvalidSpec, what));
     }
+    if spec.mode == NetworkMode::None && !spec.networks.is_empty() {
+        let what = "A sandbox without an interface cannot be in a named network";
+        return Err(Error::new(ErrorKind::InvalidSpec, what)
+            .hint("Use the default network beside the named ones"));
+    }
     if spec.mode == NetworkMode::None && (!spec.publish.is_empty() || spec.publish_all) {
         let what = "A port cannot be published without a network";
         return Err(Error::new(ErrorKind::InvalidSpec, what)
@@ -107,17 +114,25 @@ pub(crate) fn check(spec: &NetworkSpec) -> Result<()> {
 }
 
 /// The network of the sandbox `id`; `None` if it has none. `is_fork`: it has connections of another
-/// sandbox, and so gets addresses that the other cannot have.
+/// sandbox, and so gets addresses that the other cannot have. `networks` are its named networks.
 ///
 /// # Errors
 /// As for [`check`], and those of reading the host's addresses.
-pub(crate) fn plan(id: SandboxId, spec: &NetworkSpec, is_fork: bool) -> Result<Option<Plan>> {
+pub(crate) fn plan(
+    id: SandboxId,
+    spec: &NetworkSpec,
+    is_fork: bool,
+    networks: Vec<NamedNetwork>,
+) -> Result<Option<Plan>> {
     if spec.mode == NetworkMode::None {
         return Ok(None);
     }
     let mut policy = policy(spec)?;
     policy.host_addresses = lift(cofferdam_net::host_addresses())?;
-    let config = config(id, spec, is_fork);
+    let config = Config {
+        networks,
+        ..config(id, spec, is_fork)
+    };
     Ok(Some(Plan {
         guest: guest(&config, spec),
         config,
@@ -221,6 +236,7 @@ fn guest(config: &Config, spec: &NetworkSpec) -> GuestNetwork {
         mtu: MTU,
         addresses: addresses
             .chain(v6.clone().map(|v6| (IpAddr::V6(v6.guest), V6_PREFIX)))
+            .chain(config.networks.iter().flat_map(on_network))
             .collect(),
         gateways: gateways
             .chain(v6.map(|v6| IpAddr::V6(v6.gateway)))
@@ -231,6 +247,14 @@ fn guest(config: &Config, spec: &NetworkSpec) -> GuestNetwork {
         dns_options: spec.dns_options.clone(),
         hosts: own.into_iter().chain(names).collect(),
     }
+}
+
+/// The guest's addresses on a named network. Its members are on the link for the guest: the stack
+/// answers for them.
+fn on_network(network: &NamedNetwork) -> [(IpAddr, u8); 2] {
+    let v4 = network.v4_of(network.number);
+    let v6 = network.v6_of(network.number);
+    [(v4.into(), network.v4.1), (v6.into(), V6_PREFIX)]
 }
 
 #[cfg(test)]

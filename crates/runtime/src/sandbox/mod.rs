@@ -92,7 +92,16 @@ impl Sandboxes<'_> {
             spec,
             forked_from: None,
         };
+        let networks = self.store.networks();
+        for asked in &record.spec.network.networks {
+            networks.find(&asked.network)?;
+        }
         self.store.insert_named(&mut record, |_| Ok(()))?;
+        if let Err(error) = networks.places(&record) {
+            // The first error is the one to report.
+            let _ = self.store.remove(id);
+            return Err(error);
+        }
         self.store.note(&record, EventKind::Created);
         self.store.find(&id.to_string())
     }

@@ -199,6 +199,8 @@ impl Snapshots<'_> {
         let name = |start: &String| numbered(start, number, options.count);
         let mut record = child(parent, origin, options.name.as_ref().map(name), number)?;
         let is_live = moment.machine.is_some();
+        // Aliases stay with the parent, and each fork has addresses of its own.
+        record.spec.network.networks = self.store.networks().for_fork(parent)?;
         options
             .changes
             .apply(&mut record, is_live, number, options.count);

@@ -10,6 +10,7 @@
 //!     upper.ext4             its writes
 //!     output.log, output.log.1, console.log, vmm.log, supervisor.log
 //!   events/                  what happened to sandboxes, as JSON lines
+//!   networks/<name>/         network.json and members.json
 //!   pools/<name>/            pool.json and a directory per standby
 //!   snapshots/<id>/          manifest.json, upper.ext4; of a full one also memory and state
 //!   templates/<key>/         memory, state, manifest.json, upper.ext4
@@ -17,6 +18,7 @@
 //!   config.json              the user's settings
 //!   names/<name>             a link to the id of the sandbox; made again when lost
 //! run/<short id>/            0700, sockets and the machine's record; gone after a reboot
+//! run/n/<8 digits>/          0700, sockets of the members of a network
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -190,6 +192,18 @@ impl Layout {
     #[must_use]
     pub fn pools(&self) -> PathBuf {
         self.home.join("pools")
+    }
+
+    /// The directory of all named networks; made with the first.
+    #[must_use]
+    pub fn networks(&self) -> PathBuf {
+        self.home.join("networks")
+    }
+
+    /// The directory of the sockets by which the members of a network reach each other. Its name
+    /// is short: a socket's path has 108 bytes at most.
+    pub(crate) fn network_sockets(&self, id: &str) -> PathBuf {
+        self.run.join("n").join(id.get(..8).unwrap_or(id))
     }
 
     /// The directory of all snapshots.

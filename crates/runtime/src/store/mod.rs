@@ -15,6 +15,7 @@ pub(crate) mod journal;
 pub(crate) mod layout;
 pub(crate) mod log_mark;
 mod names;
+pub(crate) mod networks;
 pub(crate) mod output_log;
 pub(crate) mod program;
 mod random_name;
@@ -311,12 +312,13 @@ fn damaged(id: SandboxId, error: std::io::Error) -> Error {
 }
 
 /// Where a doomed or staging directory may be left by a killed process.
-fn staging_dirs(layout: &Layout) -> [PathBuf; 4] {
+fn staging_dirs(layout: &Layout) -> [PathBuf; 5] {
     [
         layout.sandboxes(),
         layout.templates(),
         layout.snapshots(),
         layout.pools(),
+        layout.networks(),
     ]
 }
 

@@ -31,7 +31,7 @@ impl Home {
     }
 }
 
-fn record(byte: u8, name: &str) -> SandboxRecord {
+pub(crate) fn record(byte: u8, name: &str) -> SandboxRecord {
     SandboxRecord {
         version: RECORD_VERSION,
         id: SandboxId::from_random([byte; 32]),

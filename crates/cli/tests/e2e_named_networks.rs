@@ -1,0 +1,287 @@
+//! Named networks: sandboxes that reach each other, and those that do not. The real program and
+//! real guests; nothing leaves this machine.
+#![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
+
+use cofferdam_testkit::{
+    coffer::{BUSYBOX, Coffer, Sleeper},
+    sandboxes::{kill, unique_name, until},
+};
+
+const IDLE: &str = "while :; do sleep 1000; done";
+
+/// Answers each connection to port 80 with `served`, and each datagram to port 53 with `heard`.
+const SERVER: &str = "while :; do echo heard | nc -u -l -p 5353 > /dev/null; done & \
+                      while :; do echo served | nc -l -p 80 > /dev/null; done";
+
+/// A network that goes with the test.
+struct Network<'a> {
+    coffer: &'a Coffer,
+    name: String,
+}
+
+impl<'a> Network<'a> {
+    fn new(coffer: &'a Coffer, flags: &[&str]) -> Self {
+        let name = unique_name("lan");
+        let args = ["network", "create"].iter().chain(flags);
+        coffer.ok(args.copied().chain([name.as_str()]));
+        Self { coffer, name }
+    }
+
+    /// A sandbox on it.
+    fn sandbox(&self, name: &str, flags: &[&str], script: &str) -> Sleeper<'a> {
+        let args = ["--name", name, "--network", &self.name];
+        let args = args.iter().chain(flags);
+        let args: Vec<&str> = args
+            .chain(&[BUSYBOX, "sh", "-c", script])
+            .copied()
+            .collect();
+        self.coffer.detached(&args)
+    }
+}
+
+impl Drop for Network<'_> {
+    fn drop(&mut self) {
+        // Its sandboxes are gone by now.
+        self.coffer.run(["network", "rm", &self.name]);
+    }
+}
+
+/// What a sandbox reads from port 80 of another.
+fn get(from: &Sleeper<'_>, host: &str) -> String {
+    from.sh(&format!("nc -w 5 {host} 80 < /dev/null 2>&1; true"))
+}
+
+/// Waits until the server in a sandbox listens.
+fn until_served(from: &Sleeper<'_>, host: &str) {
+    until("answer of the server", || get(from, host) == "served");
+}
+
+/// The address of a sandbox on its first network.
+fn address(sandbox: &Sleeper<'_>) -> String {
+    let address = &sandbox.inspect()["networks"][0]["address"];
+    address.as_str().unwrap().to_owned()
+}
+
+#[test]
+fn sandboxes_reach_each_other_by_name_and_alias_and_others_do_not() {
+    let coffer = Coffer::shared();
+    let (lan, other) = (Network::new(&coffer, &[]), Network::new(&coffer, &[]));
+    let (name, alias) = (unique_name("srv"), unique_name("db"));
+    let server = lan.sandbox(&name, &["--network-alias", &alias], SERVER);
+    let client = lan.sandbox(&unique_name("cli"), &[], IDLE);
+    until_served(&client, &name);
+    let long = format!("{name}.{}", lan.name);
+    let (short, ip) = (&server.id[..12], address(&server));
+    for host in [&alias, &long, short, &ip] {
+        assert_eq!(get(&client, host), "served", "{host}");
+    }
+    assert!(client.sh(&format!("nslookup {ip}")).contains(&long));
+    assert!(
+        client
+            .sh(&format!("ping -c 2 {alias}"))
+            .contains("2 packets received")
+    );
+    assert!(
+        client
+            .sh(&format!("ping -6 -c 1 {name}"))
+            .contains("1 packets received")
+    );
+    let ask = format!("echo hello | nc -u -w 3 {name} 5353");
+    until("answer by UDP", || client.sh(&ask) == "heard");
+    // Byte by byte, both ways: what comes back is what went.
+    let echo = "nc -l -p 81 -e cat";
+    server.send(&["sh", "-c", echo]);
+    let script = format!(
+        "head -c 3000000 /dev/urandom > /tmp/sent; \
+         nc {name} 81 < /tmp/sent > /tmp/got; cmp /tmp/sent /tmp/got && echo same"
+    );
+    until("echo of the bytes", || {
+        client.sh(&format!("{script}; true")).ends_with("same")
+    });
+    // On another network, and on none.
+    let stranger = other.sandbox(&unique_name("cli"), &[], IDLE);
+    let nobody = coffer.detached(&["--network", "default", BUSYBOX, "sh", "-c", IDLE]);
+    for from in [&stranger, &nobody] {
+        for host in [&name, &ip] {
+            assert_ne!(get(from, host), "served", "{host}");
+        }
+    }
+}
+
+#[test]
+fn rules_and_an_internal_network_close_what_they_say() {
+    let coffer = Coffer::shared();
+    let lan = Network::new(&coffer, &["--internal"]);
+    let name = unique_name("srv");
+    let _server = lan.sandbox(&name, &[], SERVER);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let open = format!("host:{port}");
+    let client = lan.sandbox(&unique_name("cli"), &["--allow", &open], IDLE);
+    until_served(&client, &name);
+    let script = format!("nc -w 5 host.coffer.internal {port} < /dev/null; echo $?");
+    assert_ne!(client.sh(&script), "0");
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err(), "the internal network is open");
+    let closed = lan.sandbox(
+        &unique_name("cli"),
+        &["--deny", &format!("{name}:80")],
+        IDLE,
+    );
+    assert_ne!(get(&closed, &name), "served");
+    assert!(
+        closed
+            .sh(&format!("ping -c 1 {name}"))
+            .contains("1 packets received")
+    );
+    let events = coffer.ok([
+        "events",
+        "--json",
+        "--since",
+        "0",
+        "--until",
+        "0s",
+        "--filter",
+        &format!("sandbox={}", closed.id),
+        "--filter",
+        "type=network_denied",
+    ]);
+    assert!(events.contains(&format!("deny {name}:80")), "{events}");
+}
+
+#[test]
+fn names_and_addresses_follow_the_life_of_a_sandbox() {
+    let coffer = Coffer::shared();
+    let lan = Network::new(&coffer, &["--label", "test=life"]);
+    let name = unique_name("srv");
+    let server = lan.sandbox(&name, &[], SERVER);
+    let client = lan.sandbox(&unique_name("cli"), &[], IDLE);
+    until_served(&client, &name);
+    let before = address(&server);
+    // While members run the network stays.
+    coffer.refused(&["network", "rm", &lan.name], &["has a member that runs"]);
+    // The supervisor is killed: no name, no connection.
+    kill(server.supervisor());
+    until("end of the name", || {
+        !client
+            .sh(&format!("nslookup {name}; true"))
+            .contains(&before)
+    });
+    assert_ne!(get(&client, &before), "served");
+    coffer.ok(["start", &server.id]);
+    until_served(&client, &name);
+    assert_eq!(address(&server), before);
+    // A fork has an address of its own, and both answer.
+    let fork = server.fork(&[]);
+    let own = address(&fork);
+    assert_ne!(own, before);
+    until_served(&client, &own);
+    until_served(&client, &before);
+    coffer.ok(["stop", "-t", "0", &fork.id]);
+    // A snapshot comes back with its address.
+    let snapshot = coffer.ok(["snapshot", "create", &server.id]);
+    coffer.ok(["stop", "-t", "0", &server.id]);
+    coffer.ok(["restore", &snapshot]);
+    assert_eq!(address(&server), before);
+    until_served(&client, &name);
+    coffer.ok(["snapshot", "rm", &snapshot]);
+}
+
+#[test]
+fn a_stopped_sandbox_is_connected_and_disconnected() {
+    let coffer = Coffer::shared();
+    let (one, two) = (
+        Network::new(&coffer, &["--subnet", "10.213.77.0/24"]),
+        Network::new(&coffer, &[]),
+    );
+    let name = unique_name("srv");
+    let flags = ["--ip", "10.213.77.9", "--network", "default"];
+    let server = one.sandbox(&name, &flags, SERVER);
+    assert_eq!(address(&server), "10.213.77.9");
+    let client = two.sandbox(&unique_name("cli"), &[], IDLE);
+    assert_ne!(get(&client, &name), "served");
+    let connect = ["network", "connect", "--alias", "web", &two.name, &name];
+    coffer.refused(&connect, &["runs"]);
+    coffer.ok(["stop", "-t", "0", &server.id]);
+    coffer.ok(connect);
+    coffer.ok(["start", &server.id]);
+    until_served(&client, "web");
+    // It is on both.
+    let first = one.sandbox(&unique_name("cli"), &[], IDLE);
+    until_served(&first, "10.213.77.9");
+    coffer.ok(["stop", "-t", "0", &server.id]);
+    coffer.ok(["network", "disconnect", &one.name, &name]);
+    coffer.ok(["start", &server.id]);
+    until_served(&client, &name);
+    assert_ne!(get(&first, &name), "served");
+    let networks = server.inspect()["networks"].as_array().unwrap().len();
+    assert_eq!(networks, 1);
+}
+
+#[test]
+fn a_standby_takes_its_place_on_a_network_at_the_claim() {
+    let coffer = Coffer::shared();
+    let lan = Network::new(&coffer, &[]);
+    let (pool, name) = (unique_name("pool"), unique_name("srv"));
+    let create = ["pool", "create", "--size", "1", "--name", &pool];
+    let create = create.iter().chain(&["--network", "default", BUSYBOX]);
+    coffer.ok(create);
+    let server = lan.sandbox(&name, &[], SERVER);
+    let client = lan.sandbox(&unique_name("cli"), &[], IDLE);
+    until_served(&client, &name);
+    assert_eq!(get(&client, &address(&server)), "served");
+    coffer.ok(["pool", "rm", &pool]);
+}
+
+#[test]
+fn networks_are_made_listed_and_removed() {
+    let coffer = Coffer::shared();
+    let (name, label) = (unique_name("lan"), unique_name("label"));
+    let flag = format!("k={label}");
+    let id = coffer.ok(["network", "create", "--internal", "--label", &flag, &name]);
+    let filter = format!("label={flag}");
+    let table = coffer.ok(["network", "ls", "--filter", &filter]);
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with("NETWORK ID"), "{table}");
+    assert!(
+        lines[1].starts_with(&id[..12]) && lines[1].contains(&name),
+        "{table}"
+    );
+    assert_eq!(lines.len(), 2);
+    assert_eq!(
+        coffer.ok(["network", "ls", "-q", "--filter", &filter]),
+        id[..12]
+    );
+    let form = "{{.Name}} {{.Internal}}";
+    let row = coffer.ok(["network", "ls", "--format", form, "--filter", &filter]);
+    assert_eq!(row, format!("{name} true"));
+    let json = coffer.json(["network", "inspect", &name]);
+    assert_eq!(json[0]["labels"]["k"], label.as_str());
+    let subnet = "{{(index .IPAM.Config 0).Subnet}}";
+    let subnet = coffer.ok(["network", "inspect", "-f", subnet, &id[..12]]);
+    assert_eq!(json[0]["subnet"], subnet.as_str());
+    coffer.refused(&["network", "create", &name], &["is taken"]);
+    coffer.refused(
+        &["network", "create", "--subnet", &subnet, "x"],
+        &["overlaps"],
+    );
+    assert_eq!(coffer.ok(["network", "rm", &name]), name);
+    coffer.refused(&["network", "inspect", &name], &["no network"]);
+    coffer.ok(["network", "rm", "-f", &name]);
+    for (flags, word) in [
+        (&["--network", "lost-network"][..], "lost-network"),
+        (&["--ip", "10.0.0.9"], "--ip"),
+        (
+            &["--network", "none", "--network-alias", "a"],
+            "--network-alias",
+        ),
+    ] {
+        let args = ["run", "--rm"]
+            .iter()
+            .chain(flags)
+            .chain(&[BUSYBOX, "true"]);
+        let finished = coffer.run(args);
+        assert_eq!(finished.code, 125, "{finished:?}");
+        assert!(finished.stderr.contains(word), "{finished:?}");
+    }
+}

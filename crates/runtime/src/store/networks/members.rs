@@ -1,0 +1,288 @@
+//! The members of networks: numbers, names, and when they are given and taken.
+
+use std::net::Ipv4Addr;
+
+use cofferdam_base::fs;
+use cofferdam_types::{NetworkAttachment, NetworkMode, SandboxId, valid_name};
+use serde::{Deserialize, Serialize};
+
+use super::{NetworkRecord, Networks};
+use crate::{
+    base::error::{Error, ErrorKind, Result, io},
+    store::{Entry, SandboxRecord},
+};
+
+/// Largest `members.json`, in bytes.
+pub(super) const MAX_MEMBERS_BYTES: u64 = 32 << 20;
+
+/// Networks of one sandbox; the stack has as many.
+const MAX_OF_SANDBOX: usize = 16;
+
+/// Aliases of one member.
+const MAX_ALIASES: usize = 32;
+
+/// A sandbox on a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// The sandbox.
+    pub sandbox: SandboxId,
+    /// Its name.
+    pub name: String,
+    /// More names by which others find it.
+    pub aliases: Vec<String>,
+    /// Its place in the subnets.
+    pub number: u32,
+}
+
+/// `members.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Members {
+    pub(super) members: Vec<MemberRecord>,
+    /// Sandboxes that were made with the network and disconnected since.
+    pub(super) left: Vec<SandboxId>,
+}
+
+impl Networks<'_> {
+    fn load(&self, network: &str) -> Result<Members> {
+        let path = self.members_path(network);
+        match fs::read_json(&path, MAX_MEMBERS_BYTES) {
+            Ok(members) => Ok(members),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Members::default()),
+            Err(error) => Err(io(format!("Could not read `{}`", path.display()), error)),
+        }
+    }
+
+    pub(crate) fn members_path(&self, network: &str) -> std::path::PathBuf {
+        self.dir().join(network).join("members.json")
+    }
+
+    /// Replaces the members, without those that are gone. The caller holds the lock.
+    fn save(&self, network: &str, mut members: Members) -> Result<()> {
+        self.purge(&mut members);
+        let path = self.members_path(network);
+        fs::publish_json(&path, &members, false)
+            .map_err(|error| io(format!("Could not write `{}`", path.display()), error))
+    }
+
+    fn purge(&self, members: &mut Members) {
+        let is_there = |id: SandboxId| self.store.layout().sandbox(id).dir.exists();
+        members.members.retain(|member| is_there(member.sandbox));
+        members.left.retain(|id| is_there(*id));
+    }
+
+    /// The members of a network whose sandboxes exist, by number.
+    ///
+    /// # Errors
+    /// That of the file.
+    pub fn members_of(&self, network: &str) -> Result<Vec<MemberRecord>> {
+        let mut members = self.load(network)?;
+        self.purge(&mut members);
+        members.members.sort_by_key(|member| member.number);
+        Ok(members.members)
+    }
+
+    /// The networks of which a sandbox is a member, by name.
+    ///
+    /// # Errors
+    /// Those of the files.
+    pub fn of_sandbox(&self, id: SandboxId) -> Result<Vec<(NetworkRecord, MemberRecord)>> {
+        let mut all = Vec::new();
+        for network in self.list()? {
+            let members = self.load(&network.name)?.members.into_iter();
+            let own = members.into_iter().find(|member| member.sandbox == id);
+            all.extend(own.map(|own| (network, own)));
+        }
+        Ok(all)
+    }
+
+    /// Makes a sandbox a member of a network, or changes its aliases and its address there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without such a network; [`ErrorKind::InvalidSpec`] for an address or
+    /// an alias that cannot be, or for one network too many; [`ErrorKind::InUse`] when the address
+    /// is taken or none is free; the file system's.
+    pub(crate) fn attach(
+        &self,
+        record: &SandboxRecord,
+        asked: &NetworkAttachment,
+    ) -> Result<(NetworkRecord, MemberRecord)> {
+        check_aliases(asked)?;
+        let _lock = self.lock()?;
+        let network = self.find(&asked.network)?;
+        let is_other = |(other, _): &(NetworkRecord, _)| other.id != network.id;
+        let others = self.of_sandbox(record.id)?.into_iter().filter(is_other);
+        if others.count() >= MAX_OF_SANDBOX {
+            let what = format!("A sandbox has at most {MAX_OF_SANDBOX} named networks");
+            return Err(Error::new(ErrorKind::InvalidSpec, what));
+        }
+        let mut members = self.load(&network.name)?;
+        self.purge(&mut members);
+        members.left.retain(|id| *id != record.id);
+        members.members.retain(|member| member.sandbox != record.id);
+        let number = number(&network, &members, asked.address)?;
+        let member = MemberRecord {
+            sandbox: record.id,
+            name: record.name.clone(),
+            aliases: asked.aliases.clone(),
+            number,
+        };
+        members.members.push(member.clone());
+        self.save(&network.name, members)?;
+        Ok((network, member))
+    }
+
+    /// Ends a sandbox's membership.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without such a network or member; the file system's.
+    pub(crate) fn detach(&self, record: &SandboxRecord, network: &str) -> Result<NetworkRecord> {
+        let _lock = self.lock()?;
+        let network = self.find(network)?;
+        let mut members = self.load(&network.name)?;
+        let count = members.members.len();
+        members.members.retain(|member| member.sandbox != record.id);
+        if members.members.len() == count {
+            let what = format!(
+                "The sandbox `{}` is not in the network `{}`",
+                record.name, network.name
+            );
+            return Err(Error::new(ErrorKind::NotFound, what));
+        }
+        members.left.push(record.id);
+        self.save(&network.name, members)?;
+        Ok(network)
+    }
+
+    /// Makes a stopped sandbox a member of a network, or changes its aliases and address there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] while it is live or without an interface; as for a new sandbox's
+    /// networks.
+    pub fn connect(&self, entry: &Entry, asked: &NetworkAttachment) -> Result<()> {
+        expect_stopped(entry)?;
+        if entry.record.spec.network.mode == NetworkMode::None {
+            let what = format!(
+                "The sandbox `{}` has no network interface",
+                entry.record.name
+            );
+            return Err(Error::new(ErrorKind::WrongState, what)
+                .hint("Make it without `--network none`, so that it has one"));
+        }
+        self.attach(&entry.record, asked).map(drop)
+    }
+
+    /// Ends a stopped sandbox's membership of a network.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] while it is live; [`ErrorKind::NotFound`].
+    pub fn disconnect(&self, entry: &Entry, network: &str) -> Result<()> {
+        expect_stopped(entry)?;
+        self.detach(&entry.record, network).map(drop)
+    }
+
+    /// The places of a sandbox that starts: those that it has, and new ones on the networks that
+    /// its spec names and that it has not left. A place that it has is kept.
+    ///
+    /// # Errors
+    /// As for [`Self::attach`].
+    pub(crate) fn places(
+        &self,
+        record: &SandboxRecord,
+    ) -> Result<Vec<(NetworkRecord, MemberRecord)>> {
+        let asked = &record.spec.network.networks;
+        let has = if asked.is_empty() && !self.dir().exists() {
+            Vec::new()
+        } else {
+            self.of_sandbox(record.id)?
+        };
+        for asked in asked {
+            let network = self.find(&asked.network)?;
+            let known = has.iter().find(|(has, _)| has.id == network.id);
+            let is_named = known.is_some_and(|(_, member)| member.name == record.name);
+            if is_named || self.load(&network.name)?.left.contains(&record.id) {
+                continue;
+            }
+            // A restore may have given it another name.
+            let address = known.map(|(network, member)| network.subnet.address(member.number));
+            let asked = NetworkAttachment {
+                address: asked.address.or(address),
+                ..asked.clone()
+            };
+            self.attach(record, &asked)?;
+        }
+        self.of_sandbox(record.id)
+    }
+
+    /// Where a fork of a sandbox is a member: where its parent is now, without aliases and
+    /// addresses. Without the parent, where its spec says.
+    ///
+    /// # Errors
+    /// Those of the files.
+    pub(crate) fn for_fork(&self, parent: &SandboxRecord) -> Result<Vec<NetworkAttachment>> {
+        let is_there = self.store.layout().sandbox(parent.id).dir.exists();
+        let spec = parent.spec.network.networks.iter();
+        let names: Vec<String> = match is_there {
+            true => {
+                let all = self.of_sandbox(parent.id)?.into_iter();
+                all.map(|(network, _)| network.name).collect()
+            }
+            false => spec.map(|asked| asked.network.clone()).collect(),
+        };
+        Ok(names.into_iter().map(NetworkAttachment::new).collect())
+    }
+}
+
+fn expect_stopped(entry: &Entry) -> Result<()> {
+    if !entry.state.status.is_live() {
+        return Ok(());
+    }
+    let what = format!("The sandbox `{}` runs", entry.record.name);
+    Err(Error::new(ErrorKind::WrongState, what)
+        .hint("Stop it first: its networks change between two starts"))
+}
+
+fn check_aliases(asked: &NetworkAttachment) -> Result<()> {
+    let invalid = |what: String| Err(Error::new(ErrorKind::InvalidSpec, what));
+    if asked.aliases.len() > MAX_ALIASES {
+        return invalid(format!("A member has at most {MAX_ALIASES} aliases"));
+    }
+    match asked.aliases.iter().find(|alias| !valid_name(alias)) {
+        Some(bad) => invalid(format!("`{bad}` is not an alias")),
+        None => Ok(()),
+    }
+}
+
+/// A free number, or that of the asked address.
+fn number(network: &NetworkRecord, members: &Members, asked: Option<Ipv4Addr>) -> Result<u32> {
+    let (name, subnet) = (&network.name, network.subnet);
+    let holder = |number: u32| {
+        members
+            .members
+            .iter()
+            .find(|member| member.number == number)
+    };
+    let Some(asked) = asked else {
+        let taken: std::collections::BTreeSet<u32> =
+            members.members.iter().map(|member| member.number).collect();
+        let free = subnet.numbers().find(|number| !taken.contains(number));
+        return free.ok_or_else(|| {
+            let what = format!("The network `{name}` has no free address in `{subnet}`");
+            Error::new(ErrorKind::InUse, what)
+                .hint("Remove sandboxes of it, or make a network with a larger subnet")
+        });
+    };
+    let Some(number) = subnet.number_of(asked) else {
+        let what = format!("The address `{asked}` is not one for members of `{subnet}`");
+        let first = subnet.address(subnet.numbers().start);
+        let last = subnet.address(subnet.numbers().end - 1);
+        return Err(Error::new(ErrorKind::InvalidSpec, what)
+            .hint(format!("Choose one from {first} to {last}")));
+    };
+    match holder(number) {
+        Some(holder) => {
+            let what = format!("The address `{asked}` is taken by `{}`", holder.name);
+            Err(Error::new(ErrorKind::InUse, what).hint("Choose another, or none"))
+        }
+        None => Ok(number),
+    }
+}
