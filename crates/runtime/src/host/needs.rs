@@ -39,7 +39,11 @@ pub(crate) fn expect(backend: &dyn Backend, need: Need) -> Result<()> {
             let what = format!("`{vcpus}` processors are more than the {most} of `{name}`");
             Err(Error::new(ErrorKind::InvalidSpec, what))
         }
-        Need::Machine { network: true, .. } if !can.network => lacks("network interface"),
+        Need::Machine { network: true, .. } if !can.network => {
+            let what = format!("The backend `{name}` has no network interface");
+            Err(Error::new(ErrorKind::Unsupported, what)
+                .hint("Use `--network none`, or choose another backend"))
+        }
         Need::Forks if !can.fork => lacks("templates and no forks"),
         Need::LiveDisk if can.snapshot < SnapshotTier::Disk => lacks("snapshots"),
         Need::LiveMemory if can.snapshot < SnapshotTier::Live => {

@@ -1,7 +1,7 @@
 //! Starts, sessions and ends.
 
 use cofferdam_proto::{ExecOptions, ProcessSpec, Request, SupervisorMessage};
-use cofferdam_types::{ExitStatus, SandboxStatus, Signal};
+use cofferdam_types::{ExitStatus, NetworkSpec, SandboxStatus, Signal};
 
 use super::{Home, LIMIT, soon};
 use crate::{Connection, ErrorKind, ForkOptions, ForkSource, Incoming};
@@ -44,7 +44,7 @@ async fn the_first_start_makes_the_base_template_and_the_second_uses_it() {
 #[tokio::test]
 async fn a_backend_without_templates_boots_each_sandbox_and_says_so() {
     let home = Home::plain();
-    let entry = home.sandbox("web", &["x"]);
+    let entry = home.sandbox_with("web", &["x"], |spec| spec.network = NetworkSpec::none());
     let (_held, _) = soon(home.start(&entry)).await;
     let did = home.agent.did();
     assert_eq!(did, ["boot", "adopt start web", "mount", "start"]);
@@ -57,7 +57,7 @@ async fn a_backend_without_templates_boots_each_sandbox_and_says_so() {
 #[tokio::test]
 async fn what_the_backend_lacks_is_refused_before_the_supervisor_is_asked() {
     let home = Home::plain();
-    let entry = home.sandbox("web", &["x"]);
+    let entry = home.sandbox_with("web", &["x"], |spec| spec.network = NetworkSpec::none());
     let (_held, _) = soon(home.start(&entry)).await;
     home.agent.did();
     let entry = home.runtime.find("web").unwrap();

@@ -253,7 +253,11 @@ mod tests {
         ports("8080:80").check_ports(1).unwrap();
         ports("80").check_ports(2).unwrap();
         // A fork has no port without a network.
-        assert!(ports("80").check(&source(), true).is_err());
+        let offline = SandboxSpec {
+            network: NetworkSpec::none(),
+            ..source()
+        };
+        assert!(ports("80").check(&offline, true).is_err());
     }
 
     #[test]
