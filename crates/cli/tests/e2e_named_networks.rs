@@ -2,6 +2,11 @@
 //! real guests; nothing leaves this machine.
 #![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
+#[path = "guest_program/mod.rs"]
+mod guest_program;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer, Sleeper},
     sandboxes::{kill, unique_name, until},
@@ -9,9 +14,46 @@ use cofferdam_testkit::{
 
 const IDLE: &str = "while :; do sleep 1000; done";
 
-/// Answers each connection to port 80 with `served`, and each datagram to port 53 with `heard`.
-const SERVER: &str = "while :; do echo heard | nc -u -l -p 5353 > /dev/null; done & \
-                      while :; do echo served | nc -l -p 80 > /dev/null; done";
+/// Answers each connection to port 80 with `served`.
+const SERVER: &str = "while :; do echo served | nc -l -p 80 > /dev/null; done";
+
+/// Without an argument: sends each datagram to port 5353 back. With a place: sends a datagram there
+/// until the answer comes, and prints it.
+const UDP: &str = r#"
+fn main() {
+    let mut buffer = [0; 2048];
+    let Some(place) = std::env::args().nth(1) else {
+        let socket = std::net::UdpSocket::bind("[::]:5353").unwrap();
+        loop {
+            let (length, sender) = socket.recv_from(&mut buffer).unwrap();
+            socket.send_to(&buffer[..length], sender).unwrap();
+        }
+    };
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
+    for _ in 0..100 {
+        let _ = socket.send_to(b"heard", &place);
+        if let Ok((length, _)) = socket.recv_from(&mut buffer) {
+            return println!("{}", String::from_utf8_lossy(&buffer[..length]));
+        }
+    }
+}
+"#;
+
+/// Puts the program of [`UDP`] into a sandbox.
+fn put_udp(coffer: &Coffer, sandbox: &Sleeper<'_>, program: &[u8]) {
+    let script = "cat > /tmp/udp && chmod 755 /tmp/udp";
+    let put = ["exec", "-i", &sandbox.id, "sh", "-c", script];
+    let put = coffer.run_with_input(put, program);
+    assert_eq!(put.code, 0, "{put:?}");
+}
+
+/// A name that no other call gets.
+fn unique(of: &str) -> String {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    unique_name(&format!("{of}{call}"))
+}
 
 /// A network that goes with the test.
 struct Network<'a> {
@@ -21,7 +63,7 @@ struct Network<'a> {
 
 impl<'a> Network<'a> {
     fn new(coffer: &'a Coffer, flags: &[&str]) -> Self {
-        let name = unique_name("lan");
+        let name = unique("lan");
         let args = ["network", "create"].iter().chain(flags);
         coffer.ok(args.copied().chain([name.as_str()]));
         Self { coffer, name }
@@ -66,9 +108,9 @@ fn address(sandbox: &Sleeper<'_>) -> String {
 fn sandboxes_reach_each_other_by_name_and_alias_and_others_do_not() {
     let coffer = Coffer::shared();
     let (lan, other) = (Network::new(&coffer, &[]), Network::new(&coffer, &[]));
-    let (name, alias) = (unique_name("srv"), unique_name("db"));
+    let (name, alias) = (unique("srv"), unique("db"));
     let server = lan.sandbox(&name, &["--network-alias", &alias], SERVER);
-    let client = lan.sandbox(&unique_name("cli"), &[], IDLE);
+    let client = lan.sandbox(&unique("cli"), &[], IDLE);
     until_served(&client, &name);
     let long = format!("{name}.{}", lan.name);
     let (short, ip) = (&server.id[..12], address(&server));
@@ -86,8 +128,10 @@ fn sandboxes_reach_each_other_by_name_and_alias_and_others_do_not() {
             .sh(&format!("ping -6 -c 1 {name}"))
             .contains("1 packets received")
     );
-    let ask = format!("echo hello | nc -u -w 3 {name} 5353");
-    until("answer by UDP", || client.sh(&ask) == "heard");
+    let program = guest_program::compile(UDP);
+    [&server, &client].map(|sandbox| put_udp(&coffer, sandbox, &program));
+    server.send(&["/tmp/udp"]);
+    assert_eq!(client.sh(&format!("/tmp/udp {ip}:5353")), "heard");
     // Byte by byte, both ways: what comes back is what went.
     let echo = "nc -l -p 81 -e cat";
     server.send(&["sh", "-c", echo]);
@@ -99,7 +143,7 @@ fn sandboxes_reach_each_other_by_name_and_alias_and_others_do_not() {
         client.sh(&format!("{script}; true")).ends_with("same")
     });
     // On another network, and on none.
-    let stranger = other.sandbox(&unique_name("cli"), &[], IDLE);
+    let stranger = other.sandbox(&unique("cli"), &[], IDLE);
     let nobody = coffer.detached(&["--network", "default", BUSYBOX, "sh", "-c", IDLE]);
     for from in [&stranger, &nobody] {
         for host in [&name, &ip] {
@@ -112,22 +156,18 @@ fn sandboxes_reach_each_other_by_name_and_alias_and_others_do_not() {
 fn rules_and_an_internal_network_close_what_they_say() {
     let coffer = Coffer::shared();
     let lan = Network::new(&coffer, &["--internal"]);
-    let name = unique_name("srv");
+    let name = unique("srv");
     let _server = lan.sandbox(&name, &[], SERVER);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let open = format!("host:{port}");
-    let client = lan.sandbox(&unique_name("cli"), &["--allow", &open], IDLE);
+    let client = lan.sandbox(&unique("cli"), &["--allow", &open], IDLE);
     until_served(&client, &name);
     let script = format!("nc -w 5 host.coffer.internal {port} < /dev/null; echo $?");
     assert_ne!(client.sh(&script), "0");
     listener.set_nonblocking(true).unwrap();
     assert!(listener.accept().is_err(), "the internal network is open");
-    let closed = lan.sandbox(
-        &unique_name("cli"),
-        &["--deny", &format!("{name}:80")],
-        IDLE,
-    );
+    let closed = lan.sandbox(&unique("cli"), &["--deny", &format!("{name}:80")], IDLE);
     assert_ne!(get(&closed, &name), "served");
     assert!(
         closed
@@ -153,9 +193,9 @@ fn rules_and_an_internal_network_close_what_they_say() {
 fn names_and_addresses_follow_the_life_of_a_sandbox() {
     let coffer = Coffer::shared();
     let lan = Network::new(&coffer, &["--label", "test=life"]);
-    let name = unique_name("srv");
+    let name = unique("srv");
     let server = lan.sandbox(&name, &[], SERVER);
-    let client = lan.sandbox(&unique_name("cli"), &[], IDLE);
+    let client = lan.sandbox(&unique("cli"), &[], IDLE);
     until_served(&client, &name);
     let before = address(&server);
     // While members run the network stays.
@@ -194,11 +234,11 @@ fn a_stopped_sandbox_is_connected_and_disconnected() {
         Network::new(&coffer, &["--subnet", "10.213.77.0/24"]),
         Network::new(&coffer, &[]),
     );
-    let name = unique_name("srv");
+    let name = unique("srv");
     let flags = ["--ip", "10.213.77.9", "--network", "default"];
     let server = one.sandbox(&name, &flags, SERVER);
     assert_eq!(address(&server), "10.213.77.9");
-    let client = two.sandbox(&unique_name("cli"), &[], IDLE);
+    let client = two.sandbox(&unique("cli"), &[], IDLE);
     assert_ne!(get(&client, &name), "served");
     let connect = ["network", "connect", "--alias", "web", &two.name, &name];
     coffer.refused(&connect, &["runs"]);
@@ -207,7 +247,7 @@ fn a_stopped_sandbox_is_connected_and_disconnected() {
     coffer.ok(["start", &server.id]);
     until_served(&client, "web");
     // It is on both.
-    let first = one.sandbox(&unique_name("cli"), &[], IDLE);
+    let first = one.sandbox(&unique("cli"), &[], IDLE);
     until_served(&first, "10.213.77.9");
     coffer.ok(["stop", "-t", "0", &server.id]);
     coffer.ok(["network", "disconnect", &one.name, &name]);
@@ -222,12 +262,12 @@ fn a_stopped_sandbox_is_connected_and_disconnected() {
 fn a_standby_takes_its_place_on_a_network_at_the_claim() {
     let coffer = Coffer::shared();
     let lan = Network::new(&coffer, &[]);
-    let (pool, name) = (unique_name("pool"), unique_name("srv"));
+    let (pool, name) = (unique("pool"), unique("srv"));
     let create = ["pool", "create", "--size", "1", "--name", &pool];
     let create = create.iter().chain(&["--network", "default", BUSYBOX]);
     coffer.ok(create);
     let server = lan.sandbox(&name, &[], SERVER);
-    let client = lan.sandbox(&unique_name("cli"), &[], IDLE);
+    let client = lan.sandbox(&unique("cli"), &[], IDLE);
     until_served(&client, &name);
     assert_eq!(get(&client, &address(&server)), "served");
     coffer.ok(["pool", "rm", &pool]);
@@ -236,7 +276,7 @@ fn a_standby_takes_its_place_on_a_network_at_the_claim() {
 #[test]
 fn networks_are_made_listed_and_removed() {
     let coffer = Coffer::shared();
-    let (name, label) = (unique_name("lan"), unique_name("label"));
+    let (name, label) = (unique("lan"), unique("label"));
     let flag = format!("k={label}");
     let id = coffer.ok(["network", "create", "--internal", "--label", &flag, &name]);
     let filter = format!("label={flag}");
