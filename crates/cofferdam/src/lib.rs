@@ -33,6 +33,7 @@ mod images;
 mod info;
 mod kept;
 mod logs;
+mod network;
 mod networks;
 mod options;
 mod pipes;
@@ -48,9 +49,9 @@ mod templates;
 
 pub use cofferdam_runtime::{
     Channel, DamagedSnapshot, DiskUsage, EndedBy, Error, ErrorKind, Event, EventKind, ForkChanges,
-    ForkOptions, ForkOrigin, LeaseState, LogRecord, NetworkCounters, NetworkOptions, PoolInfo,
-    PoolOptions, Result, Setting, SnapshotKind, SnapshotManifest, SnapshotOptions, Stage, Subnet,
-    TemplateInfo, TemplateKind, UsageClass, UsageItem, WarmUp, Watcher,
+    ForkOptions, ForkOrigin, LeaseState, LogRecord, NetworkChange, NetworkCounters, NetworkOptions,
+    PoolInfo, PoolOptions, Result, Setting, SnapshotKind, SnapshotManifest, SnapshotOptions, Stage,
+    Subnet, TemplateInfo, TemplateKind, UsageClass, UsageItem, WarmUp, Watcher,
     doctor::{BackendReport, HostReport},
     image::{
         HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, NoProgress,
@@ -74,6 +75,7 @@ pub use images::{Images, parse_reference};
 pub use info::SandboxInfo;
 pub use kept::{ProcessInfo, Processes, SessionId, SessionInfo};
 pub use logs::{LogOptions, Logs};
+pub use network::{Flow, NetworkDenied, NetworkDetails};
 pub use networks::{NetworkInfo, NetworkMember, Networks, SandboxNetwork};
 pub use options::CofferOptions;
 pub use pipes::{SessionExit, SessionOutput, SessionPipes, SessionStdin};

@@ -8,13 +8,13 @@
 use cofferdam_types::{ExitStatus, SandboxId};
 use serde::{Deserialize, Serialize};
 
-use crate::{ProcessList, ProcessSpec, TerminalSize};
+use crate::{NetworkChange, NetworkStatus, ProcessList, ProcessSpec, TerminalSize};
 
 /// Generation of these messages. A client may be of another version than a running supervisor. Then
 /// only [`Request::is_for_every_generation`] is understood, and the rest is refused with an error
 /// that says so. So new variants of [`Request`] and [`SupervisorMessage`] go to the end, and those
 /// that such requests need never change.
-pub const CLIENT_GENERATION: u32 = 9;
+pub const CLIENT_GENERATION: u32 = 10;
 
 /// The stream of the one session of a connection.
 pub const SESSION_STREAM: u32 = 1;
@@ -107,6 +107,10 @@ pub enum Request {
         /// Milliseconds between two answers.
         interval_ms: u64,
     },
+    /// Answer `Network`.
+    Network,
+    /// Change the network. Answered by `Network`, as it is afterwards.
+    ChangeNetwork(Box<NetworkChange>),
 }
 
 impl Request {
@@ -213,6 +217,8 @@ pub enum SupervisorMessage {
     Sessions(Vec<SessionStatus>),
     /// The answer to `ListProcesses`.
     Processes(ProcessList),
+    /// The answer to `Network` and `ChangeNetwork`.
+    Network(Box<NetworkStatus>),
 }
 
 /// One stage of a start.
@@ -242,7 +248,7 @@ pub struct LiveStatus {
 }
 
 /// What the network of a sandbox has carried since its start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkCounters {
     /// Bytes of frames to the guest.
     pub received_bytes: u64,

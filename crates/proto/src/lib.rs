@@ -13,6 +13,7 @@ mod credit;
 mod frame;
 mod guest;
 mod host;
+mod live_network;
 mod network;
 mod process;
 
@@ -30,6 +31,9 @@ pub use guest::{AgentMessage, Condition, Failure, FailureKind, MAX_HOOK_OUTPUT_B
 pub use host::{
     DiskPart, GENERATION_FILE, HostMessage, Identity, IdentityCause, RootSpec, TmpfsSpec,
     UpperDevice,
+};
+pub use live_network::{
+    MAX_LISTED_DENIALS, MAX_LISTED_FLOWS, NetworkChange, NetworkDenial, NetworkFlow, NetworkStatus,
 };
 pub use network::{GuestNetwork, NetworkIdentity};
 pub use process::{

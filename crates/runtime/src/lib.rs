@@ -30,15 +30,15 @@ pub use client::{
 pub use cofferdam_base::time::{rfc3339, system_time, system_time_ns, unix_time_ns};
 pub use cofferdam_image as image;
 pub use cofferdam_proto::{
-    Channel, ClientMessage, ExecOptions, GuestProcess, LiveStatus, NetworkCounters, ProcessList,
-    ProcessSpec, Request, SessionStatus, Stage, StartMode, SupervisorMessage, TerminalSize,
-    WhenGone,
+    Channel, ClientMessage, ExecOptions, GuestProcess, LiveStatus, NetworkChange, NetworkCounters,
+    NetworkDenial, NetworkFlow, NetworkStatus, ProcessList, ProcessSpec, Request, SessionStatus,
+    Stage, StartMode, SupervisorMessage, TerminalSize, WhenGone,
 };
 
 pub use base::error::{
     Error, ErrorKind, Result, from_remote as remote_failure, lift_image, memory_error,
 };
-pub use network::read_policy;
+pub use network::{Interface, interface, read_policy};
 pub use pool::{PoolInfo, PoolOptions};
 pub use roles::run_role;
 pub use runtime::Runtime;

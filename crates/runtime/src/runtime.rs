@@ -8,7 +8,7 @@ use std::{
 };
 
 use cofferdam_image::{ImageStore, Progress};
-use cofferdam_proto::{Request, StartMode, SupervisorMessage};
+use cofferdam_proto::{NetworkChange, NetworkStatus, Request, StartMode, SupervisorMessage};
 use cofferdam_types::{Digest, ExitStatus, SandboxId, SandboxSpec, Signal, SnapshotId};
 
 use crate::{
@@ -155,6 +155,22 @@ impl Runtime {
     /// it does not run.
     pub async fn kill(&self, entry: &Entry, signal: Signal) -> Result<()> {
         self.sandboxes().kill(entry, signal).await
+    }
+
+    /// Changes the network of a sandbox; returns how it is then, if it is live. One that is not live
+    /// has the change at its next start. Fails with `InvalidSpec`, `NotFound`, and those of a port.
+    pub async fn change_network(
+        &self,
+        entry: &Entry,
+        change: NetworkChange,
+    ) -> Result<Option<NetworkStatus>> {
+        self.sandboxes().change_network(entry, change).await
+    }
+
+    /// What is to be seen of the network of a live sandbox. Fails with `WrongState` when it is not
+    /// live, `InvalidSpec` when it has no network.
+    pub async fn network(&self, entry: &Entry) -> Result<NetworkStatus> {
+        self.sandboxes().network(entry).await
     }
 
     /// Stops a sandbox's processes and vCPUs where they are. Fails with `WrongState` unless it

@@ -9,6 +9,7 @@ mod fork;
 mod images;
 mod lease;
 mod lifecycle;
+mod net;
 mod network;
 mod networks;
 mod pools;
@@ -37,6 +38,7 @@ pub(crate) use self::lifecycle::{
     AttachArgs, InspectArgs, InspectKind, KillArgs, LogsArgs, PsArgs, RestartArgs, RmArgs,
     StartArgs, StopArgs, WaitArgs,
 };
+pub(crate) use self::net::NetArgs;
 pub(crate) use self::network::{NetworkArgs, PortArgs};
 pub(crate) use self::networks::{
     NetworkConnectArgs, NetworkCreateArgs, NetworkDisconnectArgs, NetworkInspectArgs,
@@ -142,6 +144,8 @@ pub(crate) enum Verb {
     Wait(WaitArgs),
     /// List the published ports of a sandbox
     Port(PortArgs),
+    /// Show or change the network of a sandbox: policy, ports, flows, denials
+    Net(Box<NetArgs>),
     /// Make new sandboxes from a sandbox as it is now, or from a snapshot
     Fork(ForkArgs),
     /// Take, list, check, move and remove snapshots

@@ -12,6 +12,7 @@ mod images;
 mod inspect;
 mod lifecycle;
 mod logs;
+mod net;
 mod network;
 mod network_filter;
 mod networks;
@@ -86,6 +87,7 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
         Verb::Rm(args) => lifecycle::rm(&coffer, &args).await,
         Verb::Wait(args) => lifecycle::wait(&coffer, &args).await,
         Verb::Port(args) => port::port(&coffer, &args),
+        Verb::Net(args) => net::net(&coffer, &args).await,
         Verb::Ps(args) => ps::ps(&coffer, &args),
         Verb::Logs(args) => logs::logs(&coffer, &args).await,
         Verb::Events(args) => events::events(&coffer, &args).await,

@@ -72,6 +72,8 @@ pub(crate) async fn try_request(
             | Request::Stop { .. }
             | Request::Kill { .. }
             | Request::SetTimeout { .. }
+            | Request::Network
+            | Request::ChangeNetwork(_)
     );
     let mut connection = Connection::open(&socket, request).await?;
     let deadline = Deadline::after(HEARD_TIMEOUT);

@@ -2,20 +2,24 @@
 
 use std::{
     os::unix::net::UnixStream,
-    sync::mpsc::{Receiver, channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, channel},
+    },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use cofferdam_net::{Events, FrameStream, Handle, Stack};
+use cofferdam_net::{Events, FrameStream, Stack};
 use cofferdam_proto::NetworkCounters;
 use cofferdam_types::PortMapping;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
     Plan,
+    control::{Control, Denials, remember},
     publish::Endpoints,
-    report::{Budget, Report},
+    report::{Budget, Report, denial},
 };
 use crate::base::error::{Result, io, lift};
 
@@ -29,7 +33,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// The drop waits for the stack's end, a second at most.
 #[derive(Debug)]
 pub(crate) struct Network {
-    handle: Handle,
+    control: Control,
     ports: Vec<PortMapping>,
     /// Closed when the stack has ended.
     ended: Receiver<()>,
@@ -61,14 +65,21 @@ impl Network {
         let running = lift(stack.spawn())?;
         let (sender, ended) = channel();
         // From here on a failure stops the stack.
+        let denials = Denials::default();
         let mut network = Self {
-            handle,
+            control: Control {
+                handle: handle.clone(),
+                denials: Arc::clone(&denials),
+            },
             ports: Vec::new(),
             ended,
         };
         let follow = move || {
             let mut budget = Budget::default();
             for event in receiver {
+                if let Some(denial) = denial(&event) {
+                    remember(&denials, denial);
+                }
                 budget.take(&event).into_iter().for_each(&report);
             }
             // The stack has dropped its end of the queue.
@@ -85,10 +96,10 @@ impl Network {
             .map_err(|error| io("Could not start a thread of the network", error))?;
         let taken = endpoints.hand_over();
         if taken.capture.is_some() {
-            lift(network.handle.capture(taken.capture))?;
+            lift(handle.capture(taken.capture))?;
         }
         for (asked, bound) in taken.ports {
-            let host = lift(network.handle.publish_bound(bound))?.host;
+            let host = lift(handle.publish_bound(bound))?.host;
             network.ports.push(PortMapping { host, ..asked });
         }
         Ok(network)
@@ -99,24 +110,25 @@ impl Network {
         &self.ports
     }
 
+    /// The way in for other threads.
+    pub(crate) fn control(&self) -> Control {
+        self.control.clone()
+    }
+
     /// What it has carried so far.
     pub(crate) fn counters(&self) -> NetworkCounters {
-        let stats = self.handle.stats();
-        // The stack counts as a gateway does, and a sandbox as its interface does.
-        NetworkCounters {
-            received_bytes: stats.tx_bytes,
-            received_packets: stats.tx_frames,
-            sent_bytes: stats.rx_bytes,
-            sent_packets: stats.rx_frames,
-            flows: stats.tcp_flows + stats.udp_flows + stats.icmp_flows,
-            denied: stats.denied,
-        }
+        self.control.counters()
+    }
+
+    /// When a published port was last used: now while it has a connection; `None` before the first.
+    pub(crate) fn last_published_use(&self) -> Option<Instant> {
+        self.control.handle.last_published_use()
     }
 }
 
 impl Drop for Network {
     fn drop(&mut self) {
-        self.handle.stop();
+        self.control.handle.stop();
         // Nothing is ever sent: the sender goes with the stack.
         let _ = self.ended.recv_timeout(END_TIMEOUT);
     }

@@ -5,7 +5,9 @@
 
 use std::time::{Duration, Instant};
 
+use cofferdam_base::time::unix_time_ns;
 use cofferdam_net::Event;
+use cofferdam_proto::NetworkDenial;
 
 /// Most reports of one sandbox in [`WINDOW`].
 const MOST: u32 = 60;
@@ -71,6 +73,23 @@ impl Budget {
         self.made += 1;
         reports.push(report);
         reports
+    }
+}
+
+/// What a client sees of an event that is a denial.
+pub(super) fn denial(event: &Event) -> Option<NetworkDenial> {
+    match report(event)? {
+        Report::Denied {
+            destination,
+            reason,
+            allow,
+        } => Some(NetworkDenial {
+            time_ns: unix_time_ns(),
+            destination,
+            reason,
+            allow,
+        }),
+        Report::Notice(_) => None,
     }
 }
 

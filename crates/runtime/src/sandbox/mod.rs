@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_image::{ImageStore, Progress, ProgressEvent};
-use cofferdam_proto::{Request, Stage, StartMode, SupervisorMessage};
+use cofferdam_proto::{NetworkChange, NetworkStatus, Request, Stage, StartMode, SupervisorMessage};
 use cofferdam_types::{SandboxId, SandboxSpec, SandboxStatus, Signal};
 
 use crate::{
     base::{
-        error::{Result, lift},
+        error::{Error, ErrorKind, Result, lift},
         random,
         task::log_line,
     },
@@ -165,6 +165,54 @@ impl Sandboxes<'_> {
         client::end(self.store, entry, Request::Stop { timeout_ms }).await
     }
 
+    /// Changes the network of a sandbox, live or not; returns how it is if it is live.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidSpec`], [`ErrorKind::NotFound`], and those of a port.
+    pub(crate) async fn change_network(
+        &self,
+        entry: &Entry,
+        change: NetworkChange,
+    ) -> Result<Option<NetworkStatus>> {
+        if entry.state.status.is_live() {
+            let request = Request::ChangeNetwork(Box::new(change));
+            return network_status(client::request(self.store, entry, request).await?.1).map(Some);
+        }
+        let in_use = || {
+            let what = format!(
+                "Sandbox `{}` is being used by another command",
+                entry.record.name
+            );
+            Error::new(ErrorKind::WrongState, what)
+        };
+        let id = entry.record.id;
+        let _lock = self.store.try_lock(id)?.ok_or_else(in_use)?;
+        // With the lock held nobody else changes it.
+        let mut record = self.store.load(id)?.ok_or_else(in_use)?.record;
+        let old = record.spec.network.clone();
+        let planned = network::planned(&old, &old.publish, &change)?;
+        record.spec.network = planned.spec.clone();
+        Store::write_record(self.store.layout(), &record)?;
+        let changes = planned.sentences(&old);
+        if !changes.is_empty() {
+            self.store
+                .note(&record, EventKind::NetworkChanged { changes });
+        }
+        Ok(None)
+    }
+
+    /// What is to be seen of the network of a live sandbox.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when it is not live; [`ErrorKind::InvalidSpec`] when it has none.
+    pub(crate) async fn network(&self, entry: &Entry) -> Result<NetworkStatus> {
+        network_status(
+            client::request(self.store, entry, Request::Network)
+                .await?
+                .1,
+        )
+    }
+
     /// Sends a signal to a sandbox's workload; SIGKILL is waited for.
     ///
     /// # Errors
@@ -194,6 +242,16 @@ impl Sandboxes<'_> {
         client::request(self.store, entry, Request::Unpause)
             .await
             .map(drop)
+    }
+}
+
+fn network_status(answer: SupervisorMessage) -> Result<NetworkStatus> {
+    match answer {
+        SupervisorMessage::Network(status) => Ok(*status),
+        _ => Err(Error::new(
+            ErrorKind::Bug,
+            "The supervisor answered something else",
+        )),
     }
 }
 

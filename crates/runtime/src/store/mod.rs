@@ -209,6 +209,21 @@ impl Store {
         })
     }
 
+    /// Replaces a sandbox's record. Only what its network may have changes in its life. The caller
+    /// holds its lock.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn write_record(layout: &Layout, record: &SandboxRecord) -> Result<()> {
+        let paths = layout.sandbox(record.id);
+        fs::publish_json(&paths.record(), record, true).map_err(|error| {
+            io(
+                format!("Could not write the record of `{}`", record.name),
+                error,
+            )
+        })
+    }
+
     /// Sets room aside, so that [`Self::set_state`] works on a disk that is full by then. Without
     /// room now there is none: the state is written as long as it can be.
     pub(crate) fn reserve_state(&self, id: SandboxId) {

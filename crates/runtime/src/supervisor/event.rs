@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use cofferdam_proto::{AgentMessage, Channel, ClientMessage, ClientRequest, ProcessList};
+use cofferdam_proto::{
+    AgentMessage, Channel, ClientMessage, ClientRequest, NetworkStatus, ProcessList,
+};
+use cofferdam_types::PortMapping;
 use tokio::{net::UnixStream, sync::mpsc};
 
-use crate::{base::error::Result, link::FromAgent};
+use crate::{base::error::Result, link::FromAgent, store::SandboxRecord};
 
 /// A connection's number, never reused.
 pub(crate) type ClientId = u64;
@@ -43,6 +46,10 @@ pub(crate) enum Event {
     Processes(ClientId, Result<ProcessList>),
     /// A client that watches the status gets the next one.
     StatusTime(ClientId),
+    /// What a client has asked to see of the network.
+    Network(ClientId, Result<NetworkStatus>),
+    /// A client's change of the network is over.
+    NetworkChanged(ClientId, Box<Result<NetworkChanged>>),
 }
 
 impl From<FromAgent> for Event {
@@ -56,6 +63,18 @@ impl From<FromAgent> for Event {
 pub(crate) struct Outcome {
     /// How long the sandbox was frozen.
     pub(super) still: Duration,
+}
+
+/// A change of the network that was made.
+#[derive(Debug)]
+pub(crate) struct NetworkChanged {
+    /// The sandbox as it is now.
+    pub(super) record: SandboxRecord,
+    /// The published ports, with those that the kernel chose.
+    pub(super) ports: Vec<PortMapping>,
+    /// What is different, one phrase each.
+    pub(super) changes: Vec<String>,
+    pub(super) status: NetworkStatus,
 }
 
 /// What a client said.

@@ -80,10 +80,10 @@ impl Lease {
         }
     }
 
-    /// Something uses the sandbox.
-    pub(super) fn used(&mut self, now: Instant) {
+    /// Something has used the sandbox at that time.
+    pub(super) fn used(&mut self, at: Instant) {
         if let Phase::Runs { idle_since } = &mut self.phase {
-            *idle_since = now;
+            *idle_since = at.max(*idle_since);
         }
     }
 

@@ -153,6 +153,8 @@ impl Switchboard {
                 self.status_time(id);
                 Ok(())
             }
+            Request::Network => self.show_network(id),
+            Request::ChangeNetwork(change) => self.change_network(id, *change),
             Request::Status => {
                 let status = self.status()?;
                 self.answer(id, &SupervisorMessage::Status(status));

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     base::error::to_remote,
     link::FromAgent,
+    network::Network,
     store::{EndedBy, LeaseState, event::EventKind},
     supervisor::{
         event::{ClientEvent, Event},
@@ -85,6 +86,11 @@ impl Switchboard {
 
     /// The timer has ended.
     pub(super) fn lease_time(&mut self) {
+        // The network's thread notes the time alone, so that packets are no events here.
+        let used = self.network.as_ref().and_then(Network::last_published_use);
+        if let Some(used) = used {
+            self.leased.lease.used(Instant::from_std(used));
+        }
         if self.leased.lease.expire(Instant::now()).is_some() {
             self.save_lease();
         }

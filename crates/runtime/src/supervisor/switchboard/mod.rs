@@ -12,6 +12,7 @@ mod faster;
 mod guest;
 mod kept;
 mod lease;
+mod network;
 mod processes;
 mod run_state;
 mod sources;
@@ -109,6 +110,7 @@ pub(crate) struct Switchboard {
     after: Box<dyn AfterStart>,
     /// Serves the guest's network interface, as long as this lives.
     network: Option<Network>,
+    network_changes: network::NetworkChanges,
     /// Reads the machine's memory ahead; returns what went wrong.
     read_ahead: Option<JoinHandle<Vec<String>>>,
     stop_stage: stop::StopStage,
@@ -230,6 +232,7 @@ impl Switchboard {
             disk_made: live.disk_made,
             after,
             network: live.network,
+            network_changes: network::NetworkChanges::default(),
             read_ahead: live.read_ahead,
             stop_stage: stop::StopStage::NotAsked,
             ended_by: None,
@@ -330,6 +333,8 @@ impl Switchboard {
             Event::LeaseTime => self.lease_time(),
             Event::Processes(client, answer) => self.processes_answered(client, answer),
             Event::StatusTime(id) => self.status_time(id),
+            Event::Network(id, status) => self.network_seen(id, status),
+            Event::NetworkChanged(id, changed) => self.network_changed(id, *changed),
         }
         None
     }
