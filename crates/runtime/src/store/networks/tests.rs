@@ -145,7 +145,9 @@ fn who_leaves_stays_away_and_who_comes_keeps_both_places() {
     for name in ["one", "two"] {
         networks.create(&options(name, None)).unwrap();
     }
-    let record = sandbox(&store, 1, &[NetworkAttachment::new("one")]);
+    let mut asked = NetworkAttachment::new("one");
+    asked.aliases = vec!["alias".to_owned()];
+    let record = sandbox(&store, 1, &[asked]);
     networks
         .attach(&record, &NetworkAttachment::new("two"))
         .unwrap();
@@ -157,7 +159,8 @@ fn who_leaves_stays_away_and_who_comes_keeps_both_places() {
             .collect()
     };
     assert_eq!(names(), ["one", "two"]);
-    assert_eq!(networks.for_fork(&record).unwrap().len(), 2);
+    let of_fork = networks.for_fork(&record).unwrap();
+    assert_eq!(of_fork, ["one", "two"].map(NetworkAttachment::new));
     networks.detach(&record, "one").unwrap();
     assert_eq!(names(), ["two"]);
     let error = networks.detach(&record, "one").unwrap_err();
