@@ -17,7 +17,7 @@ use crate::{
     policy::Protocol,
     poller::{Owner, Ready},
     slots::Slot,
-    wire::{Packet, Segment, reset_for, unreachable},
+    wire::{Packet, Segment, unreachable},
 };
 
 /// Smallest buffer of one direction.
@@ -245,16 +245,15 @@ fn parse(syn: &[u8]) -> Option<Segment> {
     Segment::parse(&packet.ok()?)
 }
 
-/// Answers a SYN whose connect has failed.
+/// Answers a SYN whose connect has failed: with an ICMP error that says why, if there is one, and
+/// with a reset. Linux only notes an ICMP error that comes while the program is still in
+/// connect(2), and sends the SYN again after a second; a reset is never lost.
 fn explain(cx: &mut Context, syn: &[u8], segment: &Segment, error: Errno) {
     let (guest, remote) = (segment.source.ip(), segment.destination.ip());
-    let answer = match connect::explain(error) {
-        Some(why) => Some(unreachable(why, guest, remote, syn)),
-        None => reset_for(segment),
-    };
-    if let Some(answer) = answer {
-        cx.egress.send(&answer);
+    if let Some(why) = connect::explain(error) {
+        cx.egress.send(&unreachable(why, guest, remote, syn));
     }
+    refuse(cx, segment);
 }
 
 #[cfg(test)]
