@@ -113,6 +113,7 @@ impl Frozen {
             | HostMessage::Rehearse(_)
             | HostMessage::Start { .. }
             | HostMessage::Exec { .. }
+            | HostMessage::Connect(_)
             | HostMessage::Trim { .. }
             | HostMessage::Quiesce => {
                 Err(failure(FailureKind::OutOfOrder, "The machine is frozen"))

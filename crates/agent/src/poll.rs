@@ -37,6 +37,8 @@ pub(crate) enum Token {
     OutOfMemory,
     /// It is time to look at a workload that is at its limit of memory.
     Thrash,
+    /// A connection to a server was made, or failed.
+    Connection(u32),
 }
 
 impl Token {
@@ -53,6 +55,7 @@ impl Token {
             Self::StreamTimer => (8, 0),
             Self::OutOfMemory => (9, 0),
             Self::Thrash => (10, 0),
+            Self::Connection(number) => (11, number),
         };
         EventData::new_u64((kind << 32) | number as u64)
     }
@@ -71,7 +74,8 @@ impl Token {
             7 => Self::Stray(number),
             8 => Self::StreamTimer,
             9 => Self::OutOfMemory,
-            _ => Self::Thrash,
+            10 => Self::Thrash,
+            _ => Self::Connection(number),
         }
     }
 }
@@ -147,6 +151,7 @@ mod tests {
             Token::StreamTimer,
             Token::OutOfMemory,
             Token::Thrash,
+            Token::Connection(9),
         ] {
             assert_eq!(Token::decode(token.encode()), token);
         }

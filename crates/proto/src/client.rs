@@ -8,13 +8,13 @@
 use cofferdam_types::{ExitStatus, SandboxId};
 use serde::{Deserialize, Serialize};
 
-use crate::{NetworkChange, NetworkStatus, ProcessList, ProcessSpec, TerminalSize};
+use crate::{NetworkChange, NetworkStatus, ProcessList, ProcessSpec, StreamTarget, TerminalSize};
 
 /// Generation of these messages. A client may be of another version than a running supervisor. Then
 /// only [`Request::is_for_every_generation`] is understood, and the rest is refused with an error
 /// that says so. So new variants of [`Request`] and [`SupervisorMessage`] go to the end, and those
 /// that such requests need never change.
-pub const CLIENT_GENERATION: u32 = 10;
+pub const CLIENT_GENERATION: u32 = 11;
 
 /// The stream of the one session of a connection.
 pub const SESSION_STREAM: u32 = 1;
@@ -111,6 +111,10 @@ pub enum Request {
     Network,
     /// Change the network. Answered by `Network`, as it is afterwards.
     ChangeNetwork(Box<NetworkChange>),
+    /// Open a byte stream to a server in the guest. Answered by `Connected`; then data of
+    /// [`crate::Channel::Stdin`] goes to the server and data of [`crate::Channel::Stdout`] comes
+    /// from it. `Done` follows the ends of both directions. A client that is gone ends both.
+    Connect(StreamTarget),
 }
 
 impl Request {
@@ -176,6 +180,8 @@ pub enum ClientMessage {
     Resize(TerminalSize),
     /// The client leaves, and what was to end with it goes on.
     Leave,
+    /// A byte stream ends at once: the server gets a reset.
+    Reset,
 }
 
 /// What a supervisor answers.
@@ -219,6 +225,8 @@ pub enum SupervisorMessage {
     Processes(ProcessList),
     /// The answer to `Network` and `ChangeNetwork`.
     Network(Box<NetworkStatus>),
+    /// A byte stream is open.
+    Connected,
 }
 
 /// One stage of a start.

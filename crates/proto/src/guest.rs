@@ -78,6 +78,10 @@ pub enum AgentMessage {
     NotPrepared(Failure),
     /// The processes of the sandbox.
     Processes(ProcessList),
+    /// A byte stream is open.
+    Connected,
+    /// Both directions of a byte stream have ended.
+    Disconnected,
 }
 
 /// What of a guest was settled when it booted, and stays so in everything that is restored from a
@@ -132,6 +136,10 @@ pub enum FailureKind {
     OutOfOrder,
     /// The guest's kernel refused something it should not have.
     Internal,
+    /// No server listens at the target of a byte stream.
+    ConnectionRefused,
+    /// The server has reset a byte stream.
+    ConnectionReset,
 }
 
 impl fmt::Display for Failure {

@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NetworkIdentity, ProcessSpec, TerminalSize};
+use crate::{NetworkIdentity, ProcessSpec, StreamTarget, TerminalSize};
 use cofferdam_types::ResourceLimits;
 
 /// A message to the agent. Those about a session carry its number as the frame's stream.
@@ -61,7 +61,8 @@ pub enum HostMessage {
     /// Resizes a session's terminal.
     Resize(TerminalSize),
     /// Nobody reads this session any more: its input ends, its output is thrown away, its
-    /// process goes on.
+    /// process goes on. A byte stream of `Connect` is closed, with a reset if its input has not
+    /// ended.
     Detach,
     /// Brings the guest to a point that may be captured: file systems are synced, nothing is
     /// under way and, with a root and no workload yet, what a start will need is made ahead.
@@ -140,6 +141,12 @@ pub enum HostMessage {
     },
     /// Asks for the processes of the sandbox. Answered by `Processes`.
     ListProcesses,
+    /// Opens a byte stream to a server in the guest, while the workload runs. Answered by
+    /// `Connected` or `Failed` on the frame's stream. Then bytes for the server are data of
+    /// [`crate::Channel::Stdin`], and its own of [`crate::Channel::Stdout`]; each direction ends by
+    /// itself. `Disconnected` follows both ends, or `Failed` a reset. A new host (`Hello`) inherits
+    /// no byte stream.
+    Connect(StreamTarget),
 }
 
 /// A part of a disk.

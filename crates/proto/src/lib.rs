@@ -16,6 +16,7 @@ mod host;
 mod live_network;
 mod network;
 mod process;
+mod target;
 
 pub use client::{
     CLIENT_GENERATION, ClientMessage, ClientRequest, ExecOptions, LiveStatus, NetworkCounters,
@@ -40,10 +41,11 @@ pub use process::{
     GuestProcess, MAX_LISTED_COMMAND_BYTES, MAX_LISTED_PROCESSES, ProcessList, ProcessSpec,
     TerminalSize,
 };
+pub use target::StreamTarget;
 
 /// Generation of the host-guest messages. Host and agent are built together, so they must be
 /// equal; a template made by another generation is dropped by its key.
-pub const GENERATION: u32 = 9;
+pub const GENERATION: u32 = 10;
 
 /// Name of the virtio-console port that carries the stream; virtio 1.2 §5.3.6.2
 /// `VIRTIO_CONSOLE_PORT_NAME`, seen in the guest as `/sys/class/virtio-ports/*/name`.

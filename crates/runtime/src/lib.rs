@@ -32,7 +32,7 @@ pub use cofferdam_image as image;
 pub use cofferdam_proto::{
     Channel, ClientMessage, ExecOptions, GuestProcess, LiveStatus, NetworkChange, NetworkCounters,
     NetworkDenial, NetworkFlow, NetworkStatus, ProcessList, ProcessSpec, Request, SessionStatus,
-    Stage, StartMode, SupervisorMessage, TerminalSize, WhenGone,
+    Stage, StartMode, StreamTarget, SupervisorMessage, TerminalSize, WhenGone,
 };
 
 pub use base::error::{

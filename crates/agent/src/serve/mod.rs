@@ -4,6 +4,7 @@
 //! ones are refused, since the host may have sent them already. `Adopt` may come before and after
 //! `MountRoot` and again in a fork. While the machine is [`Frozen`] the sessions are left alone.
 
+mod connect;
 mod freeze;
 mod hook;
 mod start;
@@ -215,6 +216,7 @@ impl Agent {
                 self.step(|agent| agent.start(stream, &process, limits))
             }
             HostMessage::Exec { process, wait_all } => self.exec(stream, &process, wait_all),
+            HostMessage::Connect(target) => self.connect(stream, &target),
             HostMessage::Signal { signal } => {
                 self.sessions.signal(stream, signal);
                 Ok(None)

@@ -10,6 +10,27 @@ use cofferdam_proto::{FrameError, HEADER_BYTES, Window};
 /// takes 32 KiB at a time (drivers/char/virtio_console.c, `port_fops_write`).
 pub(crate) const CHUNK_BYTES: usize = (32 << 10) - HEADER_BYTES;
 
+/// What the bytes of a session go through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Medium {
+    Pipe,
+    /// It has no end of input; its master's closing would be a hang-up.
+    Terminal,
+    /// Both directions are one socket, so each is ended by shutdown(2).
+    Socket,
+}
+
+impl Medium {
+    /// That of a process.
+    pub(crate) const fn of_process(has_terminal: bool) -> Self {
+        if has_terminal {
+            Self::Terminal
+        } else {
+            Self::Pipe
+        }
+    }
+}
+
 /// What to do with an output now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {

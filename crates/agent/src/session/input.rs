@@ -10,8 +10,10 @@ use cofferdam_proto::{FrameError, Window};
 use rustix::{
     event::epoll::EventFlags,
     io::{Errno, write},
+    net::{Shutdown, shutdown},
 };
 
+use super::flow::Medium;
 use crate::{
     failure::Result,
     log,
@@ -22,8 +24,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Input {
     fd: Option<OwnedFd>,
-    /// A terminal has no end of input; its master's closing would be a hang-up.
-    terminal: bool,
+    medium: Medium,
     window: Window,
     pending: VecDeque<u8>,
     /// Bytes at the front of `pending` that an earlier host sent: this one is owed no credit for
@@ -31,18 +32,21 @@ pub(super) struct Input {
     foreign: usize,
     ends: bool,
     watched: bool,
+    /// Whether bytes were lost because the other side takes no more.
+    pub(super) failed: bool,
 }
 
 impl Input {
-    pub(super) fn new(fd: Option<OwnedFd>, terminal: bool) -> Self {
+    pub(super) fn new(fd: Option<OwnedFd>, medium: Medium) -> Self {
         Self {
             fd,
-            terminal,
+            medium,
             window: Window::new(),
             pending: VecDeque::new(),
             foreign: 0,
             ends: false,
             watched: false,
+            failed: false,
         }
     }
 
@@ -53,7 +57,7 @@ impl Input {
     pub(super) fn push(&mut self, bytes: &[u8], eof: bool) -> std::result::Result<(), FrameError> {
         self.window.spend(bytes.len())?;
         self.pending.extend(bytes);
-        self.ends |= eof && !self.terminal;
+        self.ends |= eof && self.medium != Medium::Terminal;
         Ok(())
     }
 
@@ -70,7 +74,8 @@ impl Input {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
                 Err(error) => {
-                    if !matches!(error, Errno::PIPE | Errno::IO) {
+                    self.failed = true;
+                    if !matches!(error, Errno::PIPE | Errno::IO | Errno::CONNRESET) {
                         log::error(&format!("Could not write to a process: {error}"));
                     }
                     self.close(poll);
@@ -96,11 +101,28 @@ impl Input {
 
     /// Ends the input; what is pending is lost.
     pub(super) fn close(&mut self, poll: &Poll) {
+        let Some(fd) = self.fd.take() else { return };
+        if std::mem::take(&mut self.watched) {
+            poll.remove(&fd);
+        }
+        if self.medium == Medium::Socket {
+            // Fails only if the other side has ended the connection.
+            let _ = shutdown(&fd, Shutdown::Write);
+        }
+    }
+
+    /// Forgets a connection whose socket is about to be closed.
+    pub(super) fn discard(mut self, poll: &Poll) {
         if let Some(fd) = self.fd.take()
-            && std::mem::take(&mut self.watched)
+            && self.watched
         {
             poll.remove(&fd);
         }
+    }
+
+    /// Whether nothing can be written any more.
+    pub(super) const fn is_closed(&self) -> bool {
+        self.fd.is_none()
     }
 
     /// Another host writes from now on, with a window of its own. What has come this far is still
@@ -137,7 +159,7 @@ mod tests {
     fn an_earlier_hosts_bytes_arrive_and_give_no_credit() {
         let poll = Poll::new().unwrap();
         let (from, to) = pipe_with(PipeFlags::NONBLOCK).unwrap();
-        let mut input = Input::new(Some(to), false);
+        let mut input = Input::new(Some(to), Medium::Pipe);
         input.push(b"early ", false).unwrap();
         input.rewind();
         input.push(b"late", false).unwrap();

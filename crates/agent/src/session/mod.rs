@@ -10,6 +10,7 @@ mod input;
 mod orphans;
 mod output;
 mod pump;
+mod streams;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +22,11 @@ use cofferdam_types::ExitStatus;
 use rustix::{event::epoll::EventFlags, process::Pid};
 
 pub(crate) use self::ending::Streams;
-use self::{ending::StreamWaits, input::Input, orphans::Orphans, output::Output};
+pub(crate) use self::streams::Attempt;
+use self::{
+    ending::StreamWaits, flow::Medium, input::Input, orphans::Orphans, output::Output,
+    streams::GuestStream,
+};
 use crate::{
     cgroup::{OomWatch, ThrashWatch},
     failure::{OrFail, Result},
@@ -60,6 +65,8 @@ pub(crate) struct Sessions {
     outputs: Poll,
     outputs_held: bool,
     table: BTreeMap<u32, Session>,
+    /// Byte streams to servers; their numbers are those of no session.
+    streams: BTreeMap<u32, GuestStream>,
     /// Sessions whose process has ended and whose output is not all sent.
     ending: BTreeSet<u32>,
     /// Sessions whose process has ended and whose streams others may still have open.
@@ -85,6 +92,7 @@ impl Sessions {
             outputs,
             outputs_held: false,
             table: BTreeMap::new(),
+            streams: BTreeMap::new(),
             ending: BTreeSet::new(),
             stream_waits,
             orphans: Orphans::default(),
@@ -94,7 +102,7 @@ impl Sessions {
 
     /// Whether `number` is in use.
     pub(crate) fn contains(&self, number: u32) -> bool {
-        self.table.contains_key(&number)
+        self.table.contains_key(&number) || self.streams.contains_key(&number)
     }
 
     /// Sessions that are not over, and processes that have none.
@@ -117,10 +125,11 @@ impl Sessions {
             Some((_, master)) if stdio.terminal => (Some(copy(master)?), Some(copy(master)?)),
             _ => (stdio.stdin, None),
         };
+        let medium = Medium::of_process(stdio.terminal);
         let mut outputs: Vec<Output> = stdio
             .outputs
             .into_iter()
-            .map(|(channel, fd)| Output::new(fd, channel, stdio.terminal))
+            .map(|(channel, fd)| Output::new(fd, channel, medium))
             .collect();
         self.poll
             .add(&process.pidfd, Token::Exit(number), EventFlags::IN)?;
@@ -128,7 +137,7 @@ impl Sessions {
             output.watch(&self.outputs, number)?;
         }
         port.send(number, &AgentMessage::Started { pid: process.pid });
-        let input = Input::new(input, stdio.terminal);
+        let input = Input::new(input, medium);
         let session = Session {
             process,
             input,
@@ -160,14 +169,15 @@ impl Sessions {
         if let Some(session) = self.table.get_mut(&number) {
             session.input.push(bytes, eof)?;
             self.pump_input(number, port);
+            return Ok(());
         }
-        Ok(())
+        self.stream_data(number, bytes, eof, port)
     }
 
     /// Credit from the host.
     pub(crate) fn credit(&mut self, number: u32, channel: Channel, bytes: u32) -> Checked {
         let Some(session) = self.table.get_mut(&number) else {
-            return Ok(());
+            return self.stream_credit(number, channel, bytes);
         };
         for output in session
             .outputs
@@ -214,6 +224,7 @@ impl Sessions {
     /// Nobody reads this session any more.
     pub(crate) fn detach(&mut self, number: u32) {
         let Some(session) = self.table.get_mut(&number) else {
+            self.close_stream(number);
             return;
         };
         session.input.close(&self.poll);
@@ -243,6 +254,10 @@ impl Sessions {
         for number in numbers {
             self.pump_input(number, port);
         }
+        let streams: Vec<u32> = self.streams.keys().copied().collect();
+        for number in streams {
+            self.pump_stream_input(number, port);
+        }
     }
 
     /// Another host has taken over and knows of `heir` only: all other sessions are over for it,
@@ -263,8 +278,10 @@ impl Sessions {
         Ok(())
     }
 
-    /// Another host is there: windows are fresh, output under way to the last one is lost.
+    /// Another host is there: windows are fresh, output under way to the last one is lost, and so
+    /// are its byte streams.
     pub(crate) fn rewind(&mut self) {
+        self.close_streams();
         for (number, session) in &mut self.table {
             session.input.rewind();
             for output in &mut session.outputs {
@@ -296,6 +313,7 @@ impl Sessions {
                 }
                 Token::Stdin(number) => self.pump_input(number, port),
                 Token::Output(number, channel) => self.pump_output(number, channel, port),
+                Token::Connection(number) => self.connection_event(number, port),
                 Token::Orphan(number) => self.orphans.drain(&self.poll, number),
                 Token::Stray(number) => self.orphans.reap(&self.poll, number),
                 Token::StreamTimer => self.grace_is_over(),

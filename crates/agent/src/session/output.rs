@@ -8,7 +8,7 @@ use rustix::{
     io::{Errno, ioctl_fionread, read},
 };
 
-use super::flow::{CHUNK_BYTES, Flow, Next};
+use super::flow::{CHUNK_BYTES, Flow, Medium, Next};
 use crate::{
     failure::Result,
     log,
@@ -36,22 +36,25 @@ pub(super) enum ReadOutcome {
 pub(super) struct Output {
     pub(super) fd: OwnedFd,
     pub(super) channel: Channel,
-    terminal: bool,
+    medium: Medium,
     flow: Flow,
     watched: bool,
     /// Whether nothing can be read from `fd` any more, by anybody.
     pub(super) exhausted: bool,
+    /// Whether that is because a connection was reset.
+    pub(super) reset: bool,
 }
 
 impl Output {
-    pub(super) fn new(fd: OwnedFd, channel: Channel, terminal: bool) -> Self {
+    pub(super) fn new(fd: OwnedFd, channel: Channel, medium: Medium) -> Self {
         Self {
             fd,
             channel,
-            terminal,
+            medium,
             flow: Flow::default(),
             watched: false,
             exhausted: false,
+            reset: false,
         }
     }
 
@@ -91,7 +94,11 @@ impl Output {
             }
             Err(Errno::INTR) => {}
             Err(error) => {
-                log::error(&format!("Could not read from a process: {error}"));
+                if self.medium == Medium::Socket {
+                    self.reset = true;
+                } else {
+                    log::error(&format!("Could not read from a process: {error}"));
+                }
                 self.exhausted = true;
                 self.flow.found_end();
             }
@@ -101,7 +108,7 @@ impl Output {
 
     /// The process has ended: what it wrote is in the pipe now.
     pub(super) fn process_ended(&mut self) {
-        let bytes = if self.terminal {
+        let bytes = if self.medium == Medium::Terminal {
             // Its driver may still be moving bytes, which a count would miss and a read waits for.
             TERMINAL_BYTES
         } else {

@@ -11,6 +11,7 @@ impl Sessions {
             return;
         }
         let Some(session) = self.table.get_mut(&number) else {
+            self.pump_stream_input(number, port);
             return;
         };
         match session.input.pump(&self.poll, Token::Stdin(number)) {
@@ -34,6 +35,7 @@ impl Sessions {
 
     pub(super) fn pump_output(&mut self, number: u32, channel: Channel, port: &mut Port) {
         let Some(session) = self.table.get_mut(&number) else {
+            self.pump_stream_output(number, port);
             return;
         };
         let Some(at) = session

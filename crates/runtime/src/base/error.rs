@@ -39,6 +39,10 @@ pub enum ErrorKind {
     InUse,
     /// Another program listens on the port of the host.
     PortTaken,
+    /// No server in the sandbox listens there.
+    ConnectionRefused,
+    /// The server in the sandbox has reset the connection.
+    ConnectionReset,
     /// The registry failed, lied or refused.
     Registry,
     /// The registry wants credentials, or other ones.
@@ -83,6 +87,8 @@ impl FaultKind for ErrorKind {
             | Self::ProgramNotFound
             | Self::ProgramNotExecutable
             | Self::OutOfMemory
+            | Self::ConnectionRefused
+            | Self::ConnectionReset
             | Self::ProcessSetup => Blame::Guest,
             Self::Registry | Self::Unauthorized => Blame::Remote,
             Self::BackendUnavailable

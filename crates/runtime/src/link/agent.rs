@@ -316,6 +316,8 @@ pub(crate) fn refused(failure: &Failure) -> Error {
         | FailureKind::Mount => ErrorKind::ProcessSetup,
         // The guest answers and is well: there is nothing to find out about the machine.
         FailureKind::OutOfOrder => ErrorKind::WrongState,
+        FailureKind::ConnectionRefused => ErrorKind::ConnectionRefused,
+        FailureKind::ConnectionReset => ErrorKind::ConnectionReset,
         _ => ErrorKind::GuestFailed,
     };
     // The guest chose these bytes: no control characters of its may reach a terminal.

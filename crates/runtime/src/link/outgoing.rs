@@ -7,10 +7,13 @@
 //! All other messages have [`MAX_BYTES`] together.
 //!
 //! ```text
-//!             send, send_data, give ──►  rest, credit ──┐ (not while held)
+//!             send, send_data, give ──►  rest, credit ──┐
+//!                         send_bulk ──►  bulk ──────────┤ (not while held)
 //!   Outgoing                                            ├──► Waiting::next ──► socket
 //!             send_urgent ──────────►  urgent ──────────┘
 //! ```
+//! Each write has at most one piece of bulk, behind the rest. So bulk is never left out, and delays
+//! a message by one piece.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -41,7 +44,9 @@ struct State {
     urgent: VecDeque<Vec<u8>>,
     /// Each with how many of its bytes are counted.
     rest: VecDeque<(Vec<u8>, usize)>,
-    /// Bytes of the messages in both; data is not counted.
+    /// As `rest`.
+    bulk: VecDeque<(Vec<u8>, usize)>,
+    /// Bytes of the messages in all three; data is not counted.
     counted: usize,
     credit: BTreeMap<(u32, Channel), u32>,
     held: bool,
@@ -122,6 +127,20 @@ impl Outgoing {
     /// [`SendError::Gone`].
     pub(crate) fn send_data(&self, bytes: Vec<u8>) -> Result<(), SendError> {
         self.push(bytes, 0)
+    }
+
+    /// Sends a message, or data, behind other bulk and without delay for other messages.
+    ///
+    /// # Errors
+    /// [`SendError`]; then it is not sent. Data is never [`SendError::Full`].
+    pub(crate) fn send_bulk(&self, bytes: Vec<u8>, is_message: bool) -> Result<(), SendError> {
+        let weight = if is_message { bytes.len() } else { 0 };
+        let mut state = self.shared.state();
+        state.take_in(weight)?;
+        state.bulk.push_back((bytes, weight));
+        drop(state);
+        self.shared.changed.notify_one();
+        Ok(())
     }
 
     fn push(&self, bytes: Vec<u8>, weight: usize) -> Result<(), SendError> {
@@ -206,6 +225,14 @@ impl State {
                 out.extend_from_slice(&bytes);
             }
         }
+        if let Some((bytes, weight)) = self.bulk.pop_front() {
+            self.counted -= weight;
+            if out.is_empty() {
+                out = bytes;
+            } else {
+                out.extend_from_slice(&bytes);
+            }
+        }
         (!out.is_empty()).then_some(out)
     }
 }
@@ -275,6 +302,22 @@ mod tests {
         queue.send(vec![3]).unwrap();
         let out = drain(&mut waiting);
         assert_eq!(out[out.len() - 3..], [1, 2, 3]);
+    }
+
+    #[test]
+    fn bulk_comes_in_its_order_behind_other_messages_one_piece_for_each_write() {
+        let (queue, mut waiting) = outgoing();
+        queue.send_bulk(vec![1], true).unwrap();
+        queue.send_bulk(vec![2], false).unwrap();
+        queue.send(vec![7]).unwrap();
+        queue.send(vec![8]).unwrap();
+        assert_eq!(waiting.try_next(), Some(vec![7, 8, 1]));
+        queue.send(vec![9]).unwrap();
+        assert_eq!(waiting.try_next(), Some(vec![9, 2]));
+        assert_eq!(waiting.try_next(), None);
+        queue.send_bulk(vec![0; MAX_BYTES], true).unwrap();
+        assert_eq!(queue.send_bulk(vec![0], true), Err(SendError::Full));
+        queue.send_bulk(vec![0], false).unwrap();
     }
 
     #[test]

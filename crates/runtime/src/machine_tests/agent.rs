@@ -150,6 +150,7 @@ impl FakeAgent {
                 running: false,
                 used_bytes: 0,
             },
+            HostMessage::Connect(_) => AgentMessage::Connected,
             HostMessage::Resize(_) | HostMessage::Detach | HostMessage::Shutdown { .. } => {
                 return Vec::new();
             }

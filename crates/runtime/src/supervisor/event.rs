@@ -50,6 +50,8 @@ pub(crate) enum Event {
     Network(ClientId, Result<NetworkStatus>),
     /// A client's change of the network is over.
     NetworkChanged(ClientId, Box<Result<NetworkChanged>>),
+    /// The time that a byte stream may take to be connected, or to be delivered, is over.
+    StreamTime(u32),
 }
 
 impl From<FromAgent> for Event {

@@ -87,6 +87,11 @@ impl Input {
         self.guest.give(bytes)
     }
 
+    /// Whether all bytes and the end went to the guest, and it has taken them.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.ended && self.guest == Window::new()
+    }
+
     /// Appends to `out` what the guest can take now on `stream`; returns how many bytes of which
     /// clients went.
     pub(crate) fn drain(&mut self, stream: u32, out: &mut Vec<u8>) -> Vec<(ClientId, u32)> {

@@ -22,6 +22,7 @@ mod lease;
 mod lease_tests;
 mod live;
 mod session;
+mod stream;
 mod switchboard;
 mod workload;
 

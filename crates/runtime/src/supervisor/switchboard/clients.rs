@@ -55,6 +55,7 @@ impl Switchboard {
                 self.obey(id, request);
             }
             ClientEvent::Message(ClientMessage::Leave) => self.leave(id, role),
+            ClientEvent::Message(ClientMessage::Reset) => self.reset_stream(role),
             ClientEvent::Message(message) => self.session_message(role, &message),
             ClientEvent::Input { bytes, eof } => self.client_input(id, role, &bytes, eof),
             ClientEvent::Credit { channel, bytes } => self.client_credit(id, role, channel, bytes),
@@ -104,6 +105,7 @@ impl Switchboard {
                 Ok(())
             }
             Request::Exec { process, options } => self.exec(id, process, options),
+            Request::Connect(target) => self.connect(id, target),
             Request::Pause
             | Request::Unpause
             | Request::Capture { .. }
@@ -163,12 +165,8 @@ impl Switchboard {
         }
     }
 
-    pub(super) fn exec(
-        &mut self,
-        id: ClientId,
-        process: ProcessSpec,
-        options: ExecOptions,
-    ) -> Result<()> {
+    /// Refuses while the guest cannot take part.
+    pub(super) fn check_runs(&self) -> Result<()> {
         if self.run_state.is_paused() {
             let name = &self.entry.record.name;
             let what = format!("Sandbox `{name}` is paused");
@@ -180,6 +178,16 @@ impl Switchboard {
         {
             return Err(error);
         }
+        Ok(())
+    }
+
+    pub(super) fn exec(
+        &mut self,
+        id: ClientId,
+        process: ProcessSpec,
+        options: ExecOptions,
+    ) -> Result<()> {
+        self.check_runs()?;
         if self.sessions.len() >= MAX_SESSIONS {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -269,7 +277,7 @@ impl Switchboard {
             ClientMessage::Signal { signal } => HostMessage::Signal { signal: *signal },
             ClientMessage::Resize(size) => HostMessage::Resize(*size),
             // Of the client, not of the process.
-            ClientMessage::Leave => return,
+            ClientMessage::Leave | ClientMessage::Reset => return,
         };
         // A message this small always encodes.
         let _ = self.send(stream, &message);
@@ -294,6 +302,7 @@ impl Switchboard {
                 }
                 None => Ok(()),
             },
+            Role::Stream(number) => self.stream_input(id, number, bytes, eof),
             // Of a client that did not ask to write.
             _ => Ok(()),
         };
@@ -326,6 +335,7 @@ impl Switchboard {
                 }
                 self.give_session_credit(stream);
             }
+            Role::Stream(number) if channel == Channel::Stdout => self.stream_read(number, bytes),
             _ => {}
         }
     }
@@ -343,6 +353,7 @@ impl Switchboard {
                 self.give_workload_credit();
             }
             Role::Session(stream) => self.leave_session(stream, id),
+            Role::Stream(number) => self.leave_stream(id, number),
             _ => {}
         }
     }

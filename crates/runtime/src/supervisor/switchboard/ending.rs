@@ -47,7 +47,8 @@ impl Switchboard {
                     warnings.iter().for_each(|warning| client.answer(warning));
                     self.workload.tell_end(client, *id, &answer);
                 }
-                Role::Waiter => client.answer(&answer),
+                // A stream ends with the sandbox, whatever ended that.
+                Role::Waiter | Role::Stream(_) => client.answer(&answer),
                 Role::Session(_) => {
                     lease.iter().for_each(|warning| client.answer(warning));
                     client.answer(&killed);

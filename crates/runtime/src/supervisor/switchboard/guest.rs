@@ -36,7 +36,7 @@ impl Switchboard {
         }
         // A session that is unknown here ended, or lost its client and was told to be quiet.
         let Some(session) = self.sessions.get_mut(&frame.stream) else {
-            return Ok(());
+            return self.on_stream(frame);
         };
         session.received(frame.channel, frame.payload.len(), frame.eof)?;
         for id in session.clients() {
@@ -60,6 +60,8 @@ impl Switchboard {
         } else if let Some(session) = self.sessions.get_mut(&frame.stream) {
             session.input.credit(bytes)?;
             self.pump_session_input(frame.stream);
+        } else {
+            return self.on_stream(frame);
         }
         Ok(())
     }
@@ -85,7 +87,9 @@ impl Switchboard {
             }
             return None;
         }
-        let session = self.sessions.get_mut(&frame.stream)?;
+        let Some(session) = self.sessions.get_mut(&frame.stream) else {
+            return self.on_stream(frame).err().map(broken);
+        };
         if matches!(message, AgentMessage::Started { .. })
             && let Err(error) = session.started()
         {

@@ -71,15 +71,16 @@ impl Switchboard {
         });
     }
 
-    /// Notes that something uses the sandbox, if that is what the event is, or if a command or an
-    /// attached client was there until now.
+    /// Notes that something uses the sandbox, if that is what the event is, or if a command, a byte
+    /// stream or an attached client was there until now.
     pub(super) fn note_use(&mut self, event: &Event) {
         let is_transfer = match event {
             Event::Agent(FromAgent::Frame(frame)) => frame.kind != FrameKind::Control,
             Event::Client(_, ClientEvent::Input { .. }) => true,
             _ => false,
         };
-        if is_transfer || !self.sessions.is_empty() || self.workload.is_followed() {
+        let is_connected = !self.sessions.is_empty() || !self.streams.is_empty();
+        if is_transfer || is_connected || self.workload.is_followed() {
             self.leased.lease.used(Instant::now());
         }
     }

@@ -18,6 +18,7 @@ mod run_state;
 mod sources;
 mod steps;
 mod stop;
+mod streams;
 mod time_limit;
 mod trim;
 mod trouble;
@@ -53,6 +54,7 @@ use super::{
     lease::Lease,
     live::{AfterStart, Live},
     session::Session,
+    stream::GuestStream,
     workload::{Follower, Workload},
 };
 use crate::{
@@ -81,6 +83,8 @@ enum Role {
     Attached,
     /// It reads and writes those of a session.
     Session(u32),
+    /// It reads and writes a byte stream to a server in the guest.
+    Stream(u32),
     /// It waits for the workload's exit status.
     Waiter,
     /// It waits for the sandbox to have stopped.
@@ -102,6 +106,9 @@ pub(crate) struct Switchboard {
     next_client: ClientId,
     sessions: HashMap<u32, Session>,
     ended_sessions: kept::Ended,
+    /// Byte streams to servers in the guest.
+    streams: HashMap<u32, GuestStream>,
+    /// The next number of a session or byte stream.
     next_session: u32,
     workload: Workload,
     /// See [`Live::disk_made`].
@@ -227,6 +234,7 @@ impl Switchboard {
             next_client,
             sessions: HashMap::new(),
             ended_sessions: kept::Ended::default(),
+            streams: HashMap::new(),
             next_session: SESSION_STREAM + 1,
             workload,
             disk_made: live.disk_made,
@@ -335,6 +343,7 @@ impl Switchboard {
             Event::StatusTime(id) => self.status_time(id),
             Event::Network(id, status) => self.network_seen(id, status),
             Event::NetworkChanged(id, changed) => self.network_changed(id, *changed),
+            Event::StreamTime(number) => self.stream_time(number),
         }
         None
     }
