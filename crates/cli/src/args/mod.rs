@@ -6,6 +6,7 @@ mod container;
 mod elsewhere;
 mod events;
 mod fork;
+mod forward;
 mod images;
 mod lease;
 mod lifecycle;
@@ -29,6 +30,7 @@ pub(crate) use self::container::ContainerVerb;
 pub(crate) use self::elsewhere::{hint as hint_for_verb, is_noun};
 pub(crate) use self::events::{EventsArgs, SessionsArgs, StatsArgs, TopArgs};
 pub(crate) use self::fork::ForkArgs;
+pub(crate) use self::forward::{Forward, ForwardArgs, Guest};
 pub(crate) use self::images::{
     HistoryArgs, ImageInspectArgs, ImageVerb, ImagesArgs, LoadArgs, PruneArgs, PullArgs, RmiArgs,
     SaveArgs, TagArgs,
@@ -146,6 +148,8 @@ pub(crate) enum Verb {
     Port(PortArgs),
     /// Show or change the network of a sandbox: policy, ports, flows, denials
     Net(Box<NetArgs>),
+    /// Lead ports of the host to servers in a sandbox, also without a network
+    Forward(ForwardArgs),
     /// Make new sandboxes from a sandbox as it is now, or from a snapshot
     Fork(ForkArgs),
     /// Take, list, check, move and remove snapshots

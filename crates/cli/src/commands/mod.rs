@@ -8,6 +8,7 @@ mod env;
 mod events;
 mod exec;
 mod forks;
+mod forward;
 mod images;
 mod inspect;
 mod lifecycle;
@@ -86,6 +87,7 @@ pub(crate) async fn run(cli: Cli) -> ExitStatus {
         Verb::Restore(args) => snapshots::restore(&coffer, &args).await,
         Verb::Rm(args) => lifecycle::rm(&coffer, &args).await,
         Verb::Wait(args) => lifecycle::wait(&coffer, &args).await,
+        Verb::Forward(args) => forward::forward(&coffer, &args).await,
         Verb::Port(args) => port::port(&coffer, &args),
         Verb::Net(args) => net::net(&coffer, &args).await,
         Verb::Ps(args) => ps::ps(&coffer, &args),

@@ -1,0 +1,194 @@
+//! `forward`: ports of this host that lead to servers in a sandbox, without its network.
+
+use std::{fmt, io, rc::Rc, sync::Arc, time::Duration};
+
+use cofferdam::{Coffer, Error, ErrorKind, GuestStream, Result, Sandbox};
+use rustix::net::sockopt::set_socket_linger;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, copy_buf},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::LocalSet,
+};
+
+use crate::{
+    args::{Forward, ForwardArgs, Guest},
+    exit_status::ExitStatus,
+    output,
+};
+
+/// Most connections at once: a sandbox has as many byte streams.
+const MAX_CONNECTIONS: usize = 256;
+
+/// Bytes that are copied at a time.
+const COPY_BYTES: usize = 64 << 10;
+
+/// How long nothing is accepted when this process has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Leads connections into a sandbox until it ends.
+pub(crate) async fn forward(coffer: &Coffer, args: &ForwardArgs) -> ExitStatus {
+    let done = match &args.stdio {
+        Some(guest) => stdio(coffer, &args.sandbox, guest).await,
+        None => LocalSet::new().run_until(listen(coffer, args)).await,
+    };
+    done.into()
+}
+
+async fn listen(coffer: &Coffer, args: &ForwardArgs) -> Result<()> {
+    let sandbox = Rc::new(coffer.sandbox(&args.sandbox)?);
+    check_live(&sandbox)?;
+    let mut listeners = Vec::new();
+    for forward in &args.ports {
+        listeners.push((bind(forward).await?, forward.guest.clone()));
+    }
+    let places: io::Result<Vec<_>> = listeners
+        .iter()
+        .map(|(listener, guest)| Ok((listener.local_addr()?, guest)))
+        .collect();
+    let places = places.map_err(|error| io_error("Could not read an address", error))?;
+    if args.json {
+        let places = places.iter().map(|(host, guest)| {
+            serde_json::json!({"host": host.to_string(), "guest": guest.to_string()})
+        });
+        output::json(&places.collect::<Vec<_>>());
+    } else {
+        for (host, guest) in &places {
+            output::line(format_args!("{host} -> {guest}"));
+        }
+    }
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    for (listener, guest) in listeners {
+        let (sandbox, room) = (Rc::clone(&sandbox), Arc::clone(&room));
+        tokio::task::spawn_local(accept(listener, sandbox, guest, room));
+    }
+    // How it ended is no failure of this command; that it was lost is.
+    sandbox.wait().await?;
+    output::note(format_args!("Sandbox `{}` has ended", sandbox.name()));
+    Ok(())
+}
+
+fn check_live(sandbox: &Sandbox) -> Result<()> {
+    let info = sandbox.info()?;
+    if info.status.is_live() {
+        return Ok(());
+    }
+    let what = format!("Sandbox `{}` is {}", info.name, info.status);
+    Err(Error::new(ErrorKind::WrongState, what)
+        .hint(format!("Start it with `coffer start {}`", info.name)))
+}
+
+async fn bind(forward: &Forward) -> Result<TcpListener> {
+    let host = forward.host;
+    TcpListener::bind(host).await.map_err(|error| {
+        let what = format!("Could not listen on `{host}`");
+        match error.kind() {
+            io::ErrorKind::AddrInUse => Error::new(ErrorKind::PortTaken, what)
+                .because(error)
+                .hint("Choose another port of the host, or leave it out"),
+            io::ErrorKind::PermissionDenied => {
+                Error::new(ErrorKind::Permission, what).because(error)
+            }
+            _ => io_error(&what, error),
+        }
+    })
+}
+
+/// Serves the connections of one listener, side by side.
+async fn accept(listener: TcpListener, sandbox: Rc<Sandbox>, guest: Guest, room: Arc<Semaphore>) {
+    loop {
+        // Nobody closes the semaphore.
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((connection, peer)) => {
+                let (sandbox, guest) = (Rc::clone(&sandbox), guest.clone());
+                tokio::task::spawn_local(async move {
+                    if let Err(error) = serve(connection, &sandbox, &guest).await {
+                        output::note(format_args!("Connection from {peer} to {guest} failed:"));
+                        output::error(&error);
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                output::error_line(&format!("Could not accept a connection: {error}"));
+                // Time, on purpose: no event says that a descriptor is free.
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(mut connection: TcpStream, sandbox: &Sandbox, guest: &Guest) -> Result<()> {
+    // Requests are often small, and each comes as a whole.
+    let _ = connection.set_nodelay(true);
+    let relayed = match connect(sandbox, guest).await {
+        Ok(stream) => relay(&mut connection, stream).await,
+        Err(error) => Err(error),
+    };
+    if relayed.is_err() {
+        // The peer must not take what it got for all of it.
+        let _ = set_socket_linger(&connection, Some(Duration::ZERO));
+    }
+    relayed
+}
+
+/// Copies both ways until both have ended; a failure of one ends both.
+async fn relay(connection: &mut TcpStream, stream: GuestStream) -> Result<()> {
+    let (from_peer, to_peer) = connection.split();
+    let (from_guest, mut to_guest) = stream.into_split();
+    let copied = tokio::try_join!(copy(from_peer, &mut to_guest), copy(from_guest, to_peer));
+    copied.map(drop).map_err(|error| {
+        to_guest.reset();
+        io_error("The connection broke", error)
+    })
+}
+
+/// Copies one direction with its end.
+async fn copy(from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+    copy_buf(&mut BufReader::with_capacity(COPY_BYTES, from), &mut to).await?;
+    match to.shutdown().await {
+        // The other side has closed it already.
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        other => other,
+    }
+}
+
+/// One connection over our standard streams; it lasts until the server ends its direction.
+async fn stdio(coffer: &Coffer, sandbox: &str, guest: &Guest) -> Result<()> {
+    let stream = connect(&coffer.sandbox(sandbox)?, guest).await?;
+    let (from_guest, to_guest) = stream.into_split();
+    let up = copy(tokio::io::stdin(), to_guest);
+    let down = copy(from_guest, tokio::io::stdout());
+    tokio::pin!(up, down);
+    let copied = tokio::select! {
+        done = &mut down => done,
+        sent = &mut up => match sent {
+            Ok(()) => down.await,
+            Err(error) => Err(error),
+        },
+    };
+    copied.map_err(|error| io_error("The connection broke", error))
+}
+
+async fn connect(sandbox: &Sandbox, guest: &Guest) -> Result<GuestStream> {
+    match guest {
+        Guest::Port(port) => sandbox.connect(*port).await,
+        Guest::Socket(path) => sandbox.connect_socket(path).await,
+    }
+}
+
+fn io_error(what: &str, error: io::Error) -> Error {
+    Error::new(ErrorKind::Io, what).because(error)
+}
+
+impl fmt::Display for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port(port) => write!(f, "{port}"),
+            Self::Socket(path) => f.write_str(path),
+        }
+    }
+}
