@@ -14,7 +14,7 @@ use crate::{NetworkChange, NetworkStatus, ProcessList, ProcessSpec, StreamTarget
 /// only [`Request::is_for_every_generation`] is understood, and the rest is refused with an error
 /// that says so. So new variants of [`Request`] and [`SupervisorMessage`] go to the end, and those
 /// that such requests need never change.
-pub const CLIENT_GENERATION: u32 = 11;
+pub const CLIENT_GENERATION: u32 = 10;
 
 /// The stream of the one session of a connection.
 pub const SESSION_STREAM: u32 = 1;

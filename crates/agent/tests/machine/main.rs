@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, reason = "a failed test shows its console")]
 
 mod ahead;
+mod connect;
 mod exec;
 mod frozen;
 mod guest;

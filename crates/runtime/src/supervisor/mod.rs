@@ -23,6 +23,8 @@ mod lease_tests;
 mod live;
 mod session;
 mod stream;
+#[cfg(test)]
+mod stream_tests;
 mod switchboard;
 mod workload;
 

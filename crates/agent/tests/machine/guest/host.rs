@@ -377,6 +377,9 @@ impl Host {
         match message {
             AgentMessage::Started { pid } => outcome.pid = Some(pid),
             AgentMessage::Exited { status } => outcome.status = Some(status),
+            // A byte stream is a session without a process here.
+            AgentMessage::Connected => outcome.pid = Some(0),
+            AgentMessage::Disconnected => outcome.status = Some(ExitStatus::Code(0)),
             AgentMessage::Failed(failure) => outcome.failure = Some(failure),
             other => panic!("{other:?} on a session's stream"),
         }
