@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    bundle::{self, DEBIAN},
+    bundle::DEBIAN,
     measure::{self, Times},
     moments::{STEADY_WRITER, SYNC_WRITER},
     outcome::{Outcome, outcome},
@@ -29,18 +29,8 @@ pub(crate) fn run_all(
     dir: &Path,
     runs: usize,
 ) -> Result<Vec<Outcome>> {
-    let inputs = bundle::make(dir)?;
-    let home = dir.join("home");
-    let _ = fs::remove_dir_all(&home);
-    let bench = Bench {
-        program,
-        qemu,
-        home,
-        dir,
-        runs,
-        inputs,
-    };
-    let outcomes = vec![
+    let bench = Bench::new(program, qemu, dir, runs)?;
+    let mut outcomes = vec![
         told(bench.load()?),
         told(bench.first_run()?),
         told(bench.run()?),
@@ -89,7 +79,35 @@ pub(crate) fn run_all(
         told(bench.fork_memory()?),
         told(bench.snapshot_file()?),
     ];
+    outcomes.extend(network(&bench)?);
     let _ = fs::remove_dir_all(&bench.home);
+    Ok(outcomes)
+}
+
+/// Measures the network alone.
+///
+/// # Errors
+/// When a command fails.
+pub(crate) fn run_network(
+    program: &Path,
+    qemu: &Qemu,
+    dir: &Path,
+    runs: usize,
+) -> Result<Vec<Outcome>> {
+    let bench = Bench::new(program, qemu, dir, runs)?;
+    let archive = bench.inputs.archive.display().to_string();
+    process::capture(&mut bench.coffer(&["load", "-i", &archive]))?;
+    let outcomes = network(&bench)?;
+    let _ = fs::remove_dir_all(&bench.home);
+    Ok(outcomes)
+}
+
+fn network(bench: &Bench<'_>) -> Result<Vec<Outcome>> {
+    let mut outcomes = vec![
+        told(bench.start_with_network()?),
+        told(bench.fork_with_network()?),
+    ];
+    outcomes.extend(bench.network_beside_peers()?.into_iter().map(told));
     Ok(outcomes)
 }
 

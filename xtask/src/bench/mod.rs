@@ -8,6 +8,7 @@ mod bundle;
 mod cases;
 mod measure;
 mod moments;
+mod network;
 mod outcome;
 mod plot;
 mod pools;
@@ -36,12 +37,15 @@ const RUNS: usize = 15;
 /// # Errors
 /// When something cannot be built or measured.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
-    let args = Args::parse(args, &["--write"])?;
+    let args = Args::parse(args, &["--network", "--write"])?;
     packages::ensure("the benchmarks", PACKAGES)?;
     let qemu = Qemu::ensure("the benchmarks")?;
     let program = build::build(Profile::Release)?;
     let dir = workspace::target().join("bench");
-    let results = cases::run_all(&program, &qemu, &dir, RUNS)?;
+    let results = match args.has("--network") {
+        true => cases::run_network(&program, &qemu, &dir, RUNS)?,
+        false => cases::run_all(&program, &qemu, &dir, RUNS)?,
+    };
     let machine = machine(&qemu)?;
     println!("\n{}", report::table(&machine, &results));
     if args.has("--write") {

@@ -23,6 +23,28 @@ pub(super) struct Bench<'a> {
     pub(super) inputs: Inputs,
 }
 
+impl<'a> Bench<'a> {
+    /// An empty store, and the images.
+    pub(super) fn new(
+        program: &'a Path,
+        qemu: &'a Qemu,
+        dir: &'a Path,
+        runs: usize,
+    ) -> Result<Self> {
+        let inputs = bundle::make(dir)?;
+        let home = dir.join("home");
+        let _ = fs::remove_dir_all(&home);
+        Ok(Self {
+            program,
+            qemu,
+            home,
+            dir,
+            runs,
+            inputs,
+        })
+    }
+}
+
 impl Bench<'_> {
     pub(super) fn dir(&self) -> &Path {
         self.dir
