@@ -212,31 +212,16 @@ fn a_fork_publishes_ports_of_its_own() {
     }
 }
 
-/// A connection that the server in the guest has taken: until it listens, each one is reset.
-fn held(place: &str) -> TcpStream {
-    let mut found = None;
-    until("server in the guest", || {
-        let mut stream = TcpStream::connect(place).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_millis(500)))
-            .unwrap();
-        let silent = std::io::ErrorKind::WouldBlock;
-        let is_open = stream
-            .read(&mut [0])
-            .is_err_and(|error| error.kind() == silent);
-        found = is_open.then_some(stream);
-        found.is_some()
-    });
-    found.unwrap()
-}
-
 #[test]
 fn a_live_connection_to_a_published_port_is_use() {
     let coffer = Coffer::shared();
     let script = "while :; do nc -l -p 8080 > /dev/null; done";
     let sandbox = networked(&coffer, &["-p", "8080", "--idle-timeout", "3s"], script);
     let place = place(&sandbox.inspect()["ports"][0]);
-    let mut stream = held(&place);
+    until("server in the guest", || {
+        sandbox.sh("netstat -ltn").contains(":8080")
+    });
+    let mut stream = TcpStream::connect(&place).unwrap();
     let begin = std::time::Instant::now();
     // Idle for longer than the limit but for the connection; each byte proves that it lives.
     while begin.elapsed() < Duration::from_secs(8) {
