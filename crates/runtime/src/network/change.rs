@@ -248,7 +248,10 @@ mod tests {
         };
         let error = super::planned(&spec(), &live(), &wrong).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidSpec);
-        let none = NetworkSpec::default();
+        let none = NetworkSpec {
+            mode: NetworkMode::None,
+            ..NetworkSpec::default()
+        };
         assert!(super::planned(&none, &[], &NetworkChange::default()).is_err());
     }
 }
