@@ -54,6 +54,10 @@ impl Stack {
             .map_err(fd)?;
         let mut wakes = Vec::new();
         loop {
+            // Before the commands are read: one that comes after that wakes the next wait.
+            if wakes.iter().any(|wake: &Wake| wake.owner == Owner::Waker) {
+                self.cx.poller.drain_waker();
+            }
             if let Some(end) = self.commands() {
                 return Ok(end);
             }
@@ -90,7 +94,7 @@ impl Stack {
             match wake.owner {
                 Owner::Frames if wake.ready.read => self.take_frames()?,
                 Owner::Frames => {}
-                Owner::Waker => self.cx.poller.drain_waker(),
+                Owner::Waker => {}
                 Owner::Tcp => self.tcp.ready(&mut self.cx, wake.slot, wake.ready),
                 Owner::Udp => self.udp.ready(&mut self.cx, wake.slot),
                 Owner::Icmp => self.icmp.ready(&mut self.cx, wake.slot),
