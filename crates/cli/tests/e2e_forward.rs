@@ -351,8 +351,11 @@ fn a_program_connects_and_a_fork_inherits_no_stream() {
         // The end of the sandbox is an error of its streams.
         let mut last = copy.connect(7).await.unwrap();
         coffer.ok(["kill", &fork.id]);
-        let failed = last.read(&mut [0]).await.unwrap_err();
-        assert_eq!(failed.kind(), ErrorKind::ConnectionAborted);
+        // The server's end may come before that of the sandbox.
+        match last.read(&mut [0]).await {
+            Ok(read) => assert_eq!(read, 0),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionAborted),
+        }
         let gone = copy.connect(7).await.unwrap_err();
         assert_eq!(gone.kind(), cofferdam::ErrorKind::WrongState);
     });
