@@ -129,7 +129,9 @@ fn sandboxes_reach_each_other_by_name_and_alias_and_others_do_not() {
             .contains("1 packets received")
     );
     let program = guest_program::compile(UDP);
-    [&server, &client].map(|sandbox| put_udp(&coffer, sandbox, &program));
+    [&server, &client]
+        .into_iter()
+        .for_each(|sandbox| put_udp(&coffer, sandbox, &program));
     server.send(&["/tmp/udp"]);
     assert_eq!(client.sh(&format!("/tmp/udp {ip}:5353")), "heard");
     // Byte by byte, both ways: what comes back is what went.

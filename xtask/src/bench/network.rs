@@ -31,9 +31,11 @@ const REQUESTS: usize = 200;
 /// Longest wait for a server or a connection.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// An HTTP server on port 80, after the interface has got the MTU of its argument.
+/// An HTTP server on port 80, after the interface has got the MTU of its argument. passt sends to a
+/// guest only once it has heard of it.
 const SERVER: &str = "import fcntl,socket,struct,sys
 s=socket.socket(); fcntl.ioctl(s,0x8922,struct.pack('16si8x',b'eth0',int(sys.argv[1])))
+socket.socket(socket.AF_INET,socket.SOCK_DGRAM).sendto(b'x',('198.18.0.1',9))
 s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1); s.bind(('',80)); s.listen(64)
 while 1:
   c=s.accept()[0]; c.recv(4096); c.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\nhello\\n'); c.close()";
@@ -231,7 +233,7 @@ fn start_passt(socket: &Path, port: u16) -> Result<Child> {
         // It gives root up by default, and then cannot reach a socket of root's directories.
         passt.args(["--runas", "0"]);
     }
-    let child = passt.stdin(Stdio::null()).spawn();
+    let child = passt.stdin(Stdio::null()).stderr(Stdio::null()).spawn();
     let child = child.context("Could not start passt")?;
     let begin = Instant::now();
     while !socket.exists() {
