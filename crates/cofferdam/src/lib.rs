@@ -65,7 +65,8 @@ pub use cofferdam_types::{
     MacAddress, NetworkAttachment, NetworkMode, NetworkSpec, OnTimeout, ParseNetworkError,
     ParseSizeError, ParseValueError, Platform, PlatformCapabilities, PortMapping, PortProtocol,
     Privileges, PullPolicy, ResourceLimits, Rlimit, SandboxId, SandboxSpec, SandboxSpecBuilder,
-    SandboxStatus, Signal, SnapshotId, TmpfsMount, UpperSpec, valid_name,
+    SandboxStatus, SecretSource, SecretSpec, SecretValue, Signal, SnapshotId, TmpfsMount,
+    UpperSpec, valid_name,
 };
 
 pub use coffer::Coffer;

@@ -100,6 +100,7 @@ impl Sandbox {
             },
             terminal: options.terminal.map(terminal_size),
             standby_was_silent: false,
+            ..StartMode::default()
         };
         let (connection, started) = self.coffer.runtime.start(&self.now()?, mode).await?;
         let session = Session::new(connection, self.clone(), &started);

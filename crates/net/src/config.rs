@@ -7,6 +7,7 @@ use std::{
 
 use crate::{
     error::{Error, ErrorKind, Result},
+    intercept::Secrets,
     named::NamedNetwork,
 };
 
@@ -58,6 +59,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Bytes per second from and to the guest; absent: no limit.
     pub rate: Rate,
+    /// Secrets of which the guest has placeholders; absent: none.
+    pub secrets: Option<Secrets>,
 }
 
 /// Bounds on memory and descriptors. All of them hold for one sandbox.
@@ -148,6 +151,7 @@ impl Config {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             rate: Rate::default(),
+            secrets: None,
         }
     }
 

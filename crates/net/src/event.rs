@@ -16,7 +16,7 @@ use std::{
 };
 
 use crate::{
-    policy::{Denial, Protocol, Reason},
+    policy::{Denial, Protocol},
     stats::Counters,
 };
 
@@ -63,6 +63,15 @@ pub enum Event {
         /// The name that the guest asked for.
         name: String,
     },
+    /// A placeholder of a secret was on its way to where its value may not go, and was blocked.
+    SecretMisplaced {
+        /// The secret.
+        name: String,
+        /// Where to: an address, or the name of a server.
+        destination: String,
+    },
+    /// Something else about secrets, as a sentence.
+    Secrets(String),
     /// A new flow was refused because there are as many as the limit allows.
     FlowLimit {
         /// Which kind of flow.
@@ -81,7 +90,7 @@ impl Event {
     pub fn allow(&self) -> Option<&str> {
         match self {
             Self::Denied { denial, .. } | Self::NameDenied { denial, .. } => {
-                Some(denial.allow.as_str()).filter(|_| denial.reason != Reason::Internal)
+                (!denial.allow.is_empty()).then_some(&denial.allow)
             }
             _ => None,
         }
@@ -122,6 +131,13 @@ impl fmt::Display for Event {
                     "Refused a new {protocol} flow: there are {limit}, the limit"
                 )
             }
+            Self::SecretMisplaced { name, destination } => {
+                write!(
+                    f,
+                    "Blocked the placeholder of the secret `{name}` to `{destination}`"
+                )
+            }
+            Self::Secrets(text) => f.write_str(text),
             Self::ChannelClosed => f.write_str("The machine closed its network channel"),
         }
     }
@@ -164,6 +180,27 @@ impl Events {
     pub(crate) fn send(&self, event: Event, counters: &Arc<Counters>) {
         if let Err(std::sync::mpsc::TrySendError::Full(_)) = self.sender.try_send(event) {
             counters.events_dropped.one();
+        }
+    }
+
+    /// A way for a proxy of secrets to report.
+    #[must_use]
+    pub fn reporter(&self) -> Reporter {
+        Reporter(self.sender.clone())
+    }
+
+    /// Counts a placeholder that was blocked, and reports it if it was not reported lately.
+    pub(crate) fn misplaced(
+        &mut self,
+        now: Instant,
+        (name, destination): (String, SocketAddr),
+        counters: &Arc<Counters>,
+    ) {
+        counters.denied.one();
+        let key = (Protocol::Tcp, destination, Some(format!("secret {name}")));
+        if self.is_new(now, key, counters) {
+            let destination = destination.to_string();
+            self.send(Event::SecretMisplaced { name, destination }, counters);
         }
     }
 
@@ -237,6 +274,17 @@ impl Events {
             self.limit_reported = Some(now + AGAIN);
             self.send(Event::FlowLimit { protocol, limit }, counters);
         }
+    }
+}
+
+/// Reports from other threads than the stack's.
+#[derive(Clone, Debug)]
+pub struct Reporter(SyncSender<Event>);
+
+impl Reporter {
+    /// Reports `event` unless the reader is slow.
+    pub fn send(&self, event: Event) {
+        let _ = self.0.try_send(event);
     }
 }
 

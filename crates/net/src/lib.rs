@@ -29,6 +29,7 @@ mod error;
 mod event;
 mod frame;
 mod icmp;
+mod intercept;
 mod limit;
 mod link;
 mod named;
@@ -47,8 +48,9 @@ mod wire;
 pub use config::{Addresses, Config, HOST_NAME, Limits, MAX_MTU, MIN_MTU, Mac, Rate, Timeouts};
 pub use dns::host_resolvers;
 pub use error::{Error, ErrorKind, Result};
-pub use event::{Event, Events};
+pub use event::{Event, Events, Reporter};
 pub use frame::{Fill, FrameIo, FrameStream, Input, MAX_FRAME_BYTES, PacketSocket};
+pub use intercept::{Intercept, Intercepted, Secrets};
 pub use named::{Directory, Member, NamedNetwork};
 pub use policy::{
     Action, Cidr, Decision, Denial, Name, Policy, PolicyText, Ports, Profile, Protocol, Query,

@@ -5,7 +5,7 @@
 //! [`ClientMessage`]. The supervisor's answers are [`SupervisorMessage`]s on the control stream.
 //! A session's channels start with [`crate::INITIAL_WINDOW_BYTES`] each, as on the guest's wire.
 
-use cofferdam_types::{ExitStatus, SandboxId};
+use cofferdam_types::{ExitStatus, NamedSecret, SandboxId};
 use serde::{Deserialize, Serialize};
 
 use crate::{NetworkChange, NetworkStatus, ProcessList, ProcessSpec, StreamTarget, TerminalSize};
@@ -14,7 +14,7 @@ use crate::{NetworkChange, NetworkStatus, ProcessList, ProcessSpec, StreamTarget
 /// only [`Request::is_for_every_generation`] is understood, and the rest is refused with an error
 /// that says so. So new variants of [`Request`] and [`SupervisorMessage`] go to the end, and those
 /// that such requests need never change.
-pub const CLIENT_GENERATION: u32 = 10;
+pub const CLIENT_GENERATION: u32 = 11;
 
 /// The stream of the one session of a connection.
 pub const SESSION_STREAM: u32 = 1;
@@ -126,7 +126,7 @@ impl Request {
 }
 
 /// How a sandbox depends on the client that starts it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartMode {
     /// Stay attached to the workload's streams.
     pub attach: bool,
@@ -138,6 +138,8 @@ pub struct StartMode {
     pub terminal: Option<TerminalSize>,
     /// Whether the client tried a standby before that did not answer in time.
     pub standby_was_silent: bool,
+    /// Values of the sandbox's secrets, which are kept nowhere.
+    pub secrets: Vec<NamedSecret>,
 }
 
 /// What becomes of a sandbox when the client that started it is gone.

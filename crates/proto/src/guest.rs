@@ -82,6 +82,8 @@ pub enum AgentMessage {
     Connected,
     /// Both directions of a byte stream have ended.
     Disconnected,
+    /// Programs trust the certificate.
+    Trusted,
 }
 
 /// What of a guest was settled when it booted, and stays so in everything that is restored from a

@@ -147,6 +147,13 @@ pub enum HostMessage {
     /// itself. `Disconnected` follows both ends, or `Failed` a reset. A new host (`Hello`) inherits
     /// no byte stream.
     Connect(StreamTarget),
+    /// Has programs trust a certificate, in PEM: it goes into [`TRUST_CERTIFICATE`],
+    /// [`TRUST_BUNDLE`] and the trust stores of the image. After `MountRoot`, and before `Start` or
+    /// `Thaw`. Answered by `Trusted`.
+    Trust {
+        /// The certificate.
+        certificate: String,
+    },
 }
 
 /// A part of a disk.
@@ -184,6 +191,12 @@ pub struct Identity {
 /// read-only; the agent writes the file before a process of the user runs, so a program that
 /// watches it with inotify(7) gets an event as soon as it goes on.
 pub const GENERATION_FILE: &str = "/run/cofferdam/generation";
+
+/// Where the guest has the certificate of the sandbox's own authority, and where it has that and
+/// the image's own certificates. Environment variables name both.
+pub const TRUST_CERTIFICATE: &str = "/run/cofferdam/ca.crt";
+/// See [`TRUST_CERTIFICATE`].
+pub const TRUST_BUNDLE: &str = "/run/cofferdam/ca-bundle.crt";
 
 /// Why a machine takes an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

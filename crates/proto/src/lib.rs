@@ -30,8 +30,8 @@ pub use frame::{
 };
 pub use guest::{AgentMessage, Condition, Failure, FailureKind, MAX_HOOK_OUTPUT_BYTES};
 pub use host::{
-    DiskPart, GENERATION_FILE, HostMessage, Identity, IdentityCause, RootSpec, TmpfsSpec,
-    UpperDevice,
+    DiskPart, GENERATION_FILE, HostMessage, Identity, IdentityCause, RootSpec, TRUST_BUNDLE,
+    TRUST_CERTIFICATE, TmpfsSpec, UpperDevice,
 };
 pub use live_network::{
     MAX_LISTED_DENIALS, MAX_LISTED_FLOWS, NetworkChange, NetworkDenial, NetworkFlow, NetworkStatus,
@@ -45,7 +45,7 @@ pub use target::StreamTarget;
 
 /// Generation of the host-guest messages. Host and agent are built together, so they must be
 /// equal; a template made by another generation is dropped by its key.
-pub const GENERATION: u32 = 10;
+pub const GENERATION: u32 = 11;
 
 /// Name of the virtio-console port that carries the stream; virtio 1.2 §5.3.6.2
 /// `VIRTIO_CONSOLE_PORT_NAME`, seen in the guest as `/sys/class/virtio-ports/*/name`.

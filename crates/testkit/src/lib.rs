@@ -10,6 +10,7 @@ pub mod bundle;
 pub mod coffer;
 pub mod copies;
 pub mod exports;
+pub mod https;
 pub mod image;
 pub mod qemu;
 pub mod registry;

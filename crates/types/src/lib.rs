@@ -13,6 +13,7 @@ mod network;
 mod platform;
 mod privileges;
 mod sandbox;
+mod secret;
 mod signal;
 mod size;
 mod status;
@@ -33,6 +34,9 @@ pub use platform::{ParsePlatformError, Platform};
 pub use privileges::{Capability, CapabilitySet, ParseCapabilityError, Privileges};
 pub use sandbox::{
     CpuCount, ExitStatus, PullPolicy, ResourceLimits, Rlimit, SandboxSpec, TmpfsMount, UpperSpec,
+};
+pub use secret::{
+    NamedSecret, ParseSecretError, SecretSource, SecretSpec, SecretValue, host_matches,
 };
 pub use signal::{ParseSignalError, Signal};
 pub use size::{ByteSize, ParseSizeError};

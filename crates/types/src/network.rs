@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, MacAddress};
+use crate::{ByteSize, MacAddress, SecretSpec};
 
 /// The network of a sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +60,12 @@ pub struct NetworkSpec {
     /// Names that the guest knows beside those of DNS.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<HostEntry>,
+    /// Secrets that are put into requests at the host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretSpec>,
+    /// Hosts whose TLS is never ended by the proxy of the secrets: names, or `*.` and a suffix.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secret_bypass: Vec<String>,
 }
 
 impl NetworkSpec {

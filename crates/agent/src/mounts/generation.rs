@@ -26,6 +26,8 @@ const NAME_DIGITS: usize = 32;
 #[derive(Debug)]
 pub(crate) struct GenerationFile {
     file: OwnedFd,
+    /// The directory, through a mount that can be written to.
+    pub(crate) directory: OwnedFd,
     count: u64,
     length: usize,
 }
@@ -45,6 +47,7 @@ impl GenerationFile {
         .or_fail(FailureKind::Mount, failed)?;
         Ok(Self {
             file,
+            directory: super::open_directory(SOURCE)?,
             count: 0,
             length: 0,
         })

@@ -17,6 +17,7 @@ mod overlay;
 pub(crate) mod resolve;
 mod spare;
 mod trim;
+mod trust;
 mod warm;
 
 use std::{
@@ -42,6 +43,7 @@ pub(crate) use disk::{freeze, thaw};
 pub(crate) use etc::Etc;
 pub(crate) use generation::GenerationFile;
 pub(crate) use trim::{commit, empty_journal, trim};
+pub(crate) use trust::{install as install_trust, write_own as write_own_trust};
 pub(crate) use warm::warm;
 
 /// Where the root is put together, before it is moved to `/`.

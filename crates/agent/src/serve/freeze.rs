@@ -8,7 +8,7 @@ use crate::{
     cgroup,
     failure::{Result, failure},
     frozen::Frozen,
-    identity, write_back,
+    identity, mounts, write_back,
 };
 
 impl Agent {
@@ -79,6 +79,10 @@ impl Agent {
         // The processes go on even if their writes stay slow.
         let relaxed = self.write_back.end();
         if let Some(frozen) = &mut self.frozen {
+            if let (Some(root), Some(certificate)) = (&self.root, self.trust.take()) {
+                frozen.release_disk(Some(root))?;
+                mounts::install_trust(root, &certificate);
+            }
             frozen.thaw(self.root.as_ref())?;
             self.frozen = None;
             self.sessions.release(&mut self.port);

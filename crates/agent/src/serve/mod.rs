@@ -85,6 +85,9 @@ pub(crate) struct Agent {
     throttle: CpuThrottle,
     /// Limits of the sandbox, for every process.
     rlimits: Vec<Rlimit>,
+    /// A certificate that goes into the trust stores of the image before the workload goes on: their
+    /// disk may be frozen until then.
+    trust: Option<String>,
     /// Whether a step has failed.
     failed: bool,
     ending: bool,
@@ -115,6 +118,7 @@ impl Agent {
             last_trim: Vec::new(),
             throttle: CpuThrottle::default(),
             rlimits: Vec::new(),
+            trust: None,
             failed: false,
             ending: false,
         })
@@ -243,6 +247,7 @@ impl Agent {
                 process,
                 timeout_ms,
             } => self.hook(&process, Duration::from_millis(timeout_ms.into())),
+            HostMessage::Trust { certificate } => self.step(|agent| agent.trust(certificate)),
             HostMessage::Limit(limits) => self.step(|agent| agent.limit_again(limits)),
             HostMessage::Shutdown { trim } => {
                 self.ending = true;
@@ -346,6 +351,17 @@ impl Agent {
         }
         self.root = Some(self.stage.mount_root(spec)?);
         Ok(Some(AgentMessage::RootMounted))
+    }
+
+    /// Has programs trust a certificate. Its place on a disk that may be frozen waits for the thaw.
+    fn trust(&mut self, certificate: String) -> Result<Option<AgentMessage>> {
+        let directory = &self.stage.generation.directory;
+        mounts::write_own_trust(directory, self.root.as_ref(), &certificate)?;
+        match (&self.frozen, &self.root) {
+            (None, Some(root)) => mounts::install_trust(root, &certificate),
+            _ => self.trust = Some(certificate),
+        }
+        Ok(Some(AgentMessage::Trusted))
     }
 
     /// Ends all processes and leaves the disk clean.

@@ -9,7 +9,7 @@ use std::{
 
 use cofferdam::{
     ByteSize, Error, ErrorKind, NetworkAttachment, NetworkMode, NetworkSpec, PolicyText,
-    PortMapping, Result,
+    PortMapping, Result, SecretSource, SecretSpec,
 };
 
 use crate::args::NetworkArgs;
@@ -48,6 +48,8 @@ pub(super) fn spec(args: &NetworkArgs) -> Result<NetworkSpec> {
         dns_search: args.dns_search.clone(),
         dns_options: args.dns_option.clone(),
         hosts: args.add_host.clone(),
+        secrets: secrets(&args.secret)?,
+        secret_bypass: bypass(&args.secret_bypass)?,
     };
     let mode = asked.unwrap_or_default();
     if mode == NetworkMode::None && !spec.is_none() {
@@ -94,6 +96,40 @@ fn attachments(
         address,
     };
     Ok(names.iter().map(attachment).collect())
+}
+
+/// The secrets of flags `--secret`. An error has no value in it.
+fn secrets(texts: &[String]) -> Result<Vec<SecretSpec>> {
+    let secrets = texts.iter().map(|text| {
+        let secret = SecretSpec::parse(text).map_err(|error| {
+            let hint = "Write `--secret NAME:HOST`, `NAME=@FILE:HOST` or `NAME=VALUE:HOST`";
+            invalid(error.to_string()).hint(hint)
+        })?;
+        // The start may have another working directory.
+        let source = match secret.source {
+            SecretSource::File(file) => {
+                let file = absolute(Path::new(&file))?;
+                SecretSource::File(file.display().to_string())
+            }
+            other => other,
+        };
+        Ok(SecretSpec { source, ..secret })
+    });
+    secrets.collect()
+}
+
+/// The hosts of flags `--secret-bypass`.
+fn bypass(hosts: &[String]) -> Result<Vec<String>> {
+    let host = |text: &String| {
+        let host = text.to_ascii_lowercase();
+        match SecretSpec::is_host(&host) {
+            true => Ok(host),
+            false => Err(invalid(format!(
+                "`--secret-bypass {text}`: it is no host name"
+            ))),
+        }
+    };
+    hosts.iter().map(host).collect()
 }
 
 /// The ports of flags `-p`.

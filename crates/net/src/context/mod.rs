@@ -23,6 +23,9 @@ use crate::{
     switch::Switch,
 };
 
+/// The port of HTTP/3.
+const QUIC: u16 = 443;
+
 /// Shared by all parts, and owned by the stack's thread.
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -135,6 +138,17 @@ impl Context {
         if self.config.is_internal() {
             decision = Decision::Deny(Denial {
                 reason: Reason::Internal,
+                allow: String::new(),
+            });
+        }
+        if protocol == Protocol::Udp
+            && destination.port() == QUIC
+            && self.config.secrets.is_some()
+            && matches!(decision, Decision::Allow { .. })
+        {
+            // Clients go on with TCP. No rule would help.
+            decision = Decision::Deny(Denial {
+                reason: Reason::Secrets,
                 allow: String::new(),
             });
         }

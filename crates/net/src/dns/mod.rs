@@ -310,15 +310,15 @@ fn denial(cx: &Context, question: &Question) -> Option<Denial> {
     }
 }
 
-/// Whether the answer could have keys that hide the name of a TLS server, and rules on names need
-/// to see it. Such a question has no records then. *Source:* RFC 9460, section 7; RFC 9849.
+/// Whether the answer could have keys that hide the name of a TLS server, and rules on names or
+/// secrets need to see it. Such a question has no records then. *Source:* RFC 9460, section 7; RFC 9849.
 fn hides_names(cx: &Context, question: &Question) -> bool {
     let service = matches!(
         question.query.query_type,
         RecordType::HTTPS | RecordType::SVCB | RecordType::ANY
     );
     let has_names = || cx.policy.rules.iter().any(|rule| rule.target.is_name());
-    service && has_names()
+    service && (cx.config.secrets.is_some() || has_names())
 }
 
 /// Whether `address` is where the gateway answers DNS.

@@ -63,6 +63,8 @@ pub enum Reason {
     Internal,
     /// A rule on a name has opened the address, and the name in TLS or HTTP cannot be read.
     HiddenName,
+    /// QUIC of a sandbox with secrets, whose proxy sees TLS over TCP alone.
+    Secrets,
 }
 
 impl fmt::Display for Reason {
@@ -73,6 +75,7 @@ impl fmt::Display for Reason {
             Self::Reserved(line) => write!(f, "{} is {}", line.network, line.name),
             Self::Host => f.write_str("it is the host itself"),
             Self::Internal => f.write_str("its network is internal"),
+            Self::Secrets => f.write_str("secrets are put in over TCP, and not over QUIC"),
             Self::HiddenName => f.write_str("it hides the name that a rule is about"),
         }
     }

@@ -19,13 +19,15 @@ pub(super) enum Check {
     Waiting,
     /// It may not, and the flow is reset.
     Denied,
+    /// The proxy of the secrets takes the flow to this host.
+    Intercept(String),
 }
 
 /// Looks at the first bytes of the guest.
 pub(super) fn check(
     cx: &mut Context,
     socket: &mut tcp::Socket<'_>,
-    name_check: NameCheck,
+    name_check: Option<NameCheck>,
     remote: SocketAddr,
     guest_ended: bool,
 ) -> Check {
@@ -39,32 +41,41 @@ pub(super) fn check(
     }
     // No more than this fits, however long it waits.
     let full = socket.recv_queue() >= socket.recv_capacity().min(hello::MAX_BYTES);
-    let hello = match socket.peek(hello::MAX_BYTES) {
-        Ok(bytes) => hello::read(bytes),
+    let (hello, is_tls) = match socket.peek(hello::MAX_BYTES) {
+        Ok(bytes) => (hello::read(bytes), hello::is_tls(bytes)),
         // `can_recv` excludes it.
         Err(_) => return Check::Waiting,
     };
     let mut said = None;
+    let by_name = name_check.is_some_and(|check| check.by_name);
+    let wanted = match (&hello, &cx.config.secrets) {
+        (Hello::Name(name), Some(secrets)) if is_tls => {
+            let host = name.to_ascii_lowercase();
+            secrets.proxy.wants(&host, remote.port()).then_some(host)
+        }
+        _ => None,
+    };
     let allowed = match hello {
         Hello::More if !full && !guest_ended => return Check::Waiting,
         Hello::Other => true,
+        _ if name_check.is_none() => true,
         Hello::Name(name) => match name.parse() {
             Ok(name) => {
-                let allowed = cx.admit_name(&name, remote, name_check.by_name);
+                let allowed = cx.admit_name(&name, remote, by_name);
                 said = Some(name);
                 allowed
             }
-            Err(_) => !name_check.by_name,
+            Err(_) => !by_name,
         },
-        Hello::More | Hello::Hidden if name_check.by_name => {
+        Hello::More | Hello::Hidden if by_name => {
             cx.deny_hidden_name(remote);
             false
         }
         Hello::More | Hello::Hidden => true,
     };
-    if allowed {
-        Check::Passed(said)
-    } else {
-        Check::Denied
+    match (allowed, wanted) {
+        (true, Some(host)) => Check::Intercept(host),
+        (true, None) => Check::Passed(said),
+        (false, _) => Check::Denied,
     }
 }

@@ -13,7 +13,7 @@ use smoltcp::{
 };
 
 pub(super) use crate::context::NameCheck;
-use crate::{policy::Name, poller::Ready};
+use crate::{intercept::Scanner, policy::Name, poller::Ready};
 
 /// The two ends that name a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -129,6 +129,11 @@ pub(super) struct Flow {
     pub(super) names: Vec<Name>,
     /// The name that the guest has said, if that was checked.
     pub(super) said: Option<Name>,
+    /// Whether the first bytes of the guest are still to be looked at, for a name that is checked or
+    /// a host that a proxy takes.
+    pub(super) look: bool,
+    /// Searches the guest's bytes for placeholders of secrets; absent: nothing to be found.
+    pub(super) scanner: Option<Scanner>,
 }
 
 impl Flow {
@@ -156,6 +161,8 @@ impl Flow {
             is_inbound: false,
             names: Vec::new(),
             said: None,
+            look: false,
+            scanner: None,
         }
     }
 

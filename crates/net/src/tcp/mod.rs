@@ -34,6 +34,7 @@ mod connect;
 mod device;
 mod flow;
 mod hello;
+mod intercept;
 mod open;
 mod pump;
 mod relay;

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     context::Context,
+    intercept::Scanner,
     policy::Protocol,
     poller::{Owner, Ready},
     slots::Slot,
@@ -55,6 +56,9 @@ impl Tcp {
         if let Some(flow) = slot.and_then(|slot| self.flows.get_mut(slot)) {
             flow.check_name = destination.check_name;
             flow.names = destination.names;
+            let has_secrets = cx.config.secrets.is_some();
+            flow.look = has_secrets || destination.check_name.is_some();
+            flow.scanner = has_secrets.then(Scanner::default);
         } else {
             refuse(cx, segment);
         }

@@ -10,9 +10,10 @@ use super::{
     check::{self, Check},
     device::Port,
     flow::{Flow, Half, State, reset_host},
+    intercept,
     relay::{self, Moved},
 };
-use crate::{context::Context, slots::Slot, stats::bytes};
+use crate::{context::Context, poller::Ready, slots::Slot, stats::bytes};
 
 /// What a turn ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ impl Tcp {
         let Some(flow) = self.flows.get_mut(slot) else {
             return;
         };
-        let mut outcome = advance(cx, flow);
+        let mut outcome = advance(cx, flow, slot);
         if matches!(outcome, Outcome::Keep | Outcome::Again) {
             self.emit(cx, slot, now);
             if let Some(flow) = self.flows.get_mut(slot)
@@ -115,7 +116,7 @@ impl Tcp {
 }
 
 /// Moves data and changes the state.
-fn advance(cx: &mut Context, flow: &mut Flow) -> Outcome {
+fn advance(cx: &mut Context, flow: &mut Flow, slot: Slot) -> Outcome {
     let late = flow.gives_up.is_some_and(|time| time <= cx.now);
     let Some(link) = &mut flow.link else {
         return if late {
@@ -135,14 +136,26 @@ fn advance(cx: &mut Context, flow: &mut Flow) -> Outcome {
     };
     flow.gives_up = None;
     flow.guest_ended |= relay::guest_ended(socket);
-    if let Some(name_check) = flow.check_name {
-        match check::check(cx, socket, name_check, flow.key.remote, flow.guest_ended) {
+    if flow.look {
+        let remote = flow.key.remote;
+        match check::check(cx, socket, flow.check_name, remote, flow.guest_ended) {
             Check::Passed(said) => {
+                flow.look = false;
                 flow.check_name = None;
                 flow.said = said;
             }
             Check::Waiting => {}
-            Check::Denied => {
+            Check::Intercept(host) if intercept::take(cx, &mut flow.fd, slot, &host) => {
+                flow.look = false;
+                flow.check_name = None;
+                flow.said = host.parse().ok();
+                flow.scanner = None;
+                flow.ready = Ready {
+                    read: true,
+                    write: true,
+                };
+            }
+            Check::Denied | Check::Intercept(_) => {
                 socket.abort();
                 reset_host(&flow.fd);
                 flow.state = State::Resetting;
@@ -150,10 +163,18 @@ fn advance(cx: &mut Context, flow: &mut Flow) -> Outcome {
             }
         }
     }
-    let first = if flow.check_name.is_none() {
-        relay::up(socket, &flow.fd, &mut flow.ready, up, flow.guest_ended)
-    } else {
+    let first = if flow.look {
         Moved::Done(0)
+    } else {
+        let scan = flow.scanner.as_mut().zip(cx.config.secrets.as_ref());
+        relay::up(
+            socket,
+            &flow.fd,
+            &mut flow.ready,
+            up,
+            flow.guest_ended,
+            scan,
+        )
     };
     let second = relay::down(socket, &flow.fd, &mut flow.ready, down);
     let count = |moved: Moved| match moved {
@@ -166,6 +187,15 @@ fn advance(cx: &mut Context, flow: &mut Flow) -> Outcome {
     cx.counters.tcp_down_bytes.add(down_bytes);
     match (first, second) {
         (Moved::Failed(_), _) | (_, Moved::Failed(_)) => {
+            if let Some(name) = flow
+                .scanner
+                .as_mut()
+                .and_then(|scanner| scanner.found.take())
+            {
+                let what = (name, flow.key.remote);
+                cx.events.misplaced(cx.now, what, &cx.counters);
+                reset_host(&flow.fd);
+            }
             socket.abort();
             flow.state = State::Resetting;
             Outcome::Keep

@@ -12,7 +12,10 @@ use rustix::{
 use smoltcp::socket::tcp;
 
 use super::flow::Half;
-use crate::poller::Ready;
+use crate::{
+    intercept::{Scanner, Secrets},
+    poller::Ready,
+};
 
 /// Bytes that one flow moves in one direction before others have their turn.
 const TURN_BYTES: usize = 1 << 20;
@@ -45,13 +48,14 @@ fn may_close(socket: &tcp::Socket<'_>) -> bool {
     socket.state() != tcp::State::CloseWait || socket.send_queue() == 0
 }
 
-/// From the guest to the host.
+/// From the guest to the host. What `scan` finds fails the flow, and is not sent.
 pub(super) fn up(
     socket: &mut tcp::Socket<'_>,
     fd: &OwnedFd,
     ready: &mut Ready,
     half: &mut Half,
     guest_ended: bool,
+    mut scan: Option<(&mut Scanner, &Secrets)>,
 ) -> Moved {
     let mut moved = 0;
     while ready.write && socket.can_recv() {
@@ -59,9 +63,19 @@ pub(super) fn up(
             return Moved::More(moved);
         }
         let result = socket.recv(|data| {
+            if let Some((scanner, secrets)) = &mut scan
+                && scanner.finds(secrets, data)
+            {
+                return (0, Err(Errno::PERM));
+            }
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             match send(fd, data, flags) {
-                Ok(count) => (count, Ok(count)),
+                Ok(count) => {
+                    if let Some((scanner, secrets)) = &mut scan {
+                        scanner.sent(secrets, &data[..count]);
+                    }
+                    (count, Ok(count))
+                }
                 Err(error) => (0, Err(error)),
             }
         });

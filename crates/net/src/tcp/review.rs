@@ -35,6 +35,9 @@ impl Tcp {
                 && flow.moved.0 == 0
             {
                 flow.check_name = destination.check_name;
+                // One that the proxy of the secrets has is searched by the proxy.
+                let is_ours = flow.scanner.is_some() || cx.config.secrets.is_none();
+                flow.look |= is_ours && flow.check_name.is_some();
             }
         }
         cx.counters.tcp_flows.set(self.flows.len());

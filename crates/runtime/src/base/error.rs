@@ -216,6 +216,12 @@ impl From<cofferdam_net::Error> for ConvertedError {
     }
 }
 
+impl From<cofferdam_secrets::Error> for ConvertedError {
+    fn from(error: cofferdam_secrets::Error) -> Self {
+        Self(rewrap(ErrorKind::Io, error))
+    }
+}
+
 impl From<cofferdam_image::Error> for ConvertedError {
     fn from(error: cofferdam_image::Error) -> Self {
         use cofferdam_image::ErrorKind as Image;

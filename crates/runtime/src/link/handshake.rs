@@ -40,6 +40,9 @@ pub(crate) async fn start_workload(
     if mounts {
         messages.push((CONTROL_STREAM, HostMessage::MountRoot(setup.root.clone())));
     }
+    if let Some(message) = trust(setup) {
+        messages.push(message);
+    }
     let mut process = setup.process.clone();
     if let (Some(size), Some(terminal)) = (&mut process.terminal, terminal) {
         *size = terminal;
@@ -58,6 +61,10 @@ pub(crate) async fn start_workload(
         if mounts {
             expect(agent, &AgentMessage::RootMounted).await?;
             clock.lap("root");
+        }
+        if setup.trust.is_some() {
+            expect(agent, &AgentMessage::Trusted).await?;
+            clock.lap("trust");
         }
         agent
             .expect(SESSION_STREAM, |m| {
@@ -96,6 +103,11 @@ pub(crate) async fn resume_workload(
             expect(agent, &AgentMessage::Limited).await?;
             clock.lap("limits");
         }
+        if let Some(message) = trust(setup) {
+            agent.send(&[message]).await?;
+            expect(agent, &AgentMessage::Trusted).await?;
+            clock.lap("trust");
+        }
         if let Some(command) = hook {
             hook::run(agent, setup, command).await?;
             clock.lap("hook");
@@ -109,6 +121,12 @@ pub(crate) async fn resume_workload(
         Ok(())
     };
     within_start(steps).await
+}
+
+/// The message with the certificate that programs of the guest have to trust.
+fn trust(setup: &GuestSetup) -> Option<(u32, HostMessage)> {
+    let certificate = setup.trust.clone()?;
+    Some((CONTROL_STREAM, HostMessage::Trust { certificate }))
 }
 
 async fn expect(agent: &mut AgentLink, wanted: &AgentMessage) -> Result<()> {

@@ -20,6 +20,8 @@ pub(crate) struct GuestSetup {
     pub(crate) limits: ResourceLimits,
     /// Its network interface, if it has one.
     pub(crate) network: Option<GuestNetwork>,
+    /// A certificate that it trusts, in PEM.
+    pub(crate) trust: Option<String>,
 }
 
 impl GuestSetup {
@@ -40,6 +42,7 @@ impl GuestSetup {
             process,
             limits: workload_limits(spec),
             network: None,
+            trust: None,
         }
     }
 

@@ -127,6 +127,10 @@ impl FakeAgent {
                 *word &= !FROZEN;
                 AgentMessage::Thawed
             }
+            HostMessage::Trust { .. } => {
+                self.note("trust");
+                AgentMessage::Trusted
+            }
             HostMessage::Inherit => {
                 assert_eq!(*word & FROZEN, FROZEN, "a guest that was not frozen");
                 self.note("inherit");

@@ -12,7 +12,7 @@ use std::{
 
 use cofferdam_net::{Events, FrameStream, Stack};
 use cofferdam_proto::NetworkCounters;
-use cofferdam_types::PortMapping;
+use cofferdam_types::{NamedSecret, PortMapping};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
@@ -20,6 +20,7 @@ use super::{
     control::{Control, Denials, remember},
     publish::Endpoints,
     report::{Budget, Report, denial},
+    secrets,
 };
 use crate::base::error::{Result, io, lift};
 
@@ -35,6 +36,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Network {
     control: Control,
     ports: Vec<PortMapping>,
+    /// The certificate that the guest has to trust, in PEM; absent without secrets.
+    certificate: Option<String>,
     /// Closed when the stack has ended.
     ended: Receiver<()>,
 }
@@ -51,6 +54,7 @@ impl Network {
         channel_to_guest: UnixStream,
         plan: &Plan,
         endpoints: &Endpoints,
+        values: &[NamedSecret],
         report: impl Fn(Report) + Send + 'static,
     ) -> Result<Self> {
         let flows = flows_within(raise_descriptor_limit());
@@ -60,6 +64,9 @@ impl Network {
         let (mut config, policy) = (plan.config.clone(), plan.policy.clone());
         config.limits.tcp_flows = config.limits.tcp_flows.min(flows);
         config.limits.udp_flows = config.limits.udp_flows.min(flows / 4);
+        let reporter = events.reporter();
+        let (secrets, certificate) = secrets::start(&plan.network, values, reporter)?.unzip();
+        config.secrets = secrets;
         let stack = lift(Stack::new(config, Box::new(frames), policy, events))?;
         let handle = stack.handle();
         let running = lift(stack.spawn())?;
@@ -72,6 +79,7 @@ impl Network {
                 denials: Arc::clone(&denials),
             },
             ports: Vec::new(),
+            certificate,
             ended,
         };
         let follow = move || {
@@ -113,6 +121,11 @@ impl Network {
     /// The way in for other threads.
     pub(crate) fn control(&self) -> Control {
         self.control.clone()
+    }
+
+    /// The certificate that the guest has to trust, in PEM; absent without secrets.
+    pub(crate) fn certificate(&self) -> Option<&str> {
+        self.certificate.as_deref()
     }
 
     /// What it has carried so far.

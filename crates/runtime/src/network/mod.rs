@@ -12,6 +12,7 @@ mod control;
 mod live;
 mod publish;
 mod report;
+mod secrets;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -27,6 +28,7 @@ pub(crate) use self::{
     live::Network,
     publish::{Endpoints, expect_free, publish_exposed},
     report::Report,
+    secrets::{take_values as take_secret_values, values as secret_values},
 };
 use crate::base::error::{Error, ErrorKind, Result, lift};
 
@@ -54,6 +56,7 @@ const MAX_ENTRIES: usize = 1024;
 pub(crate) struct Plan {
     config: Config,
     policy: Policy,
+    network: NetworkSpec,
     /// What the guest's agent sets up.
     pub(crate) guest: GuestNetwork,
 }
@@ -69,6 +72,7 @@ pub(crate) fn mtu(spec: &NetworkSpec) -> Option<u16> {
 /// [`ErrorKind::InvalidSpec`], with the part that is wrong.
 pub(crate) fn check(spec: &NetworkSpec) -> Result<()> {
     policy(spec)?;
+    secrets::check(spec)?;
     let counts = [
         spec.rules.len(),
         spec.publish.len(),
@@ -141,6 +145,7 @@ pub(crate) fn plan(
         guest: guest(&config, spec),
         config,
         policy,
+        network: spec.clone(),
     }))
 }
 

@@ -117,6 +117,10 @@ fn report(event: &Event) -> Option<Report> {
             let reason = format!("its address {address} is private");
             Some(denied(name.clone(), reason))
         }
+        Event::SecretMisplaced { name, destination } => {
+            let reason = format!("the secret `{name}` may not be sent there");
+            Some(denied(destination.clone(), reason))
+        }
         // That is how every sandbox ends.
         Event::ChannelClosed => None,
         other => Some(Report::Notice(other.to_string())),

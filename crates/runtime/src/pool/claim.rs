@@ -26,11 +26,11 @@ pub(crate) enum Claim {
 }
 
 /// Has a standby take a sandbox over, if there is one that fits and answers.
-pub(crate) async fn claim(store: &Store, entry: &Entry, mode: StartMode) -> Claim {
+pub(crate) async fn claim(store: &Store, entry: &Entry, mode: &StartMode) -> Claim {
     try_claim(store, entry, mode).await.unwrap_or(Claim::None)
 }
 
-async fn try_claim(store: &Store, entry: &Entry, mode: StartMode) -> Option<Claim> {
+async fn try_claim(store: &Store, entry: &Entry, mode: &StartMode) -> Option<Claim> {
     let layout = store.layout();
     let pools = Pool::all(layout);
     // A sandbox that has run has a disk that no standby's guest knows.
@@ -66,7 +66,7 @@ async fn try_claim(store: &Store, entry: &Entry, mode: StartMode) -> Option<Clai
             }
             let request = Request::Claim {
                 sandbox: record.id,
-                mode,
+                mode: mode.clone(),
             };
             let begin = *first_asked.get_or_insert_with(Instant::now);
             match ask(store, &place, record.id, request, begin).await {

@@ -68,6 +68,7 @@ impl Sandboxes<'_> {
         let id = SandboxId::from_random(random::bytes()?);
         network::publish_exposed(&mut spec.network, &image.config.exposed_ports);
         network::check(&spec.network)?;
+        network::take_secret_values(id, &mut spec.network)?;
         let process = process::merge(&spec, &image.config, id)?;
         let (stop_signal, warning) = process::stop_signal(&spec, &image.config);
         if let Some(text) = warning {
@@ -125,8 +126,12 @@ impl Sandboxes<'_> {
             }
             return Err(error);
         }
+        let mode = StartMode {
+            secrets: entry.record.secret_values()?,
+            ..mode
+        };
         let begin = Instant::now();
-        let silent = match pool::claim(self.store, entry, mode).await {
+        let silent = match pool::claim(self.store, entry, &mode).await {
             Claim::Taken(taken) => return *taken,
             Claim::None => None,
             Claim::Silent => Some(stage("standby did not answer", begin.elapsed())),

@@ -204,6 +204,10 @@ impl Snapshots<'_> {
         options
             .changes
             .apply(&mut record, is_live, number, options.count);
+        let secrets = match is_live {
+            true => record.secret_values()?,
+            false => Vec::new(),
+        };
         self.store
             .insert_named(&mut record, |dir| moment.place(dir))?;
         let (source, snapshot) = (origin.sandbox, origin.snapshot);
@@ -212,7 +216,10 @@ impl Snapshots<'_> {
         if moment.machine.is_none() {
             return Ok((record.id, None));
         }
-        let request = Request::Start(StartMode::default());
+        let request = Request::Start(StartMode {
+            secrets,
+            ..StartMode::default()
+        });
         match launch(self.store.layout(), record.id, request).await {
             Ok(connection) => Ok((record.id, Some(connection))),
             Err(error) => {

@@ -44,6 +44,11 @@ impl Snapshots<'_> {
             machine: snapshot.machine_files(),
             cause: IdentityCause::Restore,
         };
+        // Before anything is replaced.
+        let secrets = match moment.machine {
+            Some(_) => record.secret_values()?,
+            None => Vec::new(),
+        };
         match self.store.load(id)? {
             Some(entry) if !is_same(&entry.record, &record) => {
                 let what = "is of another sandbox than the one that has its id here";
@@ -64,7 +69,11 @@ impl Snapshots<'_> {
         if moment.machine.is_none() {
             return Ok(entry);
         }
-        client::start(self.store, &entry, StartMode::default()).await?;
+        let mode = StartMode {
+            secrets,
+            ..StartMode::default()
+        };
+        client::start(self.store, &entry, mode).await?;
         self.store.find(&id.to_string())
     }
 

@@ -2,3 +2,4 @@
 
 pub(crate) mod interpreters;
 pub(crate) mod process;
+mod secret_env;

@@ -6,6 +6,7 @@ use cofferdam_image::ImageConfig;
 use cofferdam_proto::{ProcessSpec, TerminalSize};
 use cofferdam_types::{SandboxId, SandboxSpec, Signal};
 
+use super::secret_env;
 use crate::base::error::{Error, ErrorKind, Result};
 
 /// A terminal's size until a client tells its own.
@@ -36,8 +37,15 @@ pub(crate) fn merge(spec: &SandboxSpec, image: &ImageConfig, id: SandboxId) -> R
     if !env.iter().any(|entry| entry.starts_with("HOSTNAME=")) {
         env.push(format!("HOSTNAME={hostname}"));
     }
-    for entry in &spec.env {
+    let (placeholders, trust) = secret_env::environment(&spec.network);
+    for entry in placeholders.iter().chain(&spec.env) {
         set_env(&mut env, entry.clone());
+    }
+    for (name, entry) in trust {
+        let is_set = |known: &String| known.split('=').next() == Some(&name);
+        if !env.iter().any(is_set) {
+            env.push(entry);
+        }
     }
     let workdir = spec
         .workdir

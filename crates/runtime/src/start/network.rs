@@ -38,7 +38,7 @@ pub(crate) fn network(
     };
     let channel = lift(machine.network_channel())?;
     let (journal, about) = (of.store.journal(), record.clone());
-    let network = Network::start(channel, &plan, of.endpoints, move |report| {
+    let network = Network::start(channel, &plan, of.endpoints, of.secrets, move |report| {
         let kind = match report {
             Report::Denied {
                 destination,

@@ -21,7 +21,8 @@ use super::{
 use crate::{
     base::error::{Result, lift},
     host::{compatibility::machine_key, guest, needs},
-    link::{AgentLink, Clock, resume_workload, start_workload},
+    link::{AgentLink, Clock, GuestSetup, resume_workload, start_workload},
+    network::Network,
     store::{layout::SandboxPaths, resume::Resume},
     supervisor::{Live, Starting},
     template::{self, MachineShape, Recording, Template},
@@ -78,7 +79,11 @@ pub(crate) async fn start(of: Starting<'_>) -> Result<(Live, ForTemplates)> {
         }
     };
     let (network, of_guest) = network(of, machine.as_ref())?;
-    let setup = guest_setup(record, of_guest);
+    let trust = network.as_ref().and_then(Network::certificate);
+    let setup = GuestSetup {
+        trust: trust.map(str::to_owned),
+        ..guest_setup(record, of_guest)
+    };
     let spec_hook = record.spec.on_fork.as_deref();
     let handshake = async {
         match &origin {

@@ -5,12 +5,14 @@ use std::{path::PathBuf, time::SystemTime};
 use cofferdam_base::time::system_time;
 use cofferdam_proto::{ProcessSpec, RemoteFailure};
 use cofferdam_types::{
-    Digest, ExitStatus, PortMapping, SandboxId, SandboxSpec, SandboxStatus, Signal, SnapshotId,
+    Digest, ExitStatus, NamedSecret, PortMapping, SandboxId, SandboxSpec, SandboxStatus, Signal,
+    SnapshotId,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    base::error::{Error, ErrorKind, from_remote},
+    base::error::{Error, ErrorKind, Result, from_remote},
+    network,
     spec::interpreters::AutoWarmUps,
 };
 
@@ -42,6 +44,17 @@ pub struct SandboxRecord {
     /// What it was forked from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forked_from: Option<ForkOrigin>,
+}
+
+impl SandboxRecord {
+    /// The values of its secrets, for a start by this process.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidSpec`] for a value that is not there.
+    pub(crate) fn secret_values(&self) -> Result<Vec<NamedSecret>> {
+        let parent = self.forked_from.as_ref().map(|origin| origin.sandbox);
+        network::secret_values(self.id, parent, &self.spec.network)
+    }
 }
 
 /// What a sandbox was forked from.

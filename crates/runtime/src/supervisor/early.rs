@@ -64,7 +64,7 @@ pub(super) async fn bring_up(
     start: impl Future<Output = Result<Started>>,
     events: &mpsc::Sender<Event>,
     queue: &mut mpsc::Receiver<Event>,
-    mode: StartMode,
+    mode: &StartMode,
     early: &mut EarlyClients,
 ) -> std::result::Result<Started, NotStarted> {
     super::forward_signals(events);

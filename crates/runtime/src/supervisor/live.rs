@@ -7,6 +7,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 
 use cofferdam_backend::{BoxFuture, Machine};
 use cofferdam_proto::{Stage, TerminalSize};
+use cofferdam_types::NamedSecret;
 use tokio::task::JoinHandle;
 
 use crate::{
@@ -30,6 +31,8 @@ pub(crate) struct Starting<'a> {
     pub(crate) terminal: Option<TerminalSize>,
     /// Whether that client tried a standby before, in vain.
     pub(crate) standby_was_silent: bool,
+    /// Values of its secrets.
+    pub(crate) secrets: &'a [NamedSecret],
     /// What its network has of the host.
     pub(crate) endpoints: &'a Endpoints,
 }

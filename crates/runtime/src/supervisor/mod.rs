@@ -101,13 +101,15 @@ where
 {
     let (layout, id) = (&duty.layout, duty.id);
     let prepared = prepare(layout, id, &duty.request);
-    let (store, entry, lock, mode, listener, endpoints) = match prepared {
+    let (store, entry, lock, mut mode, listener, endpoints) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return not_started(client, EarlyClients::new(), "", error.into()).await,
     };
     spawn_accept(listener, events.clone());
     let mut early = EarlyClients::new();
     let paths = layout.sandbox(id);
+    // From here on the proxy has them, and nobody else.
+    let secrets = std::mem::take(&mut mode.secrets);
     let started = bring_up(Starting {
         layout,
         store: &store,
@@ -115,9 +117,10 @@ where
         paths: &paths,
         terminal: mode.terminal,
         standby_was_silent: mode.standby_was_silent,
+        secrets: &secrets,
         endpoints: &endpoints,
     });
-    let (live, after) = match early::bring_up(started, &events, &mut queue, mode, &mut early).await
+    let (live, after) = match early::bring_up(started, &events, &mut queue, &mode, &mut early).await
     {
         Ok(live) => live,
         Err(not) => {
@@ -298,9 +301,9 @@ fn prepare(layout: &Layout, id: SandboxId, request: &ClientRequest) -> Result<Pr
 
 /// What the first client wants besides the start.
 fn mode_of(request: &ClientRequest) -> Result<StartMode> {
-    match request.request {
+    match &request.request {
         _ if request.generation != CLIENT_GENERATION => Err(other_generation()),
-        Request::Start(mode) | Request::Claim { mode, .. } => Ok(mode),
+        Request::Start(mode) | Request::Claim { mode, .. } => Ok(mode.clone()),
         _ => Err(Error::new(
             ErrorKind::Bug,
             "A supervisor starts with a start",

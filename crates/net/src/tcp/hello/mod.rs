@@ -22,6 +22,13 @@ pub(super) enum Hello {
     Other,
 }
 
+/// Whether the first bytes are those of TLS.
+pub(super) fn is_tls(bytes: &[u8]) -> bool {
+    bytes
+        .first()
+        .is_some_and(|first| tls::RECORDS.contains(first))
+}
+
 /// Reads the first bytes of a connection.
 pub(super) fn read(bytes: &[u8]) -> Hello {
     let hello = match bytes {
