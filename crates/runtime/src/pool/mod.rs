@@ -20,6 +20,7 @@ mod catalogue;
 mod claim;
 mod fill;
 mod handover;
+mod prepare;
 mod standby;
 
 use std::path::{Path, PathBuf};
