@@ -110,9 +110,18 @@ impl<'a> Networks<'a> {
     /// Removes a network. Sandboxes that are stopped lose their places on it.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::InUse`] while a member runs, [`crate::ErrorKind::NotFound`].
+    /// [`crate::ErrorKind::InUse`] while a member runs, and where the network is internal and the
+    /// only one of a member; [`crate::ErrorKind::NotFound`].
     pub fn remove(&self, name: &str) -> Result<()> {
         self.of_runtime().remove(name).map(drop)
+    }
+
+    /// Removes a network that no sandbox is on.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::InUse`] when it has a member; [`crate::ErrorKind::NotFound`].
+    pub fn remove_unused(&self, name: &str) -> Result<()> {
+        self.of_runtime().remove_unused(name).map(drop)
     }
 
     /// Makes a stopped sandbox a member of a network, or changes its aliases and its address there.
@@ -128,7 +137,8 @@ impl<'a> Networks<'a> {
     /// Ends a stopped sandbox's membership of a network.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::WrongState`] while it is live, [`crate::ErrorKind::NotFound`].
+    /// [`crate::ErrorKind::WrongState`] while it is live, and when the network is internal and the
+    /// only one of the sandbox; [`crate::ErrorKind::NotFound`].
     pub fn disconnect(&self, sandbox: &Sandbox, network: &str) -> Result<()> {
         self.of_runtime().disconnect(&sandbox.now()?, network)
     }

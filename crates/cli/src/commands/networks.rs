@@ -197,7 +197,7 @@ fn prune(coffer: &Coffer, args: &NetworkPruneArgs) -> Result<()> {
         if !info.members.is_empty() {
             continue;
         }
-        match coffer.networks().remove(&info.name) {
+        match coffer.networks().remove_unused(&info.name) {
             Ok(()) => gone.push(info.name),
             // A sandbox has come since, or another command was faster.
             Err(error) if matches!(error.kind(), ErrorKind::InUse | ErrorKind::NotFound) => {}

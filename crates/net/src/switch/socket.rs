@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::fd::OwnedFd,
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -19,18 +19,22 @@ const BACKLOG: i32 = 128;
 /// Bytes that the kernel holds for a member that does not read; it gives a user less by default.
 const SEND_BYTES: usize = 1 << 20;
 
-/// A socket at which a member is reached. Its name goes with it.
+/// A socket at which a member is reached. Its name goes with it, unless another has the name now.
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) fd: OwnedFd,
     dir: PathBuf,
     path: PathBuf,
+    /// Device and inode of the name. The kernel keeps the inode as long as the socket.
+    file: (u64, u64),
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
         // A stack that ended without this leaves a name at which nobody listens.
-        let _ = fs::remove_file(&self.path);
+        if file_at(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -44,6 +48,7 @@ impl Listener {
         Ok(Self {
             fd,
             dir: dir.to_owned(),
+            file: file_at(&path)?,
             path,
         })
     }
@@ -94,6 +99,11 @@ fn seqpacket() -> io::Result<OwnedFd> {
     )?)
 }
 
+fn file_at(path: &Path) -> io::Result<(u64, u64)> {
+    let meta = fs::symlink_metadata(path)?;
+    Ok((meta.dev(), meta.ino()))
+}
+
 /// Binds a socket to a name, also where an old one has it.
 fn replace(fd: &OwnedFd, path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
@@ -101,4 +111,21 @@ fn replace(fd: &OwnedFd, path: &Path) -> io::Result<()> {
         _ => {}
     }
     Ok(bind(fd, &SocketAddrUnix::new(path)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_listener_leaves_the_name_of_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = Listener::bind(dir.path(), 7).unwrap();
+        let new = Listener::bind(dir.path(), 7).unwrap();
+        drop(old);
+        connect_to(dir.path(), 8, 7).unwrap();
+        assert_eq!(new.accept(7).unwrap().map(|(_, from)| from), Some(8));
+        drop(new);
+        assert!(!dir.path().join("7").exists());
+    }
 }

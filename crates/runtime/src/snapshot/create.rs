@@ -67,6 +67,7 @@ impl Snapshots<'_> {
             compatibility: self.compatibility(captured.kind, entry)?,
             counter_khz: self.counter_khz(captured.kind, entry)?,
             pause_us: captured.pause_us,
+            imported: false,
             files,
         };
         let made = self.publish(staging, &manifest)?;

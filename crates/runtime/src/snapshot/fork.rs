@@ -2,12 +2,13 @@
 
 use cofferdam_base::time::unix_time_ns;
 use cofferdam_proto::{IdentityCause, Request, StartMode};
-use cofferdam_types::{NetworkSpec, SandboxId, SandboxSpec, SnapshotId};
+use cofferdam_types::{NetworkAttachment, NetworkSpec, SandboxId, SandboxSpec, SnapshotId};
 
 use super::{
     Snapshot, SnapshotKind, Snapshots, Watcher,
     captured::CapturedState,
     changes::{ForkChanges, numbered},
+    restore::is_same,
 };
 use crate::{
     base::{
@@ -109,7 +110,9 @@ impl Snapshots<'_> {
                     machine: snapshot.machine_files(),
                     cause: IdentityCause::Fork,
                 };
-                let record = self.repin(&snapshot.manifest.sandbox)?;
+                let mut record = self.repin(&snapshot.manifest.sandbox)?;
+                record.spec.network.networks =
+                    self.networks_of_forks(&record, snapshot.manifest.imported)?;
                 let origin = ForkOrigin {
                     sandbox: record.id,
                     snapshot: Some(snapshot.manifest.id),
@@ -145,9 +148,31 @@ impl Snapshots<'_> {
             snapshot: None,
             index: 0,
         };
-        let forks = self.make_forks(&entry.record, &origin, &moment, options, made);
+        let mut parent = entry.record.clone();
+        parent.spec.network.networks = self.networks_of_forks(&parent, false)?;
+        let forks = self.make_forks(&parent, &origin, &moment, options, made);
         // The machines hold the memory open; its name is not needed any more.
         forks.await.into_result(captured.pause_us)
+    }
+
+    /// The networks of a parent's forks: where the parent is now. Aliases stay with the parent, and
+    /// each fork has addresses of its own. An id alone does not say that the sandbox here is the
+    /// parent, and a stranger's snapshot brings nobody onto a network.
+    fn networks_of_forks(
+        &self,
+        parent: &SandboxRecord,
+        imported: bool,
+    ) -> Result<Vec<NetworkAttachment>> {
+        if imported {
+            return Ok(Vec::new());
+        }
+        match self.store.load(parent.id)? {
+            Some(there) if !is_same(&there.record, parent) => Ok(Vec::new()),
+            there => {
+                let networks = self.store.networks();
+                networks.for_fork(parent, there.is_some())
+            }
+        }
     }
 
     async fn make_forks(
@@ -199,8 +224,6 @@ impl Snapshots<'_> {
         let name = |start: &String| numbered(start, number, options.count);
         let mut record = child(parent, origin, options.name.as_ref().map(name), number)?;
         let is_live = moment.machine.is_some();
-        // Aliases stay with the parent, and each fork has addresses of its own.
-        record.spec.network.networks = self.store.networks().for_fork(parent)?;
         options
             .changes
             .apply(&mut record, is_live, number, options.count);

@@ -145,7 +145,7 @@ fn other_name(error: Error, name: &str) -> Error {
 
 /// Whether two records are of one sandbox. An id alone does not say so: a stranger's snapshot may
 /// name any. Paths are of the host that wrote them.
-fn is_same(ours: &SandboxRecord, theirs: &SandboxRecord) -> bool {
+pub(super) fn is_same(ours: &SandboxRecord, theirs: &SandboxRecord) -> bool {
     let without_paths = |record: &SandboxRecord| {
         let mut record = record.clone();
         record.image.rootfs = std::path::PathBuf::new();

@@ -119,6 +119,7 @@ impl Snapshots<'_> {
             manifest.name = Some(name.to_owned());
         }
         self.expect_importable(&mut manifest)?;
+        manifest.imported = true;
         let staging = self.staging(manifest.id)?;
         let mut seen = Vec::new();
         while let Some(file) = lift(reader.next_file())? {

@@ -63,6 +63,9 @@ pub struct SnapshotManifest {
     /// How long the sandbox stood still, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause_us: Option<u64>,
+    /// Whether it came from a file: what it says of its sandbox may be a stranger's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub imported: bool,
     /// Its files.
     pub files: Vec<SnapshotFile>,
 }

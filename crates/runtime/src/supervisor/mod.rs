@@ -190,12 +190,14 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Puts a sandbox's end on record, then tells everybody.
 ///
 /// The order matters: who is told that a sandbox has stopped may at once start or remove it, and
-/// so its lock is given up first.
+/// so its lock is given up first. Its network ends before both: until then its ports and its
+/// numbers on named networks are in use, and nobody else may have them.
 async fn finish(mut board: Switchboard, end: End, queue: &mut mpsc::Receiver<Event>) {
     board.finished(&end);
     let id = board.entry.record.id;
     let recorded;
     if board.entry.record.spec.auto_remove {
+        board.close_network();
         if let Err(error) = board.store.remove(id) {
             log_line(&error.chain());
         }
@@ -214,6 +216,7 @@ async fn finish(mut board: Switchboard, end: End, queue: &mut mpsc::Receiver<Eve
             }
         }
         let _ = board.machine.kill().await;
+        board.close_network();
         if let Err(error) = board.store.set_state(id, &board.entry.state) {
             log_line(&error.chain());
         }

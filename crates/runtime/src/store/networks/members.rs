@@ -1,19 +1,19 @@
 //! The members of networks: numbers, names, and when they are given and taken.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use cofferdam_base::fs;
+use cofferdam_base::{LockFile, fs};
 use cofferdam_types::{NetworkAttachment, NetworkMode, SandboxId, valid_name};
 use serde::{Deserialize, Serialize};
 
-use super::{NetworkRecord, Networks};
+use super::{NetworkRecord, Networks, unreadable};
 use crate::{
     base::error::{Error, ErrorKind, Result, io},
     store::{Entry, SandboxRecord},
 };
 
-/// Largest `members.json`, in bytes.
-pub(super) const MAX_MEMBERS_BYTES: u64 = 32 << 20;
+/// Largest `members.json`, in bytes: some thousand members. Each stack of the network reads it.
+pub(super) const MAX_MEMBERS_BYTES: u64 = 1 << 20;
 
 /// Networks of one sandbox; the stack has as many.
 const MAX_OF_SANDBOX: usize = 16;
@@ -43,12 +43,12 @@ pub(super) struct Members {
 }
 
 impl Networks<'_> {
-    fn load(&self, network: &str) -> Result<Members> {
+    pub(super) fn load(&self, network: &str) -> Result<Members> {
         let path = self.members_path(network);
         match fs::read_json(&path, MAX_MEMBERS_BYTES) {
             Ok(members) => Ok(members),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Members::default()),
-            Err(error) => Err(io(format!("Could not read `{}`", path.display()), error)),
+            Err(error) => Err(unreadable(&path, error)),
         }
     }
 
@@ -60,6 +60,12 @@ impl Networks<'_> {
     fn save(&self, network: &str, mut members: Members) -> Result<()> {
         self.purge(&mut members);
         let path = self.members_path(network);
+        let bytes = serde_json::to_vec_pretty(&members).map_or(usize::MAX, |text| text.len() + 1);
+        if u64::try_from(bytes).unwrap_or(u64::MAX) > MAX_MEMBERS_BYTES {
+            let what = format!("The network `{network}` has no room for more members");
+            return Err(Error::new(ErrorKind::InUse, what)
+                .hint("Remove sandboxes of it, or give them fewer and shorter aliases"));
+        }
         fs::publish_json(&path, &members, false)
             .map_err(|error| io(format!("Could not write `{}`", path.display()), error))
     }
@@ -87,10 +93,14 @@ impl Networks<'_> {
     /// Those of the files.
     pub fn of_sandbox(&self, id: SandboxId) -> Result<Vec<(NetworkRecord, MemberRecord)>> {
         let mut all = Vec::new();
-        for network in self.list()? {
-            let members = self.load(&network.name)?.members.into_iter();
-            let own = members.into_iter().find(|member| member.sandbox == id);
-            all.extend(own.map(|own| (network, own)));
+        for name in self.names()? {
+            let mut members = self.load(&name)?.members.into_iter();
+            // A network that cannot be read stops its own members only.
+            if let Some(own) = members.find(|member| member.sandbox == id)
+                && let Some(network) = self.read(&name)?
+            {
+                all.push((network, own));
+            }
         }
         Ok(all)
     }
@@ -134,7 +144,8 @@ impl Networks<'_> {
     /// Ends a sandbox's membership.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] without such a network or member; the file system's.
+    /// [`ErrorKind::NotFound`] without such a network or member; [`ErrorKind::WrongState`] when it
+    /// is the only one and internal; the file system's.
     pub(crate) fn detach(&self, record: &SandboxRecord, network: &str) -> Result<NetworkRecord> {
         let _lock = self.lock()?;
         let network = self.find(network)?;
@@ -148,6 +159,15 @@ impl Networks<'_> {
             );
             return Err(Error::new(ErrorKind::NotFound, what));
         }
+        if !self.only_here(&network, &[record.id])?.is_empty() {
+            let what = format!(
+                "The network `{}` is the only one of `{}`, and it is internal",
+                network.name, record.name
+            );
+            return Err(Error::new(ErrorKind::WrongState, what).hint(
+                "Without it the sandbox would reach other networks. Connect it to another first",
+            ));
+        }
         members.left.push(record.id);
         self.save(&network.name, members)?;
         Ok(network)
@@ -156,10 +176,10 @@ impl Networks<'_> {
     /// Makes a stopped sandbox a member of a network, or changes its aliases and address there.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongState`] while it is live or without an interface; as for a new sandbox's
-    /// networks.
+    /// [`ErrorKind::WrongState`] while it is live, used by another command or without an interface;
+    /// as for a new sandbox's networks.
     pub fn connect(&self, entry: &Entry, asked: &NetworkAttachment) -> Result<()> {
-        expect_stopped(entry)?;
+        let (_lock, entry) = self.hold_stopped(entry)?;
         if entry.record.spec.network.mode == NetworkMode::None {
             let what = format!(
                 "The sandbox `{}` has no network interface",
@@ -174,10 +194,53 @@ impl Networks<'_> {
     /// Ends a stopped sandbox's membership of a network.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongState`] while it is live; [`ErrorKind::NotFound`].
+    /// [`ErrorKind::WrongState`] while it is live or used by another command, and when the network
+    /// is the only one of the sandbox and internal: it would reach other networks without it;
+    /// [`ErrorKind::NotFound`].
     pub fn disconnect(&self, entry: &Entry, network: &str) -> Result<()> {
-        expect_stopped(entry)?;
+        let (_lock, entry) = self.hold_stopped(entry)?;
         self.detach(&entry.record, network).map(drop)
+    }
+
+    /// Takes a stopped sandbox, so that no start comes between.
+    fn hold_stopped(&self, entry: &Entry) -> Result<(LockFile, Entry)> {
+        expect_stopped(entry)?;
+        let (id, name) = (entry.record.id, &entry.record.name);
+        let Some(lock) = self.store.try_lock_existing(id)? else {
+            let what = format!("Sandbox `{name}` is being used by another command");
+            return Err(Error::new(ErrorKind::WrongState, what));
+        };
+        let gone = || Error::new(ErrorKind::NotFound, format!("There is no sandbox `{name}`"));
+        let lock = lock.ok_or_else(gone)?;
+        // With the lock held the state cannot change.
+        let entry = self.store.load(id)?.ok_or_else(gone)?;
+        expect_stopped(&entry)?;
+        Ok((lock, entry))
+    }
+
+    /// Those of `sandboxes` that are on no other network than `network`, if it is internal. Without
+    /// it they would start with the reach of a sandbox that is on none.
+    pub(super) fn only_here(
+        &self,
+        network: &NetworkRecord,
+        sandboxes: &[SandboxId],
+    ) -> Result<Vec<SandboxId>> {
+        let mut only = match network.internal {
+            true => sandboxes.to_vec(),
+            false => Vec::new(),
+        };
+        for name in self.names()? {
+            if only.is_empty() {
+                break;
+            }
+            if name != network.name {
+                let elsewhere = self.load(&name)?.members;
+                let elsewhere: BTreeSet<SandboxId> =
+                    elsewhere.iter().map(|member| member.sandbox).collect();
+                only.retain(|id| !elsewhere.contains(id));
+            }
+        }
+        Ok(only)
     }
 
     /// The places of a sandbox that starts: those that it has, and new ones on the networks that
@@ -210,16 +273,25 @@ impl Networks<'_> {
             };
             self.attach(record, &asked)?;
         }
+        if has.is_empty() && asked.is_empty() {
+            return Ok(has);
+        }
+        // A network is removed before this or not at all: the sandbox is live by now.
+        let _lock = self.lock()?;
         self.of_sandbox(record.id)
     }
 
     /// Where a fork of a sandbox is a member: where its parent is now, without aliases and
-    /// addresses. Without the parent, where its spec says.
+    /// addresses. Where the parent is not there, where its spec says. The caller has checked that
+    /// the sandbox that has its id is the parent.
     ///
     /// # Errors
     /// Those of the files.
-    pub(crate) fn for_fork(&self, parent: &SandboxRecord) -> Result<Vec<NetworkAttachment>> {
-        let is_there = self.store.layout().sandbox(parent.id).dir.exists();
+    pub(crate) fn for_fork(
+        &self,
+        parent: &SandboxRecord,
+        is_there: bool,
+    ) -> Result<Vec<NetworkAttachment>> {
         let spec = parent.spec.network.networks.iter();
         let names: Vec<String> = match is_there {
             true => {
@@ -262,8 +334,7 @@ fn number(network: &NetworkRecord, members: &Members, asked: Option<Ipv4Addr>) -
             .find(|member| member.number == number)
     };
     let Some(asked) = asked else {
-        let taken: std::collections::BTreeSet<u32> =
-            members.members.iter().map(|member| member.number).collect();
+        let taken: BTreeSet<u32> = members.members.iter().map(|member| member.number).collect();
         let free = subnet.numbers().find(|number| !taken.contains(number));
         return free.ok_or_else(|| {
             let what = format!("The network `{name}` has no free address in `{subnet}`");

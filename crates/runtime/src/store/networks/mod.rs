@@ -15,7 +15,12 @@ mod directory;
 mod members;
 mod subnet;
 
-use std::{collections::BTreeMap, fs as std_fs, net::Ipv6Addr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs as std_fs,
+    net::Ipv6Addr,
+    path::{Path, PathBuf},
+};
 
 use cofferdam_base::{LockFile, fs, time::unix_time_ns};
 use cofferdam_types::{SandboxId, valid_name};
@@ -122,7 +127,7 @@ impl Networks<'_> {
         let name = &options.name;
         check_name(name)?;
         let _lock = self.lock()?;
-        let others = self.list()?;
+        let others = self.all()?;
         let target = self.dir().join(name);
         if target.exists() {
             let what = format!("The name `{name}` is taken by another network");
@@ -163,19 +168,36 @@ impl Networks<'_> {
     /// # Errors
     /// That of their directory.
     pub fn list(&self) -> Result<Vec<NetworkRecord>> {
+        let names = self.names()?.into_iter();
+        Ok(names
+            .filter_map(|name| self.read(&name).ok().flatten())
+            .collect())
+    }
+
+    /// Every network, by name, also where one that cannot be read is an error.
+    fn all(&self) -> Result<Vec<NetworkRecord>> {
+        let names = self.names()?.into_iter();
+        names
+            .filter_map(|name| self.read(&name).transpose())
+            .collect()
+    }
+
+    /// The names of networks, in order.
+    fn names(&self) -> Result<Vec<String>> {
         let dir = self.dir();
+        let failed = |error| io(format!("Could not read `{}`", dir.display()), error);
         let entries = match std_fs::read_dir(&dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(io(format!("Could not read `{}`", dir.display()), error)),
+            Err(error) => return Err(failed(error)),
         };
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let mut all: Vec<NetworkRecord> = names
-            .filter(|name| valid_name(name))
-            .filter_map(|name| self.read(&name).ok().flatten())
-            .collect();
-        all.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(all)
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            names.extend(name.into_string().ok().filter(|name| valid_name(name)));
+        }
+        names.sort_unstable();
+        Ok(names)
     }
 
     fn read(&self, name: &str) -> Result<Option<NetworkRecord>> {
@@ -183,7 +205,7 @@ impl Networks<'_> {
         let record: NetworkRecord = match fs::read_json(&path, MAX_NETWORK_BYTES) {
             Ok(record) => record,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io(format!("Could not read `{}`", path.display()), error)),
+            Err(error) => return Err(unreadable(&path, error)),
         };
         if record.version != FORMAT_VERSION {
             let what = format!("The network `{name}` was made by another version of Cofferdam");
@@ -222,23 +244,63 @@ impl Networks<'_> {
     /// Removes a network. Sandboxes that are stopped lose their places on it.
     ///
     /// # Errors
-    /// [`ErrorKind::InUse`] while a member runs; as for [`Self::find`]; the file system's.
+    /// [`ErrorKind::InUse`] while a member runs, and where the network is internal and the only one
+    /// of a member; as for [`Self::find`]; the file system's.
     pub fn remove(&self, name: &str) -> Result<NetworkRecord> {
         let _lock = self.lock()?;
         let record = self.find(name)?;
-        let members = self.members_of(&record.name)?;
-        let runs = |member: &&MemberRecord| {
-            let entry = self.store.load(member.sandbox).ok().flatten();
-            entry.is_some_and(|entry| entry.state.status.is_live())
-        };
-        if let Some(member) = members.iter().find(runs) {
-            let what = format!(
-                "The network `{}` has a member that runs: `{}`",
-                record.name, member.name
-            );
-            return Err(Error::new(ErrorKind::InUse, what)
-                .hint("Stop its members, or disconnect them with `coffer network disconnect`"));
+        self.expect_dispensable(&record)?;
+        self.discard(record)
+    }
+
+    /// Removes a network that no sandbox is on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InUse`] when it has a member; as for [`Self::find`]; the file system's.
+    pub fn remove_unused(&self, name: &str) -> Result<NetworkRecord> {
+        let _lock = self.lock()?;
+        let record = self.find(name)?;
+        if let Some(member) = self.members_of(&record.name)?.first() {
+            let what = format!("`{}` is on the network `{}`", member.name, record.name);
+            return Err(Error::new(ErrorKind::InUse, what));
         }
+        self.discard(record)
+    }
+
+    fn expect_dispensable(&self, record: &NetworkRecord) -> Result<()> {
+        let members = self.members_of(&record.name)?;
+        for member in &members {
+            let entry = self.store.load(member.sandbox)?;
+            if entry.is_some_and(|entry| entry.state.status.is_live()) {
+                let what = format!(
+                    "The network `{}` has a member that runs: `{}`",
+                    record.name, member.name
+                );
+                return Err(Error::new(ErrorKind::InUse, what).hint(
+                    "Stop its members, or disconnect them with `coffer network disconnect`",
+                ));
+            }
+        }
+        let ids: Vec<SandboxId> = members.iter().map(|member| member.sandbox).collect();
+        let only = self.only_here(record, &ids)?;
+        match members.iter().find(|member| only.contains(&member.sandbox)) {
+            None => Ok(()),
+            Some(member) => {
+                let what = format!(
+                    "The network `{}` is internal, and the only one of `{}`",
+                    record.name, member.name
+                );
+                Err(Error::new(ErrorKind::InUse, what).hint(
+                    "Without it the sandbox would reach other networks. Remove the sandbox, or \
+                     connect it to another network",
+                ))
+            }
+        }
+    }
+
+    /// Removes the files. The caller holds the lock.
+    fn discard(&self, record: NetworkRecord) -> Result<NetworkRecord> {
+        let name = &record.name;
         let dir = self.dir().join(&record.name);
         let doomed = fs::staging_path(&dir);
         std_fs::rename(&dir, &doomed)
@@ -247,6 +309,18 @@ impl Networks<'_> {
         let _ = fs::remove_dir_if_present(&doomed);
         let _ = fs::remove_dir_if_present(&self.store.layout().network_sockets(&record.id));
         Ok(record)
+    }
+}
+
+fn unreadable(path: &Path, error: std::io::Error) -> Error {
+    let hint = path.parent().map(|dir| {
+        let dir = dir.display();
+        format!("If its content is lost, remove `{dir}` with all sandboxes of the network")
+    });
+    let error = io(format!("Could not read `{}`", path.display()), error);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
     }
 }
 

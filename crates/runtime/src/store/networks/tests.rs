@@ -1,6 +1,9 @@
 //! Tests of named networks on a temporary home.
 
-use std::thread;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use cofferdam_types::NetworkAttachment;
 
@@ -159,7 +162,7 @@ fn who_leaves_stays_away_and_who_comes_keeps_both_places() {
             .collect()
     };
     assert_eq!(names(), ["one", "two"]);
-    let of_fork = networks.for_fork(&record).unwrap();
+    let of_fork = networks.for_fork(&record, true).unwrap();
     assert_eq!(of_fork, ["one", "two"].map(NetworkAttachment::new));
     networks.detach(&record, "one").unwrap();
     assert_eq!(names(), ["two"]);
@@ -218,19 +221,121 @@ fn many_at_once_get_different_addresses() {
 
 #[test]
 fn the_directory_of_a_stack_follows_the_file() {
-    use cofferdam_net::Directory as _;
     let (_dir, store) = open();
     let networks = store.networks();
     networks.create(&options("lan", None)).unwrap();
     let directory = MembersFile::new(networks.members_path("lan"));
-    assert!(directory.members().is_empty());
+    let (start, look) = (Instant::now(), Duration::from_millis(100));
+    assert!(directory.at(start).is_empty());
     let mut asked = NetworkAttachment::new("lan");
     asked.aliases = vec!["db".to_owned()];
     let record = sandbox(&store, 1, &[asked]);
     networks.places(&record).unwrap();
-    let members = directory.members();
+    // A look holds for a time.
+    assert!(directory.at(start + look / 2).is_empty());
+    let members = directory.at(start + look);
     assert_eq!(members[0].number, 2);
     assert_eq!(members[0].names, ["s1", &record.id.short(), "db"]);
+    // A file that cannot be read changes nothing, and is read again.
+    let path = networks.members_path("lan");
+    let good = std_fs::read(&path).unwrap();
+    std_fs::write(&path, "{").unwrap();
+    assert_eq!(directory.at(start + 2 * look), members);
+    std_fs::write(&path, good).unwrap();
+    assert_eq!(directory.at(start + 3 * look), members);
     networks.detach(&record, "lan").unwrap();
-    assert!(directory.members().is_empty());
+    assert!(directory.at(start + 4 * look).is_empty());
+}
+
+fn internal(name: &str) -> NetworkOptions {
+    NetworkOptions {
+        internal: true,
+        ..options(name, None)
+    }
+}
+
+#[test]
+fn the_last_internal_network_of_a_sandbox_stays() {
+    let (_dir, store) = open();
+    let networks = store.networks();
+    networks.create(&internal("in")).unwrap();
+    networks.create(&options("out", None)).unwrap();
+    let record = sandbox(&store, 1, &[NetworkAttachment::new("in")]);
+    networks.places(&record).unwrap();
+    let error = networks.detach(&record, "in").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongState);
+    assert!(error.to_string().contains("internal"), "{error}");
+    let error = networks.remove("in").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InUse);
+    assert!(error.to_string().contains("`s1`"), "{error}");
+    // With another one that says what it reaches, it may go.
+    networks
+        .attach(&record, &NetworkAttachment::new("out"))
+        .unwrap();
+    networks.detach(&record, "in").unwrap();
+    networks.detach(&record, "out").unwrap();
+    networks.remove("in").unwrap();
+}
+
+#[test]
+fn a_member_of_a_network_that_cannot_be_read_does_not_start() {
+    let (_dir, store) = open();
+    let networks = store.networks();
+    for name in ["bad", "good"] {
+        networks.create(&internal(name)).unwrap();
+    }
+    let of_bad = sandbox(&store, 1, &[]);
+    networks
+        .attach(&of_bad, &NetworkAttachment::new("bad"))
+        .unwrap();
+    let of_good = sandbox(&store, 2, &[NetworkAttachment::new("good")]);
+    networks.places(&of_good).unwrap();
+    let damage = |file: &str| std_fs::write(networks.dir().join("bad").join(file), "{").unwrap();
+    damage("network.json");
+    let error = networks.places(&of_bad).unwrap_err();
+    assert!(error.to_string().contains("network.json"), "{error}");
+    assert!(networks.for_fork(&of_bad, true).is_err());
+    assert!(networks.create(&options("next", None)).is_err());
+    assert_eq!(networks.places(&of_good).unwrap().len(), 1);
+    // Then nobody knows who is on it.
+    damage("members.json");
+    assert!(networks.places(&of_good).is_err());
+}
+
+#[test]
+fn an_unused_network_is_one_without_members() {
+    let (_dir, store) = open();
+    let networks = store.networks();
+    networks.create(&options("lan", None)).unwrap();
+    let record = sandbox(&store, 1, &[NetworkAttachment::new("lan")]);
+    networks.places(&record).unwrap();
+    let error = networks.remove_unused("lan").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InUse);
+    networks.detach(&record, "lan").unwrap();
+    networks.remove_unused("lan").unwrap();
+    assert_eq!(networks.list().unwrap(), []);
+}
+
+#[test]
+fn who_starts_at_this_moment_keeps_its_networks() {
+    let (_dir, store) = open();
+    let networks = store.networks();
+    networks.create(&options("lan", None)).unwrap();
+    let record = sandbox(&store, 1, &[]);
+    let entry = store.find("s1").unwrap();
+    let asked = NetworkAttachment::new("lan");
+    // A start holds the lock before it changes the state.
+    let lock = store.try_lock(record.id).unwrap().unwrap();
+    let error = networks.connect(&entry, &asked).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongState);
+    drop(lock);
+    networks.connect(&entry, &asked).unwrap();
+    let lock = store.try_lock(record.id).unwrap().unwrap();
+    let error = networks.disconnect(&entry, "lan").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongState);
+    drop(lock);
+    networks.disconnect(&entry, "lan").unwrap();
+    store.remove(record.id).unwrap();
+    let error = networks.connect(&entry, &asked).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
 }

@@ -25,10 +25,17 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(3600);
 
 impl Switchboard {
-    /// Tells every client how it ended. The ports of the host are free before that: a client may use
-    /// them again at once.
-    pub(in crate::supervisor) fn tell_all(&mut self, end: &End) {
+    /// Ends the network, so that its ports of the host and its numbers are free.
+    ///
+    /// # Blocking
+    /// Until the stack has ended, a second at most.
+    pub(in crate::supervisor) fn close_network(&mut self) {
         self.network = None;
+    }
+
+    /// Tells every client how it ended. The network is closed before that: a client may use its
+    /// ports again at once.
+    pub(in crate::supervisor) fn tell_all(&mut self, end: &End) {
         let answer = match end {
             End::Exited(status) => SupervisorMessage::Exited { status: *status },
             End::Failed(error) => SupervisorMessage::Failed(to_remote(error)),
