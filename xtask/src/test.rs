@@ -23,6 +23,7 @@ use crate::{
 /// Packages that tests call: tools that make and judge images, a registry, and the peer that the
 /// benchmarks compare with. QEMU and busybox are unpacked: to install them may remove others.
 const PACKAGES: &[&str] = &[
+    "curl",
     "docker-registry",
     "e2fsprogs",
     "erofs-utils",
@@ -49,6 +50,8 @@ const SECOND_SUITE: &[(&str, &[&str])] = &[
         &[
             "e2e_exec",
             "e2e_forks",
+            "e2e_named_networks",
+            "e2e_network",
             "e2e_pause",
             "e2e_pools",
             "e2e_restores",

@@ -246,6 +246,25 @@ fn a_fork_and_a_second_start_get_the_value_again() {
 }
 
 #[test]
+fn a_restore_gets_the_value_again() {
+    let Some(store) = Store::new() else { return };
+    let secret = format!("TOKEN:{HOST}");
+    let sandbox = store.start(&["--name", "kept", "--secret", &secret]);
+    store.ok(&["snapshot", "create", "--name", "moment", &sandbox]);
+    store.ok(&["rm", "-f", &sandbox]);
+    let refused = store.coffer.run(["restore", "moment"]);
+    assert_ne!(refused.code, 0, "{refused:?}");
+    assert!(
+        refused.stderr.contains("no variable `TOKEN`"),
+        "{refused:?}"
+    );
+    store.ok(&["restore", "moment"]);
+    let answer = store.curl("kept", "");
+    assert!(answer.contains("Bearer ****"), "{answer}");
+    assert!(store.server_got_the_value());
+}
+
+#[test]
 fn a_placeholder_that_leaves_without_tls_is_blocked_and_reported() {
     let Some(store) = Store::new() else { return };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -6,10 +6,11 @@ mod guest;
 
 use std::{
     net::{SocketAddr, UdpSocket},
+    sync::Arc,
     time::Duration,
 };
 
-use cofferdam_net::{Event, Protocol};
+use cofferdam_net::{Event, Intercept, Intercepted, Protocol, Reason, Secrets};
 use guest::{Guest, config};
 use smoltcp::{
     phy::ChecksumCapabilities,
@@ -121,6 +122,35 @@ fn a_denied_datagram_is_prohibited_and_leaves_nothing() {
         )
     });
     assert_eq!(guest.handle.stats().udp_flows, 0);
+}
+
+/// A proxy that takes nothing.
+#[derive(Debug)]
+struct Idle;
+
+impl Intercept for Idle {
+    fn wants(&self, _: &str, _: u16) -> bool {
+        false
+    }
+
+    fn take(&self, _: Intercepted) {}
+}
+
+#[test]
+fn a_guest_with_secrets_has_no_quic() {
+    let mut config = config();
+    config.secrets = Some(Secrets {
+        placeholders: vec![("T".to_owned(), "coffer-secret-T-00".to_owned())],
+        proxy: Arc::new(Idle),
+    });
+    let mut guest = Guest::with(config, &["allow 127.0.0.1"]);
+    let handle = guest.udp_socket(5000);
+    guest.send_to(handle, SocketAddr::from(([127, 0, 0, 1], 443)), b"x");
+    assert_eq!(guest.icmp_error()[34..36], [3, 13]);
+    guest.event(|event| match event {
+        Event::Denied { denial, .. } => denial.reason == Reason::Secrets,
+        _ => false,
+    });
 }
 
 #[test]

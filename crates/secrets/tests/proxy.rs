@@ -33,6 +33,10 @@ struct Guest {
 
 impl Guest {
     fn new(secret: &str, roots: &[&HttpsServer]) -> Self {
+        Self::with_bypass(secret, roots, &[])
+    }
+
+    fn with_bypass(secret: &str, roots: &[&HttpsServer], bypass: &[&str]) -> Self {
         let mut spec = SecretSpec::parse(&format!("TOKEN={VALUE}:{secret}")).unwrap();
         spec.placeholder = PLACEHOLDER.to_owned();
         let value = spec.value.take().unwrap();
@@ -40,7 +44,8 @@ impl Guest {
         let roots = roots.iter().map(|server| server.authority.clone());
         let rules = vec![Rule { spec, value }];
         let report = move |report| sender.send(report).unwrap();
-        let proxy = Proxy::start(rules, Vec::new(), Some(roots.collect()), report).unwrap();
+        let bypass = bypass.iter().map(|&host| host.to_owned()).collect();
+        let proxy = Proxy::start(rules, bypass, Some(roots.collect()), report).unwrap();
         Self { proxy, reports }
     }
 
@@ -347,4 +352,14 @@ fn http2_has_the_value_in_fields_query_and_body() {
         );
         assert!(!String::from_utf8(answer.to_vec()).unwrap().contains(VALUE));
     }
+}
+
+#[test]
+fn flows_to_port_443_and_to_the_secrets_hosts_come_here_but_for_the_bypass_list() {
+    let guest = Guest::with_bypass("a.test", &[], &["b.test", "*.c.test"]);
+    let wants = |host, port| guest.proxy.wants(host, port);
+    assert!(wants("a.test", 443) && wants("a.test", 8443));
+    assert!(wants("x.test", 443) && !wants("x.test", 8443));
+    assert!(!wants("b.test", 443) && !wants("d.c.test", 443));
+    assert!(wants("c.test", 443));
 }
