@@ -10,7 +10,7 @@ use crate::{
     failure::{OrFail, Result, failure},
     mounts::resolve,
     process,
-    session::Attempt,
+    session::{Attempt, refused},
 };
 
 impl Agent {
@@ -43,9 +43,7 @@ impl Agent {
         let root =
             File::open(&root).or_fail(FailureKind::Internal, || "Could not open the root")?;
         let file = resolve::open(&root, path, OFlags::PATH)
-            .or_fail(FailureKind::ConnectionRefused, || {
-                format!("Could not open `{path}`")
-            })?;
+            .map_err(|error| refused(&format!("`{path}`"), error))?;
         Attempt::to_socket(path, &file)
     }
 }

@@ -4,6 +4,7 @@
 //! `Exited`; nobody's slow reading or refusal to read holds up another session; memory per
 //! session is one window.
 
+mod attempt;
 mod ending;
 mod flow;
 mod input;
@@ -21,8 +22,10 @@ use cofferdam_proto::{AgentMessage, CONTROL_STREAM, Channel, FrameError, Termina
 use cofferdam_types::ExitStatus;
 use rustix::{event::epoll::EventFlags, process::Pid};
 
-pub(crate) use self::ending::Streams;
-pub(crate) use self::streams::Attempt;
+pub(crate) use self::{
+    attempt::{Attempt, refused},
+    ending::Streams,
+};
 use self::{
     ending::StreamWaits, flow::Medium, input::Input, orphans::Orphans, output::Output,
     streams::GuestStream,

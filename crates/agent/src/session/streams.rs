@@ -5,23 +5,17 @@
 //! have ended, or when the server has reset it. It shares the wait, the order of outputs and the
 //! bound of the port's queue with the sessions, so it delays none of them by more than a chunk.
 
-use std::{
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsRawFd, OwnedFd},
-    time::Duration,
-};
+use std::time::Duration;
 
-use cofferdam_proto::{AgentMessage, Channel, Failure, FailureKind};
+use cofferdam_proto::{AgentMessage, Channel, FailureKind};
 use rustix::{
-    event::epoll::EventFlags,
     io::Errno,
-    net::{
-        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
-        sockopt::{set_socket_linger, set_tcp_nodelay, socket_error},
-    },
+    net::sockopt::{set_socket_linger, socket_error},
 };
 
-use super::{Checked, Sessions, flow::Medium, input::Input, log_failure, output::Output};
+use super::{
+    Checked, Sessions, attempt::Attempt, flow::Medium, input::Input, log_failure, output::Output,
+};
 use crate::{
     failure::{OrFail, Result, failure},
     poll::{Poll, Token},
@@ -30,15 +24,6 @@ use crate::{
 
 /// Most byte streams at a time: each has two descriptors and up to one window of memory.
 pub(crate) const MAX_STREAMS: usize = 256;
-
-/// A connection that is being made.
-#[derive(Debug)]
-pub(crate) struct Attempt {
-    /// What the host asked for.
-    target: String,
-    addresses: Vec<SocketAddr>,
-    socket: Option<OwnedFd>,
-}
 
 /// A byte stream.
 #[derive(Debug)]
@@ -52,76 +37,6 @@ pub(super) struct OpenStream {
     input: Input,
     /// None once the server has ended its direction.
     output: Option<Output>,
-}
-
-impl Attempt {
-    /// A connection to a TCP port of the loopback.
-    pub(crate) fn to_port(port: u16) -> Self {
-        // Taken from the end.
-        let addresses = vec![
-            SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
-            SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-        ];
-        Self {
-            target: format!("port {port}"),
-            addresses,
-            socket: None,
-        }
-    }
-
-    /// A connection to a Unix socket, which `file` is.
-    pub(crate) fn to_socket(path: &str, file: &OwnedFd) -> Result<Self> {
-        let target = format!("`{path}`");
-        let internal = FailureKind::Internal;
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-            .or_fail(internal, || "Could not make a socket")?;
-        // The file was found inside the workload's root; its own path is another one here.
-        let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", file.as_raw_fd()))
-            .or_fail(internal, || "Could not name a socket")?;
-        connect(&socket, &address).map_err(|error| refused(&target, error))?;
-        Ok(Self {
-            target,
-            addresses: Vec::new(),
-            socket: Some(socket),
-        })
-    }
-
-    /// Begins with the next address. True once the connection is there.
-    ///
-    /// # Errors
-    /// When the last address has refused.
-    fn next(&mut self, number: u32, poll: &Poll) -> Result<bool> {
-        let mut last = Errno::CONNREFUSED;
-        while let Some(address) = self.addresses.pop() {
-            let family = match address {
-                SocketAddr::V4(_) => AddressFamily::INET,
-                SocketAddr::V6(_) => AddressFamily::INET6,
-            };
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let made = socket_with(family, SocketType::STREAM, flags, None);
-            let outcome = made.and_then(|socket| match connect(&socket, &address) {
-                Ok(()) => Ok((socket, true)),
-                Err(Errno::INPROGRESS) => Ok((socket, false)),
-                Err(error) => Err(error),
-            });
-            match outcome {
-                Ok((socket, connected)) => {
-                    // Requests are often small, and each is written as a whole.
-                    let _ = set_tcp_nodelay(&socket, true);
-                    if !connected {
-                        poll.add(&socket, Token::Connection(number), EventFlags::OUT)?;
-                    }
-                    self.socket = Some(socket);
-                    return Ok(connected);
-                }
-                // A guest without IPv6 has nothing at its address.
-                Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL | Errno::NETUNREACH) => {}
-                Err(error) => last = error,
-            }
-        }
-        Err(refused(&self.target, last))
-    }
 }
 
 impl OpenStream {
@@ -172,16 +87,19 @@ impl Sessions {
         ) {
             return;
         }
-        let Some(GuestStream::Connecting(attempt)) = self.streams.remove(&number) else {
+        let Some(GuestStream::Connecting(mut attempt)) = self.streams.remove(&number) else {
             return;
         };
         let outcome = attempt.socket.as_ref().map(|socket| {
             self.poll.remove(socket);
-            socket_error(socket)
+            socket_error(socket).and_then(|outcome| outcome)
         });
-        let begun = match outcome {
-            Some(Ok(Ok(()))) => self.open_stream(number, attempt, port),
-            _ => self.connect(number, attempt.without_socket(), port),
+        let begun = match outcome.unwrap_or(Err(Errno::NOTCONN)) {
+            Ok(()) => self.open_stream(number, attempt, port),
+            Err(error) => {
+                attempt.failed(error);
+                self.connect(number, attempt, port)
+            }
         };
         if let Err(failure) = begun {
             port.send(number, &AgentMessage::Failed(failure));
@@ -321,23 +239,4 @@ impl Sessions {
             self.close_stream(number);
         }
     }
-}
-
-impl Attempt {
-    fn without_socket(mut self) -> Self {
-        self.socket = None;
-        self
-    }
-}
-
-fn refused(target: &str, error: Errno) -> Failure {
-    let kind = match error {
-        Errno::CONNREFUSED | Errno::NOENT | Errno::NOTSOCK => FailureKind::ConnectionRefused,
-        _ => FailureKind::Internal,
-    };
-    let message = match error {
-        Errno::CONNREFUSED => format!("Nothing in the guest listens on {target}"),
-        error => format!("Could not connect to {target} of the guest: {error}"),
-    };
-    failure(kind, message)
 }

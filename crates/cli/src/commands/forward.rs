@@ -97,12 +97,12 @@ async fn bind(forward: &Forward) -> Result<TcpListener> {
 /// Serves the connections of one listener, side by side.
 async fn accept(listener: TcpListener, sandbox: Rc<Sandbox>, guest: Guest, room: Arc<Semaphore>) {
     loop {
-        // Nobody closes the semaphore.
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else {
-            return;
-        };
         match listener.accept().await {
             Ok((connection, peer)) => {
+                // A listener that waits for a peer needs no place. Nobody closes the semaphore.
+                let Ok(place) = Arc::clone(&room).acquire_owned().await else {
+                    return;
+                };
                 let (sandbox, guest) = (Rc::clone(&sandbox), guest.clone());
                 tokio::task::spawn_local(async move {
                     if let Err(error) = serve(connection, &sandbox, &guest).await {
@@ -166,11 +166,22 @@ async fn stdio(coffer: &Coffer, sandbox: &str, guest: &Guest) -> Result<()> {
     let copied = tokio::select! {
         done = &mut down => done,
         sent = &mut up => match sent {
-            Ok(()) => down.await,
+            // What the server sent before it ended is still to be printed.
+            Err(error) if is_of_stream(&error) => down.await.and(Err(error)),
             Err(error) => Err(error),
+            Ok(()) => down.await,
         },
     };
     copied.map_err(|error| io_error("The connection broke", error))
+}
+
+/// Whether the stream has failed, not our standard input. Then its other direction ends as well.
+fn is_of_stream(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset
+    )
 }
 
 async fn connect(sandbox: &Sandbox, guest: &Guest) -> Result<GuestStream> {

@@ -7,6 +7,8 @@
 //! Two tasks move the bytes, so that a direction goes on while its owner waits for the other one.
 
 mod tasks;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::VecDeque,
@@ -36,7 +38,8 @@ const OUTGOING_BYTES: usize = 64 << 10;
 /// is the end of what is read. If the server resets the stream, reads and writes fail with
 /// [`io::ErrorKind::ConnectionReset`]; if the sandbox ends, with
 /// [`io::ErrorKind::ConnectionAborted`]. When both halves are dropped, what was written still goes
-/// to the server, and the connection is closed.
+/// to the server, for as long as it takes that, and then the connection is closed. A program that
+/// does not want to leave it to the server resets the stream.
 #[derive(Debug)]
 pub struct GuestStream {
     reader: GuestStreamReader,
@@ -67,10 +70,12 @@ impl Drop for Owner {
 struct Shared {
     /// Held for a copy, never across an await.
     state: Mutex<State>,
-    /// That bytes were read, or that the stream was dropped.
+    /// That bytes were read, that the stream was dropped or reset, or that nothing more is sent.
     changed: Notify,
-    /// That something is to be sent.
+    /// That something is to be sent, or nothing more.
     to_send: Notify,
+    /// That the stream is to be reset.
+    to_reset: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -81,24 +86,29 @@ struct State {
     read: u32,
     has_ended: bool,
     outgoing: Vec<u8>,
-    wants: Wants,
+    sending: Sending,
     /// Whether the task that sends is at work on what it took.
-    is_sending: bool,
-    is_shut_down: bool,
-    /// How the stream ended; none while it lasts.
+    is_at_work: bool,
+    /// Whether that task is over.
+    has_sent_all: bool,
+    /// How the stream ended; none while it lasts. A write that fails is no end: what the server
+    /// has sent before may still come.
     end: Option<std::result::Result<(), (io::ErrorKind, String)>>,
     is_dropped: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
-/// How the caller wants its direction to go on.
+/// The direction to the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Wants {
+enum Sending {
     #[default]
     Open,
-    Shutdown,
-    Reset,
+    /// The caller has shut it down; its end is not sent yet.
+    Ending,
+    Ended,
+    /// Something could not be sent, or was not to be: a reset follows.
+    Broken,
 }
 
 impl Sandbox {
@@ -145,6 +155,10 @@ impl GuestStream {
         let shared = Arc::new(Shared::default());
         tokio::spawn(receive(receiver, sandbox, Arc::clone(&shared)));
         tokio::spawn(send(outgoing, Arc::clone(&shared)));
+        Self::of(shared)
+    }
+
+    fn of(shared: Arc<Shared>) -> Self {
         let owner = Arc::new(Owner(shared));
         Self {
             reader: GuestStreamReader(Arc::clone(&owner)),
@@ -165,10 +179,19 @@ impl GuestStream {
 }
 
 impl GuestStreamWriter {
-    /// As [`GuestStream::reset`]; the reading half fails.
+    /// As [`GuestStream::reset`]; the reading half fails. Also after a shutdown.
     pub fn reset(&self) {
-        self.0.0.state().wants = Wants::Reset;
-        self.0.0.to_send.notify_one();
+        let shared = &self.0.0;
+        let mut state = shared.state();
+        state.end.get_or_insert_with(|| {
+            let what = "The stream was reset".to_owned();
+            Err((io::ErrorKind::ConnectionReset, what))
+        });
+        state.sending = Sending::Broken;
+        state.wake_reader();
+        state.wake_writer();
+        drop(state);
+        shared.to_reset.notify_one();
     }
 }
 
@@ -176,32 +199,60 @@ impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The stream has ended; the caller's own reset may have come first.
+    fn has_ended(&self, end: std::result::Result<(), (io::ErrorKind, String)>) {
+        let mut state = self.state();
+        state.end.get_or_insert(end);
+        state.wake_reader();
+        state.wake_writer();
+        drop(state);
+        self.to_send.notify_one();
+    }
 }
 
 impl State {
-    fn take_outgoing(&mut self) -> (Vec<u8>, Wants) {
+    fn take_outgoing(&mut self) -> (Vec<u8>, Sending) {
         let bytes = std::mem::take(&mut self.outgoing);
-        self.is_sending = !bytes.is_empty() || self.wants != Wants::Open;
+        self.is_at_work = !bytes.is_empty();
         self.wake_writer();
-        (bytes, self.wants)
+        (bytes, self.sending)
     }
 
-    /// What was taken was sent, or could not be. True when nothing more is to be sent.
-    fn has_sent(&mut self, wants: Wants, is_sent: bool) -> bool {
-        self.is_sending = false;
-        self.is_shut_down |= wants == Wants::Shutdown && is_sent;
-        let failure = match wants {
-            Wants::Reset => Some((io::ErrorKind::ConnectionReset, "The stream was reset")),
-            _ if !is_sent => Some((io::ErrorKind::BrokenPipe, "The stream has ended")),
-            _ => None,
-        };
-        if let Some((kind, what)) = failure {
-            self.end.get_or_insert_with(|| Err((kind, what.to_owned())));
-            self.wake_reader();
+    /// What was taken was sent, with the end if it was `ending`. True when nothing more is to be
+    /// sent.
+    fn has_sent(&mut self, ending: bool) -> bool {
+        self.is_at_work = false;
+        // A reset may have come meanwhile.
+        if ending && self.sending == Sending::Ending {
+            self.sending = Sending::Ended;
         }
         self.wake_writer();
-        let is_done = self.is_dropped && self.outgoing.is_empty() && self.wants == Wants::Open;
-        wants != Wants::Open || self.end.is_some() || is_done
+        let nothing_left = self.outgoing.is_empty() && self.sending != Sending::Ending;
+        self.end.is_some() || self.is_dropped && nothing_left
+    }
+
+    /// What was taken could not be sent.
+    fn has_broken(&mut self) {
+        self.is_at_work = false;
+        self.sending = Sending::Broken;
+        self.wake_writer();
+    }
+
+    /// What was read since the last call, in bytes.
+    fn take_read(&mut self) -> u32 {
+        if self.is_dropped {
+            // Nobody reads it, and the server is not to wait for that.
+            let unread = u32::try_from(self.incoming.len()).unwrap_or(u32::MAX);
+            self.incoming.clear();
+            self.read = self.read.saturating_add(unread);
+        }
+        std::mem::take(&mut self.read)
+    }
+
+    /// Whether nothing that comes is of use.
+    fn is_unread(&self) -> bool {
+        self.has_sent_all && (self.is_dropped || self.end.is_some())
     }
 
     fn wake_reader(&mut self) {
@@ -216,11 +267,11 @@ impl State {
         }
     }
 
-    /// Fails if the stream has ended, for a direction that needs it.
+    /// Fails if nothing can be sent any more.
     fn check(&self) -> io::Result<()> {
         match &self.end {
-            None => Ok(()),
-            Some(Ok(())) => Err(io::ErrorKind::BrokenPipe.into()),
+            None if self.sending != Sending::Broken => Ok(()),
+            None | Some(Ok(())) => Err(io::ErrorKind::BrokenPipe.into()),
             Some(Err((kind, what))) => Err(io::Error::new(*kind, what.clone())),
         }
     }
@@ -249,7 +300,7 @@ impl AsyncRead for GuestStreamReader {
             return Poll::Ready(Ok(()));
         }
         match &state.end {
-            Some(Err(_)) => Poll::Ready(state.check()),
+            Some(Err((kind, what))) => Poll::Ready(Err(io::Error::new(*kind, what.clone()))),
             Some(Ok(())) => Poll::Ready(Ok(())),
             None if state.has_ended => Poll::Ready(Ok(())),
             None => {
@@ -269,7 +320,7 @@ impl AsyncWrite for GuestStreamWriter {
         let shared = &self.0.0;
         let mut state = shared.state();
         state.check()?;
-        if state.wants != Wants::Open {
+        if state.sending != Sending::Open {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let length = bytes.len().min(OUTGOING_BYTES - state.outgoing.len());
@@ -285,7 +336,7 @@ impl AsyncWrite for GuestStreamWriter {
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.0.0.state();
-        if state.outgoing.is_empty() && !state.is_sending {
+        if state.outgoing.is_empty() && !state.is_at_work {
             return Poll::Ready(Ok(()));
         }
         state.check()?;
@@ -297,13 +348,11 @@ impl AsyncWrite for GuestStreamWriter {
         let shared = &self.0.0;
         let mut state = shared.state();
         // A stream whose directions have both ended has nothing to be shut down.
-        if state.is_shut_down || matches!(state.end, Some(Ok(()))) {
+        if state.sending == Sending::Ended || matches!(state.end, Some(Ok(()))) {
             return Poll::Ready(Ok(()));
         }
         state.check()?;
-        if state.wants == Wants::Open {
-            state.wants = Wants::Shutdown;
-        }
+        state.sending = Sending::Ending;
         state.writer = Some(context.waker().clone());
         drop(state);
         shared.to_send.notify_one();
