@@ -152,7 +152,12 @@ impl SecretSpec {
                 host => spec.hosts.push(host.to_ascii_lowercase()),
             }
         }
-        spec.check()?;
+        let checked = spec.check();
+        // The words behind the last `:` may be the end of a value whose hosts were forgotten.
+        if checked.is_err() && spec.source == SecretSource::Given {
+            return Err(error("the hosts behind its last `:` cannot be read"));
+        }
+        checked?;
         Ok(spec)
     }
 
@@ -252,6 +257,8 @@ mod tests {
             "T=hunter2secret:10.0.0.1",
             "T=hunter2secret\n:a.org",
             "1T=hunter2secret:a.org",
+            "T=user:hunter2secret",
+            "T=user:hunter2secret,a.org",
         ] {
             let error = SecretSpec::parse(text).unwrap_err();
             assert!(!error.to_string().contains("hunter2"), "{error}");

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use cofferdam::{AttachOptions, Coffer, Result, Sandbox, SandboxSpec, SandboxStatus, Stage};
+use cofferdam::{
+    AttachOptions, Coffer, Error, ErrorKind, Result, Sandbox, SandboxSpec, SandboxStatus, Stage,
+};
 
 use super::{cidfile::CidFile, spec::spec};
 use crate::{
@@ -104,10 +106,12 @@ async fn make(
     Ok(sandbox)
 }
 
-/// Removes a sandbox that `run` has made and that was not started at all, as when a port is taken:
-/// its name is free for the next try.
+/// Removes a sandbox that `run` has made and that was not started because a port of the host cannot
+/// be had: its name is free for the next try.
 async fn or_remove<T>(sandbox: &Sandbox, started: Result<T>) -> Result<T> {
-    if started.is_err()
+    let is_port =
+        |error: &Error| matches!(error.kind(), ErrorKind::PortTaken | ErrorKind::Permission);
+    if started.as_ref().err().is_some_and(is_port)
         && sandbox
             .info()
             .is_ok_and(|info| info.status == SandboxStatus::Created)

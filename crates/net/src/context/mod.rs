@@ -135,6 +135,13 @@ impl Context {
                 decision = self.policy.decide(&query);
             }
         }
+        // Under the profile `all` it would be a stranger's with the same number.
+        if self.config.guest_like(destination.ip()) == Some(destination.ip()) {
+            decision = Decision::Deny(Denial {
+                reason: Reason::Own,
+                allow: String::new(),
+            });
+        }
         if self.config.is_internal() {
             decision = Decision::Deny(Denial {
                 reason: Reason::Internal,

@@ -59,6 +59,8 @@ pub enum Reason {
     Reserved(&'static Reserved),
     /// An address of the host itself, or its loopback.
     Host,
+    /// The guest's own address.
+    Own,
     /// Each network of the guest is internal; no rule opens anything but their members.
     Internal,
     /// A rule on a name has opened the address, and the name in TLS or HTTP cannot be read.
@@ -74,6 +76,7 @@ impl fmt::Display for Reason {
             Self::Profile => f.write_str("no rule allows it"),
             Self::Reserved(line) => write!(f, "{} is {}", line.network, line.name),
             Self::Host => f.write_str("it is the host itself"),
+            Self::Own => f.write_str("it is the sandbox itself"),
             Self::Internal => f.write_str("its network is internal"),
             Self::Secrets => f.write_str("secrets are put in over TCP, and not over QUIC"),
             Self::HiddenName => f.write_str("it hides the name that a rule is about"),

@@ -34,6 +34,7 @@ pub(crate) fn possible(spec: &SandboxSpec) -> Result<()> {
     paths(spec)?;
     lease(spec.lease)?;
     crate::network::check(&spec.network)?;
+    secrets_beside_variables(spec)?;
     if spec
         .on_fork
         .as_deref()
@@ -139,6 +140,22 @@ fn is_taken(path: &str) -> bool {
         parts.as_slice(),
         [] | ["dev"] | ["dev", "pts", ..] | ["proc" | "sys", ..]
     )
+}
+
+/// Refuses a variable that is a secret too: the program would get one of the two.
+fn secrets_beside_variables(spec: &SandboxSpec) -> Result<()> {
+    let is_variable = |name: &str| {
+        let mut variables = spec.env.iter();
+        variables.any(|variable| variable.split('=').next() == Some(name))
+    };
+    let mut secrets = spec.network.secrets.iter();
+    match secrets.find(|secret| is_variable(&secret.name)) {
+        None => Ok(()),
+        Some(secret) => {
+            let what = format!("`{}` is a variable and a secret", secret.name);
+            Err(Error::new(ErrorKind::InvalidSpec, what).hint("Leave one of the two out"))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsStr,
     fs::File,
     io::Read,
     net::TcpStream,
@@ -19,6 +20,7 @@ use cofferdam_types::{
 };
 
 use crate::base::{
+    environment::is_kept,
     error::{Error, ErrorKind, Result, lift},
     random,
 };
@@ -57,6 +59,10 @@ pub(super) fn check(spec: &NetworkSpec) -> Result<()> {
     }
     for (index, secret) in secrets.iter().enumerate() {
         secret.check().map_err(|error| invalid(error.to_string()))?;
+        if is_kept(OsStr::new(&secret.name)) {
+            let what = format!("A secret cannot be in the variable `{}`", secret.name);
+            return Err(invalid(what).hint("Cofferdam or the system reads it: choose another name"));
+        }
         if secrets[..index]
             .iter()
             .any(|other| other.name == secret.name)

@@ -6,7 +6,10 @@ use std::{ffi::OsStr, path::PathBuf, process::Command};
 use cofferdam_base::env_vars;
 
 use super::layout::Layout;
-use crate::base::error::{Error, ErrorKind, Result, io};
+use crate::base::{
+    environment,
+    error::{Error, ErrorKind, Result, io},
+};
 
 /// First argument of a supervisor.
 pub(crate) const SUPERVISE: &str = "__supervise";
@@ -64,12 +67,13 @@ pub(crate) fn path(layout: &Layout) -> Result<PathBuf> {
         })
 }
 
-/// The program in a role, with what it must inherit of this process's choices.
+/// The program in a role, with what it must inherit of this process's choices and environment.
 ///
 /// # Errors
 /// When the program is not there.
 pub(crate) fn command(layout: &Layout, role: impl AsRef<OsStr>) -> Result<Command> {
     let mut command = Command::new(path(layout)?);
-    command.arg(role).envs(layout.choices().variables());
+    command.arg(role).env_clear().envs(environment::kept());
+    command.envs(layout.choices().variables());
     Ok(command)
 }

@@ -318,8 +318,17 @@ fn check_aliases(asked: &NetworkAttachment) -> Result<()> {
     if asked.aliases.len() > MAX_ALIASES {
         return invalid(format!("A member has at most {MAX_ALIASES} aliases"));
     }
-    match asked.aliases.iter().find(|alias| !valid_name(alias)) {
-        Some(bad) => invalid(format!("`{bad}` is not an alias")),
+    // Names that mean a guest itself or the host to every program.
+    let is_taken = |alias: &str| {
+        let alias = alias.to_ascii_lowercase();
+        alias == "localhost" || alias.ends_with(".localhost") || alias.ends_with("coffer.internal")
+    };
+    match asked
+        .aliases
+        .iter()
+        .find(|alias| !valid_name(alias) || is_taken(alias))
+    {
+        Some(bad) => invalid(format!("`{}` is not an alias", bad.escape_debug())),
         None => Ok(()),
     }
 }
