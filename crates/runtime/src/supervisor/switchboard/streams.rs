@@ -107,7 +107,8 @@ impl Switchboard {
             AgentMessage::Failed(failure) => {
                 let mut error = refused(&failure);
                 if error.kind() == ErrorKind::ConnectionRefused {
-                    error = error.hint("Start a server in the sandbox that listens there");
+                    error =
+                        error.hint("Check that a server in the sandbox listens there and accepts");
                 }
                 SupervisorMessage::Failed(to_remote(&error))
             }
@@ -136,8 +137,11 @@ impl Switchboard {
 
     /// Has the guest close a stream; with a reset, unless all input and its end were delivered.
     fn close_stream(&mut self, number: u32) {
-        // A message this small always encodes.
-        let _ = self.send_to_stream(number, &HostMessage::Detach);
+        let mut bytes = Vec::new();
+        // A message this small always encodes. It is never refused: a stream that is forgotten here
+        // and not there would be one less for ever. There is one for each request that was let in.
+        let _ = encode_control(number, &HostMessage::Detach, &mut bytes);
+        let _ = self.agent.send_bulk(bytes, false);
         self.forget_stream(number);
     }
 
