@@ -101,7 +101,10 @@ impl Planned {
     }
 
     /// The policy afterwards.
-    pub(super) fn policy(&self) -> Result<Policy> {
+    ///
+    /// # Errors
+    /// Of a rule, or when the host's addresses cannot be read.
+    pub(crate) fn policy(&self) -> Result<Policy> {
         let mut policy = policy(&self.spec)?;
         policy.host_addresses = lift(cofferdam_net::host_addresses())?;
         Ok(policy)

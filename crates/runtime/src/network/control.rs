@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cofferdam_net::{FlowInfo, Handle, PublishedPort};
+use cofferdam_net::{FlowInfo, Handle, Policy, PublishedPort};
 use cofferdam_proto::{
     MAX_LISTED_DENIALS, MAX_LISTED_FLOWS, NetworkCounters, NetworkDenial, NetworkFlow,
     NetworkStatus,
@@ -68,6 +68,19 @@ impl Control {
         })
     }
 
+    /// As [`Self::status`], without what only the stack knows when that has stopped.
+    pub(crate) fn status_or_less(&self, ports: Vec<PortMapping>) -> NetworkStatus {
+        self.status(ports.clone())
+            .unwrap_or_else(|_| NetworkStatus {
+                counters: self.counters(),
+                ports,
+                flows: Vec::new(),
+                flows_left_out: 0,
+                denials: Vec::new(),
+                ended_flows: 0,
+            })
+    }
+
     /// Publishes the ports of `planned`; returns them with those that the kernel chose. If one
     /// cannot be published, none is.
     ///
@@ -105,23 +118,23 @@ impl Control {
         }
     }
 
-    /// Does the rest of `planned`. Returns how many flows the policy has ended.
+    /// Does the rest of `planned`, with its `policy`. Returns how many flows the policy has ended.
+    /// When it fails, the published ports are as before.
     ///
     /// # Blocking
     /// For a turn of the stack's thread and each port.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Io`] when the stack has stopped, or the host's addresses cannot be read.
-    pub(crate) fn change(&self, planned: &Planned) -> Result<u64> {
-        let policy = planned.policy()?;
-        self.unpublish(&planned.unpublish);
+    /// [`crate::ErrorKind::Io`] when the stack has stopped.
+    pub(crate) fn change(&self, planned: &Planned, policy: Policy) -> Result<u64> {
         let handle = &self.handle;
         lift(handle.set_policy(policy.profile, policy.rules, policy.host_addresses))?;
         lift(handle.set_rate(planned.rate()))?;
-        if !planned.resets_flows {
-            return Ok(0);
-        }
-        let ended = lift(handle.reset_denied())?;
+        let ended = match planned.resets_flows {
+            true => lift(handle.reset_denied())?,
+            false => 0,
+        };
+        self.unpublish(&planned.unpublish);
         Ok(u64::try_from(ended).unwrap_or(u64::MAX))
     }
 }

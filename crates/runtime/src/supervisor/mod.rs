@@ -193,6 +193,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// so its lock is given up first. Its network ends before both: until then its ports and its
 /// numbers on named networks are in use, and nobody else may have them.
 async fn finish(mut board: Switchboard, end: End, queue: &mut mpsc::Receiver<Event>) {
+    board.end_network_changes().await;
     board.finished(&end);
     let id = board.entry.record.id;
     let recorded;

@@ -354,7 +354,7 @@ impl Switchboard {
             }
             Role::Session(stream) => self.leave_session(stream, id),
             Role::Stream(number) => self.leave_stream(id, number),
-            _ => {}
+            _ => self.network_changes.forget(id),
         }
     }
 
