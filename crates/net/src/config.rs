@@ -74,6 +74,8 @@ pub struct Limits {
     pub icmp_flows: usize,
     /// DNS queries that wait for a resolver.
     pub dns_pending: usize,
+    /// Connections from and to members of named networks at a time, together.
+    pub peer_connections: usize,
     /// Bytes of all TCP buffers together. A flow gets an eighth of the free bytes, between 8 KiB
     /// and 1 MiB for each direction.
     pub tcp_buffer_bytes: usize,
@@ -86,6 +88,7 @@ impl Default for Limits {
             udp_flows: 1024,
             icmp_flows: 64,
             dns_pending: 256,
+            peer_connections: 1280,
             tcp_buffer_bytes: 64 << 20,
         }
     }

@@ -14,7 +14,7 @@ mod replies;
 
 use std::net::{IpAddr, SocketAddr};
 
-use self::replies::{Key, Replies};
+use self::replies::{Key, Replies, Step};
 use crate::{
     context::Context,
     policy::{Decision, Name, Protocol, Query},
@@ -38,6 +38,7 @@ struct Ends {
     protocol: Protocol,
     source: SocketAddr,
     destination: SocketAddr,
+    step: Step,
 }
 
 impl Peers {
@@ -68,7 +69,7 @@ impl Peers {
     fn pass(&mut self, cx: &mut Context, packet: &Packet<'_>, to: Peer, ends: Ends) {
         if let Decision::Deny(denial) = decide(cx, to, ends.protocol, ends.destination) {
             let key = Key::new(ends.protocol, ends.destination, ends.source);
-            if !self.replies.has(&key, cx.now) {
+            if !self.replies.answers(to, &key, ends.step, cx.now) {
                 let what = (ends.protocol, ends.destination, None);
                 cx.events.denied(cx.now, what, denial, &cx.counters);
                 return turn_back(cx, packet, Unreachable::Prohibited);
@@ -83,6 +84,8 @@ impl Peers {
 
     /// Gives the packets of members to the guest, as long as its queue has room.
     pub(crate) fn turn(&mut self, cx: &mut Context) {
+        let dropped = cx.switch.turn(&cx.poller, cx.now);
+        cx.counters.peers_dropped.add(dropped);
         for _ in 0..TURN {
             if !cx.egress.has_room(cx.now) {
                 return;
@@ -116,9 +119,7 @@ impl Peers {
         let answer = decide(cx, from, ends.protocol, ends.source);
         if matches!(answer, Decision::Deny(_)) {
             let key = Key::new(ends.protocol, ends.source, ends.destination);
-            if !self.replies.enter(key, cx.now) {
-                return cx.counters.peers_dropped.one();
-            }
+            self.replies.enter(from, key, ends.step, cx.now);
         }
         cx.egress.send(packet.bytes);
     }
@@ -190,9 +191,15 @@ fn turn_back(cx: &mut Context, packet: &Packet<'_>, why: Unreachable) {
 /// The ends of a packet of a protocol that members may speak.
 fn ends(packet: &Packet<'_>) -> Option<Ends> {
     let place = |address: IpAddr| SocketAddr::new(address, 0);
+    let mut step = Step::GoOn;
     let (protocol, source, destination) = match packet.protocol {
         protocol::TCP => {
             let segment = Segment::parse(packet)?;
+            step = match (segment.is_syn(), segment.is_reset()) {
+                (true, _) => Step::Open,
+                (_, true) => Step::Reset,
+                _ => Step::GoOn,
+            };
             (Protocol::Tcp, segment.source, segment.destination)
         }
         protocol::UDP => {
@@ -220,5 +227,6 @@ fn ends(packet: &Packet<'_>) -> Option<Ends> {
         protocol,
         source,
         destination,
+        step,
     })
 }

@@ -82,7 +82,7 @@ impl Stack {
         let mut egress = Egress::new(frame_io, &config, Arc::clone(&counters), now);
         let seed = random()?;
         let tcp = Tcp::new(&mut egress, config.mtu, now, seed);
-        let switch = joined(&poller, &config.networks)?;
+        let switch = joined(&poller, &config)?;
         let (sender, commands) = channel();
         let handle = Handle::new(sender, poller.waker(), Arc::clone(&counters), now);
         Ok(Self {
@@ -160,8 +160,8 @@ impl Stack {
         let now = self.cx.now;
         let cx = &mut self.cx;
         // The old sockets' names go before others may take them.
-        cx.switch = Switch::default();
-        cx.switch = joined(&cx.poller, &config.networks)?;
+        cx.switch = Switch::new(0);
+        cx.switch = joined(&cx.poller, &config)?;
         cx.egress.configure(&config, now);
         cx.names = Names::default();
         self.up = Bucket::new(config.rate.up, now);
@@ -201,13 +201,14 @@ impl Stack {
     }
 }
 
-/// A switch that listens on `networks`.
-fn joined(poller: &Poller, networks: &[NamedNetwork]) -> Result<Switch> {
+/// A switch that listens on the networks of `config`.
+fn joined(poller: &Poller, config: &Config) -> Result<Switch> {
+    let networks = &config.networks;
     if networks.len() > MAX_NETWORKS {
         let what = format!("A sandbox has at most {MAX_NETWORKS} named networks");
         return Err(Error::new(ErrorKind::InvalidConfig, what));
     }
-    let mut switch = Switch::default();
+    let mut switch = Switch::new(config.limits.peer_connections);
     for network in networks {
         switch.join(poller, network.clone())?;
     }

@@ -100,9 +100,9 @@ impl Stack {
                 Owner::Icmp => self.icmp.ready(&mut self.cx, wake.slot),
                 Owner::Dns => self.dns.ready(&mut self.cx, wake.slot, wake.ready),
                 Owner::DnsServer => self.dns.server_ready(&mut self.cx, wake.slot),
-                owner @ (Owner::SwitchListener | Owner::SwitchInput | Owner::SwitchOutput) => {
+                Owner::SwitchListener | Owner::SwitchInput | Owner::SwitchOutput => {
                     let cx = &mut self.cx;
-                    cx.switch.ready(&cx.poller, owner, wake.slot, wake.ready);
+                    cx.switch.ready(&cx.poller, cx.now, *wake);
                 }
                 Owner::Publish => {
                     let (cx, tcp) = (&mut self.cx, &mut self.tcp);
@@ -169,6 +169,7 @@ impl Stack {
             self.icmp.deadline(),
             self.dns.deadline(),
             self.publish.deadline(),
+            self.cx.switch.deadline(),
         ]
         .into_iter()
         .flatten()

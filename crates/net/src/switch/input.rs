@@ -13,9 +13,6 @@ use crate::{
     slots::{Slot, Slots},
 };
 
-/// Connections at a time. A member has one; a new one replaces it.
-const MAX_INPUTS: usize = 1024;
-
 /// Connections that are accepted before others have their turn.
 const TURN: usize = 64;
 
@@ -29,6 +26,8 @@ const BUFFER_BYTES: usize = 65_536;
 struct Input {
     fd: OwnedFd,
     from: Peer,
+    /// How many came before.
+    age: u64,
     /// Whether it is on the list of those that may have packets.
     waiting: bool,
 }
@@ -40,6 +39,8 @@ pub(super) struct Inputs {
     /// May have packets, in the order of their turns; the first has sent some of its turn.
     waiting: VecDeque<Slot>,
     taken: usize,
+    /// Connections so far.
+    accepted: u64,
     pub(super) buffer: Vec<u8>,
 }
 
@@ -49,37 +50,62 @@ impl Default for Inputs {
             slots: Slots::default(),
             waiting: VecDeque::new(),
             taken: 0,
+            accepted: 0,
             buffer: vec![0; BUFFER_BYTES],
         }
     }
 }
 
 impl Inputs {
-    /// Accepts connections on the network of `port`, where this stack is the member `own`.
-    pub(super) fn accept(&mut self, poller: &Poller, listener: &Listener, port: u32, own: u32) {
+    /// Accepts connections on the network of `port`, where this stack is the member `own`, and keeps
+    /// `most` of all networks. A member has one, and a new one replaces it; the oldest makes room,
+    /// and its member connects again. Returns whether the listener may be waited for: without a
+    /// descriptor left it would wake the thread again at once.
+    pub(super) fn accept(
+        &mut self,
+        poller: &Poller,
+        listener: &Listener,
+        (port, own): Peer,
+        most: usize,
+    ) -> bool {
         for _ in 0..TURN {
             let (fd, number) = match listener.accept(own) {
                 Ok(Some(accepted)) => accepted,
                 Ok(None) => continue,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => continue,
+                    io::ErrorKind::WouldBlock => return true,
+                    _ => return false,
+                },
             };
             let from = (port, number);
             self.remove_if(|input| input.from == from);
-            if self.slots.len() >= MAX_INPUTS {
-                continue;
+            while self.slots.len() >= most.max(1) {
+                self.make_room();
             }
+            self.accepted += 1;
+            let age = self.accepted;
             let inserted = self.slots.insert_with(|slot| {
                 poller.add(&fd, Owner::SwitchInput, slot)?;
                 Ok::<_, io::Error>(Input {
                     fd,
                     from,
+                    age,
                     waiting: false,
                 })
             });
             if let Ok(slot) = inserted {
                 self.ready(slot);
             }
+        }
+        true
+    }
+
+    fn make_room(&mut self) {
+        let slots = self.slots.slots().into_iter();
+        let ages = slots.filter_map(|slot| Some((self.slots.get_mut(slot)?.age, slot)));
+        if let Some((_, oldest)) = ages.min() {
+            self.slots.remove(oldest);
         }
     }
 
@@ -110,8 +136,8 @@ impl Inputs {
         !self.waiting.is_empty()
     }
 
-    /// The next packet: its sender and its length in the buffer. A longer one than a packet can be
-    /// is dropped.
+    /// The next packet: its sender and its length in the buffer. A connection ends with one that is
+    /// longer than a packet can be: no stack sends such a thing.
     pub(super) fn receive(&mut self) -> Option<(Peer, usize)> {
         while let Some(slot) = self.waiting.front().copied() {
             let Some(input) = self.slots.get_mut(slot) else {
@@ -125,22 +151,16 @@ impl Inputs {
             }
             match recv(&input.fd, &mut self.buffer[..], RecvFlags::DONTWAIT) {
                 // A message of no bytes cannot be told from the end; a packet has a header.
-                Ok((_, 0)) => {
-                    self.slots.remove(slot);
-                    self.next();
-                }
-                Ok((_, len)) => {
+                Ok((_, len)) if len > 0 && len < BUFFER_BYTES => {
                     self.taken += 1;
-                    if len < BUFFER_BYTES {
-                        return Some((input.from, len));
-                    }
+                    return Some((input.from, len));
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     input.waiting = false;
                     self.next();
                 }
-                Err(_) => {
+                Ok(_) | Err(_) => {
                     self.slots.remove(slot);
                     self.next();
                 }

@@ -17,19 +17,31 @@ mod input;
 mod output;
 mod socket;
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{
+    collections::HashMap,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 pub(crate) use self::output::Sent;
-use self::{input::Inputs, output::Outputs, socket::Listener};
+use self::{
+    input::Inputs,
+    output::{Outputs, Way},
+    socket::Listener,
+};
 use crate::{
     error::{Result, io as failed},
     named::{Member, NamedNetwork},
-    poller::{Owner, Poller, Ready},
+    poller::{Owner, Poller, Wake},
     slots::Slot,
 };
 
 /// Networks of one sandbox.
 pub(crate) const MAX_NETWORKS: usize = 16;
+
+/// How long a listener rests when the process has no descriptors left.
+const REST: Duration = Duration::from_millis(100);
 
 /// A member on a network of this stack: the number of the port, and the member's number.
 pub(crate) type Peer = (u32, u32);
@@ -42,9 +54,13 @@ struct Port {
 }
 
 /// All networks of one stack.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Switch {
     ports: HashMap<u32, Port>,
+    /// Ports whose listeners rest, and until when.
+    resting: Vec<(Instant, u32)>,
+    /// Most connections from members, and to members.
+    most: (usize, usize),
     next_port: u32,
     inputs: Inputs,
     outputs: Outputs,
@@ -53,18 +69,27 @@ pub(crate) struct Switch {
 }
 
 impl Switch {
+    /// A switch without networks. One connection of five may be to a member, the others are from
+    /// members.
+    pub(crate) fn new(connections: usize) -> Self {
+        let outputs = connections / 5;
+        Self {
+            ports: HashMap::new(),
+            resting: Vec::new(),
+            most: (connections - outputs, outputs),
+            next_port: 0,
+            inputs: Inputs::default(),
+            outputs: Outputs::default(),
+            turn: 0,
+        }
+    }
+
     /// Listens on a network.
     pub(crate) fn join(&mut self, poller: &Poller, network: NamedNetwork) -> Result<()> {
         let what = || format!("Could not listen on the network `{}`", network.name);
         let listener = Listener::bind(&network.sockets, network.number);
         let listener = listener.map_err(|error| failed(what(), error))?;
-        let slot = Slot {
-            index: self.next_port,
-            generation: 0,
-        };
-        poller
-            .add_level(&listener.fd, Owner::SwitchListener, slot)
-            .map_err(|error| failed(what(), error))?;
+        wait_for(poller, &listener, self.next_port).map_err(|error| failed(what(), error))?;
         self.ports
             .insert(self.next_port, Port { network, listener });
         self.next_port += 1;
@@ -104,35 +129,57 @@ impl Switch {
 
     /// Sends a packet to a member.
     pub(crate) fn send(&mut self, poller: &Poller, to: Peer, packet: &[u8]) -> Sent {
-        let Some(port) = self.ports.get(&to.0) else {
-            return Sent::Nobody;
-        };
-        let (dir, own) = (&port.network.sockets, port.network.number);
-        self.outputs.send(poller, to, packet, dir, own)
+        match way(&self.ports, to, self.most.1) {
+            Some(way) => self.outputs.send(poller, way, packet),
+            None => Sent::Nobody,
+        }
     }
 
     /// Whether a member runs: whether somebody listens at its socket.
     pub(crate) fn is_live(&mut self, poller: &Poller, peer: Peer) -> bool {
-        let Some(port) = self.ports.get(&peer.0) else {
-            return false;
-        };
-        let (dir, own) = (&port.network.sockets, port.network.number);
-        own == peer.1 || self.outputs.is_connected(poller, peer, dir, own)
+        way(&self.ports, peer, self.most.1).is_some_and(|way| {
+            let outputs = &mut self.outputs;
+            way.own == peer.1 || outputs.is_connected(poller, way)
+        })
     }
 
     /// A socket of the switch is ready.
-    pub(crate) fn ready(&mut self, poller: &Poller, owner: Owner, slot: Slot, ready: Ready) {
-        match owner {
-            Owner::SwitchListener => {
-                if let Some(port) = self.ports.get(&slot.index) {
-                    let number = port.network.number;
-                    self.inputs
-                        .accept(poller, &port.listener, slot.index, number);
-                }
-            }
-            Owner::SwitchInput => self.inputs.ready(slot),
-            _ => self.outputs.ready(slot, ready),
+    pub(crate) fn ready(&mut self, poller: &Poller, now: Instant, wake: Wake) {
+        match wake.owner {
+            Owner::SwitchListener => self.accept(poller, now, wake.slot.index),
+            Owner::SwitchInput => self.inputs.ready(wake.slot),
+            _ => self.outputs.ready(wake.slot, wake.ready),
         }
+    }
+
+    fn accept(&mut self, poller: &Poller, now: Instant, number: u32) {
+        let Some(port) = self.ports.get(&number) else {
+            return;
+        };
+        let (own, most) = ((number, port.network.number), self.most.0);
+        if !self.inputs.accept(poller, &port.listener, own, most) {
+            poller.remove(&port.listener.fd);
+            self.resting.push((now + REST, number));
+        }
+    }
+
+    /// Waits again for listeners that have rested. Returns how many packets were dropped after they
+    /// had waited.
+    pub(crate) fn turn(&mut self, poller: &Poller, now: Instant) -> u64 {
+        let rested = |(until, _): &mut (Instant, u32)| *until <= now;
+        let due: Vec<_> = self.resting.extract_if(.., rested).collect();
+        for (_, number) in due {
+            let port = self.ports.get(&number);
+            if port.is_some_and(|port| wait_for(poller, &port.listener, number).is_err()) {
+                self.resting.push((now + REST, number));
+            }
+        }
+        std::mem::take(&mut self.outputs.dropped)
+    }
+
+    /// When [`Switch::turn`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.resting.iter().map(|(until, _)| *until).min()
     }
 
     /// Receives the next packet; [`Switch::received`] has its bytes.
@@ -163,6 +210,24 @@ impl Switch {
     }
 }
 
+fn wait_for(poller: &Poller, listener: &Listener, port: u32) -> io::Result<()> {
+    let slot = Slot {
+        index: port,
+        generation: 0,
+    };
+    poller.add_level(&listener.fd, Owner::SwitchListener, slot)
+}
+
+fn way(ports: &HashMap<u32, Port>, to: Peer, most: usize) -> Option<Way<'_>> {
+    let network = &ports.get(&to.0)?.network;
+    Some(Way {
+        to,
+        dir: &network.sockets,
+        own: network.number,
+        most,
+    })
+}
+
 /// Whether an error says that nobody is at the other end.
 fn is_gone(error: &io::Error) -> bool {
     matches!(
@@ -174,3 +239,6 @@ fn is_gone(error: &io::Error) -> bool {
             | io::ErrorKind::NotConnected
     )
 }
+
+#[cfg(test)]
+mod tests;

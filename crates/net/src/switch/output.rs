@@ -18,9 +18,6 @@ use crate::{
     slots::{Slot, Slots},
 };
 
-/// Connections at a time. The one that was used the longest time ago makes room.
-const MAX_OUTPUTS: usize = 256;
-
 /// Bytes of packets that wait for one member, and for all of them.
 const QUEUE_BYTES: usize = 2 << 20;
 const ALL_QUEUES_BYTES: usize = 8 << 20;
@@ -30,10 +27,22 @@ const ALL_QUEUES_BYTES: usize = 8 << 20;
 pub(crate) enum Sent {
     /// It is on its way.
     Yes,
-    /// It was dropped: the member does not read.
+    /// It was dropped: the member does not read, or the host has no memory for it.
     Full,
     /// The member does not run.
     Nobody,
+}
+
+/// How a member is reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way<'a> {
+    pub(super) to: Peer,
+    /// The directory of the network's sockets.
+    pub(super) dir: &'a Path,
+    /// The sender's number.
+    pub(super) own: u32,
+    /// Connections at a time. The one that was used the longest time ago makes room.
+    pub(super) most: usize,
 }
 
 #[derive(Debug)]
@@ -53,21 +62,16 @@ pub(super) struct Outputs {
     /// Bytes in all queues.
     queued: usize,
     clock: u64,
+    /// Packets that were dropped after they had waited.
+    pub(super) dropped: u64,
 }
 
 impl Outputs {
-    /// Sends a packet of the member `own` to another one.
-    pub(super) fn send(
-        &mut self,
-        poller: &Poller,
-        to: Peer,
-        packet: &[u8],
-        dir: &Path,
-        own: u32,
-    ) -> Sent {
+    /// Sends a packet to a member by the way `to`.
+    pub(super) fn send(&mut self, poller: &Poller, to: Way<'_>, packet: &[u8]) -> Sent {
         // The second try is for a member that has started again since.
         for _ in 0..2 {
-            let slot = match self.connected(poller, to, dir, own) {
+            let slot = match self.connected(poller, to) {
                 Ok(slot) => slot,
                 Err(sent) => return sent,
             };
@@ -79,12 +83,13 @@ impl Outputs {
     }
 
     /// Whether a member listens.
-    pub(super) fn is_connected(&mut self, poller: &Poller, to: Peer, dir: &Path, own: u32) -> bool {
+    pub(super) fn is_connected(&mut self, poller: &Poller, to: Way<'_>) -> bool {
         // One whose queue of connections is full runs.
-        self.connected(poller, to, dir, own) != Err(Sent::Nobody)
+        self.connected(poller, to) != Err(Sent::Nobody)
     }
 
-    fn connected(&mut self, poller: &Poller, to: Peer, dir: &Path, own: u32) -> Result<Slot, Sent> {
+    fn connected(&mut self, poller: &Poller, way: Way<'_>) -> Result<Slot, Sent> {
+        let to = way.to;
         if let Some(slot) = self.by_peer.get(&to) {
             return Ok(*slot);
         }
@@ -93,8 +98,8 @@ impl Outputs {
             // Its backlog is full, or this process has no descriptor left.
             false => Sent::Full,
         };
-        let fd = connect_to(dir, own, to.1).map_err(refused)?;
-        if self.slots.len() >= MAX_OUTPUTS {
+        let fd = connect_to(way.dir, way.own, to.1).map_err(refused)?;
+        while self.slots.len() >= way.most.max(1) {
             self.make_room();
         }
         let slot = self.slots.insert_with(|slot| {
@@ -128,9 +133,11 @@ impl Outputs {
         output.used = self.clock;
         if output.queue.is_empty() {
             match send_now(&output.fd, packet) {
-                Ok(true) => return Some(Sent::Yes),
-                Ok(false) => {}
-                Err(()) => {
+                Ok(()) => return Some(Sent::Yes),
+                Err(Errno::AGAIN) => {}
+                // No room in the socket will be reported for this one.
+                Err(Errno::NOBUFS | Errno::NOMEM) => return Some(Sent::Full),
+                Err(_) => {
                     self.remove(slot);
                     return None;
                 }
@@ -157,14 +164,14 @@ impl Outputs {
         };
         while let Some(packet) = output.queue.front() {
             match send_now(&output.fd, packet) {
-                Ok(true) => {
-                    output.queued -= packet.len();
-                    self.queued -= packet.len();
-                    output.queue.pop_front();
-                }
-                Ok(false) => return,
-                Err(()) => return self.remove(slot),
+                Ok(()) => {}
+                Err(Errno::AGAIN) => return,
+                Err(Errno::NOBUFS | Errno::NOMEM) => self.dropped += 1,
+                Err(_) => return self.remove(slot),
             }
+            output.queued -= packet.len();
+            self.queued -= packet.len();
+            output.queue.pop_front();
         }
     }
 
@@ -186,14 +193,12 @@ impl Outputs {
     }
 }
 
-/// Whether the kernel has taken the packet.
-fn send_now(fd: &OwnedFd, packet: &[u8]) -> Result<bool, ()> {
+/// Gives the packet to the kernel, which takes all of it or nothing.
+fn send_now(fd: &OwnedFd, packet: &[u8]) -> Result<(), Errno> {
     loop {
         match send(fd, packet, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Ok(_) => return Ok(true),
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN | Errno::NOBUFS) => return Ok(false),
-            Err(_) => return Err(()),
+            sent => return sent.map(drop),
         }
     }
 }

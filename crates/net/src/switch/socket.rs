@@ -89,7 +89,7 @@ pub(super) fn connect_to(dir: &Path, own: u32, peer: u32) -> io::Result<OwnedFd>
     Ok(fd)
 }
 
-fn seqpacket() -> io::Result<OwnedFd> {
+pub(super) fn seqpacket() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(socket_with(
         AddressFamily::UNIX,

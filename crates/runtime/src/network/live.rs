@@ -57,13 +57,18 @@ impl Network {
         values: &[NamedSecret],
         report: impl Fn(Report) + Send + 'static,
     ) -> Result<Self> {
-        let flows = flows_within(raise_descriptor_limit());
         let frames = FrameStream::new(channel_to_guest)
             .map_err(|error| io("Could not use the network channel", error))?;
         let (events, receiver) = Events::channel();
         let (mut config, policy) = (plan.config.clone(), plan.policy.clone());
+        let peers = match config.networks.is_empty() {
+            true => 0,
+            false => config.limits.peer_connections,
+        };
+        let (flows, peers) = flows_within(raise_descriptor_limit(), peers);
         config.limits.tcp_flows = config.limits.tcp_flows.min(flows);
         config.limits.udp_flows = config.limits.udp_flows.min(flows / 4);
+        config.limits.peer_connections = peers;
         let reporter = events.reporter();
         let (secrets, certificate) = secrets::start(&plan.network, values, reporter)?.unzip();
         config.secrets = secrets;
@@ -151,11 +156,14 @@ impl Drop for Network {
 /// flows that it may must not lock its owner out.
 const RESERVED_DESCRIPTORS: u64 = 384;
 
-/// Most TCP flows in a process that may have this many descriptors. A flow has one, a quarter as
-/// many are for UDP, and some for ICMP and DNS.
-fn flows_within(descriptors: u64) -> usize {
+/// Most TCP flows in a process that may have this many descriptors, and most connections with
+/// members of named networks, where `peers` are wanted and a quarter at most is for them. A flow has
+/// one, a quarter as many are for UDP, and some for ICMP and DNS.
+fn flows_within(descriptors: u64, peers: usize) -> (usize, usize) {
     let free = descriptors.saturating_sub(RESERVED_DESCRIPTORS);
-    usize::try_from(free / 3 * 2).unwrap_or(usize::MAX)
+    let free = usize::try_from(free).unwrap_or(usize::MAX);
+    let peers = peers.min(free / 4);
+    ((free - peers) / 3 * 2, peers)
 }
 
 /// Raises this process's limit as far as the host allows; returns it.
@@ -173,11 +181,15 @@ mod tests {
     #[test]
     fn a_guest_that_opens_all_its_flows_leaves_descriptors_for_its_owner() {
         for descriptors in [0, 256, 1024, 4096, 1 << 20] {
-            let flows = flows_within(descriptors) as u64;
-            // With a quarter for UDP, and 64 ICMP flows and 256 queries where there is room.
-            let all = flows + flows / 4;
-            assert!(all + RESERVED_DESCRIPTORS <= descriptors.max(RESERVED_DESCRIPTORS));
+            for peers in [0, 1280] {
+                let (flows, peers) = flows_within(descriptors, peers);
+                // With a quarter for UDP, and 64 ICMP flows and 256 queries where there is room.
+                let all = (flows + flows / 4 + peers) as u64;
+                assert!(all + RESERVED_DESCRIPTORS <= descriptors.max(RESERVED_DESCRIPTORS));
+            }
         }
-        assert!(flows_within(1024) > 400);
+        assert!(flows_within(1024, 0).0 > 400);
+        assert_eq!(flows_within(1024, 1280), (320, 160));
+        assert_eq!(flows_within(1 << 20, 1280).1, 1280);
     }
 }
