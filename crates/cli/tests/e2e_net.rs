@@ -100,13 +100,13 @@ fn a_denial_that_comes_later_ends_the_flow_that_runs() {
     assert_eq!(changed["rules"], serde_json::json!(rules));
     let mut rest = Vec::new();
     assert!(stream.read_to_end(&mut rest).is_err(), "it was not reset");
-    // The denial is seen with the rule that allows it.
-    let denied = &changed["denials"][0];
-    assert!(
-        denied["reason"].as_str().unwrap().contains("deny host"),
-        "{changed}"
-    );
-    assert_eq!(denied["allow"], format!("host:{port}/tcp"), "{changed}");
+    // The denial is seen with the rule that allows it, as soon as the network's thread has told it.
+    until("the denial", || {
+        let seen = net(&coffer, &[], &sandbox.id);
+        let denied = &seen["denials"][0];
+        let reason = denied["reason"].as_str().unwrap_or_default();
+        reason.contains("deny host") && denied["allow"] == format!("host:{port}/tcp")
+    });
     // The record has it, and so has the next start.
     let spec = &sandbox.inspect()["spec"]["network"]["rules"];
     assert_eq!(*spec, serde_json::json!(rules));

@@ -66,7 +66,7 @@ pub(crate) struct NetworkArgs {
         help_heading = "Network"
     )]
     pub(crate) dns_option: Vec<String>,
-    /// Secret that the host puts into requests to HOST; the sandbox has a placeholder in $NAME
+    /// Secret for HTTPS requests to HOST; the sandbox has a placeholder in $NAME
     ///
     /// The value is that of the caller's variable NAME, the content of a file, or the text itself.
     /// The last `:` begins the hosts, such as `api.example.com` or `*.example.com`. It goes into
@@ -77,7 +77,7 @@ pub(crate) struct NetworkArgs {
         help_heading = "Network"
     )]
     pub(crate) secret: Vec<String>,
-    /// Host whose TLS is never opened for secrets, such as one whose clients pin certificates
+    /// Host whose TLS stays closed, as for programs with pinned certificates
     #[arg(long, value_name = "HOST", help_heading = "Network")]
     pub(crate) secret_bypass: Vec<String>,
     /// Name in the sandbox's /etc/hosts; the IP `host-gateway` is the host

@@ -59,7 +59,7 @@ fn processes_keep_their_numbers() {
 #[test]
 fn a_fork_has_no_network_but_its_own_loopback() {
     let coffer = coffer();
-    let parent = live(&coffer, &[]);
+    let parent = live(&coffer, &["--network", "none"]);
     let fork = parent.fork(&[]);
     for sandbox in [&parent, &fork] {
         assert_eq!(sandbox.sh("ls /sys/class/net"), "lo");
