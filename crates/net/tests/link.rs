@@ -6,6 +6,7 @@ mod guest;
 
 use std::net::UdpSocket;
 
+use cofferdam_net::{Event, Reason};
 use guest::{Guest, MAC, Random, config};
 
 const GATEWAY: [u8; 6] = [0x02, 0x63, 0x66, 0, 0, 1];
@@ -81,6 +82,17 @@ fn spoofed_addresses_are_dropped_and_counted() {
     let mut buffer = [0; 16];
     let count = server.recv(&mut buffer).unwrap();
     assert_eq!(&buffer[..count], b"good");
+}
+
+#[test]
+fn the_guests_own_address_is_denied_whatever_the_rules_say() {
+    let mut guest = Guest::with(config(), &["allow *", "allow 10.0.0.0/8"]);
+    guest.send_frame(&v4_frame(OWN, OWN, 17, 0, &udp(9, b"x")));
+    guest.event(|event| match event {
+        Event::Denied { denial, .. } => denial.reason == Reason::Own,
+        _ => false,
+    });
+    assert_eq!(guest.handle.stats().udp_opened, 0);
 }
 
 #[test]

@@ -30,8 +30,9 @@ const INTERFACE: &str = "/sys/class/net/eth0";
 /// No address is tested for a double or made up by the kernel: the link is private, and a start
 /// would wait for the test. Source: Documentation/networking/ip-sysctl.rst.
 ///
-/// Memberships in multicast groups are told once, and no router is looked for: nobody is there to
-/// hear it, and a copy of a machine would send what its template had left to send.
+/// The kernel reports its multicast groups once and asks for no router. The link has neither a
+/// multicast listener nor a router, and a copy of a machine would send the reports that its template
+/// had not sent yet.
 ///
 /// An address that is added beside another one takes its place when that one goes; without this it
 /// would go too.

@@ -160,6 +160,8 @@ fn secrets_beside_variables(spec: &SandboxSpec) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use cofferdam_types::SecretSpec;
+
     use super::*;
 
     #[test]
@@ -212,6 +214,12 @@ mod tests {
             with(|spec| spec.upper = UpperSpec::Disk(ByteSize::from_mib(1))),
             with(|spec| spec.workdir = Some("tmp".to_owned())),
             with(|spec| spec.env = vec!["=x".to_owned()]),
+            // A secret that is a variable too, and one in a variable that Cofferdam reads.
+            with(|spec| {
+                spec.env = vec!["T=x".to_owned()];
+                spec.network.secrets = vec![SecretSpec::parse("T:a.org").unwrap()];
+            }),
+            with(|spec| spec.network.secrets = vec![SecretSpec::parse("PATH:a.org").unwrap()]),
         ];
         assert!(
             all.iter().all(|kind| *kind == ErrorKind::InvalidSpec),

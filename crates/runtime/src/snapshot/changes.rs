@@ -77,7 +77,7 @@ impl ForkChanges {
         }
     }
 
-    /// Fails if the host cannot give the ports, before the source stands still for a capture.
+    /// Fails if the host cannot give the ports, before the source is paused for a capture.
     ///
     /// # Errors
     /// [`ErrorKind::PortTaken`] and others with the port.

@@ -321,7 +321,11 @@ fn check_aliases(asked: &NetworkAttachment) -> Result<()> {
     // Names that mean a guest itself or the host to every program.
     let is_taken = |alias: &str| {
         let alias = alias.to_ascii_lowercase();
-        alias == "localhost" || alias.ends_with(".localhost") || alias.ends_with("coffer.internal")
+        let is_below = |name: &str| {
+            let before = alias.strip_suffix(name);
+            before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+        };
+        is_below("localhost") || is_below("coffer.internal")
     };
     match asked
         .aliases

@@ -132,13 +132,14 @@ fn an_address_that_is_asked_for_is_given_or_refused() {
     for (byte, address) in (3..).zip(["10.1.0.0", "10.1.0.1", "10.1.0.255", "10.2.0.5"]) {
         assert_eq!(kind(byte, address), ErrorKind::InvalidSpec, "{address}");
     }
-    let mut bad = NetworkAttachment::new("lan");
-    bad.aliases = vec!["a b".to_owned()];
-    let record = sandbox(&store, 9, &[bad]);
-    assert_eq!(
-        networks.places(&record).unwrap_err().kind(),
-        ErrorKind::InvalidSpec
-    );
+    let aliases = ["a b", "localhost", "db.LOCALHOST", "host.coffer.internal"];
+    for (byte, alias) in (9..).zip(aliases) {
+        let mut bad = NetworkAttachment::new("lan");
+        bad.aliases = vec![alias.to_owned()];
+        let record = sandbox(&store, byte, &[bad]);
+        let error = networks.places(&record).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{alias}");
+    }
 }
 
 #[test]
