@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::Read as _,
+    io::{self, ErrorKind, Read as _},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -140,44 +140,59 @@ impl Drop for Store {
     }
 }
 
-/// The files below `directory` that have `word` in them.
+/// The files below `directory` that have `word` in them. A template that is made in the background
+/// moves its files, and then the search begins again: none may be missed.
 fn files_with(directory: &Path, word: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let kind = fs::symlink_metadata(&path).unwrap();
-        if kind.is_dir() {
-            found.extend(files_with(&path, word));
-        } else if kind.is_file() && has(&path, word.as_bytes()) {
-            found.push(path);
+    until("a search in which no file was moved", || {
+        match search(directory, word.as_bytes()) {
+            Ok(files) => {
+                found = files;
+                true
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+                false
+            }
         }
-    }
+    });
     found
 }
 
+fn search(directory: &Path, word: &[u8]) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let kind = fs::symlink_metadata(&path)?;
+        if kind.is_dir() {
+            found.extend(search(&path, word)?);
+        } else if kind.is_file() && has(&path, word)? {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
 /// Whether a file has a word in it. Memory files are mostly holes, which are passed over.
-fn has(path: &Path, word: &[u8]) -> bool {
-    let mut file = fs::File::open(path).unwrap();
+fn has(path: &Path, word: &[u8]) -> io::Result<bool> {
+    let mut file = fs::File::open(path)?;
     let mut at = 0;
     // No data behind `at` is an error, and the end.
     while let Ok(start) = seek(&file, SeekFrom::Data(at)) {
-        let end = seek(&file, SeekFrom::Hole(start)).unwrap();
-        seek(&file, SeekFrom::Start(start)).unwrap();
+        let end = seek(&file, SeekFrom::Hole(start))?;
+        seek(&file, SeekFrom::Start(start))?;
         let mut data = Vec::new();
-        (&mut file)
-            .take(end - start)
-            .read_to_end(&mut data)
-            .unwrap();
+        (&mut file).take(end - start).read_to_end(&mut data)?;
         let mut rest = data.as_slice();
         while let Some(found) = rest.iter().position(|byte| *byte == word[0]) {
             if rest[found..].starts_with(word) {
-                return true;
+                return Ok(true);
             }
             rest = &rest[found + 1..];
         }
         at = end;
     }
-    false
+    Ok(false)
 }
 
 #[test]
