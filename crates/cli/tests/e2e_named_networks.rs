@@ -15,7 +15,8 @@ use cofferdam_testkit::{
 const IDLE: &str = "while :; do sleep 1000; done";
 
 /// Answers each connection to port 80 with `served`.
-const SERVER: &str = "while :; do echo served | nc -l -p 80 > /dev/null; done";
+/// It listens without a gap: a loop of one-shot servers refuses between two of them.
+const SERVER: &str = "nc -ll -p 80 -e echo served";
 
 /// Without an argument: sends each datagram to port 5353 back. With a place: sends a datagram there
 /// until the answer comes, and prints it.
@@ -176,19 +177,23 @@ fn rules_and_an_internal_network_close_what_they_say() {
             .sh(&format!("ping -c 1 {name}"))
             .contains("1 packets received")
     );
-    let events = coffer.ok([
-        "events",
-        "--json",
-        "--since",
-        "0",
-        "--until",
-        "0s",
-        "--filter",
-        &format!("sandbox={}", closed.id),
-        "--filter",
-        "type=network_denied",
-    ]);
-    assert!(events.contains(&format!("deny {name}:80")), "{events}");
+    let rule = format!("deny {name}:80");
+    // The network's thread writes it a moment later.
+    until("event of the denial", || {
+        let events = coffer.ok([
+            "events",
+            "--json",
+            "--since",
+            "0",
+            "--until",
+            "0s",
+            "--filter",
+            &format!("sandbox={}", closed.id),
+            "--filter",
+            "type=network_denied",
+        ]);
+        events.contains(&rule)
+    });
 }
 
 #[test]

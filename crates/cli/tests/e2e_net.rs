@@ -19,7 +19,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 const IDLE: &str = "while :; do sleep 1000; done";
 
-const SERVER: &str = "while :; do echo served | nc -l -p 8080; done";
+/// It listens without a gap: a loop of one-shot servers refuses between two of them.
+const SERVER: &str = "nc -ll -p 8080 -e echo served";
 
 fn networked<'a>(coffer: &'a Coffer, flags: &[&str], script: &str) -> Sleeper<'a> {
     let args = ["--network", "default"].iter().chain(flags);

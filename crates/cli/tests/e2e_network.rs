@@ -193,7 +193,7 @@ fn host_addresses() -> Vec<String> {
 #[test]
 fn a_published_port_leads_to_a_server_in_the_sandbox() {
     let coffer = Coffer::shared();
-    let server = "while :; do echo served | nc -l -p 8080; done";
+    let server = "nc -ll -p 8080 -e echo served";
     let sandbox = networked(&coffer, &["-p", "8080"], server);
     let place = published(&sandbox);
     assert!(place.starts_with("127.0.0.1:"), "{place}");
