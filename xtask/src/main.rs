@@ -16,6 +16,7 @@ mod ci;
 mod cpio;
 mod demo;
 mod dist;
+mod judges;
 mod kernel;
 mod lab;
 mod packages;
@@ -73,6 +74,11 @@ const VERBS: &[Verb] = &[
         name: "soak",
         help: "run the lab's test again and again [--runs N] [--qemu VERSION]",
         run: soak::run,
+    },
+    Verb {
+        name: "judges",
+        help: "let programs of others use the network of sandboxes [--only NAME]",
+        run: judges::run,
     },
     Verb {
         name: "qemu",
