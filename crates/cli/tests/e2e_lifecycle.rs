@@ -85,6 +85,35 @@ fn kill_restart_and_wait_work_as_in_docker() {
 }
 
 #[test]
+fn restarts_at_once_all_succeed_and_no_verb_beside_them_loses_its_supervisor() {
+    let coffer = Coffer::shared();
+    let sandbox = coffer.detached(&[BUSYBOX, "sleep", "100000"]);
+    let spawn = |args: &[&str]| {
+        let mut command = coffer.command(args.iter().copied().chain([sandbox.id.as_str()]));
+        let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        piped.spawn().unwrap()
+    };
+    let restarts: Vec<_> = (0..3).map(|_| spawn(&["restart", "-t", "0"])).collect();
+    for restart in restarts {
+        let output = restart.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    assert_eq!(status(&coffer, &sandbox.id), "running");
+    let verbs = [
+        &["restart", "-t", "0"][..],
+        &["stop", "-t", "0"],
+        &["start"],
+    ];
+    let others: Vec<_> = verbs.iter().map(|verb| spawn(verb)).collect();
+    for other in others {
+        let output = other.wait_with_output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        let is_honest = !error.contains("hung up") && !error.contains("does not answer");
+        assert!(output.status.success() || is_honest, "{error}");
+    }
+}
+
+#[test]
 fn a_store_that_was_moved_has_its_sandboxes_and_snapshots() {
     let coffer = Coffer::private();
     let running = coffer.ok(["run", "-d", BUSYBOX, "sleep", "100000"]);

@@ -138,13 +138,14 @@ impl Sandbox {
         self.coffer.runtime.stop(&self.now()?, timeout).await
     }
 
-    /// Stops it as [`Self::stop`] does, and starts it again.
+    /// Stops it as [`Self::stop`] does, and starts it again. Restarts of one sandbox wait for each
+    /// other; dropping the future ends the wait.
     ///
     /// # Errors
     /// Those of [`Self::stop`] and [`Self::start`].
     pub async fn restart(&self, timeout: Option<Duration>) -> Result<Vec<Stage>> {
-        self.stop(timeout).await?;
-        self.start().await
+        let (_, started) = self.coffer.runtime.restart(&self.now()?, timeout).await?;
+        Ok(timeline(started))
     }
 
     /// Sends a signal to its workload. SIGKILL is waited for.

@@ -151,6 +151,16 @@ impl Runtime {
         self.sandboxes().stop(entry, timeout).await
     }
 
+    /// Stops a sandbox and starts it again. Restarts of one sandbox wait for each other. Fails as
+    /// [`Self::stop`] and [`Self::start`] do, and with `NotFound` when it was removed meanwhile.
+    pub async fn restart(
+        &self,
+        entry: &Entry,
+        timeout: Option<Duration>,
+    ) -> Result<(Connection, SupervisorMessage)> {
+        self.sandboxes().restart(entry, timeout).await
+    }
+
     /// Sends a signal to a sandbox's workload; SIGKILL is waited for. Fails with `WrongState` when
     /// it does not run.
     pub async fn kill(&self, entry: &Entry, signal: Signal) -> Result<()> {
@@ -219,7 +229,7 @@ impl Runtime {
     /// What became of a sandbox whose supervisor was lost during a request; `lost`
     /// if it is still live.
     pub async fn what_became(&self, id: SandboxId, lost: Error) -> Error {
-        client::what_became(&self.store, id, lost).await
+        client::what_became(&self.store, id, None, lost).await
     }
 }
 

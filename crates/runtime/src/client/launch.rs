@@ -43,7 +43,7 @@ pub(crate) async fn start(
         Ok(started) => Ok((connection, started)),
         // It was killed, or removed by force.
         Err(error) if error.kind() == ErrorKind::SupervisorLost => {
-            Err(what_became(store, id, error).await)
+            Err(what_became(store, id, Some(entry.state.starts + 1), error).await)
         }
         Err(error) => Err(error),
     }

@@ -47,7 +47,7 @@ pub(crate) async fn request(
 ) -> Result<(Connection, SupervisorMessage)> {
     match try_request(store, entry, request).await {
         Err(error) if error.kind() == ErrorKind::SupervisorLost => {
-            Err(what_became(store, entry.record.id, error).await)
+            Err(what_became(store, entry.record.id, Some(entry.state.starts), error).await)
         }
         asked => asked,
     }
@@ -119,10 +119,20 @@ pub(crate) async fn unless_stopped<T>(
     }
 }
 
-/// What became of a sandbox whose supervisor was lost during a request; `lost`
-/// if it is still live.
-pub(crate) async fn what_became(store: &Store, id: SandboxId, lost: Error) -> Error {
-    match after_loss(store, id).await {
+/// What became of a sandbox whose supervisor was lost during a request; `lost` if it is still live.
+/// `starts` counts its starts when it was asked, where that is known: it may live again since then.
+pub(crate) async fn what_became(
+    store: &Store,
+    id: SandboxId,
+    starts: Option<u32>,
+    lost: Error,
+) -> Error {
+    match after_loss(store, id, starts).await {
+        Ok(Some(entry)) if starts.is_some_and(|starts| entry.state.starts > starts) => {
+            let name = &entry.record.name;
+            let what = format!("Sandbox `{name}` was stopped and started again by another command");
+            Error::new(ErrorKind::WrongState, what)
+        }
         Ok(Some(entry)) if entry.state.status.is_live() => lost,
         // Its supervisor died before it took the sandbox.
         Ok(Some(entry)) if entry.state.status == SandboxStatus::Created => lost,
@@ -135,12 +145,17 @@ pub(crate) async fn what_became(store: &Store, id: SandboxId, lost: Error) -> Er
     }
 }
 
-/// A sandbox as it is when its supervisor has let go of it, or has had the time to.
-pub(crate) async fn after_loss(store: &Store, id: SandboxId) -> Result<Option<Entry>> {
+/// A sandbox as it is when its supervisor has let go of it, or has had the time to, or when it was
+/// started once more than `starts` times.
+async fn after_loss(store: &Store, id: SandboxId, starts: Option<u32>) -> Result<Option<Entry>> {
     let deadline = Deadline::after(DEATH_TIMEOUT);
     loop {
         match store.load(id)? {
-            Some(entry) if entry.state.status.is_live() && !deadline.has_passed() => {
+            Some(entry)
+                if entry.state.status.is_live()
+                    && starts.is_none_or(|starts| entry.state.starts <= starts)
+                    && !deadline.has_passed() =>
+            {
                 tokio::time::sleep(DEATH_INTERVAL).await;
             }
             found => return Ok(found),
@@ -153,8 +168,11 @@ pub(crate) async fn end(store: &Store, entry: &Entry, request: Request) -> Resul
     match try_request(store, entry, request).await {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::SupervisorLost => {
-            match after_loss(store, entry.record.id).await? {
-                Some(entry) if entry.state.status.is_live() => Err(error),
+            let starts = entry.state.starts;
+            match after_loss(store, entry.record.id, Some(starts)).await? {
+                Some(entry) if entry.state.status.is_live() && entry.state.starts == starts => {
+                    Err(error)
+                }
                 _ => Ok(()),
             }
         }
@@ -180,7 +198,7 @@ pub(crate) async fn wait(store: &Store, entry: &Entry) -> Result<ExitStatus> {
         }
     }
     let gone = || Error::new(ErrorKind::NotFound, "The sandbox was removed");
-    let ended = after_loss(store, entry.record.id).await?;
+    let ended = after_loss(store, entry.record.id, Some(entry.state.starts)).await?;
     let state = ended.ok_or_else(gone)?.state;
     match (state.exit, state.failure) {
         (Some(status), _) => Ok(status),

@@ -4,14 +4,14 @@ mod removal;
 
 use std::time::{Duration, Instant};
 
-use cofferdam_base::time::unix_time_ns;
+use cofferdam_base::{LockFile, time::unix_time_ns};
 use cofferdam_image::{ImageStore, Progress, ProgressEvent};
 use cofferdam_proto::{NetworkChange, NetworkStatus, Request, Stage, StartMode, SupervisorMessage};
 use cofferdam_types::{SandboxId, SandboxSpec, SandboxStatus, Signal};
 
 use crate::{
     base::{
-        error::{Error, ErrorKind, Result, lift},
+        error::{Error, ErrorKind, Result, io, lift},
         random,
         task::log_line,
     },
@@ -168,6 +168,38 @@ impl Sandboxes<'_> {
         }
         let timeout_ms = timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
         client::end(self.store, entry, Request::Stop { timeout_ms }).await
+    }
+
+    /// Stops a sandbox and starts it again. Restarts of one sandbox wait for each other: the lock
+    /// is looked at again and again, so dropping the future ends the wait.
+    ///
+    /// # Errors
+    /// Those of [`Self::stop`] and [`Self::start`]; [`ErrorKind::NotFound`] when it was removed
+    /// meanwhile.
+    pub(crate) async fn restart(
+        &self,
+        entry: &Entry,
+        timeout: Option<Duration>,
+    ) -> Result<(Connection, SupervisorMessage)> {
+        /// The kernel has no event for a lock that its holder frees.
+        const INTERVAL: Duration = Duration::from_millis(10);
+        let id = entry.record.id;
+        let now = || {
+            let gone = || Error::new(ErrorKind::NotFound, "The sandbox was removed");
+            self.store.load(id)?.ok_or_else(gone)
+        };
+        let _lock = loop {
+            // Only one that is there gets a file.
+            now()?;
+            let path = self.store.layout().sandbox(id).restart_lock();
+            let tried = LockFile::try_exclusive(&path);
+            match tried.map_err(|error| io("Could not lock the sandbox", error))? {
+                Some(lock) => break lock,
+                None => tokio::time::sleep(INTERVAL).await,
+            }
+        };
+        self.stop(&now()?, timeout).await?;
+        self.start(&now()?, StartMode::default()).await
     }
 
     /// Changes the network of a sandbox, live or not; returns how it is if it is live.

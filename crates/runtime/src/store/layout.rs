@@ -7,6 +7,7 @@
 //!     sandbox.json           what was asked and resolved; never changes
 //!     state.json             where it is in its life
 //!     lock                   held by its supervisor as long as that lives
+//!     restart.lock           held by a restart, so that another waits for it
 //!     upper.ext4             its writes
 //!     output.log, output.log.1, console.log, vmm.log, supervisor.log
 //!   events/                  what happened to sandboxes, as JSON lines
@@ -300,6 +301,11 @@ impl SandboxPaths {
     #[must_use]
     pub fn state(&self) -> PathBuf {
         self.dir.join("state.json")
+    }
+
+    /// The lock of the `restart` that is under way.
+    pub fn restart_lock(&self) -> PathBuf {
+        self.dir.join("restart.lock")
     }
 
     /// The supervisor's lock.
