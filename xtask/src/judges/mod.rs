@@ -9,12 +9,20 @@
 //! | `host` | the program under test, its store, and the image |
 //! | `sandbox` | a sandbox of one judge |
 //! | `indexes` | `pip install` and `npm install` |
+//! | `browser` | Chromium of the host, with nginx in a sandbox |
 //! | `git` | clone and push over ssh |
+//! | `postgres` | PostgreSQL with SCRAM |
+//! | `server` | a server on the host's loopback |
+//! | `websocket` | WebSockets from and to a sandbox |
 
+mod browser;
 mod git;
 mod host;
 mod indexes;
+mod postgres;
 mod sandbox;
+mod server;
+mod websocket;
 
 use std::{ffi::OsString, time::Instant};
 
@@ -24,7 +32,15 @@ use crate::{args::Args, packages};
 use host::Host;
 
 /// Packages of the host: they make the image, and judge from outside.
-const PACKAGES: &[&str] = &["git", "mmdebstrap", "openssh-client", "python3"];
+const PACKAGES: &[&str] = &[
+    "chromium",
+    "git",
+    "mmdebstrap",
+    "openssh-client",
+    "postgresql-client",
+    "python3",
+    "python3-websockets",
+];
 
 /// One judge. It returns a few words about what it saw.
 struct Judge {
@@ -45,6 +61,18 @@ const JUDGES: &[Judge] = &[
     Judge {
         name: "git-ssh",
         run: git::ssh,
+    },
+    Judge {
+        name: "postgresql",
+        run: postgres::scram,
+    },
+    Judge {
+        name: "websocket",
+        run: websocket::both_ways,
+    },
+    Judge {
+        name: "chromium",
+        run: browser::chromium,
     },
 ];
 

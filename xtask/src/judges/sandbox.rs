@@ -41,6 +41,15 @@ impl<'a> Sandbox<'a> {
         output(&mut self.host.coffer(&args)?, &[])
     }
 
+    /// Starts a shell script in it that goes on.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(super) fn send(&self, script: &str) -> Result<()> {
+        let args = ["exec", "-d", &self.id, "sh", "-c", script];
+        output(&mut self.host.coffer(&args)?, &[]).map(drop)
+    }
+
     /// Writes a file in it.
     ///
     /// # Errors
