@@ -237,6 +237,28 @@ fn a_live_connection_to_a_published_port_is_use() {
     });
 }
 
+/// The names of the supervisor's threads that have a system-call filter.
+fn filtered_threads(supervisor: &Value) -> Vec<String> {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{supervisor}/task")) else {
+        return Vec::new();
+    };
+    let filtered = |thread: std::io::Result<std::fs::DirEntry>| {
+        // A thread may end meanwhile.
+        let status = std::fs::read_to_string(thread.ok()?.path().join("status")).ok()?;
+        let field = |name: &str| {
+            let mut lines = status.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name));
+            value.map(str::trim).map(str::to_owned)
+        };
+        (field("Seccomp:")? == "2")
+            .then(|| field("Name:"))
+            .flatten()
+    };
+    let mut names: Vec<String> = threads.filter_map(filtered).collect();
+    names.sort();
+    names
+}
+
 #[test]
 fn flags_of_the_network_are_kept_and_a_capture_is_written() {
     let coffer = Coffer::shared();
@@ -254,8 +276,15 @@ fn flags_of_the_network_are_kept_and_a_capture_is_written() {
         "02:00:5e:10:00:01",
         "--net-capture",
         capture.to_str().unwrap(),
+        "--secret",
+        "TOKEN=value:api.test.org",
     ];
     let sandbox = networked(&coffer, &flags, IDLE);
+    // The proxy of the secrets reads the trust store first.
+    until("filters of the network's threads", || {
+        let filtered = filtered_threads(&sandbox.inspect()["supervisor_pid"]);
+        filtered == ["net", "net-capture", "secrets"]
+    });
     let mac = sandbox.sh("cat /sys/class/net/eth0/address");
     assert_eq!(mac, "02:00:5e:10:00:01");
     sandbox.sh("ping -c 1 -W 5 198.18.0.1");

@@ -24,19 +24,22 @@ use crate::result::check;
 
 /// `AUDIT_ARCH_*` of the architecture this is built for; `linux/audit.h`.
 #[cfg(target_arch = "x86_64")]
-const AUDIT_ARCH: u32 = 0xc000_003e;
+pub(crate) const AUDIT_ARCH: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
-const AUDIT_ARCH: u32 = 0xc000_00b7;
+pub(crate) const AUDIT_ARCH: u32 = 0xc000_00b7;
 
-/// Offsets in `struct seccomp_data`: the call's number, the architecture, and the low half of
-/// the second argument, which is `mode` of fallocate(2); both architectures are little-endian.
-const NUMBER: u32 = 0;
-const ARCH: u32 = 4;
-const SECOND_ARGUMENT: u32 = 24;
+/// Offsets in `struct seccomp_data`: the call's number and the architecture.
+pub(crate) const NUMBER: u32 = 0;
+pub(crate) const ARCH: u32 = 4;
+
+/// Offset of the low half of an argument, counted from 0; both architectures are little-endian.
+pub(crate) const fn argument(index: u32) -> u32 {
+    16 + 8 * index
+}
 
 /// Numbers from here on are those of the x32 ABI (`__X32_SYSCALL_BIT`, `asm/unistd.h`), which has
 /// the same `AUDIT_ARCH_*` as the calls of a 64-bit program. No other architecture has such numbers.
-const X32_CALLS: u32 = 0x4000_0000;
+pub(crate) const X32_CALLS: u32 = 0x4000_0000;
 
 const STEPS: u16 = 11;
 
@@ -65,7 +68,8 @@ const fn program(answer: u32) -> [libc::sock_filter; STEPS as usize] {
         // The same calls by other numbers: a way round this filter that no program needs.
         step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
         step(JUMP_EQUAL, 0, 3, libc::SYS_fallocate as u32),
-        step(LOAD, 0, 0, SECOND_ARGUMENT),
+        // `mode` of fallocate(2).
+        step(LOAD, 0, 0, argument(1)),
         step(JUMP_ANY_BIT, 0, 1, libc::FALLOC_FL_PUNCH_HOLE as u32),
         step(RETURN, 0, 0, answer),
         step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
@@ -102,14 +106,14 @@ pub(crate) fn listen_elsewhere() -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(listener) }
 }
 
-fn install(
-    steps: &[libc::sock_filter; STEPS as usize],
+/// Installs a filter for the calling thread and its children. Async-signal-safe.
+pub(crate) fn install(
+    steps: &[libc::sock_filter],
     flags: libc::c_ulong,
 ) -> io::Result<libc::c_int> {
-    let mut steps = *steps;
     let program = libc::sock_fprog {
-        len: STEPS,
-        filter: steps.as_mut_ptr(),
+        len: u16::try_from(steps.len()).unwrap_or(u16::MAX),
+        filter: steps.as_ptr().cast_mut(),
     };
     // SAFETY: `program` points at `len` initialised steps; both outlive the call, which copies
     // them and only reads.

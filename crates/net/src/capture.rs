@@ -10,12 +10,18 @@
 use std::{
     fs::File,
     io::{BufWriter, Write},
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use crate::error::{Result, io};
+use crate::{
+    confine::Confine,
+    error::{Result, io},
+};
 
 /// Nanoseconds instead of microseconds.
 const MAGIC: u32 = 0xa1b2_3c4d;
@@ -37,15 +43,29 @@ pub(crate) struct Capture {
 }
 
 impl Capture {
-    /// Writes the header to `file`, and starts the thread.
-    pub(crate) fn start(mut file: File) -> Result<Self> {
+    /// Writes the header to `file`, and starts the thread, which gives up its rights first.
+    pub(crate) fn start(mut file: File, confine: Option<Arc<dyn Confine>>) -> Result<Self> {
         file.write_all(&header())
             .map_err(|error| io("Could not write the header of the capture", error))?;
         let (sender, receiver) = sync_channel(QUEUE);
+        let (begun, begins) = sync_channel(1);
         let thread = thread::Builder::new()
             .name("net-capture".to_owned())
-            .spawn(move || write(&receiver, BufWriter::new(file)))
+            .spawn(move || {
+                let confined = confine.map_or(Ok(()), |confine| confine.capture());
+                let is_confined = confined.is_ok();
+                // The receiver waits for it.
+                let _ = begun.send(confined);
+                if is_confined {
+                    write(&receiver, BufWriter::new(file));
+                }
+            })
             .map_err(|error| io("Could not start the thread of the capture", error))?;
+        let ended = |_| Err(std::io::ErrorKind::BrokenPipe.into());
+        begins
+            .recv()
+            .unwrap_or_else(ended)
+            .map_err(|error| io("Could not confine the thread of the capture", error))?;
         Ok(Self {
             sender: Some(sender),
             thread: Some(thread),
@@ -136,7 +156,7 @@ mod tests {
     #[test]
     fn a_capture_has_a_header_and_each_frame() {
         let mut file = tempfile::tempfile().unwrap();
-        let capture = Capture::start(file.try_clone().unwrap()).unwrap();
+        let capture = Capture::start(file.try_clone().unwrap(), None).unwrap();
         assert!(capture.frame(b"first"));
         assert!(capture.frame(b"second!"));
         drop(capture);
@@ -156,7 +176,7 @@ mod tests {
         // A pipe without a reader stands for a disk that does not write.
         let (_reader, writer) = std::io::pipe().unwrap();
         let fd: std::os::fd::OwnedFd = writer.into();
-        let capture = Capture::start(File::from(fd)).unwrap();
+        let capture = Capture::start(File::from(fd), None).unwrap();
         let mut taken = 0;
         while capture.frame(&[0; 9000]) {
             taken += 1;

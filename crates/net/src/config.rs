@@ -2,10 +2,12 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use crate::{
+    confine::Confine,
     error::{Error, ErrorKind, Result},
     intercept::Secrets,
     named::NamedNetwork,
@@ -61,6 +63,8 @@ pub struct Config {
     pub rate: Rate,
     /// Secrets of which the guest has placeholders; absent: none.
     pub secrets: Option<Secrets>,
+    /// Takes rights from the stack's threads; absent: they have those of the process.
+    pub confine: Option<Arc<dyn Confine>>,
 }
 
 /// Bounds on memory and descriptors. All of them hold for one sandbox.
@@ -155,6 +159,7 @@ impl Config {
             timeouts: Timeouts::default(),
             rate: Rate::default(),
             secrets: None,
+            confine: None,
         }
     }
 

@@ -23,6 +23,7 @@
 
 mod capture;
 mod config;
+mod confine;
 mod context;
 mod dns;
 mod error;
@@ -46,6 +47,7 @@ mod udp;
 mod wire;
 
 pub use config::{Addresses, Config, HOST_NAME, Limits, MAX_MTU, MIN_MTU, Mac, Rate, Timeouts};
+pub use confine::Confine;
 pub use dns::host_resolvers;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, Events, Reporter};

@@ -52,7 +52,9 @@ impl std::fmt::Debug for Proxy {
 impl Proxy {
     /// Starts the thread, with a new authority. Flows to the hosts of `bypass` are left alone.
     /// Servers are verified with `roots`; absent: with the host's trust store, or the files that
-    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` name. `report` is called on the thread.
+    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` name. `report` is called on the thread. `confine` is
+    /// called there too, before the first flow, to take the rights that serving flows does not
+    /// need: it opens no file and no socket, and starts nothing. If it fails, no flow is served.
     ///
     /// # Errors
     /// [`ErrorKind::Certificate`], [`ErrorKind::Io`].
@@ -60,6 +62,7 @@ impl Proxy {
         rules: Vec<Rule>,
         bypass: Vec<String>,
         roots: Option<Vec<CertificateDer<'static>>>,
+        confine: impl FnOnce() -> std::io::Result<()> + Send + 'static,
         report: impl Fn(Report) + Send + Sync + 'static,
     ) -> Result<Self> {
         let authority = Arc::new(Authority::new()?);
@@ -79,7 +82,15 @@ impl Proxy {
         let (of_thread, signer) = (Arc::clone(&shared), Arc::clone(&authority));
         thread::Builder::new()
             .name("secrets".to_owned())
-            .spawn(move || runtime.block_on(run(receiver, of_thread, (signer, roots))))
+            .spawn(move || {
+                // Here, because reading the trust store takes milliseconds and no start has to
+                // wait for it.
+                let tls = Tls::new(signer, roots);
+                match confine() {
+                    Ok(()) => runtime.block_on(run(receiver, of_thread, Arc::new(tls))),
+                    Err(error) => (of_thread.report)(Report::Stopped(error.to_string())),
+                }
+            })
             .map_err(failed)?;
         Ok(Self {
             flows,
@@ -112,13 +123,7 @@ impl Proxy {
 }
 
 /// Serves flows until the proxy is dropped; then all of them end.
-async fn run(
-    mut flows: mpsc::UnboundedReceiver<Flow>,
-    shared: Arc<Shared>,
-    (authority, roots): (Arc<Authority>, Option<Vec<CertificateDer<'static>>>),
-) {
-    // Here, because reading the trust store takes milliseconds and no start has to wait for it.
-    let tls = Arc::new(Tls::new(authority, roots));
+async fn run(mut flows: mpsc::UnboundedReceiver<Flow>, shared: Arc<Shared>, tls: Arc<Tls>) {
     let free = Arc::new(Semaphore::new(MAX_FLOWS));
     while let Some(flow) = flows.recv().await {
         let Ok(permit) = Arc::clone(&free).try_acquire_owned() else {

@@ -36,6 +36,8 @@ pub enum Report {
     },
     /// A flow was closed because as many as the limit are open.
     FlowLimit,
+    /// The proxy serves no flow, for this reason.
+    Stopped(String),
 }
 
 /// What the thread and all flows share.
@@ -64,6 +66,9 @@ impl fmt::Display for Report {
                     "Closed a TLS flow: {} are open, the limit",
                     crate::MAX_FLOWS
                 )
+            }
+            Self::Stopped(reason) => {
+                write!(f, "Could not confine the proxy of the secrets: {reason}")
             }
         }
     }

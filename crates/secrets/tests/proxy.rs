@@ -10,6 +10,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use cofferdam_jail::{ThreadRights, confine_thread};
 use cofferdam_secrets::{Flow, Proxy, Report, Rule};
 use cofferdam_testkit::https::HttpsServer;
 use cofferdam_types::SecretSpec;
@@ -44,8 +45,9 @@ impl Guest {
         let roots = roots.iter().map(|server| server.authority.clone());
         let rules = vec![Rule { spec, value }];
         let report = move |report| sender.send(report).unwrap();
+        let confine = || confine_thread(ThreadRights::OpenSockets);
         let bypass = bypass.iter().map(|&host| host.to_owned()).collect();
-        let proxy = Proxy::start(rules, bypass, Some(roots.collect()), report).unwrap();
+        let proxy = Proxy::start(rules, bypass, Some(roots.collect()), confine, report).unwrap();
         Self { proxy, reports }
     }
 
@@ -257,6 +259,45 @@ fn a_server_that_cannot_be_verified_gets_nothing() {
         );
     }
     assert!(server.requests().is_empty() && other.requests().is_empty());
+}
+
+#[test]
+fn the_thread_of_the_proxy_may_use_open_sockets_and_nothing_else() {
+    let server = HttpsServer::start(&["api.test.org"], &["http/1.1"]);
+    let (sender, tried) = mpsc::channel();
+    // A report is made on the thread.
+    let report = move |_| {
+        let refused = [
+            std::fs::File::open("/dev/null").map(drop),
+            TcpStream::connect(("127.0.0.1", 9)).map(drop),
+            std::process::Command::new("true").spawn().map(drop),
+            std::thread::Builder::new().spawn(|| ()).map(drop),
+        ];
+        let errors = refused.map(|result| result.err().and_then(|error| error.raw_os_error()));
+        sender.send(errors).unwrap();
+    };
+    let confine = || confine_thread(ThreadRights::OpenSockets);
+    let proxy = Proxy::start(Vec::new(), Vec::new(), Some(Vec::new()), confine, report).unwrap();
+    let (_, reports) = mpsc::channel();
+    let guest = Guest { proxy, reports };
+    // No authority is trusted, which is reported.
+    guest.send(&server, "api.test.org", &get("api.test.org", ""));
+    let refused = Some(1);
+    assert_eq!(tried.recv_timeout(LIMIT).unwrap(), [refused; 4]);
+}
+
+#[test]
+fn a_proxy_that_keeps_its_rights_serves_nothing() {
+    let server = HttpsServer::start(&["api.test.org"], &["http/1.1"]);
+    let (sender, reports) = mpsc::channel();
+    let confine = || Err(std::io::ErrorKind::Unsupported.into());
+    let report = move |report| sender.send(report).unwrap();
+    let proxy = Proxy::start(Vec::new(), Vec::new(), Some(Vec::new()), confine, report).unwrap();
+    let guest = Guest { proxy, reports };
+    assert!(matches!(guest.report(), Report::Stopped(_)));
+    let mut answer = Vec::new();
+    let count = guest.flow(&server, "api.test.org").read_to_end(&mut answer);
+    assert_eq!(count.unwrap(), 0);
 }
 
 #[test]

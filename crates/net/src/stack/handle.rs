@@ -13,6 +13,7 @@ use std::{
 use crate::{
     capture::Capture,
     config::{Config, Rate},
+    confine::Confine,
     error::{Error, ErrorKind, Result},
     named::NamedNetwork,
     policy::{Profile, Rule},
@@ -47,28 +48,15 @@ pub(super) enum Command {
 /// Changes, reads and stops a running stack. Clones are handles of the same stack.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    sender: Sender<Command>,
-    waker: Waker,
-    counters: Arc<Counters>,
+    pub(super) sender: Sender<Command>,
+    pub(super) waker: Waker,
+    pub(super) counters: Arc<Counters>,
     /// When the stack was made.
-    start: Instant,
+    pub(super) start: Instant,
+    pub(super) confine: Option<Arc<dyn Confine>>,
 }
 
 impl Handle {
-    pub(super) fn new(
-        sender: Sender<Command>,
-        waker: Waker,
-        counters: Arc<Counters>,
-        start: Instant,
-    ) -> Self {
-        Self {
-            sender,
-            waker,
-            counters,
-            start,
-        }
-    }
-
     fn send(&self, command: Command) -> Result<()> {
         self.sender.send(command).map_err(|_| stopped())?;
         self.waker.wake();
@@ -256,7 +244,8 @@ impl Handle {
     /// # Errors
     /// `Io` when the file cannot be written, `Stopped`.
     pub fn capture(&self, file: Option<File>) -> Result<()> {
-        let next = file.map(Capture::start).transpose()?;
+        let start = |file| Capture::start(file, self.confine.clone());
+        let next = file.map(start).transpose()?;
         let previous = self.ask(|sender| Command::Capture(next, sender))?;
         // This waits for the disk, which the stack's thread must not do.
         drop(previous);

@@ -84,7 +84,13 @@ impl Stack {
         let tcp = Tcp::new(&mut egress, config.mtu, now, seed);
         let switch = joined(&poller, &config)?;
         let (sender, commands) = channel();
-        let handle = Handle::new(sender, poller.waker(), Arc::clone(&counters), now);
+        let handle = Handle {
+            sender,
+            waker: poller.waker(),
+            counters: Arc::clone(&counters),
+            start: now,
+            confine: config.confine.clone(),
+        };
         Ok(Self {
             up: Bucket::new(config.rate.up, now),
             cx: Context {
@@ -121,14 +127,21 @@ impl Stack {
         self.handle.clone()
     }
 
-    /// Runs the stack on a thread of its own.
+    /// Runs the stack on a thread of its own, with the rights that its configuration leaves. The
+    /// thread ends with `Io` if they cannot be taken.
     ///
     /// # Errors
     /// `Io` when the kernel gives no thread.
     pub fn spawn(self) -> Result<thread::JoinHandle<Result<End>>> {
         thread::Builder::new()
             .name("net".to_owned())
-            .spawn(|| self.run())
+            .spawn(|| {
+                if let Some(confine) = &self.cx.config.confine {
+                    let failed = |error| io("Could not confine the thread of the network", error);
+                    confine.stack().map_err(failed)?;
+                }
+                self.run()
+            })
             .map_err(|error| io("Could not start the thread of the network", error))
     }
 

@@ -5,15 +5,18 @@ pub(crate) mod outside;
 
 use std::{
     collections::VecDeque,
+    io,
     net::{IpAddr, SocketAddr},
-    sync::mpsc::Receiver,
+    path::Path,
+    sync::{Arc, mpsc::Receiver},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
+use cofferdam_jail::{ThreadRights, confine_thread};
 use cofferdam_net::{
-    Config, End, Event, Events, Fill, FrameIo, FrameStream, Handle, Input, Policy, Profile, Result,
-    Rule, Stack,
+    Config, Confine, End, Event, Events, Fill, FrameIo, FrameStream, Handle, Input, Policy,
+    Profile, Result, Rule, Stack,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use smoltcp::{
@@ -60,7 +63,26 @@ pub(crate) fn rules(rules: &[&str]) -> Vec<Rule> {
 }
 
 pub(crate) fn config() -> Config {
-    Config::new(MAC)
+    let mut config = Config::new(MAC);
+    config.confine = Some(Arc::new(Rights));
+    config
+}
+
+/// The rights that the supervisor leaves to the threads of a stack; sockets may have their names
+/// where tests make files.
+#[derive(Debug)]
+pub(crate) struct Rights;
+
+impl Confine for Rights {
+    fn stack(&self) -> io::Result<()> {
+        let read = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let names = &std::env::temp_dir();
+        confine_thread(ThreadRights::NewSockets { read, names })
+    }
+
+    fn capture(&self) -> io::Result<()> {
+        confine_thread(ThreadRights::OpenFiles)
+    }
 }
 
 impl Guest {

@@ -12,9 +12,13 @@ mod control;
 mod live;
 mod publish;
 mod report;
+mod rights;
 mod secrets;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use cofferdam_net::{
     Addresses, Config, HOST_NAME, NamedNetwork, Policy, PolicyText, Profile, Rate, Rule,
@@ -28,6 +32,7 @@ pub(crate) use self::{
     live::Network,
     publish::{Endpoints, expect_free, publish_exposed},
     report::Report,
+    rights::Rights,
     secrets::{take_values as take_secret_values, values as secret_values},
 };
 use crate::base::error::{Error, ErrorKind, Result, lift};
@@ -122,7 +127,7 @@ pub(crate) fn check(spec: &NetworkSpec) -> Result<()> {
 }
 
 /// The network of the sandbox `id`; `None` if it has none. `is_fork`: it has connections of another
-/// sandbox, and so gets addresses that the other cannot have. `networks` are its named networks.
+/// sandbox, and so gets addresses that the other cannot have. `networks` are its named networks. Its threads have `rights`.
 ///
 /// # Errors
 /// As for [`check`], and those of reading the host's addresses.
@@ -131,6 +136,7 @@ pub(crate) fn plan(
     spec: &NetworkSpec,
     is_fork: bool,
     networks: Vec<NamedNetwork>,
+    rights: Rights,
 ) -> Result<Option<Plan>> {
     if spec.mode == NetworkMode::None {
         return Ok(None);
@@ -139,6 +145,7 @@ pub(crate) fn plan(
     policy.host_addresses = lift(cofferdam_net::host_addresses())?;
     let config = Config {
         networks,
+        confine: Some(Arc::new(rights)),
         ..config(id, spec, is_fork)
     };
     Ok(Some(Plan {

@@ -19,6 +19,7 @@ use cofferdam_types::{
     NamedSecret, NetworkMode, NetworkSpec, SandboxId, SecretSource, SecretSpec, SecretValue,
 };
 
+use super::rights::confine_proxy;
 use crate::base::{
     environment::is_kept,
     error::{Error, ErrorKind, Result, lift},
@@ -176,7 +177,7 @@ pub(super) fn start(
     };
     let rules = spec.secrets.iter().map(rule).collect::<Result<Vec<_>>>()?;
     let bypass = spec.secret_bypass.clone();
-    let proxy = Proxy::start(rules, bypass, None, move |report| {
+    let proxy = Proxy::start(rules, bypass, None, confine_proxy, move |report| {
         reporter.send(event(report));
     });
     let proxy = lift(proxy)?;

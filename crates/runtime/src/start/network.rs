@@ -10,7 +10,7 @@ use cofferdam_types::NetworkMode;
 
 use crate::{
     base::error::{Result, io, lift},
-    network::{self, Network, Report},
+    network::{self, Network, Report, Rights},
     store::{
         event::{Event, EventKind},
         networks::{MemberRecord, MembersFile, NetworkRecord},
@@ -33,7 +33,8 @@ pub(crate) fn network(
         return Ok((None, None));
     }
     let (spec, is_fork) = (&record.spec.network, record.forked_from.is_some());
-    let Some(plan) = network::plan(record.id, spec, is_fork, networks(of)?)? else {
+    let rights = rights(of)?;
+    let Some(plan) = network::plan(record.id, spec, is_fork, networks(of)?, rights)? else {
         return Ok((None, None));
     };
     let channel = lift(machine.network_channel())?;
@@ -55,6 +56,17 @@ pub(crate) fn network(
         let _ = journal.append(&Event::now(&about, kind));
     })?;
     Ok((Some(network), Some(plan.guest)))
+}
+
+/// What the network's threads may do. Makes the directories that this is about, also for a sandbox
+/// that is on no named network: it may become a member later, and rights are never given back.
+fn rights(of: Starting<'_>) -> Result<Rights> {
+    let (networks, sockets) = (of.layout.networks(), of.layout.all_network_sockets());
+    for dir in [&networks, &sockets] {
+        fs::create_private_dir(dir)
+            .map_err(|error| io(format!("Could not make `{}`", dir.display()), error))?;
+    }
+    Ok(Rights { networks, sockets })
 }
 
 /// The sandbox's places on named networks, with the directories of their sockets.

@@ -195,7 +195,7 @@ impl Layout {
         self.home.join("pools")
     }
 
-    /// The directory of all named networks; made with the first.
+    /// The directory of all named networks; made by the first start of a sandbox with a network.
     #[must_use]
     pub fn networks(&self) -> PathBuf {
         self.home.join("networks")
@@ -204,7 +204,12 @@ impl Layout {
     /// The directory of the sockets by which the members of a network reach each other. Its name
     /// is short: a socket's path has 108 bytes at most.
     pub(crate) fn network_sockets(&self, id: &str) -> PathBuf {
-        self.run.join("n").join(id.get(..8).unwrap_or(id))
+        self.all_network_sockets().join(id.get(..8).unwrap_or(id))
+    }
+
+    /// The directory of those directories.
+    pub(crate) fn all_network_sockets(&self) -> PathBuf {
+        self.run.join("n")
     }
 
     /// The directory of all snapshots.
