@@ -316,3 +316,16 @@ fn flags_of_the_network_are_kept_and_a_capture_is_written() {
     assert_eq!(refused.code, 125, "{refused:?}");
     assert!(refused.stderr.contains("line 2"), "{refused:?}");
 }
+
+#[test]
+fn a_secret_without_a_value_leaves_no_sandbox() {
+    let coffer = Coffer::shared();
+    let name = "without-a-value";
+    let secret = "TOKEN=@/no/such/file:api.test.org";
+    let args = ["run", "--rm", "--name", name, "--secret", secret];
+    let refused = coffer.run(args.iter().chain(&[BUSYBOX, "true"]));
+    assert_eq!(refused.code, 125, "{refused:?}");
+    assert!(refused.stderr.contains("/no/such/file"), "{refused:?}");
+    let missing = coffer.run(["inspect", name]);
+    assert_ne!(missing.code, 0, "{missing:?}");
+}

@@ -58,15 +58,15 @@ pub use cofferdam_runtime::{
         HistoryEntry, Image, ImageDetails, ImageSummary, LoadSource, LoadedImage, NoProgress,
         Phase, Progress, ProgressEvent, Reference, Removed, SaveFormat,
     },
-    rfc3339, run_role, unix_time_ns,
+    read_secret, rfc3339, run_role, unix_time_ns,
 };
 pub use cofferdam_types::{
     Blame, ByteSize, Capability, CapabilitySet, CpuCount, Digest, ExitStatus, HostEntry, LeaseSpec,
-    MacAddress, NetworkAttachment, NetworkMode, NetworkSpec, OnTimeout, ParseNetworkError,
-    ParseSizeError, ParseValueError, Platform, PlatformCapabilities, PortMapping, PortProtocol,
-    Privileges, PullPolicy, ResourceLimits, Rlimit, SandboxId, SandboxSpec, SandboxSpecBuilder,
-    SandboxStatus, SecretSource, SecretSpec, SecretValue, Signal, SnapshotId, TmpfsMount,
-    UpperSpec, valid_name,
+    MacAddress, NamedSecret, NetworkAttachment, NetworkMode, NetworkSpec, OnTimeout,
+    ParseNetworkError, ParseSizeError, ParseValueError, Platform, PlatformCapabilities,
+    PortMapping, PortProtocol, Privileges, PullPolicy, ResourceLimits, Rlimit, SandboxId,
+    SandboxSpec, SandboxSpecBuilder, SandboxStatus, SecretSource, SecretSpec, SecretValue, Signal,
+    SnapshotId, TmpfsMount, UpperSpec, valid_name,
 };
 
 pub use coffer::Coffer;

@@ -6,7 +6,7 @@ use cofferdam_runtime::{
     Entry, Error, ErrorKind, Request, Result, SandboxRecord, Stage, StartMode, SupervisorMessage,
     TerminalSize, WhenGone,
 };
-use cofferdam_types::{ExitStatus, SandboxId, SandboxStatus, Signal};
+use cofferdam_types::{ExitStatus, NamedSecret, SandboxId, SandboxStatus, Signal};
 
 use crate::{Coffer, LogOptions, Logs, SandboxInfo, Session};
 
@@ -53,6 +53,16 @@ impl Sandbox {
     pub fn info(&self) -> Result<SandboxInfo> {
         let layout = self.coffer.runtime.store().layout();
         Ok(SandboxInfo::from_entry(self.now()?, layout))
+    }
+
+    /// Gives values of its secrets for the starts, forks and restores that this process does from now
+    /// on. They come before those of the environment and of files. A value that is text is stored
+    /// nowhere, so another process than the one that made the sandbox has to give it again.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidSpec`] for a value of no secret that it has.
+    pub fn give_secrets(&self, values: Vec<NamedSecret>) -> Result<()> {
+        self.entry.record.give_secrets(values)
     }
 
     /// Starts it; returns when its workload runs, with how long each stage took. It outlives this

@@ -38,7 +38,7 @@ pub use cofferdam_proto::{
 pub use base::error::{
     Error, ErrorKind, Result, from_remote as remote_failure, lift_image, memory_error,
 };
-pub use network::{Interface, interface, read_policy};
+pub use network::{Interface, interface, read_policy, read_secret};
 pub use pool::{PoolInfo, PoolOptions};
 pub use roles::run_role;
 pub use runtime::Runtime;

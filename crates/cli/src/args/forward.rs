@@ -65,6 +65,13 @@ impl FromStr for Forward {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let hint = "write `8080:80`, `80`, `127.0.0.2:8080:80` or `8080:/path/of/a/socket`";
+        Self::parse(text).map_err(|error| format!("{error}; {hint}"))
+    }
+}
+
+impl Forward {
+    fn parse(text: &str) -> Result<Self, String> {
         // A path may have colons of its own.
         let end = text.find('/').unwrap_or(text.len());
         let (host, guest) = match text[..end].rfind(':') {
@@ -137,7 +144,8 @@ mod tests {
             "1:2:80",
             "70000:1",
         ] {
-            assert!(bad.parse::<Forward>().is_err(), "{bad}");
+            let error = bad.parse::<Forward>().unwrap_err();
+            assert!(error.contains("write `8080:80`"), "{bad}: {error}");
         }
     }
 }

@@ -46,6 +46,9 @@ pub(crate) struct StartArgs {
     pub(crate) proxy: ProxyArgs,
     #[command(flatten)]
     pub(crate) detaching: DetachArgs,
+    /// Value of a secret for this start: of the variable NAME, the text, or a file's content
+    #[arg(long, value_name = "NAME[=VALUE|=@FILE]")]
+    pub(crate) secret: Vec<String>,
     #[arg(required = true)]
     pub(crate) sandboxes: Vec<String>,
 }

@@ -40,6 +40,7 @@ pub(crate) struct NetworkCreateArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Name of the network
     pub(crate) name: String,
 }
 
@@ -69,6 +70,7 @@ pub(crate) struct NetworkInspectArgs {
     /// Form: json or a Go template
     #[arg(short, long, value_name = "FORM")]
     pub(crate) format: Option<String>,
+    /// Names or ids of networks
     #[arg(required = true)]
     pub(crate) networks: Vec<String>,
 }
@@ -79,6 +81,7 @@ pub(crate) struct NetworkRmArgs {
     /// Succeed where there is no such network
     #[arg(short, long)]
     pub(crate) force: bool,
+    /// Names or ids of networks
     #[arg(required = true)]
     pub(crate) networks: Vec<String>,
 }
@@ -100,13 +103,17 @@ pub(crate) struct NetworkConnectArgs {
     /// IPv4 address; the lowest that is free by default
     #[arg(long, value_name = "IP")]
     pub(crate) ip: Option<Ipv4Addr>,
+    /// Name or id of the network
     pub(crate) network: String,
+    /// Name or id of the sandbox
     pub(crate) sandbox: String,
 }
 
 /// Take a sandbox off a network.
 #[derive(Debug, clap::Args)]
 pub(crate) struct NetworkDisconnectArgs {
+    /// Name or id of the network
     pub(crate) network: String,
+    /// Name or id of the sandbox
     pub(crate) sandbox: String,
 }

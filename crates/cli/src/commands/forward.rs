@@ -96,13 +96,22 @@ async fn bind(forward: &Forward) -> Result<TcpListener> {
 
 /// Serves the connections of one listener, side by side.
 async fn accept(listener: TcpListener, sandbox: Rc<Sandbox>, guest: Guest, room: Arc<Semaphore>) {
+    // Said once, until there is room again.
+    let mut is_full = false;
     loop {
         match listener.accept().await {
             Ok((connection, peer)) => {
-                // A listener that waits for a peer needs no place. Nobody closes the semaphore.
-                let Ok(place) = Arc::clone(&room).acquire_owned().await else {
-                    return;
+                let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+                    refuse(&connection);
+                    if !std::mem::replace(&mut is_full, true) {
+                        output::error_line(&format!(
+                            "Refused the connection from {peer} to {guest}: {MAX_CONNECTIONS} are \
+                             open, the limit"
+                        ));
+                    }
+                    continue;
                 };
+                is_full = false;
                 let (sandbox, guest) = (Rc::clone(&sandbox), guest.clone());
                 tokio::task::spawn_local(async move {
                     if let Err(error) = serve(connection, &sandbox, &guest).await {
@@ -130,9 +139,14 @@ async fn serve(mut connection: TcpStream, sandbox: &Sandbox, guest: &Guest) -> R
     };
     if relayed.is_err() {
         // The peer must not take what it got for all of it.
-        let _ = set_socket_linger(&connection, Some(Duration::ZERO));
+        refuse(&connection);
     }
     relayed
+}
+
+/// Has the connection be reset when it is dropped.
+fn refuse(connection: &TcpStream) {
+    let _ = set_socket_linger(connection, Some(Duration::ZERO));
 }
 
 /// Copies both ways until both have ended; a failure of one ends both.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cofferdam::{AttachOptions, Coffer, ErrorKind, Result, SandboxStatus};
 
-use super::{run::print_stages, side_by_side::side_by_side};
+use super::{network::secret_values, run::print_stages, side_by_side::side_by_side};
 use crate::{
     args::{KillArgs, RestartArgs, RmArgs, StartArgs, StopArgs, TimeoutArgs, WaitArgs},
     exit_status::ExitStatus,
@@ -22,8 +22,14 @@ pub(crate) async fn start(coffer: &Coffer, args: &StartArgs, timings: bool) -> E
         };
         return start_attached(coffer, name, args, timings).await;
     }
+    // Once, since a file may be a pipe.
+    let secrets = match secret_values(&args.secret) {
+        Ok(secrets) => secrets,
+        Err(error) => return ExitStatus::Error(error),
+    };
     side_by_side(&args.sandboxes, async |name| {
         let sandbox = coffer.sandbox(name)?;
+        sandbox.give_secrets(secrets.clone())?;
         match sandbox.info()?.status {
             // As Docker: starting what runs, or is being started, is done already.
             SandboxStatus::Running => {}
@@ -58,6 +64,7 @@ async fn start_attached(
     let follow = async || -> Result<_> {
         let keys = args.detaching.keys()?;
         let sandbox = coffer.sandbox(name)?;
+        sandbox.give_secrets(secret_values(&args.secret)?)?;
         let tty = sandbox.info()?.spec.tty;
         streams::check_terminal(stdin, tty)?;
         let options = AttachOptions {

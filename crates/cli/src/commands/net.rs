@@ -1,6 +1,8 @@
 //! `net`.
 
-use cofferdam::{Coffer, Flow, NetworkChange, NetworkDetails, NetworkMode, Result};
+use cofferdam::{
+    Coffer, Error, ErrorKind, Flow, NetworkChange, NetworkDetails, NetworkMode, Result,
+};
 use serde_json::json;
 
 use super::network;
@@ -13,6 +15,15 @@ pub(crate) async fn net(coffer: &Coffer, args: &NetArgs) -> ExitStatus {
 
 async fn show_or_change(coffer: &Coffer, args: &NetArgs) -> Result<()> {
     let change = change(args)?;
+    let alone = NetworkChange {
+        keep_flows: true,
+        ..NetworkChange::default()
+    };
+    if change == alone {
+        let what = "`--keep-flows` is about a change, and there is none";
+        return Err(Error::new(ErrorKind::InvalidSpec, what)
+            .hint("Give it with a rule, a profile or a policy"));
+    }
     let sandbox = coffer.sandbox(&args.sandbox)?;
     let asks = args.reset || change != NetworkChange::default();
     let info = match asks {

@@ -8,8 +8,8 @@ use std::{
 };
 
 use cofferdam::{
-    ByteSize, Error, ErrorKind, NetworkAttachment, NetworkMode, NetworkSpec, PolicyText,
-    PortMapping, Result, SecretSource, SecretSpec,
+    ByteSize, Error, ErrorKind, NamedSecret, NetworkAttachment, NetworkMode, NetworkSpec,
+    PolicyText, PortMapping, Result, SecretSource, SecretSpec, SecretValue, read_secret,
 };
 
 use crate::args::NetworkArgs;
@@ -118,6 +118,60 @@ fn secrets(texts: &[String]) -> Result<Vec<SecretSpec>> {
     secrets.collect()
 }
 
+/// The values of flags `--secret` of a start. An error has no value in it.
+pub(super) fn secret_values(texts: &[String]) -> Result<Vec<NamedSecret>> {
+    let value = |text: &String| {
+        let (name, value) = match text.split_once('=') {
+            None => (text.as_str(), None),
+            Some((name, value)) => (name, Some(value)),
+        };
+        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty() || !name.chars().all(is_part) {
+            let hint =
+                "Write `--secret NAME`, `NAME=@FILE` or `NAME=VALUE`; a secret keeps its hosts";
+            let what = format!("`{}` is no name of a secret", name.escape_debug());
+            return Err(invalid(what).hint(hint));
+        }
+        let value = match value.map(|value| (value, value.strip_prefix('@'))) {
+            None => read_secret(name, &SecretSource::Environment)?,
+            Some((_, Some(file))) => read_secret(name, &SecretSource::File(file.to_owned()))?,
+            Some((text, None)) => SecretValue::new(text.to_owned())
+                .map_err(|error| invalid(format!("Secret `{name}`")).because(error))?,
+        };
+        let name = name.to_owned();
+        Ok(NamedSecret { name, value })
+    };
+    texts.iter().map(value).collect()
+}
+
+/// The values of secrets that a start by this process needs, before the sandbox is made: what has no
+/// value, or waits for one, leaves no sandbox behind.
+pub(super) fn read_secrets(spec: &NetworkSpec) -> Result<Vec<NamedSecret>> {
+    let is_read = |secret: &&SecretSpec| secret.value.is_none();
+    let value = |secret: &SecretSpec| {
+        let value = read_secret(&secret.name, &secret.source)?;
+        let name = secret.name.clone();
+        Ok(NamedSecret { name, value })
+    };
+    spec.secrets.iter().filter(is_read).map(value).collect()
+}
+
+/// A sentence about the values of a new sandbox that are stored nowhere, for one that this process
+/// does not start.
+pub(super) fn lost_values(spec: &NetworkSpec) -> Option<String> {
+    let given = spec
+        .secrets
+        .iter()
+        .filter(|secret| secret.source == SecretSource::Given);
+    let names: Vec<String> = given.map(|secret| format!("`{}`", secret.name)).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "The value of {} is not stored: give it again with `coffer start --secret NAME=VALUE`",
+            names.join(", ")
+        )
+    })
+}
+
 /// The hosts of flags `--secret-bypass`.
 fn bypass(hosts: &[String]) -> Result<Vec<String>> {
     let host = |text: &String| {
@@ -145,9 +199,14 @@ pub(super) fn ports(texts: &[String]) -> Result<Vec<PortMapping>> {
 pub(super) fn read_policy(path: &Path) -> Result<PolicyText> {
     let failed = || invalid(format!("Could not read the policy `{}`", path.display()));
     let mut text = String::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_POLICY_BYTES + 1).read_to_string(&mut text))
-        .map_err(|error| failed().because(error))?;
+    let read = match path == Path::new("-") {
+        true => std::io::stdin()
+            .take(MAX_POLICY_BYTES + 1)
+            .read_to_string(&mut text),
+        false => File::open(path)
+            .and_then(|file| file.take(MAX_POLICY_BYTES + 1).read_to_string(&mut text)),
+    };
+    read.map_err(|error| failed().because(error))?;
     if text.len() as u64 > MAX_POLICY_BYTES {
         return Err(failed().because("file is larger than 1 MiB"));
     }
@@ -235,6 +294,35 @@ mod tests {
         );
         assert_eq!(ports(&["65535:65535"]), "127.0.0.1:65535->65535/tcp");
         assert_eq!(ports(&[]), "");
+    }
+
+    #[test]
+    fn values_of_a_start_are_read_from_text_and_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("value");
+        std::fs::write(&file, "of-the-file\n").unwrap();
+        let texts = ["A=text=more".to_owned(), format!("B=@{}", file.display())];
+        let values = secret_values(&texts).unwrap();
+        let read: Vec<_> = values
+            .iter()
+            .map(|secret| (secret.name.as_str(), secret.value.expose()))
+            .collect();
+        assert_eq!(read, [("A", "text=more"), ("B", "of-the-file")]);
+        for bad in ["=value", "A:api.example.com", "A=", "NO_SUCH_VARIABLE_HERE"] {
+            let error = secret_values(&[bad.to_owned()]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_not_stored_is_named() {
+        let secrets = |texts: &[&str]| NetworkSpec {
+            secrets: secrets(&texts.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap(),
+            ..NetworkSpec::default()
+        };
+        assert_eq!(lost_values(&secrets(&["A:a.org", "B=@/file:b.org"])), None);
+        let lost = lost_values(&secrets(&["A:a.org", "C=value:c.org"])).unwrap();
+        assert!(lost.contains("`C`") && !lost.contains("`A`"), "{lost}");
     }
 
     #[test]

@@ -6,7 +6,11 @@ use cofferdam::{
     AttachOptions, Coffer, Error, ErrorKind, Result, Sandbox, SandboxSpec, SandboxStatus, Stage,
 };
 
-use super::{cidfile::CidFile, spec::spec};
+use super::{
+    cidfile::CidFile,
+    network::{lost_values, read_secrets},
+    spec::spec,
+};
 use crate::{
     args::{CreateArgs, LeaseArgs, RunArgs, SandboxArgs, Stream},
     exit_status::ExitStatus,
@@ -34,7 +38,10 @@ pub(crate) async fn run(coffer: &Coffer, args: &RunArgs, detail: Detail) -> Exit
             streams::check_terminal(process.interactive, process.tty)?;
         }
         let cidfile = CidFile::reserve(args.cidfile.as_deref())?;
-        let sandbox = make(coffer, &args.sandbox, &args.lease, detail.verbose).await?;
+        let spec = with_lease(&args.sandbox, &args.lease)?;
+        let secrets = read_secrets(&spec.network)?;
+        let sandbox = make(coffer, spec, args.sandbox.quiet, detail.verbose).await?;
+        sandbox.give_secrets(secrets)?;
         cidfile.write(sandbox.id())?;
         if args.detach {
             let started = or_remove(&sandbox, sandbox.start().await).await?;
@@ -76,7 +83,12 @@ pub(crate) async fn run(coffer: &Coffer, args: &RunArgs, detail: Detail) -> Exit
 pub(crate) async fn create(coffer: &Coffer, args: &CreateArgs, verbose: bool) -> ExitStatus {
     let create = async || -> Result<Sandbox> {
         let cidfile = CidFile::reserve(args.cidfile.as_deref())?;
-        let sandbox = make(coffer, &args.sandbox, &args.lease, verbose).await?;
+        let spec = with_lease(&args.sandbox, &args.lease)?;
+        let lost = lost_values(&spec.network);
+        let sandbox = make(coffer, spec, args.sandbox.quiet, verbose).await?;
+        if let Some(warning) = lost {
+            output::warning_line(&warning);
+        }
         cidfile.write(sandbox.id())?;
         Ok(sandbox)
     };
@@ -90,17 +102,15 @@ pub(crate) async fn create(coffer: &Coffer, args: &CreateArgs, verbose: bool) ->
     }
 }
 
-async fn make(
-    coffer: &Coffer,
-    args: &SandboxArgs,
-    lease: &LeaseArgs,
-    verbose: bool,
-) -> Result<Sandbox> {
-    let spec = SandboxSpec {
+fn with_lease(args: &SandboxArgs, lease: &LeaseArgs) -> Result<SandboxSpec> {
+    Ok(SandboxSpec {
         lease: lease.lease(),
         ..spec(args)?
-    };
-    let bars = Bars::new(args.quiet, verbose);
+    })
+}
+
+async fn make(coffer: &Coffer, spec: SandboxSpec, quiet: bool, verbose: bool) -> Result<Sandbox> {
+    let bars = Bars::new(quiet, verbose);
     let sandbox = coffer.create(spec, &bars).await?;
     bars.finish();
     Ok(sandbox)

@@ -112,9 +112,19 @@ impl Rule {
 fn invalid(text: &str, why: &str) -> Error {
     Error::new(
         ErrorKind::InvalidRule,
-        format!("`{text}` is no rule: {why}"),
+        format!("`{}` is no rule: {why}", shortened(text)),
     )
     .hint("Write `TARGET[:PORTS][/tcp|udp|icmp]`, for example `example.com:443` or `[fd00::/8]:22/tcp`")
+}
+
+/// A text as an error shows it: printable, and not longer than a line.
+pub(super) fn shortened(text: &str) -> String {
+    const MOST: usize = 80;
+    let mut shown: String = text.escape_debug().take(MOST).collect();
+    if text.escape_debug().nth(MOST).is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// Cuts a protocol off the end.
@@ -154,6 +164,9 @@ impl FromStr for Rule {
         match text.trim().split_once(char::is_whitespace) {
             Some(("allow", rest)) => Self::allow(rest.trim()),
             Some(("deny", rest)) => Self::deny(rest.trim()),
+            None if matches!(text.trim(), "allow" | "deny") => {
+                Err(invalid(text.trim(), "it has no target"))
+            }
             _ => Err(invalid(text, "it begins with neither `allow` nor `deny`")),
         }
     }
@@ -205,7 +218,8 @@ mod tests {
     fn what_is_no_rule_is_refused_with_the_reason() {
         for (text, why) in [
             ("permit *", "neither"),
-            ("allow", "neither"),
+            ("allow", "no target"),
+            ("allow ", "no target"),
             ("allow :80", "no target"),
             ("allow *:80/icmp", "ICMP"),
             ("allow *:http", "ports"),

@@ -63,6 +63,9 @@ pub(crate) fn planned(
     if let Some(rules) = &change.rules {
         spec.rules.clone_from(rules);
     }
+    // The same rule again would never match where it was.
+    spec.rules
+        .retain(|rule| !change.rules_before.contains(rule));
     spec.rules.splice(0..0, change.rules_before.iter().cloned());
     if change.profile.is_some() {
         spec.profile.clone_from(&change.profile);
@@ -179,6 +182,19 @@ mod tests {
     /// As the kernel has chosen them.
     fn live() -> Vec<PortMapping> {
         ports(&["4000:80", "8443:443", "4001:53/udp"])
+    }
+
+    #[test]
+    fn the_same_rule_again_is_there_once_and_first() {
+        let change = |rules: &[&str]| NetworkChange {
+            rules_before: owned(rules),
+            ..NetworkChange::default()
+        };
+        let mut spec = spec();
+        for rules in [&["deny b.example"][..], &["allow *"], &["deny b.example"]] {
+            spec = super::planned(&spec, &live(), &change(rules)).unwrap().spec;
+        }
+        assert_eq!(spec.rules, ["deny b.example", "allow *", "allow a.example"]);
     }
 
     #[test]

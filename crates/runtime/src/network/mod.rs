@@ -26,6 +26,7 @@ use cofferdam_net::{
 use cofferdam_proto::GuestNetwork;
 use cofferdam_types::{ByteSize, MacAddress, NetworkMode, NetworkSpec, SandboxId};
 
+pub use self::secrets::read_secret;
 pub(crate) use self::{
     change::{Planned, planned},
     control::Control,
@@ -33,7 +34,10 @@ pub(crate) use self::{
     publish::{Endpoints, expect_free, publish_exposed},
     report::Report,
     rights::Rights,
-    secrets::{take_values as take_secret_values, values as secret_values},
+    secrets::{
+        give_values as give_secret_values, take_values as take_secret_values,
+        values as secret_values,
+    },
 };
 use crate::base::error::{Error, ErrorKind, Result, lift};
 

@@ -100,6 +100,58 @@ pub(crate) fn take_values(id: SandboxId, spec: &mut NetworkSpec) -> Result<()> {
     Ok(())
 }
 
+/// Keeps values for the starts, forks and restores that this process does of a sandbox. They come
+/// before those of the environment, of files and of an earlier call.
+///
+/// # Errors
+/// [`ErrorKind::InvalidSpec`] for a value of no secret of the sandbox; then none is kept.
+pub(crate) fn give_values(
+    id: SandboxId,
+    spec: &NetworkSpec,
+    values: Vec<NamedSecret>,
+) -> Result<()> {
+    let is_secret = |name: &str| spec.secrets.iter().any(|secret| secret.name == name);
+    if let Some(value) = values.iter().find(|value| !is_secret(&value.name)) {
+        let name = value.name.escape_debug();
+        let what = format!("The sandbox has no secret `{name}`");
+        return Err(Error::new(ErrorKind::InvalidSpec, what)
+            .hint("A secret and its hosts are named when the sandbox is made"));
+    }
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = given.entry(id).or_default();
+    known.retain(|old| !values.iter().any(|value| value.name == old.name));
+    known.extend(values);
+    Ok(())
+}
+
+/// The value of the secret `name` from its source, as a start reads it.
+///
+/// # Errors
+/// [`ErrorKind::InvalidSpec`] for a value that is not there or that no header can carry, and for
+/// [`SecretSource::Given`].
+pub fn read_secret(name: &str, source: &SecretSource) -> Result<SecretValue> {
+    let invalid = |what: String| Error::new(ErrorKind::InvalidSpec, what);
+    let text = match source {
+        SecretSource::Environment => std::env::var(name).map_err(|_| {
+            invalid(format!(
+                "The environment has no variable `{name}` for the secret"
+            ))
+            .hint("Set it, and start the sandbox again")
+        })?,
+        SecretSource::File(file) => read(file).map_err(|error| {
+            invalid(format!("Could not read `{file}` for the secret `{name}`")).because(error)
+        })?,
+        _ => {
+            let what = format!("The value of the secret `{name}` was given once and is not stored");
+            return Err(invalid(what).hint(format!(
+                "Give it again with `coffer start --secret {name}=VALUE`, or `--secret {name}` for \
+                 the value of the variable"
+            )));
+        }
+    };
+    SecretValue::new(text).map_err(|error| invalid(format!("Secret `{name}`")).because(error))
+}
+
 /// The values for a start by this process.
 ///
 /// # Errors
@@ -114,28 +166,11 @@ pub(crate) fn values(
     let of = |id: SandboxId| given.get(&id).into_iter().flatten();
     let known: Vec<&NamedSecret> = of(id).chain(parent.into_iter().flat_map(of)).collect();
     let value = |secret: &SecretSpec| {
+        if let Some(known) = known.iter().find(|known| known.name == secret.name) {
+            return Ok((*known).clone());
+        }
+        let value = read_secret(&secret.name, &secret.source)?;
         let name = secret.name.clone();
-        let invalid = |what: String| Error::new(ErrorKind::InvalidSpec, what);
-        let text = match &secret.source {
-            SecretSource::Environment => std::env::var(&name).map_err(|_| {
-                invalid(format!(
-                    "The environment has no variable `{name}` for the secret"
-                ))
-                .hint("Set it, and start the sandbox again")
-            })?,
-            SecretSource::File(file) => read(file).map_err(|error| {
-                invalid(format!("Could not read `{file}` for the secret `{name}`")).because(error)
-            })?,
-            _ => {
-                let known = known.iter().find(|known| known.name == name);
-                return known.map(|known| (*known).clone()).ok_or_else(|| {
-                    invalid(format!("The value of the secret `{name}` is kept nowhere"))
-                        .hint("Make the sandbox with a secret from the environment or a file")
-                });
-            }
-        };
-        let value = SecretValue::new(text);
-        let value = value.map_err(|error| invalid(format!("Secret `{name}`")).because(error))?;
         Ok(NamedSecret { name, value })
     };
     spec.secrets.iter().map(value).collect()
@@ -218,5 +253,60 @@ impl Intercept for Interceptor {
             server: TcpStream::from(flow.server),
             host: flow.host,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(secrets: &[&str]) -> NetworkSpec {
+        let secret = |text: &&str| SecretSpec {
+            value: None,
+            ..SecretSpec::parse(text).unwrap()
+        };
+        NetworkSpec {
+            secrets: secrets.iter().map(secret).collect(),
+            ..NetworkSpec::default()
+        }
+    }
+
+    fn named(name: &str, value: &str) -> NamedSecret {
+        NamedSecret {
+            name: name.to_owned(),
+            value: SecretValue::new(value.to_owned()).unwrap(),
+        }
+    }
+
+    #[test]
+    fn values_that_are_given_again_are_those_of_the_next_starts() {
+        let id = SandboxId::from_random([0x71; 32]);
+        let spec = with(&["A=first:a.org", "B=@/no/such/file:b.org"]);
+        let error = values(id, None, &spec).unwrap_err();
+        assert!(error.to_string().contains("`A`"), "{error}");
+        let hint = error.hint_text().unwrap();
+        assert!(hint.contains("coffer start --secret A=VALUE"), "{hint}");
+
+        give_values(id, &spec, vec![named("A", "one"), named("B", "two")]).unwrap();
+        // Both are there, also that of a file which is not.
+        let both = values(id, None, &spec).unwrap();
+        assert_eq!(both, [named("A", "one"), named("B", "two")]);
+        give_values(id, &spec, vec![named("A", "three")]).unwrap();
+        let changed = values(id, None, &spec).unwrap();
+        assert_eq!(changed, [named("A", "three"), named("B", "two")]);
+        // A fork gets them by its parent.
+        let fork = SandboxId::from_random([0x72; 32]);
+        assert_eq!(values(fork, Some(id), &spec).unwrap(), changed);
+    }
+
+    #[test]
+    fn a_value_of_no_secret_is_refused_without_it() {
+        let id = SandboxId::from_random([0x73; 32]);
+        let spec = with(&["A=first:a.org"]);
+        let given = vec![named("A", "the-value"), named("C", "the-value")];
+        let error = give_values(id, &spec, given).unwrap_err();
+        assert!(error.to_string().contains("`C`"), "{error}");
+        assert!(!error.chain().contains("the-value"), "{error}");
+        assert!(values(id, None, &spec).is_err());
     }
 }

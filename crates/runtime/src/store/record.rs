@@ -55,6 +55,15 @@ impl SandboxRecord {
         let parent = self.forked_from.as_ref().map(|origin| origin.sandbox);
         network::secret_values(self.id, parent, &self.spec.network)
     }
+
+    /// Keeps values of its secrets for the starts, forks and restores that this process does. They
+    /// come before those of the environment and of files.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidSpec`] for a value of no secret that it has.
+    pub fn give_secrets(&self, values: Vec<NamedSecret>) -> Result<()> {
+        network::give_secret_values(self.id, &self.spec.network, values)
+    }
 }
 
 /// What a sandbox was forked from.
