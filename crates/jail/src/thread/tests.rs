@@ -1,3 +1,5 @@
+//! Calls that confined threads try, and what becomes of them.
+
 use std::{
     fs::{self, File},
     net::{TcpListener, TcpStream, UdpSocket},
