@@ -26,6 +26,7 @@ use crate::{
     body::{BodyError, Filter, Filtered, Misplaced},
     find::replace,
     head::{self, Refusal},
+    reason::reason,
     rule::{Report, Shared},
     tls::Ends,
 };
@@ -74,7 +75,7 @@ pub(crate) async fn serve(ends: Ends, host: String, shared: Arc<Shared>) {
             Err(error) => (Server::None(error.to_string()), None),
         },
         Err(error) => {
-            let reason = error.to_string();
+            let reason = reason(&error);
             let (host, reason_of_report) = (host.clone(), reason.clone());
             (shared.report)(Report::Unverified {
                 host,

@@ -41,6 +41,7 @@ mod find;
 mod forward;
 mod head;
 mod proxy;
+mod reason;
 mod rule;
 mod tls;
 

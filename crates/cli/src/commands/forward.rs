@@ -7,7 +7,7 @@ use rustix::net::sockopt::set_socket_linger;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, copy_buf},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::LocalSet,
 };
 
@@ -96,22 +96,23 @@ async fn bind(forward: &Forward) -> Result<TcpListener> {
 
 /// Serves the connections of one listener, side by side.
 async fn accept(listener: TcpListener, sandbox: Rc<Sandbox>, guest: Guest, room: Arc<Semaphore>) {
-    // Said once, until there is room again.
-    let mut is_full = false;
+    let mut places = Places::of(room);
     loop {
         match listener.accept().await {
             Ok((connection, peer)) => {
-                let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-                    refuse(&connection);
-                    if !std::mem::replace(&mut is_full, true) {
-                        output::error_line(&format!(
-                            "Refused the connection from {peer} to {guest}: {MAX_CONNECTIONS} are \
-                             open, the limit"
-                        ));
+                let place = match places.take() {
+                    Ok(place) => place,
+                    Err(Full { is_first }) => {
+                        refuse(&connection);
+                        if is_first {
+                            output::error_line(&format!(
+                                "Refused the connection from {peer} to {guest}: {MAX_CONNECTIONS} \
+                                 are open, the limit"
+                            ));
+                        }
+                        continue;
                     }
-                    continue;
                 };
-                is_full = false;
                 let (sandbox, guest) = (Rc::clone(&sandbox), guest.clone());
                 tokio::task::spawn_local(async move {
                     if let Err(error) = serve(connection, &sandbox, &guest).await {
@@ -142,6 +143,36 @@ async fn serve(mut connection: TcpStream, sandbox: &Sandbox, guest: &Guest) -> R
         refuse(&connection);
     }
     relayed
+}
+
+/// The places of a listener, which others of the same command take too.
+struct Places {
+    free: Arc<Semaphore>,
+    is_full: bool,
+}
+
+/// There is no place.
+#[derive(Debug, PartialEq, Eq)]
+struct Full {
+    /// Whether there was one for the connection before.
+    is_first: bool,
+}
+
+impl Places {
+    const fn of(free: Arc<Semaphore>) -> Self {
+        Self {
+            free,
+            is_full: false,
+        }
+    }
+
+    fn take(&mut self) -> std::result::Result<OwnedSemaphorePermit, Full> {
+        let place = Arc::clone(&self.free).try_acquire_owned();
+        let was_full = std::mem::replace(&mut self.is_full, place.is_err());
+        place.map_err(|_| Full {
+            is_first: !was_full,
+        })
+    }
 }
 
 /// Has the connection be reset when it is dropped.
@@ -214,6 +245,22 @@ impl fmt::Display for Guest {
         match self {
             Self::Port(port) => write!(f, "{port}"),
             Self::Socket(path) => f.write_str(path),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_past_the_limit_is_refused_and_said_once_until_there_is_room() {
+        let mut places = Places::of(Arc::new(Semaphore::new(1)));
+        for _ in 0..2 {
+            let place = places.take().unwrap();
+            assert_eq!(places.take().unwrap_err(), Full { is_first: true });
+            assert_eq!(places.take().unwrap_err(), Full { is_first: false });
+            drop(place);
         }
     }
 }

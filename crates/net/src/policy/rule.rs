@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{ports::Ports, target::Target};
+use super::{
+    ports::Ports,
+    target::{Target, shortened},
+};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a rule does with what it matches.
@@ -115,16 +118,6 @@ fn invalid(text: &str, why: &str) -> Error {
         format!("`{}` is no rule: {why}", shortened(text)),
     )
     .hint("Write `TARGET[:PORTS][/tcp|udp|icmp]`, for example `example.com:443` or `[fd00::/8]:22/tcp`")
-}
-
-/// A text as an error shows it: printable, and not longer than a line.
-pub(super) fn shortened(text: &str) -> String {
-    const MOST: usize = 80;
-    let mut shown: String = text.escape_debug().take(MOST).collect();
-    if text.escape_debug().nth(MOST).is_some() {
-        shown.push('…');
-    }
-    shown
 }
 
 /// Cuts a protocol off the end.

@@ -49,7 +49,7 @@ impl FromStr for Name {
         let invalid = |why: &str| {
             Error::new(
                 ErrorKind::InvalidRule,
-                format!("`{text}` is no name of a host: {why}"),
+                format!("`{}` is no name of a host: {why}", shortened(text)),
             )
         };
         let name = text.strip_suffix('.').unwrap_or(text);
@@ -69,6 +69,16 @@ impl FromStr for Name {
         }
         Ok(Self(name.to_ascii_lowercase()))
     }
+}
+
+/// A text as an error shows it: printable, and not longer than a line.
+pub(super) fn shortened(text: &str) -> String {
+    const MOST: usize = 80;
+    let mut shown: String = text.escape_debug().take(MOST).collect();
+    if text.escape_debug().nth(MOST).is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 impl fmt::Display for Name {
@@ -107,6 +117,11 @@ impl FromStr for Target {
             "*" | "any" => return Ok(Self::Any),
             "public" => return Ok(Self::Public),
             "host" | crate::config::HOST_NAME => return Ok(Self::Host),
+            "localhost" => {
+                let what = "`localhost` is the sandbox itself, which needs no rule";
+                return Err(Error::new(ErrorKind::InvalidRule, what)
+                    .hint("Write `host:PORT` for a port of the host's loopback"));
+            }
             _ => {}
         }
         if let Some(suffix) = text.strip_prefix("*.").or_else(|| text.strip_prefix('.')) {
@@ -169,6 +184,14 @@ mod tests {
             "host.coffer.internal".parse::<Target>().unwrap(),
             Target::Host
         );
+    }
+
+    #[test]
+    fn an_error_has_a_hint_for_the_hosts_loopback_and_no_text_without_end() {
+        let error = "localhost".parse::<Target>().unwrap_err();
+        assert!(error.hint_text().unwrap().contains("`host:PORT`"));
+        let error = "a".repeat(5000).parse::<Target>().unwrap_err();
+        assert!(error.to_string().chars().count() < 200, "{error}");
     }
 
     #[test]
