@@ -5,7 +5,7 @@ use std::{fmt, io, rc::Rc, sync::Arc, time::Duration};
 use cofferdam::{Coffer, Error, ErrorKind, GuestStream, Result, Sandbox};
 use rustix::net::sockopt::set_socket_linger;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, copy_buf},
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::LocalSet,
@@ -180,24 +180,72 @@ fn refuse(connection: &TcpStream) {
     let _ = set_socket_linger(connection, Some(Duration::ZERO));
 }
 
-/// Copies both ways until both have ended; a failure of one ends both.
+/// A direction that broke.
+#[derive(Debug)]
+enum Broken {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+impl From<Broken> for io::Error {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Reading(error) | Broken::Writing(error) => error,
+        }
+    }
+}
+
+/// Copies both ways until both have ended.
 async fn relay(connection: &mut TcpStream, stream: GuestStream) -> Result<()> {
     let (from_peer, to_peer) = connection.split();
     let (from_guest, mut to_guest) = stream.into_split();
-    let copied = tokio::try_join!(copy(from_peer, &mut to_guest), copy(from_guest, to_peer));
-    copied.map(drop).map_err(|error| {
+    let copied = both(copy(from_peer, &mut to_guest), copy(from_guest, to_peer)).await;
+    copied.map_err(|error| {
         to_guest.reset();
         io_error("The connection broke", error)
     })
 }
 
+/// Waits for both directions. A server that takes nothing any more may have answered: that is still
+/// delivered. All other failures of one direction end both.
+async fn both(
+    up: impl Future<Output = std::result::Result<(), Broken>>,
+    down: impl Future<Output = std::result::Result<(), Broken>>,
+) -> io::Result<()> {
+    tokio::pin!(up, down);
+    let copied = tokio::select! {
+        sent = &mut up => match sent {
+            Ok(()) => down.await,
+            Err(error @ Broken::Writing(_)) => down.await.and(Err(error)),
+            Err(error) => Err(error),
+        },
+        answered = &mut down => match answered {
+            Ok(()) => up.await,
+            Err(error) => Err(error),
+        },
+    };
+    Ok(copied?)
+}
+
 /// Copies one direction with its end.
-async fn copy(from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
-    copy_buf(&mut BufReader::with_capacity(COPY_BYTES, from), &mut to).await?;
+async fn copy(
+    from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+) -> std::result::Result<(), Broken> {
+    let mut from = BufReader::with_capacity(COPY_BYTES, from);
+    loop {
+        let bytes = from.fill_buf().await.map_err(Broken::Reading)?;
+        if bytes.is_empty() {
+            break;
+        }
+        to.write_all(bytes).await.map_err(Broken::Writing)?;
+        let count = bytes.len();
+        from.consume(count);
+    }
     match to.shutdown().await {
         // The other side has closed it already.
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
-        other => other,
+        other => other.map_err(Broken::Writing),
     }
 }
 
@@ -212,21 +260,12 @@ async fn stdio(coffer: &Coffer, sandbox: &str, guest: &Guest) -> Result<()> {
         done = &mut down => done,
         sent = &mut up => match sent {
             // What the server sent before it ended is still to be printed.
-            Err(error) if is_of_stream(&error) => down.await.and(Err(error)),
+            Err(error @ Broken::Writing(_)) => down.await.and(Err(error)),
             Err(error) => Err(error),
             Ok(()) => down.await,
         },
     };
-    copied.map_err(|error| io_error("The connection broke", error))
-}
-
-/// Whether the stream has failed, not our standard input. Then its other direction ends as well.
-fn is_of_stream(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
-    matches!(
-        error.kind(),
-        BrokenPipe | ConnectionAborted | ConnectionReset
-    )
+    copied.map_err(|error| io_error("The connection broke", error.into()))
 }
 
 async fn connect(sandbox: &Sandbox, guest: &Guest) -> Result<GuestStream> {
@@ -262,5 +301,39 @@ mod tests {
             assert_eq!(places.take().unwrap_err(), Full { is_first: false });
             drop(place);
         }
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(future)
+    }
+
+    #[test]
+    fn an_answer_is_delivered_though_the_server_takes_nothing_any_more() {
+        let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let mut answer = Vec::new();
+        let up = async { Err(Broken::Writing(gone())) };
+        let copied = run(both(up, copy(&b"answer"[..], &mut answer)));
+        assert_eq!(copied.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(answer, b"answer");
+        // A peer that is gone waits for nothing.
+        let up = async { Err(Broken::Reading(gone())) };
+        assert!(run(both(up, std::future::pending())).is_err());
+        let down = async { Err(Broken::Writing(gone())) };
+        assert!(run(both(std::future::pending(), down)).is_err());
+    }
+
+    #[test]
+    fn each_direction_ends_by_itself() {
+        let (mut to_server, mut to_peer) = (Vec::new(), Vec::new());
+        let copied = run(both(
+            copy(&b"request"[..], &mut to_server),
+            copy(&b"answer"[..], &mut to_peer),
+        ));
+        copied.unwrap();
+        assert_eq!(
+            (&to_server[..], &to_peer[..]),
+            (&b"request"[..], &b"answer"[..])
+        );
     }
 }
