@@ -38,8 +38,9 @@ fn a_client_that_follows_the_sandbox_reads_why_it_ended() {
 #[test]
 fn an_exec_keeps_an_idle_sandbox_and_its_end_lets_it_go() {
     let coffer = Coffer::shared();
-    let sandbox = coffer.detached(&["--idle-timeout", "1s", BUSYBOX, "sleep", "1h"]);
-    let done = sandbox.exec(&["sh", "-c", "sleep 3; echo done"]);
+    let sandbox = coffer.detached(&["--idle-timeout", "5s", BUSYBOX, "sleep", "1h"]);
+    // The command must begin before the sandbox was idle for too long.
+    let done = sandbox.exec(&["sh", "-c", "sleep 7; echo done"]);
     assert_eq!((done.code, done.text().as_str()), (0, "done"), "{done:?}");
     until("the end", || sandbox.status() == "stopped");
     assert_eq!(sandbox.inspect()["ended_by"], "idle_timeout");
@@ -79,8 +80,8 @@ fn a_time_out_is_changed_extended_and_taken_away() {
     let first = ends().unwrap();
     coffer.ok(["timeout", "--extend", &sandbox.id, "10m"]);
     let unchanged = ends().unwrap();
-    // It is computed anew from two clocks.
-    assert!(unchanged.abs_diff(first) < 1_000_000_000);
+    // It is computed anew from two clocks, between which a busy host may do something else.
+    assert!(unchanged.abs_diff(first) < 60_000_000_000);
     coffer.ok(["timeout", &sandbox.id, "10m"]);
     assert!(ends().unwrap() < first);
     coffer.ok(["timeout", &sandbox.id, "none"]);

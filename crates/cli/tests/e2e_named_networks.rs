@@ -91,7 +91,7 @@ impl Drop for Network<'_> {
 
 /// What a sandbox reads from port 80 of another.
 fn get(from: &Sleeper<'_>, host: &str) -> String {
-    from.sh(&format!("nc -w 5 {host} 80 < /dev/null 2>&1; true"))
+    from.sh(&format!("nc -w 60 {host} 80 < /dev/null 2>&1; true"))
 }
 
 /// Waits until the server in a sandbox listens.
@@ -121,12 +121,12 @@ fn sandboxes_reach_each_other_by_name_and_alias_and_others_do_not() {
     assert!(client.sh(&format!("nslookup {ip}")).contains(&long));
     assert!(
         client
-            .sh(&format!("ping -c 2 {alias}"))
-            .contains("2 packets received")
+            .sh(&format!("ping -c 1 -W 60 {alias}"))
+            .contains("1 packets received")
     );
     assert!(
         client
-            .sh(&format!("ping -6 -c 1 {name}"))
+            .sh(&format!("ping -6 -c 1 -W 60 {name}"))
             .contains("1 packets received")
     );
     let program = guest_program::compile(UDP);
@@ -174,7 +174,7 @@ fn rules_and_an_internal_network_close_what_they_say() {
     assert_ne!(get(&closed, &name), "served");
     assert!(
         closed
-            .sh(&format!("ping -c 1 {name}"))
+            .sh(&format!("ping -c 1 -W 60 {name}"))
             .contains("1 packets received")
     );
     let rule = format!("deny {name}:80");

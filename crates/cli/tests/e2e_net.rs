@@ -10,7 +10,7 @@ use std::{
 
 use cofferdam_testkit::{
     coffer::{BUSYBOX, Coffer, Sleeper},
-    sandboxes::until,
+    sandboxes::{own_place, unique_name, until},
 };
 use serde_json::Value;
 
@@ -39,12 +39,6 @@ fn net(coffer: &Coffer, flags: &[&str], sandbox: &str) -> Value {
 
 fn place(port: &Value) -> String {
     port["host"].as_str().unwrap().to_owned()
-}
-
-/// A port that was free a moment ago.
-fn free_place() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
 }
 
 fn served(place: &str) -> bool {
@@ -147,7 +141,7 @@ fn a_denial_that_comes_later_ends_the_flow_that_runs() {
 fn ports_change_while_a_sandbox_runs_and_the_next_start_has_them() {
     let coffer = Coffer::shared();
     let sandbox = networked(&coffer, &["-p", "81"], SERVER);
-    let fixed = free_place();
+    let fixed = own_place().to_string();
     let changed = net(
         &coffer,
         &["-p", &format!("{fixed}:8080"), "--unpublish", "81"],
@@ -172,6 +166,7 @@ fn ports_change_while_a_sandbox_runs_and_the_next_start_has_them() {
     coffer.refused(&["net", "--unpublish", "81", &sandbox.id], &["81/tcp"]);
 
     coffer.ok(["stop", "-t", "0", &sandbox.id]);
+    assert!(TcpStream::connect(&fixed).is_err());
     // The changes of a sandbox that does not run are for its next start.
     let stopped = net(&coffer, &["--network-profile", "none"], &sandbox.id);
     assert_eq!(stopped["profile"], "none");
@@ -183,13 +178,13 @@ fn ports_change_while_a_sandbox_runs_and_the_next_start_has_them() {
 #[test]
 fn a_taken_port_leaves_nothing_of_a_run_and_a_sandbox_as_it_was() {
     let coffer = Coffer::shared();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind(own_place()).unwrap();
     let place = listener.local_addr().unwrap().to_string();
-    let port = format!("{place}:80");
-    let run = coffer.run(["run", "-d", "--name", "taken", "-p", &port, BUSYBOX, "true"]);
+    let (port, name) = (format!("{place}:80"), unique_name("taken"));
+    let run = coffer.run(["run", "-d", "--name", &name, "-p", &port, BUSYBOX, "true"]);
     assert_eq!(run.code, 125, "{run:?}");
     assert!(run.stderr.contains(&place), "{run:?}");
-    coffer.refused(&["inspect", "taken"], &["taken"]);
+    coffer.refused(&["inspect", &name], &[&name]);
 
     let id = coffer.ok(["create", "-p", &port, BUSYBOX, "true"]);
     let sandbox = coffer.keep(id);
@@ -217,7 +212,7 @@ fn a_fork_publishes_ports_of_its_own() {
 fn a_live_connection_to_a_published_port_is_use() {
     let coffer = Coffer::shared();
     let script = "while :; do nc -l -p 8080 > /dev/null; done";
-    let sandbox = networked(&coffer, &["-p", "8080", "--idle-timeout", "3s"], script);
+    let sandbox = networked(&coffer, &["-p", "8080", "--idle-timeout", "8s"], script);
     let place = place(&sandbox.inspect()["ports"][0]);
     until("server in the guest", || {
         sandbox.sh("netstat -ltn").contains(":8080")
@@ -225,7 +220,7 @@ fn a_live_connection_to_a_published_port_is_use() {
     let mut stream = TcpStream::connect(&place).unwrap();
     let begin = std::time::Instant::now();
     // Idle for longer than the limit but for the connection; each byte proves that it lives.
-    while begin.elapsed() < Duration::from_secs(8) {
+    while begin.elapsed() < Duration::from_secs(12) {
         // Time, on purpose: the limit is a time.
         std::thread::sleep(Duration::from_millis(500));
         stream.write_all(b"x").unwrap();

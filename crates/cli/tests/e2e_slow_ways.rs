@@ -95,6 +95,7 @@ fn a_run_works_without_templates_when_qemu_makes_no_captures_and_says_so() {
          driver=qcow,node-name=q,file.driver=file,file.filename=$dir/q ;; esac",
     );
     uncapturable_disk(&changed.dir.path().join("q"));
+    let boots = || fs::read_to_string(changed.dir.path().join("boots")).unwrap();
     let (said, noted) = changed.kept("one");
     for text in [&said, &noted] {
         assert!(text.contains("The base template cannot be made"), "{text}");
@@ -104,20 +105,20 @@ fn a_run_works_without_templates_when_qemu_makes_no_captures_and_says_so() {
     let check = changed.check();
     assert_eq!(check["ok"], false, "{check}");
     assert!(check["detail"].to_string().contains("migration"), "{check}");
+    // The guest that is captured in vain may be the second or third: on a busy host one may have
+    // been unfit before.
+    let of_first = boots().lines().count();
+    assert!(of_first >= 2, "one of a template, one of the sandbox");
     // The next one does not try again at once, and gives the reason all the same.
     let (_, noted) = changed.kept("two");
     assert!(noted.contains("migration"), "{noted}");
-    let boots = fs::read_to_string(changed.dir.path().join("boots")).unwrap();
-    assert_eq!(
-        boots.lines().count(),
-        3,
-        "one of a template, two of sandboxes"
-    );
+    let of_both = boots().lines().count();
+    assert_eq!(of_both, of_first + 1, "the second one made another guest");
     // Who asks for one has it tried again.
     let built = changed.run(&["template", "build", BUSYBOX]);
     assert_eq!(built.code, 1, "{built:?}");
-    let again = fs::read_to_string(changed.dir.path().join("boots")).unwrap();
-    assert!(again.len() > boots.len(), "no other guest was made");
+    let again = boots().lines().count();
+    assert!(again > of_both, "no other guest was made");
     let forked = changed.run(&["run", "-d", "--name", "three", BUSYBOX, "sleep", "1000"]);
     assert_eq!(forked.code, 0, "{forked:?}");
     let exec = changed.run(&["exec", "three", "echo", "yes"]);

@@ -84,6 +84,7 @@ fn a_connection_to_a_published_port_is_listed_with_its_peer_and_counts_as_use() 
     let port = control.publish(asked).unwrap();
     let server = guest.tcp_socket(4096);
     guest.tcp(server).listen(8080).unwrap();
+    let before = Instant::now();
     let client = TcpStream::connect(port.host).unwrap();
     guest.until(|guest| guest.tcp(server).may_send().then_some(()));
     guest.until_stats(|stats| stats.published_flows == 1);
@@ -92,8 +93,7 @@ fn a_connection_to_a_published_port_is_listed_with_its_peer_and_counts_as_use() 
     assert_eq!(flow.remote, client.local_addr().unwrap());
     assert_eq!(flow.guest.port(), 8080);
     assert!(flow.age < Duration::from_secs(60), "{flow:?}");
-    let used = control.last_published_use().unwrap();
-    assert!(used.elapsed() < Duration::from_secs(1));
+    assert!(control.last_published_use().unwrap() >= before);
     // No policy is about who connects to a published port.
     control
         .set_policy(Profile::None, Vec::new(), Vec::new())

@@ -89,9 +89,10 @@ fn a_datagram_larger_than_the_mtu_reaches_the_guest_in_fragments() {
 
 #[test]
 fn a_closed_port_is_an_icmp_error() {
+    // A socket that has another peer takes nothing of this one, and keeps the port from others.
     let closed = UdpSocket::bind("127.0.0.1:0").unwrap();
+    closed.connect("127.0.0.1:9").unwrap();
     let address = closed.local_addr().unwrap();
-    drop(closed);
     let mut guest = Guest::new();
     let handle = guest.udp_socket(5000);
     guest.send_to(handle, address, b"x");

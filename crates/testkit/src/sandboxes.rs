@@ -1,6 +1,10 @@
 //! What tests ask of sandboxes, and sandboxes that go when their test ends.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -185,6 +189,18 @@ pub fn until(what: &str, mut happened: impl FnMut() -> bool) {
     while !happened() {
         assert!(began.elapsed() < EVENT_LIMIT, "never came: {what}");
     }
+}
+
+/// A place for a server that no other process has or gets: the kernel gives out other ports, and the
+/// loopback's address is one of this process alone. A port that was free a moment ago may be
+/// another test's by now.
+#[must_use]
+pub fn own_place() -> SocketAddr {
+    static CALLS: AtomicU16 = AtomicU16::new(0);
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let port = 20_000 + CALLS.fetch_add(1, Ordering::Relaxed);
+    // Process ids have 22 bits at most; proc_sys_kernel(5), `pid_max`.
+    SocketAddr::from(([127, 64 | high, middle, low], port))
 }
 
 /// A name that no test before this one has left in the store that tests share.

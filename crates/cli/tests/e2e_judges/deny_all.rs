@@ -30,9 +30,19 @@ until grep -q ready "$SEEN"; do sleep 0.1; done
 set +e
 "$@"
 code=$?
+python3 -c "$LAST"
+until grep -q "$LAST_END" "$SEEN"; do sleep 0.1; done
 kill $capture
 exit $code
 "#;
+
+/// Sends a packet of the host's own. The capture gets packets in their order: with this one it has
+/// printed all before it.
+const LAST: &str = "import socket; \
+    socket.socket(type=socket.SOCK_DGRAM).sendto(b'last', ('198.51.100.2', 9))";
+
+/// The end of that packet in the capture.
+const LAST_END: &str = "6c617374";
 
 /// Prints each packet, but for what the kernel itself says about its own IPv6 addresses.
 const CAPTURE: &str = r#"
@@ -62,6 +72,8 @@ fn run(coffer: &Coffer, flags: &[&str], script: &str) -> Option<(String, Vec<Str
         .arg(inner.get_program())
         .args(inner.get_args())
         .env("CAPTURE", CAPTURE)
+        .env("LAST", LAST)
+        .env("LAST_END", format!("{LAST_END}$"))
         .env("SEEN", seen.path())
         .stdin(Stdio::null());
     for (name, value) in inner.get_envs() {
@@ -74,7 +86,9 @@ fn run(coffer: &Coffer, flags: &[&str], script: &str) -> Option<(String, Vec<Str
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     let lines = std::fs::read_to_string(seen.path()).unwrap();
-    let packets = lines.lines().filter(|line| *line != "ready");
+    let packets = lines
+        .lines()
+        .filter(|line| *line != "ready" && !line.ends_with(LAST_END));
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     Some((stdout, packets.map(str::to_owned).collect()))
 }

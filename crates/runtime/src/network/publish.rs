@@ -169,7 +169,9 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_found_before_a_start_and_a_free_one_stays_free() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        // An address of the loopback that no other test takes: a port of 127.0.0.1 that is free
+        // again may be given to one.
+        let listener = std::net::TcpListener::bind("127.7.7.7:0").unwrap();
         let place = listener.local_addr().unwrap();
         let taken = spec(&["80", &format!("{place}:80")]);
         let error = expect_free(&taken).unwrap_err();
