@@ -17,6 +17,9 @@ const SOON: Duration = Duration::from_millis(50);
 /// A time-out that is not over during a test.
 const LATE: Duration = Duration::from_secs(3600);
 
+/// An idle time-out that a busy host does not let pass between two steps of a test.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// How long a guest is watched that must not be ended.
 const A_WHILE: Duration = Duration::from_millis(300);
 
@@ -49,15 +52,15 @@ async fn a_sandbox_without_any_client_ends_when_its_time_is_over() {
 #[tokio::test]
 async fn a_command_and_output_keep_an_idle_time_out_from_ending_the_sandbox() {
     let sandbox = sandbox(LeaseSpec {
-        idle_timeout: Some(SOON * 3),
+        idle_timeout: Some(IDLE),
         ..LeaseSpec::default()
     });
     let agent = |stream| {
         let mut guest = Guest::new(stream);
         let exec = guest.start_exec();
-        assert_eq!(guest.next_within(Some(A_WHILE)), None, "an exec runs");
+        assert_eq!(guest.next_within(Some(IDLE * 2)), None, "an exec runs");
         guest.exit(exec, ExitStatus::Code(0));
-        for _ in 0..6 {
+        for _ in 0..30 {
             // Time, on purpose: output comes more often than the time-out, for longer than it.
             assert_eq!(guest.next_within(Some(SOON)), None, "there is output");
             guest.print(cofferdam_proto::SESSION_STREAM, b"x");
