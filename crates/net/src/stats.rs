@@ -83,8 +83,8 @@ counters! {
     tcp_down_bytes,
     /// Connections and UDP peers of published ports that exist now.
     published_flows,
-    /// Milliseconds from the start of the stack to the last beginning or end of one of these; 0
-    /// before the first.
+    /// One more than the milliseconds from the start of the stack to the last beginning or end of
+    /// one of these; 0 before the first.
     published_changed_ms,
     /// Times that the stack's thread woke up.
     wake_ups,
@@ -115,14 +115,15 @@ pub struct FlowInfo {
     pub down_bytes: u64,
 }
 
-/// One number. Its only writer needs no atomic addition, and readers no order.
+/// One number. Its only writer needs no atomic addition. A reader of two reads what was written
+/// before the first of them.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     pub(crate) fn add(&self, count: u64) {
         self.0
-            .store(self.get().wrapping_add(count), Ordering::Relaxed);
+            .store(self.get().wrapping_add(count), Ordering::Release);
     }
 
     pub(crate) fn one(&self) {
@@ -131,16 +132,16 @@ impl Counter {
 
     pub(crate) fn less_one(&self) {
         self.0
-            .store(self.get().saturating_sub(1), Ordering::Relaxed);
+            .store(self.get().saturating_sub(1), Ordering::Release);
     }
 
     pub(crate) fn set(&self, count: usize) {
         self.0
-            .store(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
+            .store(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Release);
     }
 
     pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.load(Ordering::Acquire)
     }
 }
 

@@ -75,14 +75,17 @@ impl Context {
 
     /// Counts the end of one.
     pub(crate) fn published_ended(&self) {
-        self.counters.published_flows.less_one();
+        // First: a reader that sees no connection must not see the time of its beginning.
         self.published_changed();
+        self.counters.published_flows.less_one();
     }
 
     fn published_changed(&self) {
         let since = self.now.saturating_duration_since(self.start).as_millis();
         let since = usize::try_from(since).unwrap_or(usize::MAX);
-        self.counters.published_changed_ms.set(since.max(1));
+        self.counters
+            .published_changed_ms
+            .set(since.saturating_add(1));
     }
 
     /// Asks the policy about a new flow to `destination`. A denial is counted and reported.

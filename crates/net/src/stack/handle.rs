@@ -139,7 +139,7 @@ impl Handle {
         let stats = self.counters.read();
         match (stats.published_flows, stats.published_changed_ms) {
             (0, 0) => None,
-            (0, since) => Some(self.start + Duration::from_millis(since)),
+            (0, since) => Some(self.start + Duration::from_millis(since - 1)),
             _ => Some(Instant::now()),
         }
     }
