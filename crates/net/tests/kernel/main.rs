@@ -191,7 +191,7 @@ fn transfer(mtu: usize, faults: Faults, window: Option<usize>, total: u64) {
 /// Bytes over the lossy cable, each way.
 fn lossy_bytes() -> u64 {
     let set = std::env::var("COFFER_KERNEL_TCP_MIB").ok();
-    set.map_or(16, |mebibytes| mebibytes.parse().unwrap()) << 20
+    set.map_or(2, |mebibytes| mebibytes.parse().unwrap()) << 20
 }
 
 #[test]
