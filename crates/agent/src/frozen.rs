@@ -114,6 +114,7 @@ impl Frozen {
             | HostMessage::Start { .. }
             | HostMessage::Exec { .. }
             | HostMessage::Connect(_)
+            | HostMessage::Readdress(_)
             | HostMessage::Trim { .. }
             | HostMessage::Quiesce => {
                 Err(failure(FailureKind::OutOfOrder, "The machine is frozen"))

@@ -248,7 +248,6 @@ fn a_stopped_sandbox_is_connected_and_disconnected() {
     let client = two.sandbox(&unique("cli"), &[], IDLE);
     assert_ne!(get(&client, &name), "served");
     let connect = ["network", "connect", "--alias", "web", &two.name, &name];
-    coffer.refused(&connect, &["runs"]);
     coffer.ok(["stop", "-t", "0", &server.id]);
     coffer.ok(connect);
     coffer.ok(["start", &server.id]);
@@ -263,6 +262,57 @@ fn a_stopped_sandbox_is_connected_and_disconnected() {
     assert_ne!(get(&first, &name), "served");
     let networks = server.inspect()["networks"].as_array().unwrap().len();
     assert_eq!(networks, 1);
+}
+
+#[test]
+fn networks_are_joined_and_left_while_a_sandbox_runs() {
+    let coffer = Coffer::shared();
+    let lan = Network::new(&coffer, &[]);
+    let name = unique("srv");
+    // On no named network at first.
+    let server = coffer.detached(&["--name", &name, BUSYBOX, "sh", "-c", SERVER]);
+    let client = lan.sandbox(&unique("cli"), &[], IDLE);
+    assert_ne!(get(&client, "web"), "served");
+    let connect = ["network", "connect", "--alias", "web", &lan.name, &name];
+    let disconnect = ["network", "disconnect", &lan.name, &name];
+    coffer.ok(["pause", &name]);
+    coffer.refused(&connect, &["is paused"]);
+    coffer.ok(["unpause", &name]);
+    coffer.ok(connect);
+    until_served(&client, "web");
+    coffer.refused(&connect, &["already"]);
+    let own = address(&server);
+    let addresses = "ip -o addr show eth0";
+    assert!(server.sh(addresses).contains(&own));
+    let net = coffer.json(["net", "--json", &name]);
+    let place = &net["networks"][0];
+    assert_eq!(place["address"], own.as_str());
+    assert_eq!(place["aliases"], serde_json::json!(["web"]));
+    assert_eq!(place["internal"], false);
+    let line = format!("On {}: {own}, ", lan.name);
+    assert!(coffer.ok(["net", &name]).contains(&line));
+    let fork = server.fork(&["--network-alias", "copy"]);
+    until_served(&client, &address(&fork));
+    until_served(&client, "copy");
+    let alias = format!("nslookup web | grep -c {}; true", address(&fork));
+    assert_eq!(client.sh(&alias), "0", "a fork has its source's alias");
+    // A connection with a member ends on both sides.
+    server.send(&["nc", "-ll", "-p", "81", "-e", "sleep", "1000"]);
+    let script = "mkfifo /tmp/f; until nc web 81 <> /tmp/f; do usleep 100000; done";
+    client.send(&["sh", "-c", script]);
+    let connected = "netstat -tn | grep -c '81 .*ESTABLISHED'; true";
+    until("connection of the members", || server.sh(connected) == "1");
+    coffer.ok(disconnect);
+    assert!(!server.sh(addresses).contains(&own));
+    assert_eq!(server.sh(connected), "0");
+    until("end of the connection", || client.sh(connected) == "0");
+    assert_ne!(get(&client, &name), "served");
+    coffer.refused(&disconnect, &["is not in the network"]);
+    // The next start has what was changed.
+    coffer.ok(connect);
+    coffer.ok(["stop", "-t", "0", &server.id]);
+    coffer.ok(["start", &server.id]);
+    until_served(&client, "web");
 }
 
 #[test]

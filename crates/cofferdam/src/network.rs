@@ -12,7 +12,7 @@ use cofferdam_runtime::{
 use cofferdam_types::{ByteSize, MacAddress, NetworkMode, PortMapping};
 use serde::Serialize;
 
-use crate::{PolicyText, Sandbox};
+use crate::{PolicyText, Sandbox, SandboxNetwork};
 
 /// The network of a sandbox.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -27,6 +27,8 @@ pub struct NetworkDetails {
     pub addresses: Vec<IpAddr>,
     /// The gateway's addresses.
     pub gateways: Vec<IpAddr>,
+    /// Its places on named networks, by their names.
+    pub networks: Vec<SandboxNetwork>,
     /// What holds where no rule matches: `public`, `none` or `all`.
     pub profile: String,
     /// The rules in the order in which they are tried.
@@ -124,7 +126,8 @@ impl Sandbox {
             true => Some(self.coffer().runtime.network(&now).await?),
             false => None,
         };
-        Ok(NetworkDetails::new(&now, status))
+        let networks = self.coffer().networks().of_sandbox(now.record.id)?;
+        Ok(NetworkDetails::new(&now, networks, status))
     }
 
     /// Changes its network; returns it as it is then. A live sandbox has the change at once, and
@@ -140,7 +143,8 @@ impl Sandbox {
     pub async fn change_network(&self, change: NetworkChange) -> Result<NetworkDetails> {
         let now = self.now()?;
         let status = self.coffer().runtime.change_network(&now, change).await?;
-        Ok(NetworkDetails::new(&self.now()?, status))
+        let networks = self.coffer().networks().of_sandbox(now.record.id)?;
+        Ok(NetworkDetails::new(&self.now()?, networks, status))
     }
 
     /// Replaces its rules, and its profile if `policy` names one, as [`Self::change_network`] does.
@@ -183,7 +187,11 @@ impl Sandbox {
 }
 
 impl NetworkDetails {
-    fn new(Entry { record, state }: &Entry, status: Option<NetworkStatus>) -> Self {
+    fn new(
+        Entry { record, state }: &Entry,
+        networks: Vec<SandboxNetwork>,
+        status: Option<NetworkStatus>,
+    ) -> Self {
         let spec = &record.spec.network;
         let interface = interface(record.id, spec, record.forked_from.is_some());
         let (mac, addresses, gateways) = match interface {
@@ -204,6 +212,7 @@ impl NetworkDetails {
             mac,
             addresses,
             gateways,
+            networks,
             profile: spec.profile.clone().unwrap_or_else(|| "public".to_owned()),
             rules: spec.rules.clone(),
             ports: status.ports,

@@ -65,6 +65,8 @@ pub struct NetworkMember {
 pub struct SandboxNetwork {
     /// The network's name.
     pub network: String,
+    /// Whether the network's members reach nothing else by it.
+    pub internal: bool,
     /// The sandbox there.
     #[serde(flatten)]
     pub member: NetworkMember,
@@ -124,23 +126,34 @@ impl<'a> Networks<'a> {
         self.of_runtime().remove_unused(name).map(drop)
     }
 
-    /// Makes a stopped sandbox a member of a network, or changes its aliases and its address there.
+    /// Makes a sandbox a member of a network. A live one has its address and its names there at
+    /// once, and keeps all else. Of a stopped one that is a member it changes the aliases and the
+    /// address.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::WrongState`] while it is live or without an interface;
-    /// [`crate::ErrorKind::NotFound`], [`crate::ErrorKind::InvalidSpec`],
-    /// [`crate::ErrorKind::InUse`] for an address that is taken.
-    pub fn connect(&self, sandbox: &Sandbox, asked: &NetworkAttachment) -> Result<()> {
-        self.of_runtime().connect(&sandbox.now()?, asked)
+    /// [`crate::ErrorKind::WrongState`] when it is paused or has no interface, and when it is live
+    /// and a member; [`crate::ErrorKind::NotFound`], [`crate::ErrorKind::InvalidSpec`],
+    /// [`crate::ErrorKind::InUse`] for an address that is taken. Nothing has changed then.
+    ///
+    /// # Cancel safety
+    /// A live sandbox makes the change also when the future is dropped.
+    pub async fn connect(&self, sandbox: &Sandbox, asked: &NetworkAttachment) -> Result<()> {
+        let entry = sandbox.now()?;
+        self.coffer.runtime.join_network(&entry, asked).await
     }
 
-    /// Ends a stopped sandbox's membership of a network.
+    /// Ends a sandbox's membership of a network. In a live one its address there goes, and its TCP
+    /// connections with members end with a reset.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::WrongState`] while it is live, and when the network is internal and the
-    /// only one of the sandbox; [`crate::ErrorKind::NotFound`].
-    pub fn disconnect(&self, sandbox: &Sandbox, network: &str) -> Result<()> {
-        self.of_runtime().disconnect(&sandbox.now()?, network)
+    /// [`crate::ErrorKind::WrongState`] when it is paused, and when the network is internal and the
+    /// only one of the sandbox; [`crate::ErrorKind::NotFound`]. Nothing has changed then.
+    ///
+    /// # Cancel safety
+    /// As for [`Self::connect`].
+    pub async fn disconnect(&self, sandbox: &Sandbox, network: &str) -> Result<()> {
+        let entry = sandbox.now()?;
+        self.coffer.runtime.leave_network(&entry, network).await
     }
 
     /// The places of a sandbox on networks, by their names.
@@ -151,6 +164,7 @@ impl<'a> Networks<'a> {
         let places = self.of_runtime().of_sandbox(id)?.into_iter();
         let place = |(network, member): (NetworkRecord, MemberRecord)| SandboxNetwork {
             member: self.member(&network, member),
+            internal: network.internal,
             network: network.name,
         };
         Ok(places.map(place).collect())

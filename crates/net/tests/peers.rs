@@ -46,7 +46,7 @@ fn members() -> Arc<[Member]> {
     };
     Arc::new([
         member(2, &["one", "web"]),
-        member(3, &["two", "db"]),
+        member(3, &["two", "db", "two.example"]),
         member(4, &["three", "web"]),
     ])
 }
@@ -194,7 +194,7 @@ fn names_and_aliases_are_those_of_members_that_run() {
     let mut guest = member(dir.path(), 2, &[]);
     let server = EchoServer::new(dir.path(), 3, &[]);
     let ok = |data: &str| (ResponseCode::NoError, vec![data.to_owned()]);
-    for name in ["two.", "DB.", "two.lan.", "db.LAN."] {
+    for name in ["two.", "DB.", "two.lan.", "db.LAN.", "two.example.lan."] {
         assert_eq!(look_up(&mut guest, name, RecordType::A), ok("198.19.7.3"));
     }
     let aaaa = look_up(&mut guest, "two.", RecordType::AAAA);

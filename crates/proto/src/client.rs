@@ -5,6 +5,8 @@
 //! [`ClientMessage`]. The supervisor's answers are [`SupervisorMessage`]s on the control stream.
 //! A session's channels start with [`crate::INITIAL_WINDOW_BYTES`] each, as on the guest's wire.
 
+use std::net::Ipv4Addr;
+
 use cofferdam_types::{ExitStatus, NamedSecret, SandboxId};
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +16,7 @@ use crate::{NetworkChange, NetworkStatus, ProcessList, ProcessSpec, StreamTarget
 /// only [`Request::is_for_every_generation`] is understood, and the rest is refused with an error
 /// that says so. So new variants of [`Request`] and [`SupervisorMessage`] go to the end, and those
 /// that such requests need never change.
-pub const CLIENT_GENERATION: u32 = 11;
+pub const CLIENT_GENERATION: u32 = 12;
 
 /// The stream of the one session of a connection.
 pub const SESSION_STREAM: u32 = 1;
@@ -115,6 +117,17 @@ pub enum Request {
     /// [`crate::Channel::Stdin`] goes to the server and data of [`crate::Channel::Stdout`] comes
     /// from it. `Done` follows the ends of both directions. A client that is gone ends both.
     Connect(StreamTarget),
+    /// Make the sandbox a member of a named network. Answered by `Done`.
+    JoinNetwork {
+        /// The network's name or id.
+        network: String,
+        /// Further names of the sandbox there.
+        aliases: Vec<String>,
+        /// Its address there; the lowest that is free when absent.
+        address: Option<Ipv4Addr>,
+    },
+    /// End its membership of a named network. Answered by `Done`.
+    LeaveNetwork(String),
 }
 
 impl Request {
@@ -342,6 +355,17 @@ mod tests {
             hint: None,
         });
         assert_eq!(payload(&failed), [8, 2, b'i', b'o', 2, b'n', b'o', 0]);
+    }
+
+    #[test]
+    fn a_network_that_is_joined_is_read_as_it_was_written() {
+        let request = Request::JoinNetwork {
+            network: "lan".to_owned(),
+            aliases: Vec::new(),
+            address: None,
+        };
+        let bytes = payload(&request);
+        assert_eq!(crate::decode_control::<Request>(&bytes).unwrap(), request);
     }
 
     #[test]

@@ -84,6 +84,8 @@ pub enum AgentMessage {
     Disconnected,
     /// Programs trust the certificate.
     Trusted,
+    /// The interface has its new addresses.
+    Readdressed,
 }
 
 /// What of a guest was settled when it booted, and stays so in everything that is restored from a

@@ -154,6 +154,10 @@ pub enum HostMessage {
         /// The certificate.
         certificate: String,
     },
+    /// Changes the addresses of the interface while the workload runs; all else of the network has
+    /// to be as before. TCP connections of addresses that go end with a reset of the other side.
+    /// Answered by `Readdressed`, or by `Failed`, and then the addresses are as before.
+    Readdress(NetworkIdentity),
 }
 
 /// A part of a disk.

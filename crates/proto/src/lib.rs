@@ -45,7 +45,7 @@ pub use target::StreamTarget;
 
 /// Generation of the host-guest messages. Host and agent are built together, so they must be
 /// equal; a template made by another generation is dropped by its key.
-pub const GENERATION: u32 = 11;
+pub const GENERATION: u32 = 12;
 
 /// Name of the virtio-console port that carries the stream; virtio 1.2 §5.3.6.2
 /// `VIRTIO_CONSOLE_PORT_NAME`, seen in the guest as `/sys/class/virtio-ports/*/name`.

@@ -2,13 +2,15 @@
 //! does it. The SDK, the crate `cofferdam`, has the full documentation; here a name like `NotFound`
 //! is one of [`crate::ErrorKind`].
 
+mod networks;
+
 use std::{
     io::{Read, Write},
     time::Duration,
 };
 
 use cofferdam_image::{ImageStore, Progress};
-use cofferdam_proto::{NetworkChange, NetworkStatus, Request, StartMode, SupervisorMessage};
+use cofferdam_proto::{Request, StartMode, SupervisorMessage};
 use cofferdam_types::{Digest, ExitStatus, SandboxId, SandboxSpec, Signal, SnapshotId};
 
 use crate::{
@@ -19,7 +21,7 @@ use crate::{
     snapshot::{
         DamagedSnapshot, ForkOptions, ForkSource, Forked, Snapshot, SnapshotOptions, Snapshots,
     },
-    store::{Choices, Entry, Store, layout::Layout, networks::Networks},
+    store::{Choices, Entry, Store, layout::Layout},
     template::{self, TemplateInfo, Templates, WarmUp},
     usage::{DiskUsage, Usage},
 };
@@ -165,22 +167,6 @@ impl Runtime {
     /// it does not run.
     pub async fn kill(&self, entry: &Entry, signal: Signal) -> Result<()> {
         self.sandboxes().kill(entry, signal).await
-    }
-
-    /// Changes the network of a sandbox; returns how it is then, if it is live. One that is not live
-    /// has the change at its next start. Fails with `InvalidSpec`, `NotFound`, and those of a port.
-    pub async fn change_network(
-        &self,
-        entry: &Entry,
-        change: NetworkChange,
-    ) -> Result<Option<NetworkStatus>> {
-        self.sandboxes().change_network(entry, change).await
-    }
-
-    /// What is to be seen of the network of a live sandbox. Fails with `WrongState` when it is not
-    /// live, `InvalidSpec` when it has no network.
-    pub async fn network(&self, entry: &Entry) -> Result<NetworkStatus> {
-        self.sandboxes().network(entry).await
     }
 
     /// Stops a sandbox's processes and vCPUs where they are. Fails with `WrongState` unless it
@@ -379,15 +365,6 @@ impl Runtime {
     /// `NotFound`.
     pub async fn remove_pool(&self, name: &str) -> Result<()> {
         self.pools_of().remove(name).await
-    }
-}
-
-/// Named networks.
-impl Runtime {
-    /// The named networks.
-    #[must_use]
-    pub const fn networks(&self) -> Networks<'_> {
-        self.store.networks()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The end of inherited connections.
+//! The end of connections: inherited ones, and those of addresses that go.
 //!
 //! *Source:* sock_diag(7); linux/inet_diag.h, linux/sock_diag.h; tcp(7) for the states.
 
@@ -17,6 +17,7 @@ const REPLY_ID: usize = 4;
 
 /// `struct inet_diag_sockid`: ports (2 bytes each), addresses (16 each), interface, cookie.
 const ID_BYTES: usize = 48;
+const SOURCE: usize = 4;
 const DESTINATION: usize = 20;
 
 /// A socket's state in `struct inet_diag_msg`.
@@ -37,6 +38,24 @@ pub(super) fn socket() -> io::Result<Socket> {
 /// Ends each TCP connection whose other end is neither on the loopback nor one of the guest's
 /// `own` addresses. Its owner gets `ECONNABORTED`.
 pub(super) fn end_all(socket: &Socket, own: &[IpAddr]) -> io::Result<()> {
+    end(socket, |family, id| {
+        address(family, id, DESTINATION).is_some_and(|address| is_outside(address, own))
+    })
+}
+
+/// Ends each TCP connection from one of the addresses `gone`. Its owner gets `ECONNABORTED`, and
+/// the other end a reset.
+pub(super) fn end_of(socket: &Socket, gone: &[IpAddr]) -> io::Result<()> {
+    if gone.is_empty() {
+        return Ok(());
+    }
+    end(socket, |family, id| {
+        address(family, id, SOURCE).is_some_and(|address| gone.contains(&address))
+    })
+}
+
+/// Ends the connections that `is_meant` picks by their family and `struct inet_diag_sockid`.
+fn end(socket: &Socket, is_meant: impl Fn(u8, &[u8]) -> bool) -> io::Result<()> {
     for family in [libc::AF_INET, libc::AF_INET6] {
         let family = u8::try_from(family).unwrap_or_default();
         let mut found: Vec<Vec<u8>> = Vec::new();
@@ -46,7 +65,7 @@ pub(super) fn end_all(socket: &Socket, own: &[IpAddr]) -> io::Result<()> {
         socket.list(&list, |reply| {
             if let Some(id) = reply.get(REPLY_ID..REPLY_ID + ID_BYTES)
                 && reply.get(REPLY_STATE).is_some()
-                && other_end(family, id).is_some_and(|address| is_outside(address, own))
+                && is_meant(family, id)
             {
                 found.push(id.to_vec());
             }
@@ -86,9 +105,9 @@ fn request(family: u8, states: u32, id: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The address of the other end, which `struct inet_diag_sockid` has in network order.
-fn other_end(family: u8, id: &[u8]) -> Option<IpAddr> {
-    let bytes = id.get(DESTINATION..DESTINATION + 16)?;
+/// The address at an offset of `struct inet_diag_sockid`, which has it in network order.
+fn address(family: u8, id: &[u8], offset: usize) -> Option<IpAddr> {
+    let bytes = id.get(offset..offset + 16)?;
     if i32::from(family) == libc::AF_INET {
         let bytes: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
         return Some(IpAddr::from(bytes));
@@ -116,6 +135,10 @@ mod tests {
         }
     }
 
+    fn other_end(family: u8, id: &[u8]) -> Option<IpAddr> {
+        address(family, id, DESTINATION)
+    }
+
     #[test]
     fn the_other_end_is_read_from_a_reply() {
         let mut id = [0; ID_BYTES];
@@ -123,6 +146,10 @@ mod tests {
         id[DESTINATION..DESTINATION + 4].copy_from_slice(&[192, 0, 2, 7]);
         let inet = u8::try_from(libc::AF_INET).unwrap();
         assert_eq!(other_end(inet, &id), Some("192.0.2.7".parse().unwrap()));
+        assert_eq!(
+            address(inet, &id, SOURCE),
+            Some("10.0.0.1".parse().unwrap())
+        );
         let inet6 = u8::try_from(libc::AF_INET6).unwrap();
         let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1];
         id[DESTINATION..]

@@ -165,7 +165,7 @@ impl Network {
         match (&mut self.current, wanted) {
             (Some(current), Some(wanted)) if current.identity.has_settings_of(wanted) => {
                 interface.set_mac(current.identity.mac, wanted.mac)?;
-                current.identity.mac = wanted.mac;
+                (current.identity.mac, current.network.mac) = (wanted.mac, wanted.mac);
             }
             (current, wanted) => {
                 let old = current.take();
@@ -177,6 +177,45 @@ impl Network {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Changes the addresses alone, while processes use the interface. The connections of those
+    /// that go are ended first, as long as their resets have a way out.
+    ///
+    /// # Errors
+    /// [`FailureKind::OutOfOrder`] when there is no such network to change, and
+    /// [`FailureKind::Network`] when the kernel refuses an address. The addresses are as before.
+    pub(crate) fn readdress(&mut self, wanted: &NetworkIdentity) -> Result<()> {
+        let (Some(interface), Some(current)) = (&self.interface, &mut self.current) else {
+            return Err(failure(FailureKind::OutOfOrder, "There is no network"));
+        };
+        let network = wanted.decode().filter(|network| {
+            let addresses = network.addresses.clone();
+            let expected = GuestNetwork {
+                addresses,
+                ..current.network.clone()
+            };
+            *network == expected
+        });
+        let Some(network) = network else {
+            let message = "More than the addresses of the network would change";
+            return Err(failure(FailureKind::OutOfOrder, message));
+        };
+        let old = current.network.addresses.iter();
+        let gone = old.filter(|address| !network.addresses.contains(address));
+        let gone: Vec<IpAddr> = gone.map(|(address, _)| *address).collect();
+        end(connections::end_of(&interface.diagnosis, &gone));
+        let mut steps = Steps::default();
+        steps.readdress(interface.index, &current.network, &network);
+        if let Err(failure) = steps.take(&interface.routes) {
+            let mut back = Steps::default();
+            back.readdress(interface.index, &network, &current.network);
+            // Some are refused: they have not changed.
+            let _ = back.take(&interface.routes);
+            return Err(failure);
+        }
+        (current.network, current.identity) = (network, wanted.clone());
         Ok(())
     }
 
@@ -196,10 +235,14 @@ impl Network {
         let own = self.current.iter();
         let own = own.flat_map(|current| &current.network.addresses);
         let own: Vec<IpAddr> = own.map(|(address, _)| *address).collect();
-        if let Err(error) = connections::end_all(&interface.diagnosis, &own) {
-            // They end when they are used next: the host's stack does not know them.
-            log::error(&format!("Could not end connections: {error}"));
-        }
+        end(connections::end_all(&interface.diagnosis, &own));
+    }
+}
+
+/// Logs what kept connections from being ended. They end when they are used next: nobody answers.
+fn end(ended: io::Result<()>) {
+    if let Err(error) = ended {
+        log::error(&format!("Could not end connections: {error}"));
     }
 }
 

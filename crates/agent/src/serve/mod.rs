@@ -7,6 +7,7 @@
 mod connect;
 mod freeze;
 mod hook;
+mod readdress;
 mod start;
 mod trim;
 
@@ -248,6 +249,7 @@ impl Agent {
                 timeout_ms,
             } => self.hook(&process, Duration::from_millis(timeout_ms.into())),
             HostMessage::Trust { certificate } => self.step(|agent| agent.trust(certificate)),
+            HostMessage::Readdress(network) => self.readdress(&network),
             HostMessage::Limit(limits) => self.step(|agent| agent.limit_again(limits)),
             HostMessage::Shutdown { trim } => {
                 self.ending = true;

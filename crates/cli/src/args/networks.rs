@@ -19,9 +19,9 @@ pub(crate) enum NetworkVerb {
     Rm(NetworkRmArgs),
     /// Remove the networks that no sandbox is on
     Prune(NetworkPruneArgs),
-    /// Put a stopped sandbox on a network
+    /// Put a sandbox on a network, also while it runs
     Connect(NetworkConnectArgs),
-    /// Take a stopped sandbox off a network
+    /// Take a sandbox off a network, also while it runs
     Disconnect(NetworkDisconnectArgs),
 }
 

@@ -106,6 +106,7 @@ fn fork_options(args: &ForkArgs) -> Result<ForkOptions> {
             auto_remove: args.rm,
             lease: args.lease.given(),
             publish: network::ports(&args.publish)?,
+            network_aliases: args.network_alias.clone(),
         },
     })
 }

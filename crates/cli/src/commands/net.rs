@@ -2,6 +2,7 @@
 
 use cofferdam::{
     Coffer, Error, ErrorKind, Flow, NetworkChange, NetworkDetails, NetworkMode, Result,
+    SandboxNetwork,
 };
 use serde_json::json;
 
@@ -124,6 +125,7 @@ fn about(info: &NetworkDetails) -> Vec<String> {
         format!("Address: {}", list(&info.addresses)),
         format!("Gateway: {}", list(&info.gateways)),
     ];
+    lines.extend(info.networks.iter().map(place));
     lines.extend(info.mac.map(|mac| format!("MAC: {mac}")));
     lines.push(format!("Profile: {}", info.profile));
     if !info.rules.is_empty() {
@@ -147,6 +149,18 @@ fn about(info: &NetworkDetails) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// The line about a place on a named network.
+fn place(place: &SandboxNetwork) -> String {
+    let member = &place.member;
+    let aliases = match member.aliases.as_slice() {
+        [] => String::new(),
+        aliases => format!(", aliases {}", aliases.join(" ")),
+    };
+    let internal = if place.internal { " (internal)" } else { "" };
+    let (v4, v6) = (member.address, member.address_v6);
+    format!("On {}{internal}: {v4}, {v6}{aliases}", place.network)
 }
 
 fn row(flow: &Flow) -> Vec<String> {

@@ -27,8 +27,8 @@ pub(crate) async fn network(coffer: &Coffer, verb: &NetworkVerb) -> ExitStatus {
         NetworkVerb::Inspect(args) => inspect(coffer, args),
         NetworkVerb::Rm(args) => rm(coffer, args).await,
         NetworkVerb::Prune(args) => prune(coffer, args).into(),
-        NetworkVerb::Connect(args) => connect(coffer, args).into(),
-        NetworkVerb::Disconnect(args) => disconnect(coffer, args).into(),
+        NetworkVerb::Connect(args) => connect(coffer, args).await.into(),
+        NetworkVerb::Disconnect(args) => disconnect(coffer, args).await.into(),
     }
 }
 
@@ -212,7 +212,7 @@ fn prune(coffer: &Coffer, args: &NetworkPruneArgs) -> Result<()> {
     Ok(())
 }
 
-fn connect(coffer: &Coffer, args: &NetworkConnectArgs) -> Result<()> {
+async fn connect(coffer: &Coffer, args: &NetworkConnectArgs) -> Result<()> {
     let asked = NetworkAttachment {
         network: args.network.clone(),
         aliases: args.alias.clone(),
@@ -221,10 +221,12 @@ fn connect(coffer: &Coffer, args: &NetworkConnectArgs) -> Result<()> {
     coffer
         .networks()
         .connect(&coffer.sandbox(&args.sandbox)?, &asked)
+        .await
 }
 
-fn disconnect(coffer: &Coffer, args: &NetworkDisconnectArgs) -> Result<()> {
+async fn disconnect(coffer: &Coffer, args: &NetworkDisconnectArgs) -> Result<()> {
     coffer
         .networks()
         .disconnect(&coffer.sandbox(&args.sandbox)?, &args.network)
+        .await
 }

@@ -2,7 +2,8 @@
 //!
 //! A name is answered with the addresses of the members that have it and run; their order changes
 //! from answer to answer. A name that only stopped members have does not exist, and is no
-//! resolver's business. An address of a network is never looked up at a resolver either.
+//! resolver's business. A name with a dot is a member's only with the network's name behind it: the
+//! name alone may be one of the internet. An address of a network is never looked up at a resolver either.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -60,7 +61,8 @@ fn members(cx: &Context, name: &str) -> Vec<Peer> {
             .strip_suffix(network.name.to_ascii_lowercase().as_str())
             .and_then(|name| name.strip_suffix('.'));
         let is_meant = |own: &String| {
-            own.eq_ignore_ascii_case(name)
+            // A sandbox may be called like a name of the internet, which is not its own.
+            (!own.contains('.') && own.eq_ignore_ascii_case(name))
                 || short.is_some_and(|short| own.eq_ignore_ascii_case(short))
         };
         let members = network.directory.members();

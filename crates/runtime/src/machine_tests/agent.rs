@@ -146,6 +146,7 @@ impl FakeAgent {
                 AgentMessage::Dirty { bytes: 0 }
             }
             HostMessage::Limit(_) => AgentMessage::Limited,
+            HostMessage::Readdress(_) => AgentMessage::Readdressed,
             HostMessage::Hook { .. } => AgentMessage::HookEnded {
                 status: Some(ExitStatus::Code(0)),
                 output: Vec::new(),

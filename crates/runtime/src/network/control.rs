@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cofferdam_net::{FlowInfo, Handle, Policy, PublishedPort};
+use cofferdam_net::{FlowInfo, Handle, NamedNetwork, Policy, PublishedPort};
 use cofferdam_proto::{
     MAX_LISTED_DENIALS, MAX_LISTED_FLOWS, NetworkCounters, NetworkDenial, NetworkFlow,
     NetworkStatus,
@@ -136,6 +136,42 @@ impl Control {
         };
         self.unpublish(&planned.unpublish);
         Ok(u64::try_from(ended).unwrap_or(u64::MAX))
+    }
+}
+
+/// Named networks.
+impl Control {
+    /// Makes the guest a member.
+    ///
+    /// # Blocking
+    /// For a turn of the stack's thread.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] when the network's socket cannot be made or the stack has stopped.
+    pub(crate) fn join(&self, network: NamedNetwork) -> Result<()> {
+        lift(self.handle.join(network))
+    }
+
+    /// Ends a membership.
+    ///
+    /// # Blocking
+    /// For a turn of the stack's thread.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] when the stack has stopped.
+    pub(crate) fn leave(&self, network: &str) -> Result<()> {
+        lift(self.handle.leave(network))
+    }
+
+    /// Ends the flows that are not allowed any more.
+    ///
+    /// # Blocking
+    /// For a turn of the stack's thread.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] when the stack has stopped.
+    pub(crate) fn reset_denied(&self) -> Result<()> {
+        lift(self.handle.reset_denied()).map(drop)
     }
 }
 

@@ -61,10 +61,8 @@ impl Network {
             .map_err(|error| io("Could not use the network channel", error))?;
         let (events, receiver) = Events::channel();
         let (mut config, policy) = (plan.config.clone(), plan.policy.clone());
-        let peers = match config.networks.is_empty() {
-            true => 0,
-            false => config.limits.peer_connections,
-        };
+        // Also for a sandbox on no network: it may join one.
+        let peers = config.limits.peer_connections;
         let (flows, peers) = flows_within(raise_descriptor_limit(), peers);
         config.limits.tcp_flows = config.limits.tcp_flows.min(flows);
         config.limits.udp_flows = config.limits.udp_flows.min(flows / 4);

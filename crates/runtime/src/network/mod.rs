@@ -191,6 +191,20 @@ pub(crate) fn of_template() -> GuestNetwork {
     guest(&config, &spec)
 }
 
+/// What the agent of a sandbox on `networks` sets up.
+pub(crate) fn of_guest(
+    id: SandboxId,
+    spec: &NetworkSpec,
+    is_fork: bool,
+    networks: &[NamedNetwork],
+) -> GuestNetwork {
+    let config = Config {
+        networks: networks.to_vec(),
+        ..config(id, spec, is_fork)
+    };
+    guest(&config, spec)
+}
+
 fn config(id: SandboxId, spec: &NetworkSpec, is_fork: bool) -> Config {
     let bytes = id.bytes();
     let own = [bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]];

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use cofferdam_base::{LockFile, time::unix_time_ns};
 use cofferdam_image::{ImageStore, Progress, ProgressEvent};
 use cofferdam_proto::{NetworkChange, NetworkStatus, Request, Stage, StartMode, SupervisorMessage};
-use cofferdam_types::{SandboxId, SandboxSpec, SandboxStatus, Signal};
+use cofferdam_types::{NetworkAttachment, SandboxId, SandboxSpec, SandboxStatus, Signal};
 
 use crate::{
     base::{
@@ -236,6 +236,45 @@ impl Sandboxes<'_> {
                 .note(&record, EventKind::NetworkChanged { changes });
         }
         Ok(None)
+    }
+
+    /// Makes a sandbox a member of a named network, live or not.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when it is paused or has no interface, and when it is live and a
+    /// member; as for a new sandbox's networks.
+    pub(crate) async fn join_network(
+        &self,
+        entry: &Entry,
+        asked: &NetworkAttachment,
+    ) -> Result<()> {
+        if !entry.state.status.is_live() {
+            return self.store.networks().connect(entry, asked);
+        }
+        let NetworkAttachment {
+            network,
+            aliases,
+            address,
+        } = asked.clone();
+        let request = Request::JoinNetwork {
+            network,
+            aliases,
+            address,
+        };
+        client::request(self.store, entry, request).await.map(drop)
+    }
+
+    /// Ends a sandbox's membership of a named network, live or not.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`] when it is paused, and when the network is the only one of the
+    /// sandbox and internal; [`ErrorKind::NotFound`].
+    pub(crate) async fn leave_network(&self, entry: &Entry, network: &str) -> Result<()> {
+        if !entry.state.status.is_live() {
+            return self.store.networks().disconnect(entry, network);
+        }
+        let request = Request::LeaveNetwork(network.to_owned());
+        client::request(self.store, entry, request).await.map(drop)
     }
 
     /// What is to be seen of the network of a live sandbox.

@@ -41,6 +41,8 @@ pub struct ForkChanges {
     pub lease: Option<LeaseSpec>,
     /// Ports that the fork publishes. Those of the source stay its own.
     pub publish: Vec<PortMapping>,
+    /// Aliases on the source's named networks. Those of the source stay its own.
+    pub network_aliases: Vec<String>,
 }
 
 impl ForkChanges {

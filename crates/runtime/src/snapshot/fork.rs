@@ -16,7 +16,10 @@ use crate::{
         random,
     },
     client::{Connection, launch},
-    store::{Entry, EventKind, ForkOrigin, SandboxRecord, snapshot::machine_files},
+    store::{
+        Entry, EventKind, ForkOrigin, SandboxRecord, networks::check_aliases,
+        snapshot::machine_files,
+    },
 };
 
 /// Most forks of one call: more is a slip of the finger.
@@ -112,7 +115,7 @@ impl Snapshots<'_> {
                 };
                 let mut record = self.repin(&snapshot.manifest.sandbox)?;
                 record.spec.network.networks =
-                    self.networks_of_forks(&record, snapshot.manifest.imported)?;
+                    self.networks_of_forks(&record, snapshot.manifest.imported, options)?;
                 let origin = ForkOrigin {
                     sandbox: record.id,
                     snapshot: Some(snapshot.manifest.id),
@@ -133,6 +136,8 @@ impl Snapshots<'_> {
     ) -> Result<Forked> {
         let is_live = entry.state.status.is_live() && !options.disk_only;
         options.changes.check(&entry.record.spec, is_live)?;
+        let mut parent = entry.record.clone();
+        parent.spec.network.networks = self.networks_of_forks(&parent, false, options)?;
         crate::host::room::expect_for_fork(self.store.layout(), 0)?;
         let staging = self.staging(SnapshotId::from_random(random::bytes()?))?;
         let kind = options.disk_only.then_some(SnapshotKind::Disk);
@@ -148,31 +153,39 @@ impl Snapshots<'_> {
             snapshot: None,
             index: 0,
         };
-        let mut parent = entry.record.clone();
-        parent.spec.network.networks = self.networks_of_forks(&parent, false)?;
         let forks = self.make_forks(&parent, &origin, &moment, options, made);
         // The machines hold the memory open; its name is not needed any more.
         forks.await.into_result(captured.pause_us)
     }
 
-    /// The networks of a parent's forks: where the parent is now. Aliases stay with the parent, and
-    /// each fork has addresses of its own. An id alone does not say that the sandbox here is the
+    /// The networks of a parent's forks: where the parent is now. The parent's aliases stay with it,
+    /// the forks have those of `options` together, and each fork has addresses of its own. An id alone does not say that the sandbox here is the
     /// parent, and a stranger's snapshot brings nobody onto a network.
     fn networks_of_forks(
         &self,
         parent: &SandboxRecord,
         imported: bool,
+        options: &ForkOptions,
     ) -> Result<Vec<NetworkAttachment>> {
-        if imported {
-            return Ok(Vec::new());
-        }
-        match self.store.load(parent.id)? {
-            Some(there) if !is_same(&there.record, parent) => Ok(Vec::new()),
+        let mut networks = match self.store.load(parent.id)? {
+            _ if imported => Vec::new(),
+            Some(there) if !is_same(&there.record, parent) => Vec::new(),
             there => {
                 let networks = self.store.networks();
-                networks.for_fork(parent, there.is_some())
+                networks.for_fork(parent, there.is_some())?
             }
+        };
+        let aliases = &options.changes.network_aliases;
+        if networks.is_empty() && !aliases.is_empty() {
+            let what = "An alias is a name on a named network, and the source is on none";
+            return Err(Error::new(ErrorKind::InvalidSpec, what)
+                .hint("Leave the alias out, and connect the fork to a network"));
         }
+        for network in &mut networks {
+            network.aliases.clone_from(aliases);
+            check_aliases(network)?;
+        }
+        Ok(networks)
     }
 
     async fn make_forks(

@@ -1,20 +1,14 @@
 //! The network of a sandbox that is being started.
 
-use std::sync::Arc;
-
 use cofferdam_backend::Machine;
 use cofferdam_base::fs;
-use cofferdam_net::NamedNetwork;
 use cofferdam_proto::GuestNetwork;
 use cofferdam_types::NetworkMode;
 
 use crate::{
     base::error::{Result, io, lift},
     network::{self, Network, Report, Rights},
-    store::{
-        event::{Event, EventKind},
-        networks::{MemberRecord, MembersFile, NetworkRecord},
-    },
+    store::event::{Event, EventKind},
     supervisor::Starting,
 };
 
@@ -32,9 +26,11 @@ pub(crate) fn network(
     if record.spec.network.mode == NetworkMode::None {
         return Ok((None, None));
     }
+    let networks = of.store.networks();
+    let named = networks.wired(&networks.places(record)?)?;
     let (spec, is_fork) = (&record.spec.network, record.forked_from.is_some());
     let rights = rights(of)?;
-    let Some(plan) = network::plan(record.id, spec, is_fork, networks(of)?, rights)? else {
+    let Some(plan) = network::plan(record.id, spec, is_fork, named, rights)? else {
         return Ok((None, None));
     };
     let channel = lift(machine.network_channel())?;
@@ -67,25 +63,4 @@ fn rights(of: Starting<'_>) -> Result<Rights> {
             .map_err(|error| io(format!("Could not make `{}`", dir.display()), error))?;
     }
     Ok(Rights { networks, sockets })
-}
-
-/// The sandbox's places on named networks, with the directories of their sockets.
-fn networks(of: Starting<'_>) -> Result<Vec<NamedNetwork>> {
-    let networks = of.store.networks();
-    let named = |(network, member): (NetworkRecord, MemberRecord)| {
-        let sockets = of.layout.network_sockets(&network.id);
-        fs::create_private_dir(&sockets)
-            .map_err(|error| io(format!("Could not make `{}`", sockets.display()), error))?;
-        Ok(NamedNetwork {
-            v4: (network.subnet.first(), network.subnet.bits()),
-            v6: network.subnet_v6,
-            number: member.number,
-            internal: network.internal,
-            directory: Arc::new(MembersFile::new(networks.members_path(&network.name))),
-            sockets,
-            name: network.name,
-        })
-    };
-    let places = networks.places(&of.entry.record)?;
-    places.into_iter().map(named).collect()
 }

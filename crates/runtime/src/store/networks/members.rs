@@ -3,10 +3,10 @@
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use cofferdam_base::{LockFile, fs};
-use cofferdam_types::{NetworkAttachment, NetworkMode, SandboxId, valid_name};
+use cofferdam_types::{NetworkAttachment, NetworkMode, SandboxId};
 use serde::{Deserialize, Serialize};
 
-use super::{NetworkRecord, Networks, unreadable};
+use super::{NetworkRecord, Networks, aliases::check_aliases, unreadable};
 use crate::{
     base::error::{Error, ErrorKind, Result, io},
     store::{Entry, SandboxRecord},
@@ -18,8 +18,8 @@ pub(super) const MAX_MEMBERS_BYTES: u64 = 1 << 20;
 /// Networks of one sandbox; the stack has as many.
 const MAX_OF_SANDBOX: usize = 16;
 
-/// Aliases of one member.
-const MAX_ALIASES: usize = 32;
+/// Removed sandboxes whose numbers are known.
+const MAX_REMOVED: usize = 256;
 
 /// A sandbox on a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +40,10 @@ pub(super) struct Members {
     pub(super) members: Vec<MemberRecord>,
     /// Sandboxes that were made with the network and disconnected since.
     pub(super) left: Vec<SandboxId>,
+    /// Sandboxes that were removed, with their numbers, the latest last: one that is restored gets
+    /// its number again if nobody has it.
+    #[serde(default)]
+    removed: Vec<(SandboxId, u32)>,
 }
 
 impl Networks<'_> {
@@ -57,7 +61,7 @@ impl Networks<'_> {
     }
 
     /// Replaces the members, without those that are gone. The caller holds the lock.
-    fn save(&self, network: &str, mut members: Members) -> Result<()> {
+    pub(super) fn save(&self, network: &str, mut members: Members) -> Result<()> {
         self.purge(&mut members);
         let path = self.members_path(network);
         let bytes = serde_json::to_vec_pretty(&members).map_or(usize::MAX, |text| text.len() + 1);
@@ -72,7 +76,14 @@ impl Networks<'_> {
 
     fn purge(&self, members: &mut Members) {
         let is_there = |id: SandboxId| self.store.layout().sandbox(id).dir.exists();
-        members.members.retain(|member| is_there(member.sandbox));
+        let gone = members
+            .members
+            .extract_if(.., |member| !is_there(member.sandbox));
+        members
+            .removed
+            .extend(gone.map(|member| (member.sandbox, member.number)));
+        let more = members.removed.len().saturating_sub(MAX_REMOVED);
+        members.removed.drain(..more);
         members.left.retain(|id| is_there(*id));
     }
 
@@ -129,7 +140,8 @@ impl Networks<'_> {
         self.purge(&mut members);
         members.left.retain(|id| *id != record.id);
         members.members.retain(|member| member.sandbox != record.id);
-        let number = number(&network, &members, asked.address)?;
+        let number = number(&network, &members, record.id, asked.address)?;
+        members.removed.retain(|(id, _)| *id != record.id);
         let member = MemberRecord {
             sandbox: record.id,
             name: record.name.clone(),
@@ -148,11 +160,26 @@ impl Networks<'_> {
     /// is the only one and internal; the file system's.
     pub(crate) fn detach(&self, record: &SandboxRecord, network: &str) -> Result<NetworkRecord> {
         let _lock = self.lock()?;
-        let network = self.find(network)?;
+        let network = self.expect_may_leave(record, network)?;
         let mut members = self.load(&network.name)?;
-        let count = members.members.len();
         members.members.retain(|member| member.sandbox != record.id);
-        if members.members.len() == count {
+        members.left.push(record.id);
+        self.save(&network.name, members)?;
+        Ok(network)
+    }
+
+    /// The network `network`, of which a sandbox is a member and may be none.
+    ///
+    /// # Errors
+    /// As for [`Self::detach`].
+    pub(crate) fn expect_may_leave(
+        &self,
+        record: &SandboxRecord,
+        network: &str,
+    ) -> Result<NetworkRecord> {
+        let network = self.find(network)?;
+        let mut members = self.load(&network.name)?.members.into_iter();
+        if !members.any(|member| member.sandbox == record.id) {
             let what = format!(
                 "The sandbox `{}` is not in the network `{}`",
                 record.name, network.name
@@ -168,8 +195,6 @@ impl Networks<'_> {
                 "Without it the sandbox would reach other networks. Connect it to another first",
             ));
         }
-        members.left.push(record.id);
-        self.save(&network.name, members)?;
         Ok(network)
     }
 
@@ -178,7 +203,7 @@ impl Networks<'_> {
     /// # Errors
     /// [`ErrorKind::WrongState`] while it is live, used by another command or without an interface;
     /// as for a new sandbox's networks.
-    pub fn connect(&self, entry: &Entry, asked: &NetworkAttachment) -> Result<()> {
+    pub(crate) fn connect(&self, entry: &Entry, asked: &NetworkAttachment) -> Result<()> {
         let (_lock, entry) = self.hold_stopped(entry)?;
         if entry.record.spec.network.mode == NetworkMode::None {
             let what = format!(
@@ -197,7 +222,7 @@ impl Networks<'_> {
     /// [`ErrorKind::WrongState`] while it is live or used by another command, and when the network
     /// is the only one of the sandbox and internal: it would reach other networks without it;
     /// [`ErrorKind::NotFound`].
-    pub fn disconnect(&self, entry: &Entry, network: &str) -> Result<()> {
+    pub(crate) fn disconnect(&self, entry: &Entry, network: &str) -> Result<()> {
         let (_lock, entry) = self.hold_stopped(entry)?;
         self.detach(&entry.record, network).map(drop)
     }
@@ -304,41 +329,22 @@ impl Networks<'_> {
     }
 }
 
+/// A sandbox that has been started since somebody looked is changed by its supervisor.
 fn expect_stopped(entry: &Entry) -> Result<()> {
     if !entry.state.status.is_live() {
         return Ok(());
     }
-    let what = format!("The sandbox `{}` runs", entry.record.name);
-    Err(Error::new(ErrorKind::WrongState, what)
-        .hint("Stop it first: its networks change between two starts"))
+    let what = format!("The sandbox `{}` has been started", entry.record.name);
+    Err(Error::new(ErrorKind::WrongState, what).hint("Try it again"))
 }
 
-fn check_aliases(asked: &NetworkAttachment) -> Result<()> {
-    let invalid = |what: String| Err(Error::new(ErrorKind::InvalidSpec, what));
-    if asked.aliases.len() > MAX_ALIASES {
-        return invalid(format!("A member has at most {MAX_ALIASES} aliases"));
-    }
-    // Names that mean a guest itself or the host to every program.
-    let is_taken = |alias: &str| {
-        let alias = alias.to_ascii_lowercase();
-        let is_below = |name: &str| {
-            let before = alias.strip_suffix(name);
-            before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
-        };
-        is_below("localhost") || is_below("coffer.internal")
-    };
-    match asked
-        .aliases
-        .iter()
-        .find(|alias| !valid_name(alias) || is_taken(alias))
-    {
-        Some(bad) => invalid(format!("`{}` is not an alias", bad.escape_debug())),
-        None => Ok(()),
-    }
-}
-
-/// A free number, or that of the asked address.
-fn number(network: &NetworkRecord, members: &Members, asked: Option<Ipv4Addr>) -> Result<u32> {
+/// A free number, the one that the sandbox `id` had if it can be, or that of the asked address.
+fn number(
+    network: &NetworkRecord,
+    members: &Members,
+    id: SandboxId,
+    asked: Option<Ipv4Addr>,
+) -> Result<u32> {
     let (name, subnet) = (&network.name, network.subnet);
     let holder = |number: u32| {
         members
@@ -348,7 +354,10 @@ fn number(network: &NetworkRecord, members: &Members, asked: Option<Ipv4Addr>) -
     };
     let Some(asked) = asked else {
         let taken: BTreeSet<u32> = members.members.iter().map(|member| member.number).collect();
-        let free = subnet.numbers().find(|number| !taken.contains(number));
+        let had = members.removed.iter().rev().filter(|(had, _)| *had == id);
+        let had = had.map(|(_, number)| *number);
+        let mut all = had.chain(subnet.numbers());
+        let free = all.find(|number| !taken.contains(number));
         return free.ok_or_else(|| {
             let what = format!("The network `{name}` has no free address in `{subnet}`");
             Error::new(ErrorKind::InUse, what)

@@ -11,7 +11,9 @@
 //! is stopped. The entries of removed sandboxes go with the next change. Readers take no lock: each
 //! file is replaced by a rename.
 
+mod aliases;
 mod directory;
+mod live;
 mod members;
 mod subnet;
 
@@ -26,7 +28,7 @@ use cofferdam_base::{LockFile, fs, time::unix_time_ns};
 use cofferdam_types::{SandboxId, valid_name};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::directory::MembersFile;
+pub(crate) use self::{aliases::check_aliases, live::Places};
 pub use self::{members::MemberRecord, subnet::Subnet};
 use self::{
     members::{MAX_MEMBERS_BYTES, Members},

@@ -7,7 +7,7 @@ use std::{
 
 use cofferdam_types::NetworkAttachment;
 
-use super::*;
+use super::{directory::MembersFile, *};
 use crate::store::{SandboxRecord, tests::record};
 
 fn open() -> (tempfile::TempDir, Store) {
@@ -112,6 +112,47 @@ fn a_sandbox_keeps_its_address_and_a_removed_one_frees_it() {
 }
 
 #[test]
+fn a_live_sandbox_joins_a_network_once_and_what_is_taken_back_is_gone() {
+    let (_dir, store) = open();
+    let networks = store.networks();
+    networks.create(&options("lan", None)).unwrap();
+    let record = sandbox(&store, 1, &[]);
+    let asked = NetworkAttachment::new("lan");
+    networks.attach_new(&record, &asked).unwrap();
+    let twice = networks.attach_new(&record, &asked).unwrap_err();
+    assert_eq!(twice.kind(), ErrorKind::WrongState);
+    let wired = networks.wired(&networks.of_sandbox(record.id).unwrap());
+    assert_eq!(wired.unwrap()[0].name, "lan");
+    networks.expect_may_leave(&record, "lan").unwrap();
+    networks.forget(&record, "lan").unwrap();
+    assert!(networks.of_sandbox(record.id).unwrap().is_empty());
+    let gone = networks.expect_may_leave(&record, "lan").unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+    networks.attach_new(&record, &asked).unwrap();
+}
+
+#[test]
+fn a_removed_sandbox_that_comes_back_has_its_address_again_if_nobody_else_has_it() {
+    let (_dir, store) = open();
+    let networks = store.networks();
+    networks.create(&options("lan", None)).unwrap();
+    let asked = [NetworkAttachment::new("lan")];
+    let number = |record: &SandboxRecord| networks.places(record).unwrap()[0].1.number;
+    let all = [1, 2, 3].map(|byte| sandbox(&store, byte, &asked));
+    assert_eq!(all.each_ref().map(number), [2, 3, 4]);
+    store.remove(all[1].id).unwrap();
+    store.remove(all[2].id).unwrap();
+    // Their entries go with a change.
+    networks.attach(&all[0], &asked[0]).unwrap();
+    store.insert(&all[2], |_| Ok(())).unwrap();
+    assert_eq!(number(&all[2]), 4);
+    let other = sandbox(&store, 4, &asked);
+    assert_eq!(number(&other), 3);
+    store.insert(&all[1], |_| Ok(())).unwrap();
+    assert_eq!(number(&all[1]), 5);
+}
+
+#[test]
 fn an_address_that_is_asked_for_is_given_or_refused() {
     let (_dir, store) = open();
     let networks = store.networks();
@@ -132,7 +173,7 @@ fn an_address_that_is_asked_for_is_given_or_refused() {
     for (byte, address) in (3..).zip(["10.1.0.0", "10.1.0.1", "10.1.0.255", "10.2.0.5"]) {
         assert_eq!(kind(byte, address), ErrorKind::InvalidSpec, "{address}");
     }
-    let aliases = ["a b", "localhost", "db.LOCALHOST", "host.coffer.internal"];
+    let aliases = ["a b", "localHOST", "github.com", "host.coffer.internal"];
     for (byte, alias) in (9..).zip(aliases) {
         let mut bad = NetworkAttachment::new("lan");
         bad.aliases = vec![alias.to_owned()];

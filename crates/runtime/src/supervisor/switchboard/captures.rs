@@ -1,4 +1,4 @@
-//! Pauses, their ends, and captures.
+//! Pauses, their ends, and captures; what else the guest must not be frozen in.
 //!
 //! Each is a task ([`steps`]); one at a time, further ones wait. [`RunState`] says what the guest
 //! does. From a freeze to its thaw nothing else is sent to the guest: what would be is held in the
@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use cofferdam_backend::CapturePlan;
 use cofferdam_proto::{AgentMessage, Request, SupervisorMessage};
-use cofferdam_types::SandboxStatus;
+use cofferdam_types::{NetworkAttachment, SandboxStatus};
 
 use super::{
     Switchboard,
     dialog::Guest,
+    membership::Change,
     run_state::{Purpose, RunState, Step},
     steps,
 };
@@ -42,6 +43,21 @@ impl Switchboard {
                 self.ask_processes(client);
                 Ok(())
             }
+            Request::JoinNetwork { .. } | Request::LeaveNetwork(_) if paused => wrong("paused")
+                .map_err(|error| error.hint(format!("Let it go on with `coffer unpause {name}`"))),
+            Request::JoinNetwork {
+                network,
+                aliases,
+                address,
+            } => {
+                let asked = NetworkAttachment {
+                    network,
+                    aliases,
+                    address,
+                };
+                self.change_membership(client, Change::Join(asked))
+            }
+            Request::LeaveNetwork(name) => self.change_membership(client, Change::Leave(name)),
             Request::Pause if paused => wrong("paused already"),
             Request::Pause => {
                 self.begin(Some(client), Purpose::Pause, steps::pause);
@@ -114,6 +130,7 @@ impl Switchboard {
     }
 
     pub(super) fn moment_over(&mut self, result: Result<Outcome>) {
+        self.membership = None;
         let is_done = result.is_ok();
         let Some(step) = self.run_state.over(is_done) else {
             return;

@@ -18,7 +18,6 @@ use crate::{
     supervisor::{
         client::Client,
         event::{ClientEvent, ClientId, Event},
-        input::MAX_WRITERS,
         lease::Change,
         other_generation,
         session::Session,
@@ -109,6 +108,8 @@ impl Switchboard {
             Request::Pause
             | Request::Unpause
             | Request::Capture { .. }
+            | Request::JoinNetwork { .. }
+            | Request::LeaveNetwork(_)
             | Request::ListProcesses => self.moment(id, request.request),
             Request::Kill { signal } => {
                 let signal = Signal::try_from(signal).map_err(|error| {
@@ -387,14 +388,5 @@ impl Switchboard {
             self.set_role(id, Role::None);
             self.leave_session(stream, id);
         }
-    }
-
-    pub(super) fn too_many_writers(&self) -> Error {
-        let name = &self.entry.record.name;
-        let what = format!(
-            "Sandbox `{name}` has {MAX_WRITERS} clients that write to it, or input that its \
-             program does not read"
-        );
-        Error::new(ErrorKind::WrongState, what).hint("Attach without input: `--no-stdin`")
     }
 }

@@ -10,7 +10,7 @@ use cofferdam_types::ExitStatus;
 use super::{Role, Switchboard};
 use crate::{
     base::error::{Error, ErrorKind, Result},
-    supervisor::{event::ClientId, session::Session},
+    supervisor::{event::ClientId, input::MAX_WRITERS, session::Session},
 };
 
 /// How many ended sessions are kept; the oldest goes first.
@@ -30,6 +30,15 @@ impl Ended {
 }
 
 impl Switchboard {
+    pub(super) fn too_many_writers(&self) -> Error {
+        let name = &self.entry.record.name;
+        let what = format!(
+            "Sandbox `{name}` has {MAX_WRITERS} clients that write to it, or input that its \
+             program does not read"
+        );
+        Error::new(ErrorKind::WrongState, what).hint("Attach without input: `--no-stdin`")
+    }
+
     /// Keeps the exit status of a session that has ended, if it was to be kept.
     pub(super) fn keep_ended(&mut self, number: u32, session: &Session, status: ExitStatus) {
         if session.options.keep {

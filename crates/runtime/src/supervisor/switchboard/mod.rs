@@ -12,6 +12,7 @@ mod faster;
 mod guest;
 mod kept;
 mod lease;
+mod membership;
 mod network;
 mod processes;
 mod run_state;
@@ -118,6 +119,8 @@ pub(crate) struct Switchboard {
     /// Serves the guest's network interface, as long as this lives.
     network: Option<Network>,
     network_changes: network::NetworkChanges,
+    /// A network that is joined or left.
+    membership: Option<membership::UnderWay>,
     /// Reads the machine's memory ahead; returns what went wrong.
     read_ahead: Option<JoinHandle<Vec<String>>>,
     stop_stage: stop::StopStage,
@@ -241,6 +244,7 @@ impl Switchboard {
             after,
             network: live.network,
             network_changes: network::NetworkChanges::default(),
+            membership: None,
             read_ahead: live.read_ahead,
             stop_stage: stop::StopStage::NotAsked,
             ended_by: None,

@@ -120,17 +120,21 @@ impl Switchboard {
         }
     }
 
-    /// Waits for a change that is under way, at the sandbox's end: nothing may write its record
-    /// once its lock is given up. The change takes a few turns of the stack's thread.
+    /// Waits for a change that is under way, at the sandbox's end: nothing may write its record or
+    /// its places on networks once its lock is given up. The change takes a few turns of the
+    /// stack's thread, and does not wait for the guest any more.
     pub(in crate::supervisor) async fn end_network_changes(&mut self) {
         self.network_changes.waiting.clear();
         if let Some(under_way) = self.network_changes.under_way.take() {
             // Its sender is dropped.
             let _ = under_way.await;
         }
+        if let Some(membership) = self.membership.take() {
+            membership.end().await;
+        }
     }
 
-    fn network_control(&self) -> Result<Control> {
+    pub(super) fn network_control(&self) -> Result<Control> {
         let network = self.network.as_ref().map(Network::control);
         network.ok_or_else(|| {
             let what = format!("Sandbox `{}` has no network", self.entry.record.name);

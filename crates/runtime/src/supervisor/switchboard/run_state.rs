@@ -14,7 +14,7 @@
 //!     └─ over ───── Moves{Capture} ◄── begin(Capture) ────┘  │
 //!                        └─ over, if it was paused ──────────┘
 //! ```
-//! `Unpause` and `Capture` begin in `Runs` too. A step that fails sends the guest what takes it
+//! `Unpause` and `Capture` begin in `Runs` too. `Readdress` begins and ends there. A step that fails sends the guest what takes it
 //! back before it is over, so that `Runs` holds whatever the guest answers later: it works off its
 //! messages in order.
 
@@ -26,6 +26,8 @@ pub(super) enum Purpose {
     Pause,
     Unpause,
     Capture,
+    /// Of the guest's addresses, for a named network.
+    Readdress,
 }
 
 /// A step that is under way.
@@ -85,7 +87,7 @@ impl RunState {
         let paused = match step.purpose {
             Purpose::Pause => done,
             Purpose::Unpause => step.was_paused && !done,
-            Purpose::Capture => step.was_paused,
+            Purpose::Capture | Purpose::Readdress => step.was_paused,
         };
         *self = if paused { Self::Paused } else { Self::Runs };
         Some(step)
@@ -117,7 +119,7 @@ mod tests {
 
     #[test]
     fn every_step_ends_in_a_state_that_a_verb_can_leave() {
-        use Purpose::{Capture, Pause, Unpause};
+        use Purpose::{Capture, Pause, Readdress, Unpause};
         use RunState::{Paused, Runs};
         for (from, purpose, done, to) in [
             (Runs, Pause, true, Paused),
@@ -126,6 +128,8 @@ mod tests {
             (Runs, Unpause, false, Runs),
             (Runs, Capture, true, Runs),
             (Runs, Capture, false, Runs),
+            (Runs, Readdress, true, Runs),
+            (Runs, Readdress, false, Runs),
             (Paused, Unpause, true, Runs),
             (Paused, Unpause, false, Paused),
             (Paused, Capture, true, Paused),

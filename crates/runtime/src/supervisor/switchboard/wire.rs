@@ -43,7 +43,7 @@ impl Wire {
     pub(super) fn ask(&self, question: &HostMessage) -> Result<oneshot::Receiver<AgentMessage>> {
         let mut bytes = Vec::new();
         encode_control(CONTROL_STREAM, question, &mut bytes).map_err(|error| {
-            Error::new(ErrorKind::Bug, "A message without content is too large").because(error)
+            Error::new(ErrorKind::Bug, "A question is too large for the guest").because(error)
         })?;
         let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
         if owed.len() >= MAX_OWED {
@@ -68,6 +68,7 @@ impl Wire {
                 | AgentMessage::Dirty { .. }
                 | AgentMessage::Trimming { .. }
                 | AgentMessage::Processes(_)
+                | AgentMessage::Readdressed
                 | AgentMessage::Failed(_)
         );
         if !is_answer {
