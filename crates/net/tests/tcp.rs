@@ -255,6 +255,27 @@ fn a_reset_of_the_host_reaches_the_guest() {
 }
 
 #[test]
+fn what_the_host_sent_before_it_failed_reaches_the_guest() {
+    let mut guest = Guest::new();
+    let (handle, mut stream) = pair(&mut guest);
+    // More than the guest's window, all of it in the stack, before the guest reads a byte.
+    let total = 400 << 10;
+    let mut block = vec![0; total];
+    pattern(0, &mut block);
+    stream.write_all(&block).unwrap();
+    guest.until_stats(|stats| stats.tcp_down_bytes == total as u64);
+    // A server that answers before it has read all of the request, and closes.
+    guest.tcp(handle).send_slice(b"unread").unwrap();
+    guest.until(|_| (stream.peek(&mut [0; 8]).unwrap() > 0).then_some(()));
+    drop(stream);
+    guest.tcp(handle).send_slice(b"more").unwrap();
+    guest.until_stats(|stats| stats.tcp_up_bytes >= 6);
+    assert_eq!(receive_all(&mut guest, handle), total as u64);
+    guest.until(|guest| (guest.tcp(handle).state() == tcp::State::Closed).then_some(()));
+    guest.until_stats(|stats| stats.tcp_flows == 0);
+}
+
+#[test]
 fn a_reset_of_the_guest_reaches_the_host() {
     let mut guest = Guest::new();
     let (handle, mut stream) = pair(&mut guest);

@@ -40,7 +40,12 @@ pub(super) enum State {
         /// From the host to the guest.
         down: Half,
     },
-    /// The host's side has failed, and the reset to the guest waits for room.
+    /// The host's side has failed. The guest gets what the host has sent before, and then a reset.
+    Failing {
+        /// Whether the host's socket may have more of it.
+        reading: bool,
+    },
+    /// The reset to the guest waits for room.
     Resetting,
 }
 

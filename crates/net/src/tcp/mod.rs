@@ -14,10 +14,13 @@
 //!      ▼                                       │
 //!  Connecting ──connect succeeds: SYN-ACK──► Opening ──handshake done──► Relaying
 //!      │                                       │                        │      │
-//!      │ refused: RST                          │ guest resets           │      │ host resets:
-//!      │ unreachable, too late: ICMP           │ or is silent           │      │ RST is due
-//!      ▼                                       ▼                        │      ▼
-//!   removed                             host socket reset           ◄───┤  Resetting ──sent──► removed
+//!      │ refused: RST                          │ guest resets           │      │ the host's side fails
+//!      │ unreachable, too late: ICMP           │ or is silent           │      ▼
+//!      ▼                                       ▼                        │   Failing
+//!   removed                             host socket reset           ◄───┤      │ what came before is with
+//!                                                                       │      │ the guest: RST is due
+//!                                                                       │      ▼
+//!                                                                       │  Resetting ──sent──► removed
 //!                                                                       │
 //!                         both directions ended, or the guest reset  ◄──┘
 //! ```

@@ -15,6 +15,9 @@ use super::{
 };
 use crate::{context::Context, poller::Ready, slots::Slot, stats::bytes};
 
+/// Between two questions to a guest that has no room.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What a turn ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
@@ -101,7 +104,7 @@ impl Tcp {
                 // smoltcp has something to send and did not: it is asked again, but never in a
                 // loop without a pause.
                 Some(_) => next = Some(cx.now + Duration::from_millis(1)),
-                None => {}
+                None => next = probe(link.socket(), cx.now).or(next),
             }
         }
         self.set_deadline(slot, next);
@@ -113,6 +116,20 @@ impl Tcp {
             self.deadlines.set(slot, old, next);
         }
     }
+}
+
+/// Has smoltcp ask a guest again that has said that it has no room; returns when to look at it.
+///
+/// smoltcp 0.14 probes a closed window, but not one that was closed while a retransmission was due
+/// (`Socket::dispatch` then stops its only timer). If the guest's word that there is room again is
+/// lost, both would wait for ever. An answer to a keep-alive has the window too.
+fn probe(socket: &mut tcp::Socket<'_>, now: Instant) -> Option<Instant> {
+    let waits = socket.send_queue() > 0 && socket.state() != tcp::State::Closed;
+    let interval = waits.then_some(PROBE_INTERVAL);
+    if socket.keep_alive().is_some() != waits {
+        socket.set_keep_alive(interval.map(Into::into));
+    }
+    interval.map(|interval| now + interval)
 }
 
 /// Moves data and changes the state.
@@ -129,6 +146,9 @@ fn advance(cx: &mut Context, flow: &mut Flow, slot: Slot) -> Outcome {
         && let Some(outcome) = finish_opening(&mut flow.state, link.socket(), late)
     {
         return outcome;
+    }
+    if matches!(flow.state, State::Failing { .. }) {
+        return finish(cx, flow);
     }
     let socket = link.socket();
     let State::Relaying { up, down } = &mut flow.state else {
@@ -177,10 +197,7 @@ fn advance(cx: &mut Context, flow: &mut Flow, slot: Slot) -> Outcome {
         )
     };
     let second = relay::down(socket, &flow.fd, &mut flow.ready, down);
-    let count = |moved: Moved| match moved {
-        Moved::Done(count) | Moved::More(count) | Moved::Failed(count) => bytes(count),
-    };
-    let (up_bytes, down_bytes) = (count(first), count(second));
+    let (up_bytes, down_bytes) = (bytes(first.count()), bytes(second.count()));
     flow.moved.0 += up_bytes;
     flow.moved.1 += down_bytes;
     cx.counters.tcp_up_bytes.add(up_bytes);
@@ -195,14 +212,42 @@ fn advance(cx: &mut Context, flow: &mut Flow, slot: Slot) -> Outcome {
                 let what = (name, flow.key.remote);
                 cx.events.misplaced(cx.now, what, &cx.counters);
                 reset_host(&flow.fd);
+                socket.abort();
+                flow.state = State::Resetting;
+                return Outcome::Keep;
             }
-            socket.abort();
-            flow.state = State::Resetting;
-            Outcome::Keep
+            let reading = *down == Half::Open && !matches!(second, Moved::Failed(_));
+            flow.state = State::Failing { reading };
+            finish(cx, flow)
         }
         (Moved::More(_), _) | (_, Moved::More(_)) => Outcome::Again,
         (Moved::Done(_), Moved::Done(_)) => Outcome::Keep,
     }
+}
+
+/// Gives the guest what a host's side that has failed had sent before, as the kernel gives a program
+/// what came before a reset; then resets the guest's connection.
+fn finish(cx: &mut Context, flow: &mut Flow) -> Outcome {
+    let (Some(link), State::Failing { reading }) = (&mut flow.link, &mut flow.state) else {
+        return Outcome::Keep;
+    };
+    let socket = link.socket();
+    if *reading {
+        let mut half = Half::Open;
+        let moved = relay::read(socket, &flow.fd, &mut flow.ready, &mut half);
+        *reading = half == Half::Open && !matches!(moved, Moved::Failed(_));
+        let count = bytes(moved.count());
+        flow.moved.1 += count;
+        cx.counters.tcp_down_bytes.add(count);
+        if matches!(moved, Moved::More(_)) {
+            return Outcome::Again;
+        }
+    }
+    if !*reading && socket.send_queue() == 0 {
+        socket.abort();
+        flow.state = State::Resetting;
+    }
+    Outcome::Keep
 }
 
 /// Begins to relay when the guest's handshake is done; before that, returns the outcome.

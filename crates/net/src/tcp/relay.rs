@@ -31,6 +31,15 @@ pub(super) enum Moved {
     Failed(usize),
 }
 
+impl Moved {
+    /// Bytes that were moved.
+    pub(super) fn count(self) -> usize {
+        match self {
+            Self::Done(count) | Self::More(count) | Self::Failed(count) => count,
+        }
+    }
+}
+
 /// Whether the guest has ended its direction.
 pub(super) fn guest_ended(socket: &tcp::Socket<'_>) -> bool {
     matches!(
@@ -96,8 +105,23 @@ pub(super) fn up(
     Moved::Done(moved)
 }
 
-/// From the host to the guest.
+/// From the host to the guest, with the end.
 pub(super) fn down(
+    socket: &mut tcp::Socket<'_>,
+    fd: &OwnedFd,
+    ready: &mut Ready,
+    half: &mut Half,
+) -> Moved {
+    let moved = read(socket, fd, ready, half);
+    if matches!(moved, Moved::Done(_)) && *half == Half::Ending && may_close(socket) {
+        *half = Half::Ended;
+        socket.close();
+    }
+    moved
+}
+
+/// Data from the host to the guest.
+pub(super) fn read(
     socket: &mut tcp::Socket<'_>,
     fd: &OwnedFd,
     ready: &mut Ready,
@@ -121,10 +145,6 @@ pub(super) fn down(
             // `can_send` excludes it.
             Err(_) => break,
         }
-    }
-    if *half == Half::Ending && may_close(socket) {
-        *half = Half::Ended;
-        socket.close();
     }
     Moved::Done(moved)
 }
