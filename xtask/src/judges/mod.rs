@@ -11,6 +11,7 @@
 //! | `indexes` | `pip install` and `npm install` |
 //! | `browser` | Chromium of the host, with nginx in a sandbox |
 //! | `git` | clone and push over ssh |
+//! | `kernel_tcp` | the stack alone against the kernel's TCP, 1 GiB each way with losses |
 //! | `postgres` | PostgreSQL with SCRAM |
 //! | `server` | a server on the host's loopback |
 //! | `websocket` | WebSockets from and to a sandbox |
@@ -19,6 +20,7 @@ mod browser;
 mod git;
 mod host;
 mod indexes;
+mod kernel_tcp;
 mod postgres;
 mod sandbox;
 mod server;
@@ -73,6 +75,10 @@ const JUDGES: &[Judge] = &[
     Judge {
         name: "chromium",
         run: browser::chromium,
+    },
+    Judge {
+        name: "kernel-tcp",
+        run: kernel_tcp::lossy,
     },
 ];
 

@@ -66,6 +66,8 @@ pub(super) struct Link {
     handle: SocketHandle,
     /// Bytes of both buffers.
     pub(super) buffer_bytes: usize,
+    /// Answers of a guest that was asked again, without progress; see [`super::probe`].
+    pub(super) answers: u8,
 }
 
 impl std::fmt::Debug for Link {
@@ -91,6 +93,7 @@ impl Link {
             sockets,
             handle,
             buffer_bytes: 2 * bytes,
+            answers: 0,
         }
     }
 

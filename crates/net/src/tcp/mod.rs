@@ -39,6 +39,7 @@ mod flow;
 mod hello;
 mod intercept;
 mod open;
+mod probe;
 mod pump;
 mod relay;
 mod review;
@@ -141,9 +142,14 @@ impl Tcp {
             }
             return;
         };
+        let queue = link.socket().send_queue();
         let mut port = Port::receiving(packet.bytes, &mut cx.egress, cx.now, cx.config.mtu);
         self.interface
             .poll_ingress_single(now, &mut port, &mut link.sockets);
+        if link.socket().keep_alive().is_some() {
+            let smoltcp = (&mut self.interface, now);
+            probe::answered(cx, smoltcp, link, (packet, segment), queue);
+        }
         self.mark(slot);
     }
 

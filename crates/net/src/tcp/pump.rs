@@ -10,13 +10,10 @@ use super::{
     check::{self, Check},
     device::Port,
     flow::{Flow, Half, State, reset_host},
-    intercept,
+    intercept, probe,
     relay::{self, Moved},
 };
 use crate::{context::Context, poller::Ready, slots::Slot, stats::bytes};
-
-/// Between two questions to a guest that has no room.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a turn ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +101,7 @@ impl Tcp {
                 // smoltcp has something to send and did not: it is asked again, but never in a
                 // loop without a pause.
                 Some(_) => next = Some(cx.now + Duration::from_millis(1)),
-                None => next = probe(link.socket(), cx.now).or(next),
+                None => next = probe::ask(link.socket(), cx.now).or(next),
             }
         }
         self.set_deadline(slot, next);
@@ -116,20 +113,6 @@ impl Tcp {
             self.deadlines.set(slot, old, next);
         }
     }
-}
-
-/// Has smoltcp ask a guest again that has said that it has no room; returns when to look at it.
-///
-/// smoltcp 0.14 probes a closed window, but not one that was closed while a retransmission was due
-/// (`Socket::dispatch` then stops its only timer). If the guest's word that there is room again is
-/// lost, both would wait for ever. An answer to a keep-alive has the window too.
-fn probe(socket: &mut tcp::Socket<'_>, now: Instant) -> Option<Instant> {
-    let waits = socket.send_queue() > 0 && socket.state() != tcp::State::Closed;
-    let interval = waits.then_some(PROBE_INTERVAL);
-    if socket.keep_alive().is_some() != waits {
-        socket.set_keep_alive(interval.map(Into::into));
-    }
-    interval.map(|interval| now + interval)
 }
 
 /// Moves data and changes the state.

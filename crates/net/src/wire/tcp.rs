@@ -51,6 +51,11 @@ impl Segment {
         })
     }
 
+    /// Whether it says what has arrived, and nothing else.
+    pub(crate) fn is_acknowledgement_alone(&self) -> bool {
+        self.flags & (SYN | ACK | FIN | RST) == ACK && self.data_bytes == 0
+    }
+
     /// Whether it asks for a new connection.
     pub(crate) fn is_syn(&self) -> bool {
         self.flags & (SYN | ACK | RST | FIN) == SYN

@@ -20,9 +20,6 @@ const LATE: Duration = Duration::from_secs(3600);
 /// An idle time-out that a busy host does not let pass between two steps of a test.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How long a guest is watched that must not be ended.
-const A_WHILE: Duration = Duration::from_millis(300);
-
 fn sandbox(lease: LeaseSpec) -> Sandbox {
     Sandbox::with_spec(SandboxSpec {
         lease,
