@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     args::Args,
-    build, checks, dist, packages, process,
+    build, checks, dist, lab, packages, process,
     qemu::Qemu,
     workspace::{self, Profile},
 };
@@ -67,8 +67,8 @@ const ALL: &str = "all";
 /// Whether a test may be skipped where it cannot run; `cofferdam_testkit::skip` reads it.
 const REQUIRE: &str = "COFFER_REQUIRE";
 
-/// Runs the verb: the checks, the SDK's documentation tests, a part of the tests on a second
-/// QEMU, then all tests. What follows `--` goes to the test runner, and then nothing but the tests
+/// Runs the verb: the checks, the SDK's documentation tests, the lab's test, a part of the tests on a
+/// second QEMU, then all tests. What follows `--` goes to the test runner, and then nothing but the tests
 /// is run, on the QEMU that `COFFER_QEMU` names if it names one.
 ///
 /// # Errors
@@ -101,6 +101,11 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
         busybox,
         qemu,
     };
+    // Alone, since a busy host starves it.
+    let lab = lab::check(SECOND_QEMU).context("The lab's test failed");
+    if let Err(error) = &lab {
+        eprintln!("{error:#}");
+    }
     println!("A part of the tests on QEMU {}", second.version()?);
     let part = suite(&second).run(SECOND_SUITE, &[]);
     let part = part.with_context(|| format!("Tests on QEMU {SECOND_QEMU} failed"));
@@ -110,7 +115,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     println!("All tests on QEMU {}", main.version()?);
     // Last, so that the runner's summary is the end of a good run's output.
     let all = suite(&main).run(&[], &[]);
-    checks.and(documentation).and(part).and(all)
+    checks.and(documentation).and(lab).and(part).and(all)
 }
 
 fn documentation(program: &Path, qemu: &Qemu) -> Result<()> {
