@@ -6,6 +6,8 @@ use cofferdam_proto::{
     AgentMessage, Failure, FailureKind, HostMessage, Request, StreamTarget, SupervisorMessage,
 };
 
+use cofferdam_types::ExitStatus;
+
 use super::harness::{Guest, Sandbox};
 use crate::{
     base::error::ErrorKind,
@@ -130,4 +132,56 @@ async fn a_guest_that_sends_bytes_of_a_stream_before_it_is_connected_breaks_the_
     };
     sandbox.run(agent, client).await;
     sandbox.expect_broken();
+}
+
+#[tokio::test]
+async fn a_stream_past_the_limit_is_refused_until_another_has_ended() {
+    const LIMIT: usize = 256;
+    let agent = |stream| {
+        let mut guest = Guest::new(stream);
+        for _ in 0..LIMIT {
+            let number = guest.stream_request();
+            guest.send(number, &AgentMessage::Connected);
+        }
+        let (number, message) = guest.next();
+        assert_eq!(message, HostMessage::Detach);
+        guest.send(number, &AgentMessage::Disconnected);
+        let number = guest.stream_request();
+        guest.send(number, &AgentMessage::Connected);
+        loop {
+            let (number, message) = guest.next();
+            if message != HostMessage::Detach {
+                return guest.exit(number, ExitStatus::Signal(9));
+            }
+            guest.send(number, &AgentMessage::Disconnected);
+        }
+    };
+    let client = async |socket: &Path| {
+        let connected = async || {
+            let mut connection = open(socket).await;
+            let answer = connection.answer().await;
+            answer.map(|answer| {
+                assert_eq!(answer, SupervisorMessage::Connected);
+                connection
+            })
+        };
+        let mut connections = Vec::new();
+        for _ in 0..LIMIT {
+            connections.push(connected().await.unwrap());
+        }
+        let refused = connected().await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unsupported);
+        assert!(refused.to_string().contains("at most 256"), "{refused}");
+        assert!(refused.hint_text().is_some());
+        connections.pop();
+        // The supervisor hears of the end a moment later.
+        let next = loop {
+            if let Ok(connection) = connected().await {
+                break connection;
+            }
+        };
+        drop((connections, next));
+        kill(socket).await;
+    };
+    Sandbox::new().run(agent, client).await;
 }
