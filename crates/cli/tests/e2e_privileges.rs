@@ -76,8 +76,10 @@ fn without_flags_and_with_privileged_root_has_every_capability() {
 fn an_init_reaps_hands_signals_on_and_ends_as_its_workload() {
     let coffer = Coffer::shared();
     let sandbox = coffer.detached(&["--init", BUSYBOX, "sleep", "1000000"]);
-    assert_eq!(sandbox.sh("cat /proc/1/comm"), "coffer-init");
-    // It starts its child after it has started itself.
+    // It takes its name and starts its child after it has started itself.
+    until("the init", || {
+        sandbox.sh("cat /proc/1/comm") == "coffer-init"
+    });
     until("the workload", || {
         !sandbox.sh("pidof sleep || true").is_empty()
     });
