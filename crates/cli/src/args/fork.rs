@@ -46,7 +46,7 @@ pub(crate) struct ForkArgs {
     /// Publish a port of the fork; those of the source stay the source's
     #[arg(short, long, value_name = "[[IP:]HOST:]PORT[/udp]")]
     pub(crate) publish: Vec<String>,
-    /// Another name of the forks on the source's named networks; those of the source stay its own
+    /// Another name of the forks on the source's networks, whose own names stay
     #[arg(long, visible_alias = "net-alias", value_name = "NAME")]
     pub(crate) network_alias: Vec<String>,
     /// Print JSON

@@ -46,7 +46,7 @@ pub(crate) struct StartArgs {
     pub(crate) proxy: ProxyArgs,
     #[command(flatten)]
     pub(crate) detaching: DetachArgs,
-    /// Value of a secret for this start: of the variable NAME, the text, or a file's content
+    /// Value of a secret for this start: from the variable NAME, a text or a file
     #[arg(long, value_name = "NAME[=VALUE|=@FILE]")]
     pub(crate) secret: Vec<String>,
     #[arg(required = true)]

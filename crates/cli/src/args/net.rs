@@ -12,7 +12,7 @@ use super::network::{RateArgs, RuleArgs};
 pub(crate) struct NetArgs {
     #[command(flatten)]
     pub(crate) rules: RuleArgs,
-    /// File (`-`: standard input) whose rules, and profile if it has one, replace those there are
+    /// File (`-`: standard input) whose rules and profile replace those there are
     #[arg(long, value_name = "FILE", help_heading = "Network")]
     pub(crate) policy: Option<PathBuf>,
     /// What may be reached where no rule matches: `public`, `none` or `all`

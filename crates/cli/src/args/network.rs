@@ -38,7 +38,7 @@ pub(crate) struct NetworkArgs {
     pub(crate) publish_all: bool,
     #[command(flatten)]
     pub(crate) rules: RuleArgs,
-    /// File (`-`: standard input) with a profile and rules, which come after --allow and --deny
+    /// File (`-`: standard input) with a profile and rules, after --allow and --deny
     #[arg(long, value_name = "FILE", help_heading = "Network")]
     pub(crate) policy: Option<PathBuf>,
     /// What may be reached where no rule matches: `public`, `none` or `all`

@@ -198,7 +198,9 @@ pub(crate) async fn wait(store: &Store, entry: &Entry) -> Result<ExitStatus> {
         }
     }
     let gone = || Error::new(ErrorKind::NotFound, "The sandbox was removed");
-    let ended = after_loss(store, entry.record.id, Some(entry.state.starts)).await?;
+    // Of an older look it is not known which start is meant.
+    let starts = entry.state.status.is_live().then_some(entry.state.starts);
+    let ended = after_loss(store, entry.record.id, starts).await?;
     let state = ended.ok_or_else(gone)?.state;
     match (state.exit, state.failure) {
         (Some(status), _) => Ok(status),
