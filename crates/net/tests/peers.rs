@@ -384,3 +384,22 @@ fn a_guest_joins_and_leaves_while_it_runs() {
     drop(guest);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn what_a_guest_has_sent_before_it_leaves_arrives() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut one, mut two) = (member(dir.path(), 2, &[]), member(dir.path(), 3, &[]));
+    let (from, to) = (one.udp_socket(9000), two.udp_socket(7));
+    // The first one finds the way.
+    one.send_to(from, place(3, 7, false), b"first");
+    one.until_stats(|stats| stats.rx_frames >= 2);
+    for number in 0..100 {
+        let (data, _) = two.receive_from(to);
+        assert!(number == 0 || data == [number - 1], "{data:?}");
+        one.send_to(from, place(3, 7, false), &[number]);
+        one.work();
+        // The stack has the frame and the command at the same moment.
+        one.handle.leave("lan").unwrap();
+        one.handle.join(network(dir.path(), 2)).unwrap();
+    }
+}

@@ -213,8 +213,11 @@ impl Stack {
                     let _ = sender.send(self.join(*network));
                 }
                 Command::Leave(name, sender) => {
+                    // What the guest has sent before goes out first: the resets of its connections.
+                    self.cx.now = Instant::now();
+                    let taken = self.take_frames();
                     self.leave(&name);
-                    let _ = sender.send(Ok(()));
+                    let _ = sender.send(taken);
                 }
                 Command::Flows(sender) => {
                     let mut flows = self.tcp.list(self.cx.now);
