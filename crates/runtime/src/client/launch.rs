@@ -57,11 +57,19 @@ pub(crate) async fn start(
 /// # Errors
 /// When the process cannot be started.
 pub(crate) async fn launch(layout: &Layout, id: SandboxId, request: Request) -> Result<Connection> {
-    let failed = |error| io("Could not open the supervisor's log", error);
+    let paths = layout.sandbox(id);
+    let failed = |error: std::io::Error| {
+        // The log is the first file that a start makes. It may be removed by force up to now.
+        if error.kind() == std::io::ErrorKind::NotFound && !paths.dir.exists() {
+            let what = format!("Sandbox `{}` was removed", id.short());
+            return Error::new(ErrorKind::NotFound, what);
+        }
+        io("Could not open the supervisor's log", error)
+    };
     let log = File::options()
         .create(true)
         .append(true)
-        .open(layout.sandbox(id).supervisor_log())
+        .open(paths.supervisor_log())
         .map_err(failed)?;
     let args = [
         program::SUPERVISE.into(),

@@ -1,6 +1,6 @@
 //! Starts, sessions and ends.
 
-use cofferdam_proto::{ExecOptions, ProcessSpec, Request, SupervisorMessage};
+use cofferdam_proto::{ExecOptions, ProcessSpec, Request, StartMode, SupervisorMessage};
 use cofferdam_types::{ExitStatus, NetworkSpec, SandboxStatus, Signal};
 
 use super::{Home, LIMIT, soon};
@@ -200,4 +200,18 @@ async fn a_machine_that_crashes_fails_its_sandbox_and_its_clients() {
     let (_held, _) = soon(home.start(&entry)).await;
     assert_eq!(home.status("web"), SandboxStatus::Running);
     home.kill("web").await;
+}
+
+#[tokio::test]
+async fn a_start_of_what_is_removed_at_that_moment_says_so() {
+    let home = Home::new();
+    let entry = home.sandbox("web", &["x"]);
+    home.runtime
+        .remove(&home.runtime.find("web").unwrap(), true)
+        .await
+        .unwrap();
+    let started = home.runtime.start(&entry, StartMode::default()).await;
+    let error = started.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("was removed"), "{error}");
 }
